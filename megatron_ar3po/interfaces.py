@@ -1,0 +1,102 @@
+"""The ports: where rooms meet without knowing each other. `train.py` introduces the concrete parts.
+
+Every method says which ranks call it. "The leader" is the first rank of a replica (tp 0, pp 0, cp 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from megatron_ar3po.types import (
+    Generation,
+    GenerationRequest,
+    MiniBatch,
+    Prompt,
+    Response,
+    TrainingBatch,
+    UpdateStats,
+    Verdict,
+)
+
+
+class RolloutEngine(Protocol):
+    """Samples from the current policy. Leader only."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        """One sample. Waits at most the configured time; retries a lost request without ever returning two answers
+        for one `request_id`. Raises `RolloutEngineError` with the server's last log lines when it cannot go on."""
+        ...
+
+    async def abort(self, request_id: str) -> None:
+        """Ask the server to stop one request; `generate` then returns with finish_reason 'abort'."""
+        ...
+
+
+class RolloutEngineError(RuntimeError):
+    """The engine cannot answer: the message says which server, what it said last, and what to do."""
+
+
+class Verifier(Protocol):
+    """Grades one response. Leader only. Untrusted text never raises: it becomes a verdict with reward 0 and a status
+    that says why ('timeout', 'error', ...)."""
+
+    @property
+    def version(self) -> str:
+        """Changes whenever the same text could be graded differently; part of a prompt's identity."""
+        ...
+
+    async def verify(self, prompt: Prompt, response: Response) -> Verdict: ...
+
+    def close(self) -> None: ...
+
+
+class Actor(Protocol):
+    """The Megatron side. Every method is collective over all ranks unless it says otherwise."""
+
+    def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
+        """Forward only, with the weights as they are now; returns the batch with `old_logprobs` filled on the last
+        pipeline stage."""
+        ...
+
+    def update(self, mini_batch: MiniBatch) -> UpdateStats:
+        """Forward, backward, one optimizer step. Same stats on every rank."""
+        ...
+
+    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+        """The policy's weights under Hugging Face names, bucket by bucket. Collective over the replica; the tensors
+        are whole on the replica's leader and the sequence is empty on other ranks. A bucket's tensors stay valid
+        until the next one is asked for. Never holds more than about two buckets beside the model."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Model and optimizer as a distributed checkpoint under `folder` (exists, empty)."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """From any layout (other TP, PP, DP)."""
+        ...
+
+    def offload(self) -> None:
+        """Weights, gradients and optimizer state leave the accelerator. No effect without one."""
+        ...
+
+    def onload(self) -> None: ...
+
+
+class WeightPublisher(Protocol):
+    """Actor -> servers."""
+
+    def publish(self, policy_version: int) -> Mapping[str, float]:
+        """Collective over all ranks. When it returns, every server of every replica holds exactly the actor's weights,
+        has dropped every cache made with older ones, and stamps `policy_version` on its answers. Raises
+        `WeightPublishError` otherwise: the run never samples from unknown weights. Returns metrics
+        (`weight_sync/bytes`, `weight_sync/num_buckets`, seconds)."""
+        ...
+
+
+class WeightPublishError(RuntimeError):
+    """A server did not take the weights: the message names the server, the tensor or version, and what to do."""

@@ -1,0 +1,282 @@
+"""The data carriers: one frozen dataclass per stage of the pipe.
+
+    Prompt -> Response -> ScoredResponse -> ResponseGroup -> TrainingSample -> TrainingBatch
+
+Data goes one way. A value that has no reward yet is a `Response`; once it is graded it is a `ScoredResponse`, so
+"not yet filled" is visible in a signature and there is no `None` to remember.
+
+Legend for shapes, used in the whole package:
+    P prompts, G responses of a group, L tokens of one response, B rows, S padded length,
+    T packed tokens of a micro-batch, N sequences of a micro-batch, V vocabulary, V/tp its local slice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FinishReason = Literal["stop", "length", "abort"]
+Origin = Literal["fresh", "reused"]
+VerdictStatus = Literal["correct", "incorrect", "no_answer", "truncated", "timeout", "too_large", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question. `prompt_id` is its identity for ownership and for the reuse store: a hash of (token ids, ground
+    truth, verifier version, chat template), so that a changed verifier or template never meets old answers."""
+
+    prompt_id: str
+    token_ids: tuple[int, ...]
+    ground_truth: str
+    text: str = ""
+    source: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepPrompt:
+    """A prompt at its place in one step's global order. The order does not depend on the data-parallel size."""
+
+    position: int
+    prompt: Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingParams:
+    """How the server draws tokens. `temperature` also divides the actor's logits, so that both speak of one policy."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_response_tokens: int = 16
+    stop_token_ids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One sample asked of a rollout engine. `request_id` is unique in the run and names the request in every log."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation:
+    """What the engine answered: token in, token out."""
+
+    token_ids: np.ndarray  # [L] int32, the stop token included
+    logprobs: np.ndarray  # [L] float32, log-probs of the temperature-scaled policy that sampled them
+    finish_reason: FinishReason
+    policy_version: int
+    server: str
+    num_cached_tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """One sampled answer with everything that says where it came from."""
+
+    response_id: str
+    prompt_id: str
+    token_ids: np.ndarray  # [L] int32
+    logprobs: np.ndarray  # [L] float32, behaviour log-probs
+    finish_reason: FinishReason
+    policy_version: int
+    step: int
+    stage: int  # 1-based
+    index: int  # 0-based place within its stage
+    seed: int = 0
+    server: str = ""
+    num_cached_tokens: int = 0
+    elapsed_s: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a verifier says of one response. `reason` is one readable line."""
+
+    reward: float
+    status: VerdictStatus
+    extracted: str | None = None
+    reason: str = ""
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoredResponse:
+    """A graded response. `is_correct` decides adaptive rollout and reuse; `verdict.reward` feeds the advantage."""
+
+    response: Response
+    verdict: Verdict
+    origin: Origin = "fresh"
+
+    @property
+    def reward(self) -> float:
+        return self.verdict.reward
+
+    @property
+    def is_correct(self) -> bool:
+        return self.verdict.status == "correct"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResponseGroup:
+    """All responses of one prompt in one step, in the order (stage, index). Groups have unequal sizes."""
+
+    position: int
+    prompt: Prompt
+    responses: tuple[ScoredResponse, ...]
+
+    @property
+    def is_solved(self) -> bool:
+        return any(r.is_correct for r in self.responses)
+
+    @property
+    def num_fresh(self) -> int:
+        return sum(r.origin == "fresh" for r in self.responses)
+
+    @property
+    def num_borrowed(self) -> int:
+        return sum(r.origin == "reused" for r in self.responses)
+
+    @property
+    def num_stages(self) -> int:
+        """Stages this prompt went through in this step."""
+        return max((r.response.stage for r in self.responses if r.origin == "fresh"), default=0)
+
+    @property
+    def rewards(self) -> np.ndarray:
+        """[G] float64"""
+        return np.array([r.reward for r in self.responses], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSample:
+    """One sequence that carries gradient. A detached (Option II) response never becomes one: it has done its work in
+    the advantages of its siblings and counts nowhere else."""
+
+    group_position: int
+    prompt_id: str
+    response_id: str
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: np.ndarray  # [L] int32
+    behaviour_logprobs: np.ndarray  # [L] float32, as the server reported them when it sampled
+    advantage: float
+    reward: float
+    origin: Origin
+    policy_version: int
+    uses_stored_logprobs: bool = False  # True: behaviour_logprobs serve as old_logprobs (reuse.option=stored)
+
+    @property
+    def num_response_tokens(self) -> int:
+        return len(self.response_token_ids)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt_token_ids) + len(self.response_token_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatch:
+    """One forward: N whole sequences packed end to end into T tokens. All [T] tensors are aligned with the *predicting*
+    position: entry t speaks of token t + 1 of the same sequence. Off the response (prompt, last position of a
+    sequence, filler) every entry of loss_mask, weights, advantages and log-probs is 0."""
+
+    token_ids: Tensor  # [T] int64
+    position_ids: Tensor  # [T] int64, from 0 within each sequence
+    cu_seqlens: Tensor  # [N + 1] int32, starts of the sequences, then T
+    sequence_ids: Tensor  # [T] int64, 0..N-1
+    target_ids: Tensor  # [T] int64, the next token of the same sequence; 0 off the response
+    loss_mask: Tensor  # [T] float32, 1 where token t + 1 belongs to the response
+    advantages: Tensor  # [T] float32
+    weights: Tensor  # [T] float32, share of one optimizer step's loss; sums to 1 over the step, all DP ranks and micro-batches together
+    behaviour_logprobs: Tensor  # [T] float32
+    is_reused: Tensor  # [T] bool, token of a borrowed response
+    uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
+    old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.token_ids.numel())
+
+    @property
+    def num_sequences(self) -> int:
+        return int(self.cu_seqlens.numel()) - 1
+
+    @property
+    def num_loss_tokens(self) -> int:
+        return int(self.loss_mask.sum())
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in self.__dataclass_fields__
+            if isinstance(value := getattr(self, name), Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MiniBatch:
+    """One optimizer step of this data-parallel rank. Every rank holds the same number of micro-batches; short ones are
+    filled up with a weightless row. `num_units` is the denominator the weights were made with, summed over DP."""
+
+    micro_batches: tuple[MicroBatch, ...]
+    num_units: float
+    num_sequences: int  # over all DP ranks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingBatch:
+    """One training step of this data-parallel rank: its mini-batches in order. Empty when no group carries signal."""
+
+    mini_batches: tuple[MiniBatch, ...]
+    num_samples: int  # over all DP ranks
+    num_tokens: int  # over all DP ranks, prompts included
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.mini_batches
+
+    @property
+    def micro_batches(self) -> tuple[MicroBatch, ...]:
+        return tuple(mb for mini in self.mini_batches for mb in mini.micro_batches)
+
+    def with_old_logprobs(self, old_logprobs: Sequence[Tensor | None]) -> TrainingBatch:
+        """The same batch with `old_logprobs` filled in, one [T] tensor (None on ranks without the last pipeline stage)
+        per micro-batch in order. Tokens with `uses_stored_logprobs` keep their behaviour log-probs."""
+        remaining = iter(old_logprobs)
+        minis = []
+        for mini in self.mini_batches:
+            micro = []
+            for mb in mini.micro_batches:
+                fresh = next(remaining)
+                if fresh is not None:
+                    fresh = torch.where(mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device))
+                micro.append(replace(mb, old_logprobs=fresh))
+            minis.append(replace(mini, micro_batches=tuple(micro)))
+        return replace(self, mini_batches=tuple(minis))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateStats:
+    """What one optimizer step reports, equal on every rank. `sums` are token-weighted sums over the whole mini-batch
+    (all DP ranks) with their weights: {metric: (sum, weight)}; `maxima` are maxima over its tokens."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    was_skipped: bool  # non-finite gradients: the optimizer did not step
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    maxima: Mapping[str, float] = field(default_factory=dict)

@@ -1,0 +1,131 @@
+"""Rules that span sections, checked before anything starts: algorithm against rollout and reuse, lengths against the
+model and the micro-batch budget, files against the disk. Each message: what was found, what it clashes with, what to do.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.config.schema import Config, require
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+
+def validate(config: Config, layout: ParallelLayout) -> None:
+    """Raises ValueError for the first rule that does not hold."""
+    _check_algorithm(config)
+    _check_files(config)
+    shape = read_model_config(config.model.path)
+    _check_lengths(config, shape)
+    _check_layout(config, layout, shape)
+
+
+def warnings_of(config: Config) -> list[str]:
+    """Options that were set and have no effect in this setup, one line each."""
+    lines = []
+    if not config.reuse.enabled and config.algorithm.name == "ar3po":
+        lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
+    if config.algorithm.advantage != "group" and config.algorithm.advantage_std != "population":
+        lines.append(
+            f"algorithm.advantage_std={config.algorithm.advantage_std} has no effect with "
+            f"algorithm.advantage={config.algorithm.advantage}."
+        )
+    if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
+        lines.append("algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true.")
+    return lines
+
+
+def read_model_config(path: str) -> dict[str, Any]:
+    """config.json of a Hugging Face folder."""
+    file = Path(path) / "config.json"
+    require(
+        bool(path) and file.is_file(),
+        f"model.path={path or '(empty)'} holds no config.json; name a Hugging Face checkpoint folder, or make the "
+        "example's model with: python tools/make_tiny_model.py",
+    )
+    return json.loads(file.read_text())
+
+
+def _check_algorithm(config: Config) -> None:
+    name, rollout, reuse = config.algorithm.name, config.rollout, config.reuse
+    if name in ("grpo", "dapo"):
+        group = rollout.max_responses_per_prompt
+        require(
+            rollout.num_stages == 1,
+            f"algorithm.name={name} samples in one stage, but rollout.num_stages={rollout.num_stages}; set "
+            f"rollout.num_stages=1 rollout.responses_per_stage={group} (or leave both unset), or algorithm.name=ar3po.",
+        )
+        require(
+            not reuse.enabled,
+            f"algorithm.name={name} borrows nothing, but reuse.enabled=true; set reuse.enabled=false or "
+            "algorithm.name=ar3po.",
+        )
+    require(
+        not (name == "grpo" and config.algorithm.dynamic_sampling),
+        "algorithm.name=grpo with algorithm.dynamic_sampling=true is DAPO; set algorithm.name=dapo.",
+    )
+    require(
+        rollout.max_responses_per_prompt >= 2,
+        f"rollout.num_stages={rollout.num_stages} x rollout.responses_per_stage={rollout.responses_per_stage} gives "
+        "groups of one response, whose advantage is always 0; use at least 2.",
+    )
+
+
+def _check_files(config: Config) -> None:
+    if config.debug.mode == "train_only":
+        require(
+            bool(config.debug.replay_path) and Path(config.debug.replay_path).is_file(),
+            f"debug.mode=train_only needs a dumped step, but debug.replay_path={config.debug.replay_path or '(empty)'} "
+            "is no file; dump one with debug.dump_steps=[1] and name RUN/dumps/step_00001.pt.",
+        )
+        return
+    require(
+        bool(config.data.path) and Path(config.data.path).is_file(),
+        f"data.path={config.data.path or '(empty)'} is no file; name a JSONL file with the fields "
+        f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
+    )
+    path = config.evaluation.path
+    require(not path or Path(path).is_file(), f"evaluation.path={path} is no file; name a JSONL file or leave it empty.")
+
+
+def _check_lengths(config: Config, shape: dict[str, Any]) -> None:
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    context = shape.get("max_position_embeddings")
+    if context is not None:
+        require(
+            prompt + response <= context,
+            f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed the context of "
+            f"{config.model.path} (max_position_embeddings={context}); lower one of the two.",
+        )
+    budget = config.actor.max_tokens_per_microbatch
+    require(
+        prompt + response <= budget,
+        f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed "
+        f"actor.max_tokens_per_microbatch={budget}: the longest sequence would not fit into one micro-batch; raise "
+        f"actor.max_tokens_per_microbatch to at least {prompt + response}.",
+    )
+
+
+def _check_layout(config: Config, layout: ParallelLayout, shape: dict[str, Any]) -> None:
+    tp, pp = config.actor.tensor_parallel_size, config.actor.pipeline_parallel_size
+    heads = shape.get("num_attention_heads", tp)
+    groups = shape.get("num_key_value_heads") or heads
+    layers = shape.get("num_hidden_layers", pp)
+    for what, count in (("num_attention_heads", heads), ("num_key_value_heads", groups)):
+        fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0 and groups % n == 0)
+        require(
+            count % tp == 0,
+            f"actor.tensor_parallel_size={tp} does not divide {what}={count} of {config.model.path}; use one of {fits}.",
+        )
+    require(
+        layers % pp == 0,
+        f"actor.pipeline_parallel_size={pp} does not divide num_hidden_layers={layers} of {config.model.path}; use one of "
+        + ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
+        + ".",
+    )
+    require(
+        config.rollout.prompts_per_step >= layout.data_parallel_size,
+        f"rollout.prompts_per_step={config.rollout.prompts_per_step} is below the data-parallel size "
+        f"{layout.data_parallel_size}; some replicas would never get a prompt: raise it.",
+    )

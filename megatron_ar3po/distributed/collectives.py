@@ -1,0 +1,145 @@
+"""How ranks talk about plain Python values: broadcast inside a replica, gather over replicas, agree on an error.
+
+Everything here goes over gloo on the host, with a time limit; tensors of the model go over Megatron's own groups.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+Value = TypeVar("Value")
+
+
+class PeerError(RuntimeError):
+    """Another rank failed; this one stops with it."""
+
+
+def start_process_group(timeout_s: float) -> tuple[int, int]:
+    """Joins the process group torchrun or srun prepared (env RANK, WORLD_SIZE, ...), or makes one of a single rank.
+    Returns (rank, world size)."""
+    timeout = datetime.timedelta(seconds=timeout_s)
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+    return dist.get_rank(), dist.get_world_size()
+
+
+class Ranks:
+    """The control plane of one run: this rank's layout and its host-side groups."""
+
+    def __init__(self, layout: ParallelLayout, timeout_s: float) -> None:
+        self.layout = layout
+        timeout = datetime.timedelta(seconds=timeout_s)
+        self._world = dist.new_group(backend="gloo", timeout=timeout)
+        self._replica = self._make_groups(
+            [layout.replica_ranks(dp) for dp in range(layout.data_parallel_size)], timeout
+        )
+        peers = [
+            [layout.rank_of(tp=tp, dp=dp, pp=pp) for dp in range(layout.data_parallel_size)]
+            for pp in range(layout.pipeline_parallel_size)
+            for tp in range(layout.tensor_parallel_size)
+        ]
+        self._peers = self._make_groups(peers, timeout)
+
+    def _make_groups(self, groups: Sequence[Sequence[int]], timeout: datetime.timedelta) -> Any:
+        """new_group is collective over the world: every rank makes every group and keeps its own."""
+        mine = None
+        for ranks in groups:
+            group = dist.new_group(list(ranks), backend="gloo", timeout=timeout)
+            if self.layout.rank in ranks:
+                mine = group
+        return mine
+
+    @property
+    def is_leader(self) -> bool:
+        return self.layout.is_leader
+
+    @property
+    def is_first(self) -> bool:
+        """Rank 0: writes the run's files and tells its story."""
+        return self.layout.rank == 0
+
+    def run_on_leader(self, task: Callable[[], Value]) -> Value:
+        """Collective over all ranks: each replica's leader runs `task`; every rank of the replica gets its result. If
+        any leader fails, every rank of the run raises."""
+        value, error = None, None
+        if self.is_leader:
+            try:
+                value = task()
+            except Exception as raised:  # it must reach every rank before it travels on, or they wait for us in vain
+                error = raised
+        self.agree_on_error(error)
+        return self.broadcast_in_replica(value)  # type: ignore[return-value]
+
+    def run_on_first(self, task: Callable[[], Value]) -> Value:
+        """Collective over all ranks: rank 0 runs `task`, everyone gets its result or its failure."""
+        value, error = None, None
+        if self.is_first:
+            try:
+                value = task()
+            except Exception as raised:  # as in run_on_leader
+                error = raised
+        self.agree_on_error(error)
+        return self.broadcast(value)  # type: ignore[return-value]
+
+    def agree_on_error(self, error: Exception | None) -> None:
+        """Collective over all ranks: if one failed, all raise: its own error where it happened, PeerError elsewhere."""
+        line = None if error is None else f"{type(error).__name__}: {error}"
+        failed = [(r, text) for r, text in enumerate(self.gather(line)) if text is not None]
+        if error is not None:
+            raise error
+        if failed:
+            rank, text = failed[0]
+            raise PeerError(f"rank {rank} failed and this rank stops with it. It said: {text}")
+
+    def gather(self, value: Value) -> list[Value]:
+        """Collective over all ranks; the values in rank order on every rank."""
+        return _all_gather(value, self._world)
+
+    def gather_over_replicas(self, value: Value) -> list[Value]:
+        """Collective; one value per replica, in data-parallel order, from the ranks at this rank's place (tp, pp)."""
+        return _all_gather(value, self._peers)
+
+    def broadcast_in_replica(self, value: Value) -> Value:
+        """Collective over a replica; the leader's value on every rank of it."""
+        return _broadcast(value, self.layout.leader_rank(self.layout.dp_rank), self._replica)
+
+    def broadcast(self, value: Value) -> Value:
+        """Collective over all ranks; rank 0's value."""
+        return _broadcast(value, 0, self._world)
+
+    def any(self, flag: bool) -> bool:
+        """Collective over all ranks: true on all if true on one."""
+        return any(self.gather(flag))
+
+    def barrier(self) -> None:
+        self.gather(None)
+
+
+def _all_gather(value: Value, group: Any) -> list[Value]:
+    size = dist.get_world_size(group)
+    if size == 1:
+        return [value]
+    out: list[Any] = [None] * size
+    dist.all_gather_object(out, value, group=group)
+    return out
+
+
+def _broadcast(value: Value, source: int, group: Any) -> Value:
+    if dist.get_world_size(group) == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=source, group=group)
+    return box[0]

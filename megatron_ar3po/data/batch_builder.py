@@ -1,0 +1,140 @@
+"""samples -> batch: the step's samples of all replicas become this data-parallel rank's packed micro-batches.
+
+Samples move between replicas here to even out tokens; the plan is a pure function of the step's samples, so every rank
+makes the same one. The loss's denominator is fixed here as well, over the whole optimizer step and all ranks, and
+stands in each token's weight: the loss is then a plain sum, whatever the split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from megatron_ar3po.algorithm.aggregation import token_weights
+from megatron_ar3po.config.schema import ActorConfig, AlgorithmConfig
+from megatron_ar3po.data.packing import plan_micro_batches
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, TrainingSample
+
+
+class BatchBuilder:
+    def __init__(self, ranks: Ranks, algorithm: AlgorithmConfig, actor: ActorConfig) -> None:
+        self._ranks = ranks
+        self._algorithm = algorithm
+        self._max_tokens = actor.max_tokens_per_microbatch
+
+    def build(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
+        """Collective over all ranks. `samples`: those of this replica, the same on each of its ranks."""
+        return self.build_from_all(self.gather(samples))
+
+    def gather(self, samples: Sequence[TrainingSample]) -> list[TrainingSample]:
+        """Collective. The samples of all replicas in the step's order, which does not depend on DP."""
+        everyone = [s for part in self._ranks.gather_over_replicas(list(samples)) for s in part]
+        return sorted(everyone, key=lambda s: s.group_position)  # stable: a group keeps the order of its responses
+
+    def build_from_all(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
+        """The same from all samples of the step, known on every rank (a replayed dump)."""
+        layout = self._ranks.layout
+        minis = []
+        for part in split_by_group(samples, self._algorithm.num_mini_batches):
+            weights, num_units = token_weights(part, self._algorithm.loss_aggregation)
+            plan = plan_micro_batches(
+                [s.num_tokens for s in part],
+                max_tokens=self._max_tokens,
+                data_parallel_size=layout.data_parallel_size,
+            )[layout.dp_rank]
+            micro = tuple(pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan)
+            minis.append(MiniBatch(micro_batches=micro, num_units=num_units, num_sequences=len(part)))
+        return TrainingBatch(
+            mini_batches=tuple(minis),
+            num_samples=len(samples),
+            num_tokens=sum(s.num_tokens for s in samples),
+        )
+
+
+def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[list[TrainingSample]]:
+    """At most `num_parts` mini-batches of whole groups, in order, of about equal token counts; none is empty."""
+    groups: dict[int, list[TrainingSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group_position, []).append(sample)
+    if not groups:
+        return []
+    num_parts = min(num_parts, len(groups))
+    total = sum(s.num_tokens for s in samples)
+    parts: list[list[TrainingSample]] = [[]]
+    seen, left = 0, len(groups)
+    for members in groups.values():
+        is_full = seen >= total * len(parts) / num_parts
+        must_open = left == num_parts - len(parts)  # as many groups left as mini-batches still to open
+        if parts[-1] and len(parts) < num_parts and (is_full or must_open):
+            parts.append([])
+        parts[-1].extend(members)
+        seen += sum(s.num_tokens for s in members)
+        left -= 1
+    return parts
+
+
+def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBatch:
+    """Whole sequences end to end; no sample at all gives the weightless row of two padding tokens.
+
+    A prompt [7, 8] with the response [3, 4] takes four positions; position 1 predicts 3 and position 2 predicts 4:
+
+        token_ids  7 8 3 4      target_ids  0 3 4 0      loss_mask  0 1 1 0
+    """
+    if not samples:
+        return _weightless_row()
+    lengths = [s.num_tokens for s in samples]
+    total = sum(lengths)
+    token_ids = np.zeros(total, np.int64)
+    position_ids = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
+    sequence_ids = np.repeat(np.arange(len(samples), dtype=np.int64), lengths)
+    target_ids = np.zeros(total, np.int64)
+    floats = {name: np.zeros(total, np.float32) for name in ("mask", "advantage", "weight", "behaviour")}
+    is_reused, uses_stored = np.zeros(total, bool), np.zeros(total, bool)
+    start = 0
+    for sample, weight in zip(samples, weights, strict=True):
+        prompt, length = len(sample.prompt_token_ids), sample.num_tokens
+        token_ids[start : start + prompt] = sample.prompt_token_ids
+        token_ids[start + prompt : start + length] = sample.response_token_ids
+        predicting = slice(start + prompt - 1, start + length - 1)
+        target_ids[predicting] = sample.response_token_ids
+        floats["mask"][predicting] = 1.0
+        floats["advantage"][predicting] = sample.advantage
+        floats["weight"][predicting] = weight
+        floats["behaviour"][predicting] = sample.behaviour_logprobs
+        is_reused[predicting] = sample.origin == "reused"
+        uses_stored[predicting] = sample.uses_stored_logprobs
+        start += length
+    return MicroBatch(
+        token_ids=torch.from_numpy(token_ids),
+        position_ids=torch.from_numpy(position_ids),
+        cu_seqlens=torch.tensor([0, *np.cumsum(lengths).tolist()], dtype=torch.int32),
+        sequence_ids=torch.from_numpy(sequence_ids),
+        target_ids=torch.from_numpy(target_ids),
+        loss_mask=torch.from_numpy(floats["mask"]),
+        advantages=torch.from_numpy(floats["advantage"]),
+        weights=torch.from_numpy(floats["weight"]),
+        behaviour_logprobs=torch.from_numpy(floats["behaviour"]),
+        is_reused=torch.from_numpy(is_reused),
+        uses_stored_logprobs=torch.from_numpy(uses_stored),
+    )
+
+
+def _weightless_row() -> MicroBatch:
+    """Keeps pipeline schedules and gradient all-reduce in step; teaches nothing."""
+    zeros = torch.zeros(2)
+    return MicroBatch(
+        token_ids=torch.zeros(2, dtype=torch.int64),
+        position_ids=torch.arange(2),
+        cu_seqlens=torch.tensor([0, 2], dtype=torch.int32),
+        sequence_ids=torch.zeros(2, dtype=torch.int64),
+        target_ids=torch.zeros(2, dtype=torch.int64),
+        loss_mask=zeros,
+        advantages=zeros,
+        weights=zeros,
+        behaviour_logprobs=zeros,
+        is_reused=torch.zeros(2, dtype=torch.bool),
+        uses_stored_logprobs=torch.zeros(2, dtype=torch.bool),
+    )

@@ -1,0 +1,154 @@
+"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, gathered once per step over all ranks.
+
+A mean over ranks with unequal tokens is right by construction, since it carries its weight. Every rank may record;
+only leaders' records count, so that ranks of one replica which hold the same groups do not count them twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.distributed.collectives import Ranks
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean(3, weight=2) and Mean(6, weight=1) make 4."""
+
+    value: float
+    weight: float = 1.0
+
+    def merged(self, other: Mean) -> Mean:
+        weight = self.weight + other.weight
+        if weight == 0:
+            return self
+        return Mean((self.value * self.weight + other.value * other.weight) / weight, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    value: float
+
+    def merged(self, other: Sum) -> Sum:
+        return Sum(self.value + other.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Max:
+    value: float
+
+    def merged(self, other: Max) -> Max:
+        return Max(max(self.value, other.value))
+
+
+Record = Mean | Sum | Max
+
+
+def merge_into(records: dict[str, Record], name: str, record: Record) -> None:
+    there = records.get(name)
+    if there is None:
+        records[name] = record
+    elif type(there) is type(record):
+        records[name] = there.merged(record)  # type: ignore[arg-type]
+    else:
+        raise TypeError(f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}.")
+
+
+class Metrics:
+    """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
+
+    def __init__(self, ranks: Ranks, folder: Path, *, tensorboard: bool) -> None:
+        self._ranks = ranks
+        self._records: dict[str, Record] = {}
+        self._path = folder / "metrics.jsonl"
+        self._board = None
+        if tensorboard and ranks.is_first:
+            from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not wanted everywhere
+
+            self._board = SummaryWriter(str(folder / "tensorboard"))
+
+    def add(self, name: str, record: Record) -> None:
+        if self._ranks.is_leader:
+            merge_into(self._records, name, record)
+
+    def add_all(self, records: Mapping[str, Record]) -> None:
+        for name, record in records.items():
+            self.add(name, record)
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Seconds spent inside, as `time/NAME_s`: summed within the step, the slowest rank's figure."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - start
+            key = f"time/{name}_s"
+            there = self._records.get(key)
+            if self._ranks.is_leader:
+                self._records[key] = Max(seconds + (there.value if there else 0.0))
+
+    def flush(self, step: int) -> dict[str, float]:
+        """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank."""
+        reduced: dict[str, Record] = {}
+        for records in self._ranks.gather(self._records):
+            for name, record in records.items():
+                merge_into(reduced, name, record)
+        self._records = {}
+        row = {name: float(record.value) for name, record in sorted(reduced.items())}
+        if self._ranks.is_first:
+            self._write(step, row)
+        return row
+
+    def _write(self, step: int, row: Mapping[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **{k: _plain(v) for k, v in row.items()}}) + "\n")
+        if self._board is not None:
+            for name, value in row.items():
+                self._board.add_scalar(name, value, step)
+            self._board.flush()
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+
+
+def _plain(value: float) -> float | int | None:
+    """JSON has no NaN: null says so, and a count is written as a count."""
+    if not math.isfinite(value):
+        return None
+    return int(value) if value.is_integer() and abs(value) < 2**53 else round(value, 8)
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of RUN/metrics.jsonl; a torn last line (the run was killed while writing) is left out."""
+    rows = []
+    path = folder / "metrics.jsonl"
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(path.read_text().splitlines()):
+                raise ValueError(f"{path}:{number} is not JSON; the file was edited or the disk is damaged.") from None
+    return rows
+
+
+def drop_rows_after(folder: Path, step: int) -> int:
+    """A run resumed from `step` writes the later rows anew: the old ones go. Returns how many went."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        return 0
+    rows = read_metrics(folder)
+    kept = [row for row in rows if row["step"] <= step]
+    if len(kept) < len(rows):
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(path)
+    return len(rows) - len(kept)

@@ -1,0 +1,30 @@
+"""One logger for the package. Rank 0 tells the story of the run; other leaders speak from WARNING on; the rest whisper
+errors only. Lines are tagged with the rank's place when there is more than one rank."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+ROOT = "megatron_ar3po"
+
+
+def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = None) -> None:
+    """Console on stderr; with `folder`, rank 0's lines also go to folder/train.log."""
+    logger = logging.getLogger(ROOT)
+    logger.handlers.clear()
+    logger.propagate = False
+    quiet = logging.WARNING if layout.is_leader else logging.ERROR
+    logger.setLevel(level if layout.rank == 0 else quiet)
+    tag = "" if layout.world_size == 1 else f" [dp{layout.dp_rank} tp{layout.tp_rank} pp{layout.pp_rank}]"
+    formatter = logging.Formatter(f"%(asctime)s{tag} %(message)s", datefmt="%H:%M:%S")
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if folder is not None and layout.rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(folder / "train.log"))
+    for handler in handlers:
+        handler.setFormatter(formatter)
+        logger.addHandler(handler)

@@ -1,0 +1,88 @@
+"""The verifier of a run: decoding, the truncated rule, rewards. Not exercised here: which answers are equal."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.rewards.verifier import check_ground_truth, make_verifier, overlong_penalty
+from megatron_ar3po.types import Prompt, Response, Verdict
+
+
+class CharTokenizer:
+    """Token id = code point; id 0 is the end-of-sequence token."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        return "".join(chr(t) for t in token_ids if t or not skip_special_tokens)
+
+
+def response_of(text: str, finish_reason: str = "stop") -> Response:
+    token_ids = np.array([ord(c) for c in text] + [0] * (finish_reason == "stop"), dtype=np.int32)
+    return Response(
+        response_id="r",
+        prompt_id="p",
+        token_ids=token_ids,
+        logprobs=np.zeros(len(token_ids), dtype=np.float32),
+        finish_reason=finish_reason,  # type: ignore[arg-type]
+        policy_version=0,
+        step=1,
+        stage=1,
+        index=0,
+    )
+
+
+def verify(config: RewardsConfig, text: str, ground_truth: str, finish_reason: str = "stop", limit: int = 0) -> Verdict:
+    verifier = make_verifier(config, CharTokenizer(), max_response_tokens=limit)
+    try:
+        prompt = Prompt(prompt_id="p", token_ids=(1,), ground_truth=ground_truth)
+        return asyncio.run(verifier.verify(prompt, response_of(text, finish_reason)))
+    finally:
+        verifier.close()
+
+
+LAST_NUMBER = RewardsConfig(verifier="last_number", correct=1.0, incorrect=-0.25)
+
+
+def test_a_correct_response_earns_the_reward_of_a_correct_one() -> None:
+    verdict = verify(LAST_NUMBER, "1;5", "5")
+    assert (verdict.reward, verdict.status, verdict.extracted) == (1.0, "correct", "5")
+
+
+def test_an_incorrect_response_earns_the_other_reward() -> None:
+    assert verify(LAST_NUMBER, "1;5", "6").reward == -0.25
+
+
+def test_a_truncated_response_is_incorrect_even_when_its_answer_is_right() -> None:
+    verdict = verify(LAST_NUMBER, "1;5", "5", finish_reason="length")
+    assert (verdict.reward, verdict.status) == (-0.25, "truncated")
+
+
+def test_a_truncated_response_is_graded_when_the_config_says_so() -> None:
+    config = RewardsConfig(verifier="last_number", truncated="grade")
+    assert verify(config, "1;5", "5", finish_reason="length").status == "correct"
+
+
+def test_the_overlong_penalty_falls_in_a_line_to_minus_one() -> None:
+    found = [overlong_penalty(n, max_tokens=100, interval=50) for n in (0, 50, 60, 75, 100, 101)]
+    assert found == [0.0, 0.0, -0.2, -0.5, -1.0, -1.0]
+
+
+def test_the_overlong_penalty_is_added_to_the_reward() -> None:
+    config = RewardsConfig(verifier="last_number", overlong_penalty_tokens=4)
+    # three characters and the stop token: two tokens into the interval (2, 6]
+    assert verify(config, "1;5", "5", limit=6).reward == pytest.approx(0.5)
+
+
+def test_an_interval_longer_than_the_response_limit_is_refused() -> None:
+    config = RewardsConfig(verifier="last_number", overlong_penalty_tokens=8)
+    with pytest.raises(ValueError, match=r"rewards\.overlong_penalty_tokens=8 .*rollout\.max_response_tokens"):
+        make_verifier(config, CharTokenizer(), max_response_tokens=8)
+
+
+def test_a_ground_truth_is_checked_for_the_verifier_that_will_use_it() -> None:
+    assert check_ground_truth("5", "last_number") is None
+    assert "not a plain integer" in (check_ground_truth("x", "last_number") or "")
+    assert check_ground_truth("  ", "last_number") == "it is empty"

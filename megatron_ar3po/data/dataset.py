@@ -1,0 +1,209 @@
+"""JSONL -> prompts.
+
+A line is an object with `data.prompt_field` (a string or a list of chat messages) and
+`data.answer_field` (a non-empty string); `source` names its set in metrics and every other field is
+kept as metadata. Each line is read before the run starts, and the first one that will not do ends
+it with file, line number and what to do.
+
+Promises: a prompt's identity is a hash of all that decides whether an old answer may serve it again
+(`prompt_id_of`); equal prompts with one answer are loaded once, with two answers never; no token id
+reaches the server that the model does not know.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from megatron_ar3po.config.schema import DataConfig
+from megatron_ar3po.types import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+
+def load_prompts(
+    path: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    config: DataConfig,
+    *,
+    verifier_version: str,
+    vocab_size: int | None = None,
+) -> list[Prompt]:
+    """All prompts of the file, in its order. `vocab_size` (of the model) bounds the token ids."""
+    reader = _Reader(tokenizer, config, verifier_version, vocab_size)
+    prompts: dict[tuple[int, ...], tuple[Prompt, str]] = {}
+    num_repeated = 0
+    for where, record in _records(Path(path)):
+        prompt = reader.prompt(record, where)
+        first, first_where = prompts.setdefault(prompt.token_ids, (prompt, where))
+        if first.ground_truth != prompt.ground_truth:
+            raise ValueError(
+                f"{where}: the prompt is that of {first_where}, but its answer is "
+                f"{prompt.ground_truth!r} and not "
+                f"{first.ground_truth!r}; keep the line that is right."
+            )
+        num_repeated += first_where != where
+    if not prompts:
+        raise ValueError(f"{path}: no prompt in the file; write one JSON object a line.")
+    if num_repeated:
+        logger.warning("%s: %d repeated lines; every prompt is used once", path, num_repeated)
+    return [prompt for prompt, _ in prompts.values()]
+
+
+def prompt_id_of(
+    token_ids: Sequence[int], ground_truth: str, verifier_version: str, chat_template: str
+) -> str:
+    """128 bits in hex. A changed verifier or chat template gives new ids, so the reuse store never
+    lends an answer that was graded or asked for differently."""
+    content = json.dumps([list(token_ids), ground_truth, verifier_version, chat_template])
+    return hashlib.blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Reader:
+    tokenizer: PreTrainedTokenizerBase
+    config: DataConfig
+    verifier_version: str
+    vocab_size: int | None
+
+    def prompt(self, record: Mapping[str, Any], where: str) -> Prompt:
+        asked, ground_truth = self._question(record, where), self._answer(record, where)
+        uses_template = not isinstance(asked, str)
+        text = self._rendered(asked, where) if uses_template else asked
+        token_ids = self._tokens(text, uses_template, where)
+        template = str(self.tokenizer.chat_template) if uses_template else ""
+        fields = {self.config.prompt_field, self.config.answer_field, "source"}
+        return Prompt(
+            prompt_id=prompt_id_of(token_ids, ground_truth, self.verifier_version, template),
+            token_ids=token_ids,
+            ground_truth=ground_truth,
+            text=text,
+            source=str(record.get("source", "")),
+            metadata={name: value for name, value in record.items() if name not in fields},
+        )
+
+    def _question(self, record: Mapping[str, Any], where: str) -> str | list[dict[str, Any]]:
+        name = self.config.prompt_field
+        if name not in record:
+            raise ValueError(
+                f"{where}: no field {name!r} (data.prompt_field), only {sorted(record)}; name the "
+                "prompt's field."
+            )
+        asked = record[name]
+        if isinstance(asked, str) and asked.strip():
+            return (
+                [{"role": "user", "content": asked}] if self.config.apply_chat_template else asked
+            )
+        if isinstance(asked, list) and asked and all(_is_message(message) for message in asked):
+            return asked
+        raise ValueError(
+            f"{where}: {name!r} is {_shown(asked)}; it must be a non-empty string, or a list of "
+            "chat messages like "
+            '{"role": "user", "content": "..."}.'
+        )
+
+    def _answer(self, record: Mapping[str, Any], where: str) -> str:
+        name = self.config.answer_field
+        if name not in record:
+            raise ValueError(
+                f"{where}: no answer: field {name!r} (data.answer_field) is missing, there is only "
+                f"{sorted(record)}; "
+                "add the ground truth or name its field."
+            )
+        answer = record[name]
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(
+                f"{where}: the answer {name!r} is {_shown(answer)}; it must be a non-empty string, "
+                'such as "42".'
+            )
+        return answer
+
+    def _rendered(self, messages: list[dict[str, Any]], where: str) -> str:
+        if self.tokenizer.chat_template is None:
+            raise ValueError(
+                f"{where}: the prompt is a chat, but the tokenizer of model.path has no chat "
+                "template; set "
+                "data.apply_chat_template=false and give prompts as strings, or add a chat "
+                "template."
+            )
+        try:
+            text = self.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:  # templates refuse some orders of roles
+            raise ValueError(
+                f"{where}: the chat template refuses the messages: {error}; mend their roles."
+            ) from error
+        return str(text)
+
+    def _tokens(self, text: str, is_rendered: bool, where: str) -> tuple[int, ...]:
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+            raise ValueError(
+                f"{where}: the prompt is no valid Unicode text ({error.reason}); mend it."
+            ) from error
+        # A rendered template already holds its special tokens.
+        token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=not is_rendered))
+        if not token_ids:
+            raise ValueError(f"{where}: the prompt {_shown(text)} has no token; give it some text.")
+        if len(token_ids) > self.config.max_prompt_tokens:
+            raise ValueError(
+                f"{where}: the prompt has {len(token_ids)} tokens, more than "
+                "data.max_prompt_tokens="
+                f"{self.config.max_prompt_tokens}; shorten or drop it, or raise the limit."
+            )
+        if self.vocab_size is not None and max(token_ids) >= self.vocab_size:
+            raise ValueError(
+                f"{where}: token {max(token_ids)} is outside the model's vocabulary of "
+                f"{self.vocab_size}; use the "
+                "tokenizer the model was trained with, or drop the line."
+            )
+        return token_ids
+
+
+def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object), blank lines left out."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the prompts cannot be read ({error.strerror}); give a JSONL file."
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"{where}: not JSON ({error}): {_shown(line.decode('utf-8', 'replace'))}; write "
+                "one object a line."
+            ) from error
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{where}: {_shown(record)} is no JSON object; write one object a line."
+            )
+        yield where, record
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ("role", "content")
+    )
+
+
+def _shown(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."

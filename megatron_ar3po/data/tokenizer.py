@@ -1,0 +1,87 @@
+"""The policy's tokenizer, and which tokens end a response.
+
+Read from the checkpoint folder alone; nothing is fetched. Prompts are turned into tokens here once,
+so that the server and the actor see the same ids and text is left to verifiers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of the checkpoint folder `model.path`, checked against the model's
+    vocabulary."""
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"model.path={str(path)!r} holds no config.json, so it is no Hugging Face checkpoint; "
+            "name a folder with "
+            "config.json, *.safetensors and the tokenizer's files."
+        )
+    # Without these files transformers makes up an empty tokenizer for some architectures.
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(
+            f"model.path={str(path)!r} holds no tokenizer (none of {', '.join(TOKENIZER_FILES)}); "
+            "copy the tokenizer files of the same model into it."
+        )
+    ensure_torchvision_schemas()
+    from transformers import AutoTokenizer  # only after the schemas
+
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    vocab_size = model_vocab_size(folder)
+    if tokenizer.vocab_size > vocab_size:
+        raise ValueError(
+            f"the tokenizer in model.path={str(path)!r} has {tokenizer.vocab_size} tokens, but "
+            "config.json has "
+            f"vocab_size={vocab_size}: they belong to different models; use the tokenizer the "
+            "model was trained with."
+        )
+    return tokenizer
+
+
+def model_vocab_size(path: str | Path) -> int:
+    """Rows of the model's embedding, from config.json: a token id must be below it."""
+    return int(_read_json(Path(path) / "config.json")["vocab_size"])
+
+
+def stop_token_ids(
+    path: str | Path, tokenizer: PreTrainedTokenizerBase, extra: Iterable[int] = ()
+) -> tuple[int, ...]:
+    """Tokens that end a response, ascending: those of the tokenizer, of generation_config.json
+    (instruction-tuned checkpoints often name the end of a turn only there) and `extra`
+    (rollout.extra_stop_token_ids)."""
+    folder = Path(path)
+    found = {tokenizer.eos_token_id, *extra}
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).is_file():
+            value = _read_json(folder / name).get("eos_token_id")
+            found.update(value if isinstance(value, list) else [value])
+    ids = sorted(int(token_id) for token_id in found if token_id is not None)
+    if not ids:
+        raise ValueError(
+            f"model.path={str(path)!r} names no end-of-sequence token, so no response would ever "
+            "end; set eos_token_id "
+            "in generation_config.json or give rollout.extra_stop_token_ids."
+        )
+    vocab_size = model_vocab_size(folder)
+    if ids[0] < 0 or ids[-1] >= vocab_size:
+        raise ValueError(
+            f"stop tokens {ids} do not all lie in the model's vocabulary 0..{vocab_size - 1}; mend "
+            f"rollout.extra_stop_token_ids or eos_token_id in model.path={str(path)!r}."
+        )
+    return tuple(ids)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))

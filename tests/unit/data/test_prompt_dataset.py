@@ -1,0 +1,220 @@
+"""JSONL files, good and bad, through a real fast tokenizer."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from megatron_ar3po.config.schema import DataConfig
+from megatron_ar3po.data.dataset import load_prompts, prompt_id_of
+from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
+
+CHARACTERS = "_$0123456789+=ab"
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system message') "
+    "}}{% endif %}"
+    "a{{ m.content }}{% endfor %}{% if add_generation_prompt %}b{% endif %}"
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A folder with config.json and a character tokenizer whose id is the place in CHARACTERS."""
+    from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+
+    ensure_torchvision_schemas()
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = Tokenizer(models.WordLevel({c: i for i, c in enumerate(CHARACTERS)}, unk_token="_"))
+    tokens.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokens.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="$", pad_token="_")
+    fast.chat_template = TEMPLATE
+    folder = tmp_path / "model"
+    fast.save_pretrained(folder)
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "qwen2", "vocab_size": len(CHARACTERS), "eos_token_id": 1})
+    )
+    return folder
+
+
+@pytest.fixture
+def tokenizer(checkpoint):
+    return load_tokenizer(checkpoint)
+
+
+@pytest.fixture
+def load(tmp_path, tokenizer):
+    def load(
+        content: str | bytes, vocab_size: int | None = None, verifier_version: str = "v1", **options
+    ):
+        path = tmp_path / "prompts.jsonl"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
+        config = DataConfig(**options)
+        return load_prompts(
+            path, tokenizer, config, verifier_version=verifier_version, vocab_size=vocab_size
+        )
+
+    return load
+
+
+def line(**record) -> str:
+    return json.dumps(record) + "\n"
+
+
+def test_a_line_becomes_a_prompt_with_tokens_answer_source_and_metadata(load):
+    (prompt,) = load(line(prompt="1+2=", answer="3", source="sums", level=4))
+    assert prompt.token_ids == (3, 12, 4, 13)
+    assert (prompt.text, prompt.ground_truth, prompt.source) == ("1+2=", "3", "sums")
+    assert prompt.metadata == {"level": 4}
+
+
+def test_fields_can_have_other_names_and_blank_lines_and_a_byte_order_mark_are_fine(load):
+    content = (
+        b"\xef\xbb\xbf"
+        + line(question="1+2=", gold="3").encode()
+        + b"\r\n\n"
+        + line(question="2=", gold="2").encode()
+    )
+    found = load(content, prompt_field="question", answer_field="gold")
+    assert [p.ground_truth for p in found] == ["3", "2"]
+
+
+def test_a_chat_template_wraps_a_string_or_a_list_of_messages(load):
+    asked = [{"role": "user", "content": "1+2="}]
+    (from_string,) = load(line(prompt="1+2=", answer="3"), apply_chat_template=True)
+    (from_list,) = load(line(prompt=asked, answer="3"))
+    assert from_string == from_list
+    assert from_string.text == "a1+2=b"
+    assert from_string.token_ids == (14, 3, 12, 4, 13, 15)
+
+
+def test_identity_changes_with_answer_verifier_and_template_and_with_nothing_else(load):
+    (prompt,) = load(line(prompt="1+2=", answer="3"))
+    assert prompt.prompt_id == prompt_id_of((3, 12, 4, 13), "3", "v1", "")
+    assert len(prompt.prompt_id) == 32
+    (same,) = load("\n" + line(prompt="1+2=", answer="3", source="elsewhere", level=1))
+    assert same.prompt_id == prompt.prompt_id
+    (answer,) = load(line(prompt="1+2=", answer="4"))
+    (verifier,) = load(line(prompt="1+2=", answer="3"), verifier_version="v2")
+    (template,) = load(line(prompt="1+2=", answer="3"), apply_chat_template=True)
+    assert len({p.prompt_id for p in (prompt, answer, verifier, template)}) == 4
+
+
+def test_a_repeated_line_is_loaded_once_and_said_so(load, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert len(load(line(prompt="1+2=", answer="3") * 3)) == 1
+    assert "2 repeated lines" in caplog.text
+
+
+GOOD = line(prompt="1=", answer="1")
+BAD_LINES = {
+    "no json": ('{"prompt": "1=", "answer"\n', "not JSON"),
+    "not an object": ('["1=", "1"]\n', "no JSON object"),
+    "not text": (b'{"prompt": "\xff", "answer": "1"}\n', "not JSON"),
+    "no prompt": (
+        line(question="1=", answer="1"),
+        r"no field 'prompt' \(data.prompt_field\), only \['answer', 'question'\]",
+    ),
+    "no answer": (line(prompt="2="), r"no answer: field 'answer' \(data.answer_field\) is missing"),
+    "empty answer": (line(prompt="2=", answer=" "), "must be a non-empty string"),
+    "answer is a number": (
+        line(prompt="2=", answer=2),
+        "the answer 'answer' is 2; it must be a non-empty string",
+    ),
+    "empty prompt": (line(prompt=" ", answer="2"), "'prompt' is ' '"),
+    "prompt is a number": (line(prompt=2, answer="2"), "'prompt' is 2"),
+    "no messages": (line(prompt=[], answer="2"), "list of chat messages"),
+    "message without content": (
+        line(prompt=[{"role": "user"}], answer="2"),
+        "list of chat messages",
+    ),
+    "roles": (
+        line(prompt=[{"role": "system", "content": "1"}], answer="2"),
+        "refuses the messages: no system message",
+    ),
+    "half a surrogate": ('{"prompt": "\\ud800", "answer": "2"}\n', "no valid Unicode"),
+    "too long": (
+        line(prompt="1+1+1+1+1=", answer="5"),
+        "10 tokens, more than data.max_prompt_tokens=8",
+    ),
+    "conflict": (
+        line(prompt="1=", answer="7"),
+        r"prompts.jsonl:1, but its answer is '7' and not '1'",
+    ),
+    "nested too deep": ("[" * 100_000 + "\n", "not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LINES)
+def test_a_bad_line_is_named_by_file_and_number(load, name):
+    bad, message = BAD_LINES[name]
+    content = (
+        GOOD.encode() + b"\n" + (bad if isinstance(bad, bytes) else bad.encode()) + GOOD.encode()
+    )
+    with pytest.raises(ValueError, match=message) as caught:
+        load(content, max_prompt_tokens=8)
+    assert "prompts.jsonl:3: " in str(caught.value)
+
+
+def test_a_token_the_model_does_not_know_is_refused(load):
+    assert load(GOOD, vocab_size=14)
+    with pytest.raises(
+        ValueError, match=r"prompts.jsonl:1: token 13 is outside the model's vocabulary of 13"
+    ):
+        load(GOOD, vocab_size=13)
+
+
+def test_an_empty_or_missing_file_is_refused(load, tokenizer, tmp_path):
+    with pytest.raises(ValueError, match="no prompt in the file"):
+        load("\n")
+    with pytest.raises(
+        ValueError, match=r"missing.jsonl: the prompts cannot be read \(No such file"
+    ):
+        load_prompts(tmp_path / "missing.jsonl", tokenizer, DataConfig(), verifier_version="v1")
+
+
+def test_a_chat_without_a_template_is_refused(load, tokenizer):
+    tokenizer.chat_template = None
+    with pytest.raises(
+        ValueError, match=r"prompts.jsonl:1: the prompt is a chat, but .* no chat template"
+    ):
+        load(GOOD, apply_chat_template=True)
+
+
+def test_stop_tokens_come_from_tokenizer_config_generation_config_and_options(
+    checkpoint, tokenizer
+):
+    assert stop_token_ids(checkpoint, tokenizer) == (1,)
+    (checkpoint / "generation_config.json").write_text(json.dumps({"eos_token_id": [1, 5]}))
+    assert stop_token_ids(checkpoint, tokenizer, extra=[7]) == (1, 5, 7)
+
+
+def test_a_model_without_a_stop_token_or_with_one_outside_its_vocabulary_is_refused(
+    checkpoint, tokenizer
+):
+    with pytest.raises(
+        ValueError, match=r"stop tokens \[1, 16\] do not all lie in the model's vocabulary 0..15"
+    ):
+        stop_token_ids(checkpoint, tokenizer, extra=[16])
+    (checkpoint / "config.json").write_text(json.dumps({"vocab_size": 16}))
+    tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="no response would ever end"):
+        stop_token_ids(checkpoint, tokenizer)
+
+
+def test_a_folder_without_a_model_without_a_tokenizer_or_with_another_models_is_refused(
+    checkpoint, tmp_path
+):
+    with pytest.raises(ValueError, match=r"model.path='.*nowhere' holds no config.json"):
+        load_tokenizer(tmp_path / "nowhere")
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "qwen2", "vocab_size": 8}))
+    with pytest.raises(ValueError, match=r"has 16 tokens, but config\.json has vocab_size=8"):
+        load_tokenizer(checkpoint)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (checkpoint / name).unlink()
+    with pytest.raises(ValueError, match=r"holds no tokenizer .*copy the tokenizer files"):
+        load_tokenizer(checkpoint)

@@ -115,6 +115,7 @@ class RolloutConfig:
     temperature: float = 1.0  # of sampling; the actor divides its logits by it too
     top_p: float = 1.0  # nucleus sampling; below 1 the server's log-probs stay those before the cut
     max_response_tokens: int = 256  # the stop token included
+    extra_stop_token_ids: list[int] = field(default_factory=list)  # end a response too, beside the model's own stop tokens
     stage_scheduling: Literal["continuous", "barrier"] = "continuous"  # barrier: a stage waits for all prompts
     deterministic: bool = False  # the server honours per-response seeds: the same run draws the same samples
     max_concurrent_requests: int = 64  # per server

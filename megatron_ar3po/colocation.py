@@ -1,0 +1,90 @@
+"""Accelerator memory changes hands here and nowhere else.
+
+| phase           | SGLang weights | SGLang KV cache | actor weights | optimizer, grads |
+|-----------------|----------------|-----------------|---------------|------------------|
+| `rollout_phase` | GPU            | GPU             | CPU           | CPU              |
+| `train_phase`   | released       | released        | GPU           | GPU              |
+| `sync_phase`    | GPU            | released        | GPU           | CPU              |
+
+On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same three phases and does nothing
+in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+from megatron_ar3po.interfaces import Actor
+
+
+class SleepingServers(Protocol):
+    """The replica's servers, on its leader. Tags are SGLang's: 'weights', 'kv_cache'."""
+
+    def sleep(self, tags: Sequence[str]) -> None: ...
+
+    def wake(self, tags: Sequence[str]) -> None: ...
+
+
+class Colocation(Protocol):
+    def rollout_phase(self) -> AbstractContextManager[None]: ...
+
+    def train_phase(self) -> AbstractContextManager[None]: ...
+
+    def sync_phase(self) -> AbstractContextManager[None]: ...
+
+
+class SharedHostMemory:
+    """No accelerator: actor and servers both live in the host's memory all the time."""
+
+    @contextmanager
+    def rollout_phase(self) -> Iterator[None]:
+        yield
+
+    train_phase = rollout_phase
+    sync_phase = rollout_phase
+
+
+class ColocatedGpus:
+    """Actor and servers take turns on the same GPUs. `on_leader` runs a task on each replica's leader and lets every rank
+    wait for it, so that no rank allocates before the servers have let go."""
+
+    def __init__(
+        self, actor: Actor, servers: SleepingServers, on_leader: Callable[[Callable[[], None]], None]
+    ) -> None:
+        self._actor = actor
+        self._servers = servers
+        self._on_leader = on_leader
+        self._asleep: frozenset[str] = frozenset()
+
+    @contextmanager
+    def rollout_phase(self) -> Iterator[None]:
+        self._actor.offload()
+        self._let_sleep(frozenset())
+        yield
+
+    @contextmanager
+    def train_phase(self) -> Iterator[None]:
+        self._let_sleep(frozenset({"weights", "kv_cache"}))
+        self._actor.onload()
+        yield
+
+    @contextmanager
+    def sync_phase(self) -> Iterator[None]:
+        """Weights first, KV cache last: the peak is the weights and one bucket."""
+        self._actor.onload()
+        self._let_sleep(frozenset({"kv_cache"}))
+        yield
+
+    def _let_sleep(self, tags: frozenset[str]) -> None:
+        to_wake, to_sleep = sorted(self._asleep - tags), sorted(tags - self._asleep)
+
+        def change() -> None:
+            if to_sleep:
+                self._servers.sleep(to_sleep)
+            if to_wake:
+                self._servers.wake(to_wake)
+
+        self._on_leader(change)
+        self._asleep = tags

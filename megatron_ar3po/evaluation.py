@@ -1,0 +1,79 @@
+"""Held-out prompts, the same settings before and after training: pass@1 (the mean over all samples) and pass@k."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import comb
+
+from megatron_ar3po.config.schema import EvaluationConfig
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.observability.metrics import Mean, Record, Sum
+from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+
+SampleResponses = Callable[[Sequence[Prompt], int, SamplingParams, int], list[list[ScoredResponse]]]
+
+
+class Evaluator:
+    """Each replica samples the prompts it owns. `sample(prompts, num_samples, sampling, policy_version)` runs on leaders."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        sample: SampleResponses,
+        ranks: Ranks,
+        config: EvaluationConfig,
+        sampling: SamplingParams,
+    ) -> None:
+        layout = ranks.layout
+        kept = prompts[: config.max_prompts or None]
+        self._mine = [p for p in kept if layout.owner_dp_rank(p.prompt_id) == layout.dp_rank]
+        self._num_prompts = len(kept)
+        self._sample = sample
+        self._ranks = ranks
+        self._config = config
+        self._sampling = sampling
+
+    @property
+    def has_prompts(self) -> bool:
+        return self._num_prompts > 0
+
+    def evaluate(self, policy_version: int) -> dict[str, Record]:
+        """Collective over all ranks. Seeds depend on prompt and sample only: before and after draw the same noise."""
+        n = self._config.samples_per_prompt
+        answers = self._ranks.run_on_leader(
+            lambda: self._sample(self._mine, n, self._sampling, policy_version)
+        )
+        return evaluation_records(answers)
+
+
+def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> dict[str, Record]:
+    """`answers`: [P] prompts of n samples each. Weighted by prompt, so that replicas merge rightly."""
+    prompts = len(answers)
+    records: dict[str, Record] = {
+        "eval/prompts": Sum(prompts),
+        "eval/responses": Sum(sum(len(a) for a in answers)),
+        "eval/tokens": Sum(sum(r.response.num_tokens for a in answers for r in a)),
+    }
+    if not prompts:
+        return records
+    n = len(answers[0])
+    correct = [sum(r.is_correct for r in a) for a in answers]
+    records["eval/pass_at_1"] = Mean(sum(correct) / (n * prompts), prompts)
+    if n > 1:
+        solved = sum(pass_at_k(n, c, n) for c in correct)
+        records[f"eval/pass_at_{n}"] = Mean(solved / prompts, prompts)
+    lengths = [r.response.num_tokens for a in answers for r in a]
+    records["eval/length_tokens"] = Mean(sum(lengths) / len(lengths), len(lengths))
+    truncated = sum(r.response.finish_reason == "length" for a in answers for r in a)
+    records["eval/truncated_frac"] = Mean(truncated / len(lengths), len(lengths))
+    return records
+
+
+def pass_at_k(n: int, correct: int, k: int) -> float:
+    """Unbiased estimate of solving a prompt within k samples, from n samples of which `correct` were right:
+    1 - C(n - c, k) / C(n, k)  (Chen et al. 2021, arXiv:2107.03374, Eq. 1).
+
+    >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 4)
+    (0.25, 1.0)
+    """
+    return 1.0 - comb(n - correct, k) / comb(n, k)

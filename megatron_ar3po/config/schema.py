@@ -30,10 +30,26 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
+ADVANTAGES = ("group", "rloo", "global")
+ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence_mask"]
+POLICY_LOSSES = ("ppo", "dual_clip", "gspo", "cispo", "gmpo")
+
+
 def require(condition: bool, message: str) -> None:
     """A rule a user can mend: the message says what was found, what it clashes with, what to do."""
     if not condition:
         raise ValueError(message)
+
+
+def require_name_or_path(option: str, value: str, names: tuple[str, ...]) -> None:
+    """A built-in name, or the import path of a user's own function (checked by import when the run starts)."""
+    module, colon, function = value.partition(":")
+    is_path = bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    require(
+        value in names or is_path,
+        f"{option}={value} is neither one of {', '.join(names)} nor an import path; write one of these names, or "
+        "'package.module:function' for a function of your own.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,9 +186,9 @@ class AlgorithmConfig:
     """The objective. `name` chooses a preset for the rollout, reuse and sampling options below it."""
 
     name: Literal["ar3po", "grpo", "dapo"] = "ar3po"
-    advantage: Literal["group", "rloo", "global"] = "group"  # GRPO's group mean, RLOO's leave-one-out, REINFORCE++
-    advantage_std: Literal["population", "sample", "none"] = "population"  # none: Dr. GRPO
-    policy_loss: Literal["ppo", "dual_clip", "gspo", "cispo", "gmpo"] = "ppo"
+    advantage: str = "group"  # group (GRPO), rloo, global (REINFORCE++), or an import path 'package.module:function'
+    advantage_std: Literal["population", "sample", "none"] = "population"  # of group and global; none: Dr. GRPO
+    policy_loss: str = "ppo"  # ppo, dual_clip, gspo, cispo, gmpo, or an import path 'package.module:function'
     loss_aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean"] = "token_mean"
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.28  # clip-higher (DAPO); equal to clip_ratio_low for plain PPO
@@ -184,7 +200,7 @@ class AlgorithmConfig:
     dynamic_sampling: bool = False  # DAPO: draw new prompts until prompts_per_step groups carry signal
     max_sampling_rounds: int = 8  # bound of dynamic sampling; then the step trains on what it has
     overlong_filtering: bool = False  # truncated responses carry no gradient
-    importance_sampling: Literal["off", "token", "sequence"] = "off"  # truncated correction of engine/trainer mismatch
+    importance_sampling: ImportanceSampling = "off"  # of engine/trainer mismatch: ratios cut to the cap, or masked
     importance_sampling_cap: float = 2.0
 
     def __post_init__(self) -> None:
@@ -192,6 +208,16 @@ class AlgorithmConfig:
             0 < self.clip_ratio_low < 1, f"algorithm.clip_ratio_low={self.clip_ratio_low} must lie in (0, 1); use 0.2."
         )
         require(self.clip_ratio_high > 0, f"algorithm.clip_ratio_high={self.clip_ratio_high} must be above 0; use 0.28.")
+        require_name_or_path("algorithm.advantage", self.advantage, ADVANTAGES)
+        require_name_or_path("algorithm.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require(
+            self.dual_clip_ratio > 1, f"algorithm.dual_clip_ratio={self.dual_clip_ratio} must be above 1; use 3.0."
+        )
+        require(self.kl_coef >= 0, f"algorithm.kl_coef={self.kl_coef} is negative; use 0 for no KL term.")
+        require(
+            self.importance_sampling_cap > 0,
+            f"algorithm.importance_sampling_cap={self.importance_sampling_cap} must be above 0; use 2.0.",
+        )
         require(self.num_mini_batches >= 1, f"algorithm.num_mini_batches={self.num_mini_batches} must be at least 1.")
         require(
             self.max_sampling_rounds >= 1, f"algorithm.max_sampling_rounds={self.max_sampling_rounds} must be at least 1."

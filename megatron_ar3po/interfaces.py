@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from megatron_ar3po.types import (
+    CollectedStep,
     Generation,
     GenerationRequest,
     MiniBatch,
     Prompt,
     Response,
+    ScoredResponse,
     TrainingBatch,
     UpdateStats,
     Verdict,
@@ -50,6 +52,38 @@ class Verifier(Protocol):
         ...
 
     async def verify(self, prompt: Prompt, response: Response) -> Verdict: ...
+
+    def close(self) -> None: ...
+
+
+class StepSampler(Protocol):
+    """Gathers the response groups of one step: a fixed batch, or DAPO's dynamic sampling. Leader only."""
+
+    def collect(self, *, step: int, policy_version: int) -> CollectedStep: ...
+
+
+class ReuseShard(Protocol):
+    """One data-parallel rank's part of the memory of correct responses. Leader only; on other ranks nothing calls it."""
+
+    def deposit(self, responses: Sequence[ScoredResponse], *, step: int) -> int:
+        """A step's fresh correct responses, in one transaction; a response id that is there already is no error.
+        Returns how many are new."""
+        ...
+
+    def borrow(self, prompt_id: str, *, step: int, position: int) -> ScoredResponse | None:
+        """An earlier step's correct response to this prompt, or None. Counts the loan."""
+        ...
+
+    @property
+    def cursor(self) -> dict[str, Any]:
+        """Where the store stands, for JSON; `rollback(cursor)` brings it back exactly there."""
+        ...
+
+    def rollback(self, cursor: Mapping[str, Any]) -> None: ...
+
+    def checkpoint_committed(self, cursor: Mapping[str, Any]) -> None:
+        """No resume will go back before `cursor`: what is kept for undoing may go."""
+        ...
 
     def close(self) -> None: ...
 

@@ -25,20 +25,13 @@ class RunState:
 
     step: int = 0
     policy_version: int = 0
-    responses_total: int = 0
-    tokens_total: int = 0
+    totals: dict[str, float] = field(default_factory=dict)  # running totals of the metrics
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
     store_cursors: list[dict[str, Any]] = field(default_factory=list)  # one per data-parallel rank
+    data_parallel_size: int = 1  # the store's shards were made with it
 
-    def advanced(self, *, responses: int, tokens: int, prompt_cursor: dict[str, Any]) -> RunState:
-        return replace(
-            self,
-            step=self.step + 1,
-            policy_version=self.policy_version + 1,
-            responses_total=self.responses_total + responses,
-            tokens_total=self.tokens_total + tokens,
-            prompt_cursor=prompt_cursor,
-        )
+    def advanced(self, *, policy_version: int) -> RunState:
+        return replace(self, step=self.step + 1, policy_version=policy_version)
 
 
 class CheckpointFolder:

@@ -162,6 +162,15 @@ class ResponseGroup:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CollectedStep:
+    """What sampling one step came to, on one replica. `discarded` groups (dynamic sampling) train nothing and are cost."""
+
+    groups: tuple[ResponseGroup, ...]  # by position
+    discarded: tuple[ResponseGroup, ...] = ()
+    num_rounds: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingSample:
     """One sequence that carries gradient. A detached (Option II) response never becomes one: it has done its work in
     the advantages of its siblings and counts nowhere else."""

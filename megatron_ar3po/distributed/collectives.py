@@ -17,6 +17,8 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 
 Value = TypeVar("Value")
 
+_DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
+
 
 class PeerError(RuntimeError):
     """Another rank failed; this one stops with it."""
@@ -41,6 +43,7 @@ class Ranks:
 
     def __init__(self, layout: ParallelLayout, timeout_s: float) -> None:
         self.layout = layout
+        self._services: dict[str, Callable[..., None]] = {}
         timeout = datetime.timedelta(seconds=timeout_s)
         self._world = dist.new_group(backend="gloo", timeout=timeout)
         self._replica = self._make_groups(
@@ -73,15 +76,40 @@ class Ranks:
 
     def run_on_leader(self, task: Callable[[], Value]) -> Value:
         """Collective over all ranks: each replica's leader runs `task`; every rank of the replica gets its result. If
-        any leader fails, every rank of the run raises."""
+        any leader fails, every rank of the run raises. While `task` runs, the other ranks of the replica stand ready
+        for what the leader may ask with `call_in_replica`."""
         value, error = None, None
         if self.is_leader:
             try:
                 value = task()
             except Exception as raised:  # it must reach every rank before it travels on, or they wait for us in vain
                 error = raised
+            self.broadcast_in_replica(_DONE)
+        else:
+            while (asked := self.broadcast_in_replica(None)) != _DONE:
+                self._run_service(*asked)  # type: ignore[misc]
         self.agree_on_error(error)
         return self.broadcast_in_replica(value)  # type: ignore[return-value]
+
+    def offer(self, name: str, service: Callable[..., None]) -> None:
+        """Every rank of a replica offers the same services before they are asked for."""
+        self._services[name] = service
+
+    def call_in_replica(self, name: str, *arguments: Any) -> None:
+        """Leader only, inside `run_on_leader`: every rank of the replica runs the service, which may be collective over
+        the replica. A failure of any of them raises here."""
+        self.broadcast_in_replica((name, arguments))
+        self._run_service(name, arguments)
+
+    def _run_service(self, name: str, arguments: tuple[Any, ...]) -> None:
+        error = None
+        try:
+            self._services[name](*arguments)
+        except Exception as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
+            error = raised
+        texts = _all_gather(None if error is None else f"{type(error).__name__}: {error}", self._replica)
+        if self.is_leader and (failed := [text for text in texts if text is not None]):
+            raise error if error is not None else PeerError(f"service {name} failed on a rank of this replica: {failed[0]}")
 
     def run_on_first(self, task: Callable[[], Value]) -> Value:
         """Collective over all ranks: rank 0 runs `task`, everyone gets its result or its failure."""

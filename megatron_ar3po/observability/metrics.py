@@ -50,6 +50,13 @@ class Max:
 
 Record = Mean | Sum | Max
 
+# What has been spent since the run began, kept over a resume.
+RUNNING_TOTALS = {
+    "rollout/responses_generated": "rollout/responses_total",
+    "rollout/tokens_generated": "rollout/tokens_total",
+    "reuse/borrowed_groups": "reuse/borrowed_groups_total",
+}
+
 
 def merge_into(records: dict[str, Record], name: str, record: Record) -> None:
     there = records.get(name)
@@ -67,6 +74,7 @@ class Metrics:
     def __init__(self, ranks: Ranks, folder: Path, *, tensorboard: bool) -> None:
         self._ranks = ranks
         self._records: dict[str, Record] = {}
+        self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS.values(), 0.0)
         self._path = folder / "metrics.jsonl"
         self._board = None
         if tensorboard and ranks.is_first:
@@ -102,6 +110,10 @@ class Metrics:
             for name, record in records.items():
                 merge_into(reduced, name, record)
         self._records = {}
+        for name, total in RUNNING_TOTALS.items():
+            if name in reduced:
+                self.totals[total] += reduced[name].value
+                reduced[total] = Sum(self.totals[total])
         row = {name: float(record.value) for name, record in sorted(reduced.items())}
         if self._ranks.is_first:
             self._write(step, row)

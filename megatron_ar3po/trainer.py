@@ -1,0 +1,188 @@
+"""`Ar3poTrainer`: the step and the loop, nothing else. Every rank runs the same lines.
+
+    prompts -> response groups -> (reuse) -> samples with signal -> batch -> old log-probs -> update -> published weights
+
+Ranks live in `distributed/`, memory in `colocation.py`, time in `metrics`; choices were made once in `train.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from megatron_ar3po.algorithm.response_reuse import needs_a_loan, responses_worth_keeping, with_borrowed
+from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
+from megatron_ar3po.colocation import Colocation
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.batch_builder import BatchBuilder
+from megatron_ar3po.data.dump import save_samples
+from megatron_ar3po.data.prompt_source import PromptSource
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.evaluation import Evaluator
+from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, WeightPublisher
+from megatron_ar3po.observability.metrics import Max, Mean, Metrics
+from megatron_ar3po.observability.progress import RunProgress
+from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.observability.step_metrics import (
+    group_records,
+    is_verifier_failure,
+    reuse_records,
+    rollout_records,
+)
+from megatron_ar3po.run_state import CheckpointFolder, RunState
+from megatron_ar3po.stop_request import StopRequest
+from megatron_ar3po.types import ResponseGroup, TrainingBatch, TrainingSample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Ar3poTrainer:
+    config: Config
+    ranks: Ranks
+    prompts: PromptSource
+    sampler: StepSampler
+    store: ReuseShard
+    batch_builder: BatchBuilder
+    actor: Actor
+    weight_publisher: WeightPublisher
+    colocation: Colocation
+    evaluator: Evaluator
+    metrics: Metrics
+    recorder: RolloutRecorder
+    checkpoints: CheckpointFolder
+    stop: StopRequest
+    progress: RunProgress
+    state: RunState
+
+    def run(self) -> RunState:
+        """Trains until the last step or until asked to stop; the last state is saved either way."""
+        self.stop.loop_starts()
+        self.publish_weights(self.state.policy_version)
+        self.progress.start(self.state.step)
+        if self.state.step == 0:
+            self.evaluate()
+            self.progress.step_done(0, self.metrics.flush(0))
+        while self.state.step < self.config.run.num_steps and not self.ranks.any(self.stop.is_requested):
+            step = self.state.step + 1
+            with self.metrics.span("step"):
+                policy_version = self.train_step(step)
+            self.state = self.state.advanced(policy_version=policy_version)
+            if self.is_due(self.config.evaluation.every_steps) or self.is_last_step:
+                self.evaluate()
+            self.progress.step_done(step, self.metrics.flush(step))
+            if self.is_due(self.config.checkpoint.every_steps) or self.is_last_step:
+                self.save()
+        if not self.is_last_step:
+            self.save()
+        return self.state
+
+    def train_step(self, step: int) -> int:
+        """One arrow of the pipe after the other; returns the version of the policy that the servers now hold."""
+        with self.colocation.rollout_phase(), self.metrics.span("rollout"):
+            groups = self.ranks.run_on_leader(lambda: self.gather_groups(step))
+        samples = samples_with_signal(groups, self.config.algorithm, self.config.reuse)
+        self.observe_groups(step, groups, samples)
+        with self.metrics.span("batch"):
+            batch = self.batch_builder.build(samples)
+        if batch.is_empty:
+            logger.warning("step %d: no group carries signal; every rank skips the update", step)
+            return self.state.policy_version
+        with self.colocation.train_phase(), self.metrics.span("train"):
+            self.update_policy(batch)
+        self.publish_weights(self.state.policy_version + 1)
+        return self.state.policy_version + 1
+
+    def gather_groups(self, step: int) -> list[ResponseGroup]:
+        """Leader only: adaptive rollout, then response reuse."""
+        collected = self.sampler.collect(step=step, policy_version=self.state.policy_version)
+        self.metrics.add_all(rollout_records(collected.groups, collected.discarded))
+        self.halt_if_verifier_fails(collected.groups)
+        self.store.deposit(responses_worth_keeping(collected.groups), step=step)
+        groups = [self.lend_to(group, step) for group in collected.groups]
+        self.metrics.add_all(reuse_records(collected.groups, groups, step=step))
+        return groups
+
+    def lend_to(self, group: ResponseGroup, step: int) -> ResponseGroup:
+        if not needs_a_loan(group):
+            return group
+        borrowed = self.store.borrow(group.prompt.prompt_id, step=step, position=group.position)
+        return with_borrowed(group, borrowed, seed=self.config.run.seed, step=step)
+
+    def update_policy(self, batch: TrainingBatch) -> None:
+        with self.metrics.span("old_logprobs"):
+            batch = self.actor.compute_logprobs(batch)  # frozen before the first mini-batch
+        for mini_batch in batch.mini_batches:
+            with self.metrics.span("update"):
+                stats = self.actor.update(mini_batch)
+            self.metrics.add("actor/loss", Mean(stats.loss))
+            self.metrics.add("actor/grad_norm", Mean(stats.grad_norm))
+            self.metrics.add("actor/learning_rate", Mean(stats.learning_rate))
+            self.metrics.add("actor/skipped_updates", Max(float(stats.was_skipped)))
+            self.metrics.add_all({name: Mean(s / w, w) for name, (s, w) in stats.sums.items() if w})
+            self.metrics.add_all({name: Max(value) for name, value in stats.maxima.items()})
+        self.metrics.add("actor/tokens", Max(batch.num_tokens))
+        self.metrics.add("actor/samples", Max(batch.num_samples))
+
+    def publish_weights(self, policy_version: int) -> None:
+        with self.colocation.sync_phase(), self.metrics.span("publish"):
+            facts = self.weight_publisher.publish(policy_version)
+        self.metrics.add_all({name: Max(value) for name, value in facts.items()})
+
+    def evaluate(self) -> None:
+        if self.evaluator.has_prompts:
+            with self.colocation.rollout_phase(), self.metrics.span("evaluation"):
+                self.metrics.add_all(self.evaluator.evaluate(self.state.policy_version))
+
+    def observe_groups(
+        self, step: int, groups: Sequence[ResponseGroup], samples: Sequence[TrainingSample]
+    ) -> None:
+        num_signal = len({sample.group_position for sample in samples})
+        self.metrics.add_all(group_records(groups, [group_outcome(g) for g in groups], num_signal))
+        if self.ranks.is_first:
+            self.recorder.record(step, groups)
+        if step in self.config.debug.dump_steps:
+            everyone = self.batch_builder.gather(samples)
+            if self.ranks.is_first:
+                path = self.config.run.path / "dumps" / f"step_{step:05d}.pt"
+                save_samples(path, everyone, step=step, policy_version=self.state.policy_version)
+
+    def halt_if_verifier_fails(self, groups: Sequence[ResponseGroup]) -> None:
+        """A verifier that cannot say would otherwise teach the policy that everything is wrong."""
+        scored = [r for g in groups for r in g.responses]
+        failed = [r for r in scored if is_verifier_failure(r)]
+        limit = self.config.rewards.max_error_frac
+        if len(failed) > limit * len(scored):
+            raise RuntimeError(
+                f"the verifier failed for {len(failed)} of {len(scored)} responses of this step, more than "
+                f"rewards.max_error_frac={limit}; the first reason: {failed[0].verdict.reason or 'none given'}. Mend the "
+                "verifier or the ground truths (ar3po grade shows one), then resume with run.resume=true."
+            )
+
+    def is_due(self, every_steps: int) -> bool:
+        return every_steps > 0 and self.state.step % every_steps == 0
+
+    @property
+    def is_last_step(self) -> bool:
+        return self.state.step >= self.config.run.num_steps
+
+    def save(self) -> Path:
+        """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all."""
+        with self.metrics.span("checkpoint"):
+            cursors = self.ranks.gather_over_replicas(self.ranks.run_on_leader(lambda: self.store.cursor))
+            state = replace(
+                self.state,
+                totals=dict(self.metrics.totals),
+                prompt_cursor=self.prompts.cursor,
+                store_cursors=cursors,
+                data_parallel_size=self.ranks.layout.data_parallel_size,
+            )
+            folder = self.ranks.run_on_first(lambda: self.checkpoints.begin(state.step))
+            self.actor.save(folder / "model")
+            self.ranks.barrier()
+            path = self.ranks.run_on_first(lambda: self.checkpoints.commit(folder, state))
+            self.ranks.run_on_leader(lambda: self.store.checkpoint_committed(cursors[self.ranks.layout.dp_rank]))
+        logger.info("saved %s", path)
+        return path

@@ -51,7 +51,10 @@ class ColocatedGpus:
     wait for it, so that no rank allocates before the servers have let go."""
 
     def __init__(
-        self, actor: Actor, servers: SleepingServers, on_leader: Callable[[Callable[[], None]], None]
+        self,
+        actor: Actor,
+        servers: SleepingServers,
+        on_leader: Callable[[Callable[[], None]], None],
     ) -> None:
         self._actor = actor
         self._servers = servers

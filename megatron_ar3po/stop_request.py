@@ -15,7 +15,9 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-_REPEAT_AFTER_S = 2.0  # torchrun and a terminal both pass one Ctrl-C on: two signals within this time are one
+_REPEAT_AFTER_S = (
+    2.0  # torchrun and a terminal both pass one Ctrl-C on: two signals within this time are one
+)
 
 
 class StopRequest:
@@ -38,17 +40,23 @@ class StopRequest:
     def is_requested(self) -> bool:
         if not self.reason and self._file is not None and self._file.exists():
             self.reason = f"the file {self._file} exists"
-            logger.warning("asked to stop: %s; this step ends first, then the run is saved", self.reason)
+            logger.warning(
+                "asked to stop: %s; this step ends first, then the run is saved", self.reason
+            )
         return bool(self.reason)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if number == signal.SIGUSR1 and not self._has_loop:
-            self.reason = name  # a warning that comes early is kept: the run saves after its first step
+            self.reason = (
+                name  # a warning that comes early is kept: the run saves after its first step
+            )
             return
         is_repeat = bool(self.reason) and time.monotonic() - self._since > _REPEAT_AFTER_S
         if not self._has_loop or is_repeat:
             raise KeyboardInterrupt(name)
         if not self.reason:
             self.reason, self._since = name, time.monotonic()
-            logger.warning("%s: this step ends first, then the run is saved; once more stops at once", name)
+            logger.warning(
+                "%s: this step ends first, then the run is saved; once more stops at once", name
+            )

@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megatron_ar3po.algorithm.response_reuse import needs_a_loan, responses_worth_keeping, with_borrowed
+from megatron_ar3po.algorithm.response_reuse import (
+    needs_a_loan,
+    responses_worth_keeping,
+    with_borrowed,
+)
 from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
@@ -65,7 +69,9 @@ class Ar3poTrainer:
         if self.state.step == 0:
             self.evaluate()
             self.progress.step_done(0, self.metrics.flush(0))
-        while self.state.step < self.config.run.num_steps and not self.ranks.any(self.stop.is_requested):
+        while self.state.step < self.config.run.num_steps and not self.ranks.any(
+            self.stop.is_requested
+        ):
             step = self.state.step + 1
             with self.metrics.span("step"):
                 policy_version = self.train_step(step)
@@ -171,7 +177,9 @@ class Ar3poTrainer:
     def save(self) -> Path:
         """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all."""
         with self.metrics.span("checkpoint"):
-            cursors = self.ranks.gather_over_replicas(self.ranks.run_on_leader(lambda: self.store.cursor))
+            cursors = self.ranks.gather_over_replicas(
+                self.ranks.run_on_leader(lambda: self.store.cursor)
+            )
             state = replace(
                 self.state,
                 totals=dict(self.metrics.totals),
@@ -183,6 +191,8 @@ class Ar3poTrainer:
             self.actor.save(folder / "model")
             self.ranks.barrier()
             path = self.ranks.run_on_first(lambda: self.checkpoints.commit(folder, state))
-            self.ranks.run_on_leader(lambda: self.store.checkpoint_committed(cursors[self.ranks.layout.dp_rank]))
+            self.ranks.run_on_leader(
+                lambda: self.store.checkpoint_committed(cursors[self.ranks.layout.dp_rank])
+            )
         logger.info("saved %s", path)
         return path

@@ -22,7 +22,9 @@ from torch import Tensor
 
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
-VerdictStatus = Literal["correct", "incorrect", "no_answer", "truncated", "timeout", "too_large", "error"]
+VerdictStatus = Literal[
+    "correct", "incorrect", "no_answer", "truncated", "timeout", "too_large", "error"
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +73,9 @@ class Generation:
     """What the engine answered: token in, token out."""
 
     token_ids: np.ndarray  # [L] int32, the stop token included
-    logprobs: np.ndarray  # [L] float32, log-probs of the temperature-scaled policy that sampled them
+    logprobs: (
+        np.ndarray
+    )  # [L] float32, log-probs of the temperature-scaled policy that sampled them
     finish_reason: FinishReason
     policy_version: int
     server: str
@@ -185,7 +189,9 @@ class TrainingSample:
     reward: float
     origin: Origin
     policy_version: int
-    uses_stored_logprobs: bool = False  # True: behaviour_logprobs serve as old_logprobs (reuse.option=stored)
+    uses_stored_logprobs: bool = (
+        False  # True: behaviour_logprobs serve as old_logprobs (reuse.option=stored)
+    )
 
     @property
     def num_response_tokens(self) -> int:
@@ -272,7 +278,9 @@ class TrainingBatch:
             for mb in mini.micro_batches:
                 fresh = next(remaining)
                 if fresh is not None:
-                    fresh = torch.where(mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device))
+                    fresh = torch.where(
+                        mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device)
+                    )
                 micro.append(replace(mb, old_logprobs=fresh))
             minis.append(replace(mini, micro_batches=tuple(micro)))
         return replace(self, mini_batches=tuple(minis))

@@ -1,6 +1,6 @@
 """Config files and `key=value` words -> one frozen `Config`. Strict: an unknown key fails and names the nearest one.
 
-    defaults  <  preset of algorithm.name  <  YAML files from left to right  <  key=value on the command line
+defaults  <  preset of algorithm.name  <  YAML files from left to right  <  key=value on the command line
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_ar3po.config.schema import PRESETS, AlgorithmConfig, Config
-
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -54,13 +53,17 @@ def to_yaml(config: Config) -> str:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise ValueError(f"config file {path} does not exist; name a YAML file such as examples/tiny_sum/config.yaml.")
+        raise ValueError(
+            f"config file {path} does not exist; name a YAML file such as examples/tiny_sum/config.yaml."
+        )
     try:
         read = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"config file {path} is not readable YAML: {error}") from None
     if not isinstance(read, dict):
-        raise ValueError(f"config file {path} holds {type(read).__name__}; it must hold sections such as 'rollout:'.")
+        raise ValueError(
+            f"config file {path} holds {type(read).__name__}; it must hold sections such as 'rollout:'."
+        )
     return typing.cast("dict[str, Any]", read)
 
 
@@ -68,7 +71,9 @@ def _parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     for word in words:
         key, equals, _ = word.partition("=")
         if not equals or not key:
-            raise ValueError(f"'{word}' is not of the form section.option=value, as in rollout.num_stages=2.")
+            raise ValueError(
+                f"'{word}' is not of the form section.option=value, as in rollout.num_stages=2."
+            )
     parsed = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)), resolve=True)
     return typing.cast("dict[str, Any]", parsed)
 
@@ -105,7 +110,9 @@ def _refuse_unknown_keys(values: Mapping[str, Any], cls: type, prefix: str) -> N
         if key not in fields:
             known = dotted_options() if "." in dotted else [*_fields(Config), *dotted_options()]
             near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.0)
-            raise ValueError(f"unknown option {dotted}={value!r}; the nearest known one is {near[0]}.")
+            raise ValueError(
+                f"unknown option {dotted}={value!r}; the nearest known one is {near[0]}."
+            )
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, Mapping):
                 inner = ", ".join(_fields(typing.cast(type, fields[key])))
@@ -139,5 +146,9 @@ def _help_line(error: Any) -> str:
     if isinstance(cause, ValueError):  # a rule of a section: it says all by itself
         return str(cause)
     given = error["input"]
-    shown = given if isinstance(given, str | int | float | bool | types.NoneType) else type(given).__name__
+    shown = (
+        given
+        if isinstance(given, str | int | float | bool | types.NoneType)
+        else type(given).__name__
+    )
     return f"{dotted}={shown}: {error['msg'][0].lower()}{error['msg'][1:]}."

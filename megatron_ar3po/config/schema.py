@@ -44,7 +44,11 @@ def require(condition: bool, message: str) -> None:
 def require_name_or_path(option: str, value: str, names: tuple[str, ...]) -> None:
     """A built-in name, or the import path of a user's own function (checked by import when the run starts)."""
     module, colon, function = value.partition(":")
-    is_path = bool(colon) and function.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    is_path = (
+        bool(colon)
+        and function.isidentifier()
+        and all(part.isidentifier() for part in module.split("."))
+    )
     require(
         value in names or is_path,
         f"{option}={value} is neither one of {', '.join(names)} nor an import path; write one of these names, or "
@@ -60,7 +64,9 @@ class RunConfig:
     dir: str = ""  # where the run's files lie; empty: runs/NAME
     num_steps: int = 100  # training steps; one step is one batch of prompts
     seed: int = 0  # every random choice of the run is a function of it
-    resume: bool = False  # go on from the newest checkpoint in run.dir; false: run.dir must not hold a run
+    resume: bool = (
+        False  # go on from the newest checkpoint in run.dir; false: run.dir must not hold a run
+    )
     collective_timeout_s: float = 1800.0  # how long a rank waits for the others before it gives up
     progress: Literal["auto", "bar", "plain"] = "auto"  # bar on a terminal, plain lines otherwise
 
@@ -91,12 +97,17 @@ class DataConfig:
     path: str = ""  # JSONL file of training prompts
     prompt_field: str = "prompt"  # a string, or a list of chat messages
     answer_field: str = "answer"  # the ground truth, a non-empty string
-    apply_chat_template: bool = False  # true: a string prompt becomes one user message of the tokenizer's template
+    apply_chat_template: bool = (
+        False  # true: a string prompt becomes one user message of the tokenizer's template
+    )
     max_prompt_tokens: int = 1024  # longer prompts are refused when the data is loaded
     shuffle: bool = True  # a fresh order each epoch, a function of run.seed
 
     def __post_init__(self) -> None:
-        require(self.max_prompt_tokens > 0, f"data.max_prompt_tokens={self.max_prompt_tokens} must be at least 1.")
+        require(
+            self.max_prompt_tokens > 0,
+            f"data.max_prompt_tokens={self.max_prompt_tokens} must be at least 1.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,17 +115,29 @@ class RewardsConfig:
     """How a response is graded."""
 
     verifier: str = "math"  # math, last_number, or an import path 'package.module:factory'
-    timeout_s: float = 5.0  # per response; then the worker is killed and the verdict is 'timeout', reward 0
+    timeout_s: float = (
+        5.0  # per response; then the worker is killed and the verdict is 'timeout', reward 0
+    )
     num_workers: int = 1  # verifier processes per replica
-    truncated: Literal["incorrect", "grade"] = "incorrect"  # a response without its stop token: reward 0, or graded
+    truncated: Literal["incorrect", "grade"] = (
+        "incorrect"  # a response without its stop token: reward 0, or graded
+    )
     correct: float = 1.0  # reward of a correct response
     incorrect: float = 0.0  # reward of any other
-    max_error_frac: float = 0.5  # more verifier errors and time-outs than this share of a step halt the run
-    overlong_penalty_tokens: int = 0  # DAPO's soft overlong punishment: length of the interval before the limit; 0: off
+    max_error_frac: float = (
+        0.5  # more verifier errors and time-outs than this share of a step halt the run
+    )
+    overlong_penalty_tokens: int = (
+        0  # DAPO's soft overlong punishment: length of the interval before the limit; 0: off
+    )
 
     def __post_init__(self) -> None:
-        require(self.timeout_s > 0, f"rewards.timeout_s={self.timeout_s} must be more than 0 seconds.")
-        require(self.num_workers >= 1, f"rewards.num_workers={self.num_workers} must be at least 1.")
+        require(
+            self.timeout_s > 0, f"rewards.timeout_s={self.timeout_s} must be more than 0 seconds."
+        )
+        require(
+            self.num_workers >= 1, f"rewards.num_workers={self.num_workers} must be at least 1."
+        )
         require(
             self.correct > self.incorrect,
             f"rewards.correct={self.correct} must be above rewards.incorrect={self.incorrect}.",
@@ -131,26 +154,52 @@ class RolloutConfig:
     temperature: float = 1.0  # of sampling; the actor divides its logits by it too
     top_p: float = 1.0  # nucleus sampling; below 1 the server's log-probs stay those before the cut
     max_response_tokens: int = 256  # the stop token included
-    extra_stop_token_ids: list[int] = field(default_factory=list)  # end a response too, beside the model's own stop tokens
-    stage_scheduling: Literal["continuous", "barrier"] = "continuous"  # barrier: a stage waits for all prompts
-    deterministic: bool = False  # the server honours per-response seeds: the same run draws the same samples
+    extra_stop_token_ids: list[int] = field(
+        default_factory=list
+    )  # end a response too, beside the model's own stop tokens
+    stage_scheduling: Literal["continuous", "barrier"] = (
+        "continuous"  # barrier: a stage waits for all prompts
+    )
+    deterministic: bool = (
+        False  # the server honours per-response seeds: the same run draws the same samples
+    )
     max_concurrent_requests: int = 64  # per server
-    servers_per_replica: int = 1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
+    servers_per_replica: int = (
+        1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
+    )
     server_start_timeout_s: float = 600.0  # from start to ready
     request_timeout_s: float = 600.0  # one sample, queueing included
     max_retries: int = 2  # of one lost request, each on a restarted or another server
     max_server_restarts: int = 3  # per server and run; then the run ends with its log
     port: int = 0  # first server port; 0: a free one from the system. A port in use is an error
-    max_total_tokens: int = 65536  # KV cache of a server, in tokens (CPU); on a GPU sglang.mem_fraction_static rules
-    sglang: dict[str, Any] = field(default_factory=dict)  # further ServerArgs under SGLang's own names
+    max_total_tokens: int = (
+        65536  # KV cache of a server, in tokens (CPU); on a GPU sglang.mem_fraction_static rules
+    )
+    sglang: dict[str, Any] = field(
+        default_factory=dict
+    )  # further ServerArgs under SGLang's own names
 
     def __post_init__(self) -> None:
-        for name in ("num_stages", "responses_per_stage", "prompts_per_step", "max_response_tokens"):
+        for name in (
+            "num_stages",
+            "responses_per_stage",
+            "prompts_per_step",
+            "max_response_tokens",
+        ):
             value = getattr(self, name)
             require(value >= 1, f"rollout.{name}={value} must be at least 1.")
-        require(self.temperature > 0, f"rollout.temperature={self.temperature} must be above 0 to explore; use 1.0.")
-        require(0 < self.top_p <= 1, f"rollout.top_p={self.top_p} must lie in (0, 1]; use 1.0 for no cut.")
-        require(self.servers_per_replica >= 1, f"rollout.servers_per_replica={self.servers_per_replica} must be >= 1.")
+        require(
+            self.temperature > 0,
+            f"rollout.temperature={self.temperature} must be above 0 to explore; use 1.0.",
+        )
+        require(
+            0 < self.top_p <= 1,
+            f"rollout.top_p={self.top_p} must lie in (0, 1]; use 1.0 for no cut.",
+        )
+        require(
+            self.servers_per_replica >= 1,
+            f"rollout.servers_per_replica={self.servers_per_replica} must be >= 1.",
+        )
         require(
             self.max_concurrent_requests >= 1,
             f"rollout.max_concurrent_requests={self.max_concurrent_requests} must be at least 1.",
@@ -166,8 +215,12 @@ class ReuseConfig:
     """The reuse store and how a borrowed response trains."""
 
     enabled: bool = True  # false: nothing is stored, nothing is borrowed
-    option: Literal["detach", "recompute", "stored"] = "detach"  # Option II, Option I, or stored log-probs (ablation)
-    pick: Literal["uniform", "newest", "shortest"] = "uniform"  # which stored response a group borrows
+    option: Literal["detach", "recompute", "stored"] = (
+        "detach"  # Option II, Option I, or stored log-probs (ablation)
+    )
+    pick: Literal["uniform", "newest", "shortest"] = (
+        "uniform"  # which stored response a group borrows
+    )
     max_responses_per_prompt: int = 8  # of one prompt in the store
     keep: Literal["newest", "reservoir"] = "newest"  # which stay when a prompt has more
     max_age_steps: int = 0  # a response older than this is not lent; 0: no limit
@@ -178,7 +231,10 @@ class ReuseConfig:
             self.max_responses_per_prompt >= 1,
             f"reuse.max_responses_per_prompt={self.max_responses_per_prompt} must be at least 1.",
         )
-        require(self.max_age_steps >= 0, f"reuse.max_age_steps={self.max_age_steps} is negative; 0 means no limit.")
+        require(
+            self.max_age_steps >= 0,
+            f"reuse.max_age_steps={self.max_age_steps} is negative; 0 means no limit.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -187,40 +243,64 @@ class AlgorithmConfig:
 
     name: Literal["ar3po", "grpo", "dapo"] = "ar3po"
     advantage: str = "group"  # group (GRPO), rloo, global (REINFORCE++), or an import path 'package.module:function'
-    advantage_std: Literal["population", "sample", "none"] = "population"  # of group and global; none: Dr. GRPO
-    policy_loss: str = "ppo"  # ppo, dual_clip, gspo, cispo, gmpo, or an import path 'package.module:function'
-    loss_aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean"] = "token_mean"
+    advantage_std: Literal["population", "sample", "none"] = (
+        "population"  # of group and global; none: Dr. GRPO
+    )
+    policy_loss: str = (
+        "ppo"  # ppo, dual_clip, gspo, cispo, gmpo, or an import path 'package.module:function'
+    )
+    loss_aggregation: Literal[
+        "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean"
+    ] = "token_mean"
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.28  # clip-higher (DAPO); equal to clip_ratio_low for plain PPO
     dual_clip_ratio: float = 3.0  # only with policy_loss=dual_clip
     num_mini_batches: int = 1  # optimizer steps per training step
-    kl_coef: float = 0.0  # weight of the KL to the reference policy in the loss; 0: no reference policy is kept
+    kl_coef: float = (
+        0.0  # weight of the KL to the reference policy in the loss; 0: no reference policy is kept
+    )
     kl_estimator: Literal["k1", "k2", "k3", "low_var"] = "k3"
     entropy_coef: float = 0.0  # entropy bonus; 0: entropy is not computed for the loss
-    dynamic_sampling: bool = False  # DAPO: draw new prompts until prompts_per_step groups carry signal
+    dynamic_sampling: bool = (
+        False  # DAPO: draw new prompts until prompts_per_step groups carry signal
+    )
     max_sampling_rounds: int = 8  # bound of dynamic sampling; then the step trains on what it has
     overlong_filtering: bool = False  # truncated responses carry no gradient
-    importance_sampling: ImportanceSampling = "off"  # of engine/trainer mismatch: ratios cut to the cap, or masked
+    importance_sampling: ImportanceSampling = (
+        "off"  # of engine/trainer mismatch: ratios cut to the cap, or masked
+    )
     importance_sampling_cap: float = 2.0
 
     def __post_init__(self) -> None:
         require(
-            0 < self.clip_ratio_low < 1, f"algorithm.clip_ratio_low={self.clip_ratio_low} must lie in (0, 1); use 0.2."
+            0 < self.clip_ratio_low < 1,
+            f"algorithm.clip_ratio_low={self.clip_ratio_low} must lie in (0, 1); use 0.2.",
         )
-        require(self.clip_ratio_high > 0, f"algorithm.clip_ratio_high={self.clip_ratio_high} must be above 0; use 0.28.")
+        require(
+            self.clip_ratio_high > 0,
+            f"algorithm.clip_ratio_high={self.clip_ratio_high} must be above 0; use 0.28.",
+        )
         require_name_or_path("algorithm.advantage", self.advantage, ADVANTAGES)
         require_name_or_path("algorithm.policy_loss", self.policy_loss, POLICY_LOSSES)
         require(
-            self.dual_clip_ratio > 1, f"algorithm.dual_clip_ratio={self.dual_clip_ratio} must be above 1; use 3.0."
+            self.dual_clip_ratio > 1,
+            f"algorithm.dual_clip_ratio={self.dual_clip_ratio} must be above 1; use 3.0.",
         )
-        require(self.kl_coef >= 0, f"algorithm.kl_coef={self.kl_coef} is negative; use 0 for no KL term.")
+        require(
+            self.kl_coef >= 0,
+            f"algorithm.kl_coef={self.kl_coef} is negative; use 0 for no KL term.",
+        )
         require(
             self.importance_sampling_cap > 0,
             f"algorithm.importance_sampling_cap={self.importance_sampling_cap} must be above 0; use 2.0.",
         )
-        require(self.num_mini_batches >= 1, f"algorithm.num_mini_batches={self.num_mini_batches} must be at least 1.")
         require(
-            self.max_sampling_rounds >= 1, f"algorithm.max_sampling_rounds={self.max_sampling_rounds} must be at least 1."
+            self.num_mini_batches >= 1,
+            f"algorithm.num_mini_batches={self.num_mini_batches} must be at least 1.",
+        )
+        require(
+            self.max_sampling_rounds >= 1,
+            f"algorithm.max_sampling_rounds={self.max_sampling_rounds} must be at least 1.",
         )
 
 
@@ -230,12 +310,18 @@ class ActorConfig:
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
-    sequence_parallel: bool = False  # shard activations of norms over TP; needs tensor_parallel_size > 1
-    max_tokens_per_microbatch: int = 4096  # packed tokens of one forward; a longer sequence is an error before training
+    sequence_parallel: bool = (
+        False  # shard activations of norms over TP; needs tensor_parallel_size > 1
+    )
+    max_tokens_per_microbatch: int = (
+        4096  # packed tokens of one forward; a longer sequence is an error before training
+    )
     logprob_chunk_tokens: int = 2048  # response tokens whose logits exist at one time
     learning_rate: float = 1e-6
     lr_warmup_steps: int = 0  # optimizer steps of linear warm-up
-    lr_decay: Literal["constant", "linear", "cosine"] = "constant"  # over run.num_steps * algorithm.num_mini_batches
+    lr_decay: Literal["constant", "linear", "cosine"] = (
+        "constant"  # over run.num_steps * algorithm.num_mini_batches
+    )
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
@@ -243,7 +329,9 @@ class ActorConfig:
     clip_grad: float = 1.0  # global gradient norm; 0: no clipping
     recompute: Literal["none", "full"] = "none"  # activation recompute
     use_distributed_optimizer: bool = True  # optimizer state sharded over DP
-    megatron: dict[str, Any] = field(default_factory=dict)  # further TransformerConfig fields under Megatron's names
+    megatron: dict[str, Any] = field(
+        default_factory=dict
+    )  # further TransformerConfig fields under Megatron's names
 
     def __post_init__(self) -> None:
         for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_tokens_per_microbatch"):
@@ -265,11 +353,15 @@ class WeightSyncConfig:
     """Actor -> servers."""
 
     bucket_bytes: int = 512 * 1024 * 1024  # size of one transfer; extra memory is about two of them
-    verify: bool = False  # compare checksums of what was sent with what the server holds, every publish
+    verify: bool = (
+        False  # compare checksums of what was sent with what the server holds, every publish
+    )
     timeout_s: float = 300.0  # of each call to a server
 
     def __post_init__(self) -> None:
-        require(self.bucket_bytes > 0, f"weight_sync.bucket_bytes={self.bucket_bytes} must be above 0.")
+        require(
+            self.bucket_bytes > 0, f"weight_sync.bucket_bytes={self.bucket_bytes} must be above 0."
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -313,8 +405,12 @@ class ObservabilityConfig:
 class DebugConfig:
     """Modes to look at one half of the loop."""
 
-    mode: Literal["full", "rollout_only", "train_only"] = "full"  # train_only replays debug.replay_path, no server
-    dump_steps: list[int] = field(default_factory=list)  # steps whose samples go to RUN/dumps/step_NNNNN.pt
+    mode: Literal["full", "rollout_only", "train_only"] = (
+        "full"  # train_only replays debug.replay_path, no server
+    )
+    dump_steps: list[int] = field(
+        default_factory=list
+    )  # steps whose samples go to RUN/dumps/step_NNNNN.pt
     replay_path: str = ""  # a dump, replayed at any layout by train_only
 
 

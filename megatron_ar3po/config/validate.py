@@ -32,7 +32,9 @@ def warnings_of(config: Config) -> list[str]:
             f"algorithm.advantage={config.algorithm.advantage}."
         )
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
-        lines.append("algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true.")
+        lines.append(
+            "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
+        )
     return lines
 
 
@@ -86,7 +88,10 @@ def _check_files(config: Config) -> None:
         f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
     )
     path = config.evaluation.path
-    require(not path or Path(path).is_file(), f"evaluation.path={path} is no file; name a JSONL file or leave it empty.")
+    require(
+        not path or Path(path).is_file(),
+        f"evaluation.path={path} is no file; name a JSONL file or leave it empty.",
+    )
 
 
 def _check_lengths(config: Config, shape: dict[str, Any]) -> None:

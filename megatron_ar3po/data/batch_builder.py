@@ -32,7 +32,9 @@ class BatchBuilder:
     def gather(self, samples: Sequence[TrainingSample]) -> list[TrainingSample]:
         """Collective. The samples of all replicas in the step's order, which does not depend on DP."""
         everyone = [s for part in self._ranks.gather_over_replicas(list(samples)) for s in part]
-        return sorted(everyone, key=lambda s: s.group_position)  # stable: a group keeps the order of its responses
+        return sorted(
+            everyone, key=lambda s: s.group_position
+        )  # stable: a group keeps the order of its responses
 
     def build_from_all(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """The same from all samples of the step, known on every rank (a replayed dump)."""
@@ -45,8 +47,12 @@ class BatchBuilder:
                 max_tokens=self._max_tokens,
                 data_parallel_size=layout.data_parallel_size,
             )[layout.dp_rank]
-            micro = tuple(pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan)
-            minis.append(MiniBatch(micro_batches=micro, num_units=num_units, num_sequences=len(part)))
+            micro = tuple(
+                pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan
+            )
+            minis.append(
+                MiniBatch(micro_batches=micro, num_units=num_units, num_sequences=len(part))
+            )
         return TrainingBatch(
             mini_batches=tuple(minis),
             num_samples=len(samples),
@@ -67,7 +73,9 @@ def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[li
     seen, left = 0, len(groups)
     for members in groups.values():
         is_full = seen >= total * len(parts) / num_parts
-        must_open = left == num_parts - len(parts)  # as many groups left as mini-batches still to open
+        must_open = left == num_parts - len(
+            parts
+        )  # as many groups left as mini-batches still to open
         if parts[-1] and len(parts) < num_parts and (is_full or must_open):
             parts.append([])
         parts[-1].extend(members)
@@ -91,7 +99,9 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
     position_ids = np.concatenate([np.arange(n, dtype=np.int64) for n in lengths])
     sequence_ids = np.repeat(np.arange(len(samples), dtype=np.int64), lengths)
     target_ids = np.zeros(total, np.int64)
-    floats = {name: np.zeros(total, np.float32) for name in ("mask", "advantage", "weight", "behaviour")}
+    floats = {
+        name: np.zeros(total, np.float32) for name in ("mask", "advantage", "weight", "behaviour")
+    }
     is_reused, uses_stored = np.zeros(total, bool), np.zeros(total, bool)
     start = 0
     for sample, weight in zip(samples, weights, strict=True):

@@ -34,7 +34,9 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout)
+        dist.init_process_group(
+            backend, store=dist.HashStore(), rank=0, world_size=1, timeout=timeout
+        )
     return dist.get_rank(), dist.get_world_size()
 
 
@@ -105,11 +107,19 @@ class Ranks:
         error = None
         try:
             self._services[name](*arguments)
-        except Exception as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
+        except (
+            Exception
+        ) as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
             error = raised
-        texts = _all_gather(None if error is None else f"{type(error).__name__}: {error}", self._replica)
+        texts = _all_gather(
+            None if error is None else f"{type(error).__name__}: {error}", self._replica
+        )
         if self.is_leader and (failed := [text for text in texts if text is not None]):
-            raise error if error is not None else PeerError(f"service {name} failed on a rank of this replica: {failed[0]}")
+            raise (
+                error
+                if error is not None
+                else PeerError(f"service {name} failed on a rank of this replica: {failed[0]}")
+            )
 
     def run_on_first(self, task: Callable[[], Value]) -> Value:
         """Collective over all ranks: rank 0 runs `task`, everyone gets its result or its failure."""

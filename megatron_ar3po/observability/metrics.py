@@ -65,7 +65,9 @@ def merge_into(records: dict[str, Record], name: str, record: Record) -> None:
     elif type(there) is type(record):
         records[name] = there.merged(record)  # type: ignore[arg-type]
     else:
-        raise TypeError(f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}.")
+        raise TypeError(
+            f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}."
+        )
 
 
 class Metrics:
@@ -78,7 +80,9 @@ class Metrics:
         self._path = folder / "metrics.jsonl"
         self._board = None
         if tensorboard and ranks.is_first:
-            from torch.utils.tensorboard.writer import SummaryWriter  # slow to import, and not wanted everywhere
+            from torch.utils.tensorboard.writer import (
+                SummaryWriter,
+            )  # slow to import, and not wanted everywhere
 
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
@@ -148,7 +152,9 @@ def read_metrics(folder: Path) -> list[dict[str, Any]]:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
             if number < len(path.read_text().splitlines()):
-                raise ValueError(f"{path}:{number} is not JSON; the file was edited or the disk is damaged.") from None
+                raise ValueError(
+                    f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
+                ) from None
     return rows
 
 

@@ -16,7 +16,9 @@ logger = logging.getLogger(__name__)
 class RunProgress:
     """Rank 0 makes one; `step_done` after each step."""
 
-    def __init__(self, total_steps: int, style: Literal["auto", "bar", "plain"], *, is_silent: bool = False) -> None:
+    def __init__(
+        self, total_steps: int, style: Literal["auto", "bar", "plain"], *, is_silent: bool = False
+    ) -> None:
         self._total = total_steps
         self._is_silent = is_silent
         self._started = time.monotonic()
@@ -46,7 +48,13 @@ class RunProgress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, facts=facts)
         else:
-            logger.info("step %d/%d  %s  left %s", step, self._total, facts, _clock(self._seconds_left(step)))
+            logger.info(
+                "step %d/%d  %s  left %s",
+                step,
+                self._total,
+                facts,
+                _clock(self._seconds_left(step)),
+            )
 
     def _seconds_left(self, step: int) -> float:
         done = step - (self._first_step or 0)
@@ -68,7 +76,9 @@ def step_facts(row: Mapping[str, float]) -> str:
         ("gnorm", "actor/grad_norm", "{:.3f}"),
         ("", "time/step_s", "{:.2f} s"),
     ]
-    return "  ".join(f"{name} {form.format(row[key])}".strip() for name, key, form in shown if key in row)
+    return "  ".join(
+        f"{name} {form.format(row[key])}".strip() for name, key, form in shown if key in row
+    )
 
 
 def _clock(seconds: float) -> str:

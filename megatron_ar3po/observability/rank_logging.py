@@ -19,7 +19,11 @@ def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = N
     logger.propagate = False
     quiet = logging.WARNING if layout.is_leader else logging.ERROR
     logger.setLevel(level if layout.rank == 0 else quiet)
-    tag = "" if layout.world_size == 1 else f" [dp{layout.dp_rank} tp{layout.tp_rank} pp{layout.pp_rank}]"
+    tag = (
+        ""
+        if layout.world_size == 1
+        else f" [dp{layout.dp_rank} tp{layout.tp_rank} pp{layout.pp_rank}]"
+    )
     formatter = logging.Formatter(f"%(asctime)s{tag} %(message)s", datefmt="%H:%M:%S")
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if folder is not None and layout.rank == 0:

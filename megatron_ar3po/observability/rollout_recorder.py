@@ -12,7 +12,14 @@ from megatron_ar3po.types import ResponseGroup
 class RolloutRecorder:
     """Appends to RUN/rollouts.jsonl. Prefers the groups worth a look: borrowed first, then mixed, then the rest."""
 
-    def __init__(self, path: Path, decode: Callable[[Sequence[int]], str], *, num_groups: int, every_steps: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        decode: Callable[[Sequence[int]], str],
+        *,
+        num_groups: int,
+        every_steps: int,
+    ) -> None:
         self._path = path
         self._decode = decode
         self._num_groups = num_groups

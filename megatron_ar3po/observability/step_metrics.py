@@ -43,10 +43,14 @@ def _add_response(records: dict[str, Record], scored: ScoredResponse) -> None:
     _merge(records, "reward/verifier_error_frac", Mean(float(is_verifier_failure(scored))))
     _merge(records, "response/length_tokens", Mean(scored.response.num_tokens))
     _merge(records, "response/length_max_tokens", Max(scored.response.num_tokens))
-    _merge(records, "response/truncated_frac", Mean(float(scored.response.finish_reason == "length")))
+    _merge(
+        records, "response/truncated_frac", Mean(float(scored.response.finish_reason == "length"))
+    )
 
 
-def group_records(groups: Sequence[ResponseGroup], outcomes: Sequence[str], num_signal: int) -> dict[str, Record]:
+def group_records(
+    groups: Sequence[ResponseGroup], outcomes: Sequence[str], num_signal: int
+) -> dict[str, Record]:
     """Of the groups that train, after borrowing. `outcomes`: all_correct, mixed, all_wrong or rescued, one per group."""
     counts = Counter(outcomes)
     records: dict[str, Record] = {
@@ -60,9 +64,13 @@ def group_records(groups: Sequence[ResponseGroup], outcomes: Sequence[str], num_
     return records
 
 
-def reuse_records(fresh: Sequence[ResponseGroup], after: Sequence[ResponseGroup], *, step: int) -> dict[str, Record]:
+def reuse_records(
+    fresh: Sequence[ResponseGroup], after: Sequence[ResponseGroup], *, step: int
+) -> dict[str, Record]:
     """`hit_frac`: unsolved groups for which the store had an answer; `borrowed_frac`: of all groups."""
-    records: dict[str, Record] = {"reuse/borrowed_groups": Sum(sum(g.num_borrowed > 0 for g in after))}
+    records: dict[str, Record] = {
+        "reuse/borrowed_groups": Sum(sum(g.num_borrowed > 0 for g in after))
+    }
     for before, group in zip(fresh, after, strict=True):
         _merge(records, "reuse/borrowed_frac", Mean(float(group.num_borrowed > 0)))
         if not before.is_solved:

@@ -1,0 +1,137 @@
+"""Advantages: what each response of a group is worth beside the others.
+
+One array of advantages per response group, in the order of its responses. Groups have unequal
+sizes; a group whose rewards are all equal teaches nothing, and its advantages are exactly 0 (not
+1e-11: rewards like 0.1 do not sum without rounding, so equality is decided on the rewards and never
+on the advantages).
+
+    group   A_i = (R_i - mean(R)) / (std(R) + 1e-6)   over the group: GRPO (arXiv:2402.03300);
+                                                      not divided: Dr. GRPO (arXiv:2503.20783)
+    rloo    A_i = R_i - mean of the others' R         over the group: RLOO (arXiv:2402.14740);
+                                                      never divided by a std
+    global  A_i = (R_i - mean(R)) / (std(R) + 1e-6)   over the step: REINFORCE++ (arXiv:2501.03262)
+
+Worked example, rewards 1 0 0 0: mean 1/4, population std sqrt(3)/4 = 0.433013.
+
+    group, population   1.732047 -0.577349 -0.577349 -0.577349
+    group, sample       1.499997 -0.499999 -0.499999 -0.499999      sample std 1/2
+    group, none         0.75     -0.25     -0.25     -0.25
+    rloo                1        -1/3      -1/3      -1/3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from megatron_ar3po.algorithm.custom import call_custom, is_import_path
+from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.types import ResponseGroup
+
+STD_EPSILON = 1e-6
+
+Rewards = NDArray[np.float64]
+Advantages = NDArray[np.float64]
+
+
+def carries_signal(group: ResponseGroup) -> bool:
+    """Whether the group's rewards differ, so that a group-relative advantage is not 0. Dynamic
+    sampling keeps these."""
+    return not _are_equal(checked_rewards(group))
+
+
+def needs_the_whole_step(config: AlgorithmConfig) -> bool:
+    """Whether advantages look beyond one group: `global`, and a user's own function may."""
+    return config.advantage == "global" or is_import_path(config.advantage)
+
+
+def group_advantages(rewards: Rewards, config: AlgorithmConfig) -> Advantages:
+    """Advantages of one group, [G] -> [G], for `algorithm.advantage` = group or rloo. They sum to
+    0."""
+    if config.advantage == "rloo":
+        return _leave_one_out(rewards)
+    return _normalised(rewards, config.advantage_std)
+
+
+def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> list[Advantages]:
+    """Advantages of all groups, one [G] array each. Give it the groups of the whole step, of every
+    replica, where `needs_the_whole_step`."""
+    rewards = [checked_rewards(group) for group in groups]
+    if is_import_path(config.advantage):
+        return _custom_advantages(groups, config)
+    if config.advantage == "global":
+        return _over_the_step(rewards, config)
+    return [group_advantages(of_group, config) for of_group in rewards]
+
+
+def checked_rewards(group: ResponseGroup) -> Rewards:
+    """The group's rewards, all finite; an empty group or a NaN is named, never trained on."""
+    rewards = group.rewards
+    if not len(rewards):
+        raise ValueError(
+            f"prompt {group.prompt.prompt_id} (position {group.position}) has no responses in "
+            "this step; a group without responses has no mean. Leave the prompt out of the groups."
+        )
+    if not np.isfinite(rewards).all():
+        culprit = next(r for r in group.responses if not np.isfinite(r.reward))
+        raise ValueError(
+            f"prompt {group.prompt.prompt_id} (position {group.position}): response "
+            f"{culprit.response.response_id} has reward {culprit.reward}, which no advantage can "
+            "be made of. The verifier (rewards.verifier) must return finite rewards; its verdict: "
+            f"status={culprit.verdict.status!r}, reason={culprit.verdict.reason!r}."
+        )
+    return rewards
+
+
+def _normalised(rewards: Rewards, std: Literal["population", "sample", "none"]) -> Advantages:
+    if _are_equal(rewards):
+        return np.zeros_like(rewards)
+    centred = rewards - rewards.mean()
+    if std == "none":
+        return centred
+    return centred / (rewards.std(ddof=1 if std == "sample" else 0) + STD_EPSILON)
+
+
+def _leave_one_out(rewards: Rewards) -> Advantages:
+    """A lone response has no others to be compared with: its advantage is 0."""
+    if _are_equal(rewards):
+        return np.zeros_like(rewards)
+    # R_i - (sum - R_i) / (G - 1) = (R_i - mean) G / (G - 1)
+    return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+
+
+def _over_the_step(rewards: Sequence[Rewards], config: AlgorithmConfig) -> list[Advantages]:
+    if not rewards:
+        return []
+    together = _normalised(np.concatenate(rewards), config.advantage_std)
+    ends = np.cumsum([len(of_group) for of_group in rewards])
+    return np.split(together, ends[:-1])
+
+
+def _custom_advantages(
+    groups: Sequence[ResponseGroup], config: AlgorithmConfig
+) -> list[Advantages]:
+    option = f"algorithm.advantage={config.advantage}"
+    answer = call_custom("algorithm.advantage", config.advantage, groups, config)
+    arrays = [np.asarray(a, dtype=np.float64) for a in answer]
+    expected = [(len(group.responses),) for group in groups]
+    if [a.shape for a in arrays] != expected:
+        raise ValueError(
+            f"{option} returned arrays of shapes {[a.shape for a in arrays]} for groups of shapes "
+            f"{expected}; it must return one array per group with one advantage per response, in "
+            "the order of the responses."
+        )
+    for group, array in zip(groups, arrays, strict=True):
+        if not np.isfinite(array).all():
+            raise ValueError(
+                f"{option} returned {array.tolist()} for prompt {group.prompt.prompt_id}; "
+                "advantages must be finite."
+            )
+    return arrays
+
+
+def _are_equal(rewards: Rewards) -> bool:
+    return bool((rewards == rewards[0]).all())

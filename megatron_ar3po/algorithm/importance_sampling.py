@@ -1,0 +1,50 @@
+"""Correction of the mismatch between the server that sampled and the actor that trains.
+
+Both hold the same weights, yet their kernels differ, so the sampled tokens follow
+`behaviour_logprobs` and not quite `old_logprobs`. The policy loss of a token is multiplied by
+
+    rho = exp(old_logprob - behaviour_logprob)   of the token, or the product over its response
+
+cut off at `algorithm.importance_sampling_cap`, where "truncate" uses min(rho, cap) and "mask" uses
+0 beyond the cap:
+
+    token, sequence              truncated importance sampling
+    token_mask, sequence_mask    masked importance sampling
+
+The KL and entropy terms are left as they are. A borrowed response is left as it is, too: its
+behaviour policy is an older one on purpose, and recomputing its log-probs (Option I) means that its
+ratio starts at exactly 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megatron_ar3po.algorithm.sequences import sequence_sum
+from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.types import MicroBatch
+
+
+def mismatch(micro_batch: MicroBatch) -> Tensor:
+    """[T] old_logprobs - behaviour_logprobs on fresh response tokens, 0 elsewhere."""
+    assert micro_batch.old_logprobs is not None, "old_logprobs are None: run compute_logprobs first"
+    difference = micro_batch.old_logprobs - micro_batch.behaviour_logprobs
+    return torch.where(is_fresh(micro_batch), difference, 0.0)
+
+
+def is_fresh(micro_batch: MicroBatch) -> Tensor:
+    """[T] bool, response tokens that this step's own policy sampled."""
+    return (micro_batch.loss_mask > 0) & ~micro_batch.is_reused
+
+
+def importance_weights(micro_batch: MicroBatch, config: AlgorithmConfig) -> Tensor:
+    """[T] factor on the policy loss, no gradient; 1 off the response and for borrowed responses."""
+    difference = mismatch(micro_batch)
+    if config.importance_sampling.startswith("sequence"):
+        difference = sequence_sum(difference, micro_batch)
+    # e^20 is beyond any sensible cap and keeps the exponential finite
+    rho = difference.clamp(-20, 20).exp()
+    if config.importance_sampling.endswith("mask"):
+        return torch.where(rho > config.importance_sampling_cap, 0.0, rho)
+    return rho.clamp(max=config.importance_sampling_cap)

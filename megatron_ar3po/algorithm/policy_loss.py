@@ -1,0 +1,108 @@
+"""The policy loss of one micro-batch, and what it says about the update.
+
+    loss = sum_T weights * (importance_weight * token_loss + kl_coef * kl - entropy_coef * entropy)
+
+`micro_batch.weights` hold the share of the whole optimizer step (aggregation.py), so the losses of
+micro-batches and of data-parallel ranks add up to the loss of the step: sum them and sum their
+gradients, never average.
+
+Metrics count every response token once, whatever its weight: `sums` are (sum, number of tokens) and
+`maxima` maxima, to be added up over micro-batches and ranks. Their names depend on the config
+alone, so all ranks hold the same ones. A detached (Option II) response has no tokens here and is in
+none of them. Nothing here waits for the accelerator.
+
+A micro-batch without response tokens gives loss exactly 0 with a graph, so that backward runs on
+every rank.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megatron_ar3po.algorithm.importance_sampling import importance_weights, is_fresh, mismatch
+from megatron_ar3po.algorithm.kl import kl_estimate
+from megatron_ar3po.algorithm.token_losses import TokenLoss, log_ratio_of, token_loss
+from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.types import MicroBatch
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyLoss:
+    loss: Tensor  # [] with the gradient of logprobs and entropy
+    sums: dict[str, tuple[Tensor, Tensor]]  # metric -> (sum over tokens, number of tokens)
+    maxima: dict[str, Tensor]  # metric -> maximum over tokens, 0 without tokens
+
+
+def policy_loss(
+    logprobs: Tensor,
+    micro_batch: MicroBatch,
+    config: AlgorithmConfig,
+    *,
+    entropy: Tensor | None = None,
+    reference_logprobs: Tensor | None = None,
+) -> PolicyLoss:
+    """`logprobs`, `entropy`, `reference_logprobs`: [T] float32, of the policy now and of the
+    reference policy. Entropy is measured when given and rewarded when `entropy_coef` is not 0. Runs
+    where the last pipeline stage is."""
+    is_response = micro_batch.loss_mask > 0
+    logprobs = torch.where(is_response, logprobs, 0.0)
+    token = token_loss(logprobs, micro_batch, config)
+    metrics = _Metrics(is_response)
+    _measure_ratio(metrics, logprobs.detach(), token, micro_batch)
+
+    objective = token.loss
+    if config.importance_sampling != "off":
+        correction = importance_weights(micro_batch, config)
+        metrics.mean("mismatch/importance_weight_mean", correction, is_fresh(micro_batch))
+        objective = correction * objective
+    if config.kl_coef != 0:
+        assert reference_logprobs is not None, "algorithm.kl_coef is not 0: pass reference_logprobs"
+        reference = torch.where(is_response, reference_logprobs, 0.0)
+        kl = kl_estimate(logprobs, reference, config.kl_estimator)
+        metrics.mean("actor/reference_kl", kl)
+        objective = objective + config.kl_coef * kl
+    if entropy is not None:
+        entropy = torch.where(is_response, entropy, 0.0)
+        metrics.mean("actor/entropy", entropy)
+    if config.entropy_coef != 0:
+        assert entropy is not None, "algorithm.entropy_coef is not 0: pass entropy"
+        objective = objective - config.entropy_coef * entropy
+
+    loss = (micro_batch.weights * objective).sum()
+    return PolicyLoss(loss=loss, sums=metrics.sums, maxima=metrics.maxima)
+
+
+def _measure_ratio(
+    metrics: _Metrics, logprobs: Tensor, token: TokenLoss, micro_batch: MicroBatch
+) -> None:
+    log_ratio = log_ratio_of(logprobs, micro_batch)
+    ratio = log_ratio.exp()
+    metrics.mean("actor/ratio_mean", ratio)
+    metrics.max("actor/ratio_max", ratio)
+    metrics.mean("actor/clip_frac", token.is_clipped)
+    metrics.mean("actor/approx_kl", log_ratio.expm1() - log_ratio)  # k3 of KL(old || now)
+    metrics.mean("reuse/ratio_mean", ratio, micro_batch.is_reused)
+    metrics.mean("reuse/clip_frac", token.is_clipped, micro_batch.is_reused)
+    difference = mismatch(micro_batch).abs()
+    metrics.mean("mismatch/logprob_abs_mean", difference, is_fresh(micro_batch))
+    metrics.max("mismatch/logprob_abs_max", difference)
+
+
+class _Metrics:
+    """Collects sums over response tokens, without gradient."""
+
+    def __init__(self, is_response: Tensor) -> None:
+        self.is_response = is_response
+        self.sums: dict[str, tuple[Tensor, Tensor]] = {}
+        self.maxima: dict[str, Tensor] = {}
+
+    def mean(self, name: str, values: Tensor, where: Tensor | None = None) -> None:
+        counted = self.is_response if where is None else self.is_response & where
+        total = torch.where(counted, values.detach(), 0.0).sum()
+        self.sums[name] = (total, counted.sum().to(total.dtype))
+
+    def max(self, name: str, values: Tensor) -> None:
+        self.maxima[name] = torch.where(self.is_response, values.detach(), 0.0).max()

@@ -1,0 +1,69 @@
+"""Response reuse: an unsolved group borrows an earlier correct response (AR3PO, arXiv:2509.25808).
+
+The borrowed response takes the place of one incorrect response, so the group keeps its size and
+gains one correct member; the advantages are then computed as usual. Here is who borrows, how the
+borrowed response joins, and what is worth keeping. Which stored response is lent is the store's
+affair; what the borrowed response trains is decided in `training_samples` (Option I or II).
+
+Which incorrect response leaves is uniform (the paper does not say) and a pure function of (seed,
+step, prompt, position), so every rank of a replica and every resumed run chooses the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+
+from megatron_ar3po.types import ResponseGroup, ScoredResponse
+
+
+def needs_a_loan(group: ResponseGroup) -> bool:
+    """Unsolved after its last stage: no response is correct."""
+    return not group.is_solved
+
+
+def with_borrowed(
+    group: ResponseGroup, borrowed: ScoredResponse | None, *, seed: int, step: int
+) -> ResponseGroup:
+    """The group with `borrowed` in the place of one incorrect response; unchanged when the store
+    had none."""
+    if borrowed is None:
+        return group
+    _check_loan(group, borrowed, step)
+    responses = list(group.responses)
+    leaving = _uniform_index(len(responses), seed, step, group.prompt.prompt_id, group.position)
+    responses[leaving] = replace(borrowed, origin="reused")
+    return replace(group, responses=tuple(responses))
+
+
+def responses_worth_keeping(groups: Sequence[ResponseGroup]) -> list[ScoredResponse]:
+    """The fresh correct responses of a step. A borrowed one is in the store already and never goes
+    back."""
+    return [
+        scored
+        for group in groups
+        for scored in group.responses
+        if scored.origin == "fresh" and scored.is_correct
+    ]
+
+
+def _check_loan(group: ResponseGroup, borrowed: ScoredResponse, step: int) -> None:
+    """Only our own code can break these."""
+    own, response = group.prompt.prompt_id, borrowed.response
+    assert needs_a_loan(group), f"prompt {own} is solved and borrows nothing"
+    assert group.responses, f"prompt {own} has no response that could be replaced"
+    assert borrowed.is_correct, (
+        f"prompt {own} was lent {response.response_id}, which is not correct"
+    )
+    assert response.prompt_id == own, f"prompt {own} was lent an answer to {response.prompt_id}"
+    assert response.step < step, (
+        f"prompt {own} was lent a response of step {response.step} in step {step}; a step borrows "
+        "from strictly earlier ones"
+    )
+
+
+def _uniform_index(size: int, *key: object) -> int:
+    """Of a hash, not of a generator: the choice depends on nothing that was drawn before it."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return int.from_bytes(digest[:16], "big") % size

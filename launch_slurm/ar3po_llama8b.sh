@@ -1,0 +1,28 @@
+#!/bin/bash
+# Llama-3.1-8B on one node of eight 80 GB GPUs.
+#
+#   sbatch launch_slurm/ar3po_llama8b.sh [key=value ...]             AR3PO
+#   ALGORITHM=grpo sbatch launch_slurm/ar3po_llama8b.sh              GRPO; ALGORITHM=dapo: DAPO
+#
+# From the root of the repository (or with AR3PO_HOME set). launch_slurm/launch.sh lists the other variables.
+#SBATCH --job-name=ar3po_llama8b
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --mem=0
+#SBATCH --exclusive
+#SBATCH --time=24:00:00
+#SBATCH --signal=B:USR1@600
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --output=%x-%j.out
+set -euo pipefail
+
+AR3PO_HOME=${AR3PO_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
+CONFIG=${CONFIG:-examples/llama3.1_8b_dapo_math/config.yaml}
+RUN_NAME=llama3.1_8b
+wrapper=$AR3PO_HOME/launch_slurm/launch.sh
+[ -f "$wrapper" ] || { echo "no $wrapper; submit from the root of the repository, or set AR3PO_HOME" >&2; exit 2; }
+# shellcheck source=launch_slurm/launch.sh
+source "$wrapper"
+launch "$@"

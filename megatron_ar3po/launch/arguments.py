@@ -1,0 +1,84 @@
+"""The trainer's command line, built in one place: Slurm, NeMo-Run and the laptop start the same words.
+
+Two commands are made here. `node_words` is what a scheduler runs once on every node; `torchrun_command` is what that
+node then runs, and it ends in `python -m megatron_ar3po.train CONFIG key=value ...`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+NODE_MODULE = "megatron_ar3po.launch.node"
+TRAINER_MODULE = "megatron_ar3po.train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendezvous:
+    """Where the ranks of all nodes meet, and which node this is."""
+
+    num_nodes: int = 1
+    node_rank: int = 0
+    master_addr: str = "127.0.0.1"
+    master_port: int = 29500
+
+    @classmethod
+    def from_environment(cls, env: Mapping[str, str], free_port: int) -> Rendezvous:
+        """Slurm's variables, with MASTER_ADDR and MASTER_PORT from the batch script; `free_port` serves one node."""
+        num_nodes = int(env.get("SLURM_NNODES", "1"))
+        if num_nodes > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
+            raise ValueError(
+                f"SLURM_NNODES={num_nodes}, but MASTER_ADDR and MASTER_PORT are not both set, so the nodes cannot meet; "
+                "export them in the batch script as launch_slurm/launch.sh does."
+            )
+        return cls(
+            num_nodes=num_nodes,
+            node_rank=int(env.get("SLURM_NODEID", "0")),
+            master_addr=env.get("MASTER_ADDR", "127.0.0.1"),
+            master_port=int(env.get("MASTER_PORT", free_port)),
+        )
+
+
+def trainer_words(config: str, overrides: Sequence[str]) -> list[str]:
+    """What follows `python` (or torchrun's own options) on every rank.
+
+    AR3PO_TRAINER names another module to run in the trainer's place: a project that wires its own parts."""
+    return ["-m", os.environ.get("AR3PO_TRAINER", TRAINER_MODULE), config, *overrides]
+
+
+def torchrun_command(
+    config: str, overrides: Sequence[str], *, nproc_per_node: int, rendezvous: Rendezvous
+) -> list[str]:
+    """One node's torchrun. A static rendezvous: Slurm has already decided who takes part."""
+    return [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nnodes={rendezvous.num_nodes}",
+        f"--node-rank={rendezvous.node_rank}",
+        f"--nproc-per-node={nproc_per_node}",
+        f"--master-addr={rendezvous.master_addr}",
+        f"--master-port={rendezvous.master_port}",
+        "--max-restarts=0",
+        *trainer_words(config, overrides),
+    ]
+
+
+def node_words(
+    config: str,
+    overrides: Sequence[str],
+    *,
+    nproc_per_node: int,
+    gpus_per_node: int,
+    stopped_exit_code: int = 0,
+) -> list[str]:
+    """What follows `python -m megatron_ar3po.launch.node`, run once on every node."""
+    return [
+        f"--nproc-per-node={nproc_per_node}",
+        f"--gpus-per-node={gpus_per_node}",
+        f"--stopped-exit-code={stopped_exit_code}",
+        config,
+        *overrides,
+    ]

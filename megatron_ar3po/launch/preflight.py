@@ -1,0 +1,193 @@
+"""Checks a node before any rank starts, so that a bad node costs seconds and is named.
+
+    python -m megatron_ar3po.launch.preflight --gpus-per-node 8 CONFIG [key=value ...]
+
+Each check returns what is wrong and what to do, or nothing. No check imports torch or touches a GPU's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.launch.arguments import Rendezvous
+
+MAX_CLOCK_SKEW_S = 5.0
+MAX_GPU_MEMORY_IN_USE_MIB = 2048
+PINNED = ("megatron-core", "sglang", "transformers")
+
+
+def problems_of_node(config: Config, *, gpus_per_node: int, rendezvous: Rendezvous, canary: str = "") -> list[str]:
+    """All that is wrong with this node; empty when it can start. `canary` is PATH=CONTENT, written by the batch
+    script into the run's folder."""
+    found = [
+        *gpu_problems(gpus_per_node),
+        *shared_folder_problems(config.run.path, canary),
+        *clock_problems(config.run.path),
+        *model_problems(config.model.path),
+        *data_problems(config),
+        *version_problems("gpu" if gpus_per_node else "cpu"),
+    ]
+    if rendezvous.node_rank == 0:
+        found += port_problems([rendezvous.master_port])
+    first_server_port = config.rollout.port
+    return found + (port_problems([first_server_port]) if first_server_port else [])
+
+
+def gpu_problems(expected: int) -> list[str]:
+    """`expected` GPUs answer, and nobody sits on their memory."""
+    if expected == 0:
+        return []
+    query = ["nvidia-smi", "--query-gpu=index,memory.used", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    except FileNotFoundError:
+        return ["nvidia-smi is not there; the node has no driver or the container was started without its GPUs."]
+    except subprocess.TimeoutExpired:
+        return ["nvidia-smi did not answer within 60 s; a GPU hangs: drain the node."]
+    if answer.returncode:
+        said = (answer.stderr or answer.stdout).strip()
+        return [f"nvidia-smi failed with code {answer.returncode}: {said}; drain the node."]
+    used = dict(line.split(",") for line in answer.stdout.splitlines() if "," in line)
+    found = []
+    if len(used) < expected:
+        found.append(
+            f"{len(used)} GPUs answer, but {expected} ranks start here; drain the node, or lower NPROC_PER_NODE "
+            "and --gpus-per-node together."
+        )
+    for index, mib in used.items():
+        if int(mib) > MAX_GPU_MEMORY_IN_USE_MIB:
+            found.append(f"GPU {index.strip()} has {mib.strip()} MiB in use already; end the process that holds them.")
+    return found
+
+
+def shared_folder_problems(folder: Path, canary: str) -> list[str]:
+    """The run's folder is the one the batch script sees, and it can be written."""
+    if canary:
+        path, _, content = canary.partition("=")
+        read = Path(path).read_text().strip() if Path(path).is_file() else None
+        if read != content:
+            return [
+                f"{path} holds {read!r}, but the batch script wrote {content!r}: run.dir={folder} is not one shared "
+                "folder on all nodes; put RUN_DIR on the shared file system and name it in CONTAINER_MOUNTS."
+            ]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".preflight-"):
+            pass
+    except OSError as error:
+        return [f"run.dir={folder} cannot be written ({error}); free space or change its rights."]
+    return []
+
+
+def clock_problems(folder: Path) -> list[str]:
+    """This clock against the file server's, which all nodes share."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+            skew = time.time() - os.stat(file.name).st_mtime
+    except OSError:
+        return []  # told by shared_folder_problems already
+    if abs(skew) > MAX_CLOCK_SKEW_S:
+        return [f"the clock differs from the file server's by {skew:.0f} s; restart its time service (chronyd, ntpd)."]
+    return []
+
+
+def model_problems(path: str) -> list[str]:
+    """config.json and every weight file it needs."""
+    folder = Path(path)
+    if not path or not (folder / "config.json").is_file():
+        return [f"model.path={path or '(empty)'} holds no config.json; copy the checkpoint there, or mount its folder."]
+    index = folder / "model.safetensors.index.json"
+    files = {"model.safetensors"}
+    if index.is_file():
+        files = set(json.loads(index.read_text())["weight_map"].values())
+    missing = sorted(name for name in files if not (folder / name).is_file() or not (folder / name).stat().st_size)
+    if missing:
+        return [f"model.path={path} lacks {len(missing)} of {len(files)} weight files, first {missing[0]}; copy it again."]
+    return []
+
+
+def data_problems(config: Config) -> list[str]:
+    found = []
+    if config.debug.mode != "train_only" and not Path(config.data.path).is_file():
+        found.append(f"data.path={config.data.path or '(empty)'} is no file here; mount its folder on every node.")
+    if config.evaluation.path and not Path(config.evaluation.path).is_file():
+        found.append(f"evaluation.path={config.evaluation.path} is no file here; mount its folder on every node.")
+    return found
+
+
+def version_problems(extra: str) -> list[str]:
+    """The image holds the versions this code is pinned to."""
+    try:
+        wanted = [Requirement(line) for line in metadata.requires("megatron_ar3po") or []]
+    except metadata.PackageNotFoundError:
+        print("preflight: versions not compared: megatron_ar3po runs from its source folder, uninstalled.", flush=True)
+        return []
+    found = []
+    for requirement in wanted:
+        if requirement.name not in PINNED or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+            continue
+        try:
+            here = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            here = "nothing"
+        if here == "nothing" or not requirement.specifier.contains(here, prereleases=True):
+            found.append(f"the image holds {requirement.name} {here}, but this code needs {requirement}; rebuild the image.")
+    return found
+
+
+def port_problems(ports: Sequence[int]) -> list[str]:
+    found = []
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("", port))
+            except OSError as error:
+                found.append(f"port {port} is taken ({error.strerror}); end who holds it, or set another MASTER_PORT.")
+    return found
+
+
+def report(problems: Sequence[str]) -> None:
+    """One line for each problem, with the node's name in it."""
+    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    for problem in problems:
+        print(f"preflight: node {node}: {problem}", file=sys.stderr, flush=True)
+    if not problems:
+        print(f"preflight: node {node}: ready", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.launch.preflight", description=__doc__)
+    parser.add_argument("--gpus-per-node", type=int, default=8, help="GPUs that must answer; 0: a CPU run")
+    parser.add_argument("config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_args(argv)
+    problems = problems_of_node(
+        load_config([args.config], args.overrides),
+        gpus_per_node=args.gpus_per_node,
+        rendezvous=Rendezvous.from_environment(os.environ, free_port=0),
+        canary=os.environ.get("AR3PO_CANARY", ""),
+    )
+    report(problems)
+    return 3 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,17 +13,23 @@ from megatron_ar3po.types import TrainingSample
 _FORMAT = 1
 
 
-def save_samples(path: Path, samples: Sequence[TrainingSample], *, step: int, policy_version: int) -> None:
+def save_samples(
+    path: Path, samples: Sequence[TrainingSample], *, step: int, policy_version: int
+) -> None:
     rows = [
         {
-            name: torch.from_numpy(np.asarray(value).copy()) if isinstance(value, np.ndarray) else value
+            name: torch.from_numpy(np.asarray(value).copy())
+            if isinstance(value, np.ndarray)
+            else value
             for name in TrainingSample.__dataclass_fields__
             for value in [getattr(sample, name)]
         }
         for sample in samples
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"format": _FORMAT, "step": step, "policy_version": policy_version, "samples": rows}, path)
+    torch.save(
+        {"format": _FORMAT, "step": step, "policy_version": policy_version, "samples": rows}, path
+    )
 
 
 def load_samples(path: Path) -> list[TrainingSample]:
@@ -34,6 +40,8 @@ def load_samples(path: Path) -> list[TrainingSample]:
             f"debug.replay_path={path} is not a dumped step of format {_FORMAT}; dump one with debug.dump_steps=[1]."
         )
     return [
-        TrainingSample(**{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in row.items()})
+        TrainingSample(
+            **{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in row.items()}
+        )
         for row in content["samples"]
     ]

@@ -46,7 +46,9 @@ def _pack(lengths: Sequence[int], num_bins: int, max_tokens: int) -> list[list[i
     return [sorted(b) for b in bins]
 
 
-def _deal(bins: list[list[int]], lengths: Sequence[int], data_parallel_size: int) -> list[list[list[int]]]:
+def _deal(
+    bins: list[list[int]], lengths: Sequence[int], data_parallel_size: int
+) -> list[list[list[int]]]:
     """Heaviest bins first, back and forth over the ranks (0, 1, 1, 0, 0, 1, ...), so that sums come out even."""
     order = sorted(range(len(bins)), key=lambda b: (-sum(lengths[i] for i in bins[b]), b))
     ranks: list[list[list[int]]] = [[] for _ in range(data_parallel_size)]

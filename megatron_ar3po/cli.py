@@ -1,0 +1,38 @@
+"""The `ar3po` command. Thin: every subcommand is a function elsewhere, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from megatron_ar3po.reporting.summary import add_report_parser
+from megatron_ar3po.train import add_train_arguments, train_command
+
+_ABOUT = """\
+Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
+
+  ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
+  ar3po report runs/NAME                       what a run did
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="ar3po", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    train = subparsers.add_parser("train", help="train a policy")
+    add_train_arguments(train)
+    train.set_defaults(command=train_command)
+    add_report_parser(subparsers)
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.command(arguments)
+    except ValueError as error:  # the outermost frame: a user can mend it, the message says how
+        print(f"ar3po: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

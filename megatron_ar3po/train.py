@@ -1,0 +1,160 @@
+"""`python -m megatron_ar3po.train CONFIG [key=value ...]`, the same as `ar3po train`; under torchrun for more ranks.
+
+The front door: reads the config, wires the parts (the one place that names concrete classes), runs, and ends what it
+started. It is also the outermost frame: what nobody below could mend becomes one sentence and an exit code here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from megatron_ar3po.config.load import load_config, to_yaml
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import validate, warnings_of
+from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_process_group
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
+from megatron_ar3po.stop_request import StopRequest
+
+logger = logging.getLogger(__name__)
+
+_HELP = """\
+Train a policy with AR3PO, GRPO or DAPO.
+
+CONFIG is one YAML file or several, later ones winning; then any option as section.option=value.
+
+  ar3po train examples/tiny_sum/config.yaml
+  ar3po train examples/tiny_sum/config.yaml algorithm.name=grpo run.name=my_grpo
+  ar3po train examples/tiny_sum/config.yaml run.name=my_run run.resume=true
+  torchrun --nproc-per-node 4 -m megatron_ar3po.train CONFIG \\
+      actor.tensor_parallel_size=2 actor.pipeline_parallel_size=2
+"""
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = _HELP
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
+        "config", nargs="+", metavar="CONFIG", help="YAML files, then key=value words"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config, the parallel layout and the batch arithmetic; start nothing",
+    )
+    parser.add_argument(
+        "--world-size",
+        type=int,
+        default=0,
+        help="ranks to assume in a dry run (default: one replica)",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.train")
+    add_train_arguments(parser)
+    return train_command(parser.parse_args(argv))
+
+
+def train_command(arguments: argparse.Namespace) -> int:
+    """The exit code: 0 done or stopped and saved, 1 failed, 2 something the user can mend, 130 interrupted."""
+    try:
+        config = read_arguments(arguments.config)
+        if arguments.dry_run:
+            print(describe(config, arguments.world_size or config.actor.replica_size))
+            return 0
+        run(config)
+        return 0
+    except ValueError as error:  # a user can mend it: the message is the help page
+        return _fail(2, error)
+    except (RolloutEngineError, WeightPublishError, PeerError, ConnectionError) as error:
+        return _fail(1, error)
+    except KeyboardInterrupt:
+        return _fail(
+            130, "interrupted; what was saved before stays, run.resume=true goes on from it"
+        )
+    except (
+        Exception
+    ) as error:  # the outermost frame: everything else is a bug, and its traceback is what helps
+        traceback.print_exc()
+        return _fail(1, f"{type(error).__name__}: {error}")
+
+
+def _fail(code: int, error: object) -> int:
+    logger.debug("failed", exc_info=True)
+    print(f"ar3po: error: {error}", file=sys.stderr, flush=True)
+    return code
+
+
+def read_arguments(words: Sequence[str]) -> Config:
+    files = [word for word in words if "=" not in word]
+    if not files:
+        raise ValueError("no config file given; name one, such as examples/tiny_sum/config.yaml.")
+    return load_config(files, [word for word in words if "=" in word])
+
+
+def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
+    return ParallelLayout(
+        world_size=world_size,
+        rank=rank,
+        tensor_parallel_size=config.actor.tensor_parallel_size,
+        pipeline_parallel_size=config.actor.pipeline_parallel_size,
+    )
+
+
+def describe(config: Config, world_size: int) -> str:
+    """What --dry-run prints. Checks all that can be checked without starting anything."""
+    layout = layout_of(config, 0, world_size)
+    validate(config, layout)
+    rollout, algorithm = config.rollout, config.algorithm
+    least = rollout.prompts_per_step * rollout.responses_per_stage
+    most = rollout.prompts_per_step * rollout.max_responses_per_prompt
+    if algorithm.dynamic_sampling:
+        most *= algorithm.max_sampling_rounds
+    lines = [
+        to_yaml(config),
+        f"# layout: {layout.describe()} = {world_size} ranks, {layout.data_parallel_size} replica(s), "
+        f"{rollout.servers_per_replica} server(s) each",
+        f"# a step: {rollout.prompts_per_step} prompts, {least} to {most} responses of at most "
+        f"{rollout.max_response_tokens} tokens, {algorithm.num_mini_batches} optimizer step(s)",
+        f"# a run: {config.run.num_steps} steps, {least * config.run.num_steps} to {most * config.run.num_steps} "
+        f"responses; files in {config.run.path}",
+        *(f"# note: {line}" for line in warnings_of(config)),
+    ]
+    return "\n".join(lines)
+
+
+def run(config: Config) -> None:
+    """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
+    from megatron_ar3po.wiring import (
+        replay,
+        train,
+    )  # heavy imports, not wanted for --help and --dry-run
+
+    stop = StopRequest()
+    stop.install()
+    with ExitStack() as stack:
+        rank, world_size = start_process_group(config.run.collective_timeout_s)
+        stack.callback(_end_process_group)
+        layout = layout_of(config, rank, world_size)
+        ranks = Ranks(layout, config.run.collective_timeout_s)
+        validate(config, layout)
+        if config.debug.mode == "train_only":
+            replay(config, ranks, stack)
+        else:
+            train(config, ranks, stack, stop)
+
+
+def _end_process_group() -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

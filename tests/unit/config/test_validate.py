@@ -1,0 +1,75 @@
+import json
+
+import pytest
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.validate import validate, warnings_of
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+SHAPE = {
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 2,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.fixture
+def words(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    return [
+        f"model.path={tmp_path}",
+        f"data.path={tmp_path}/train.jsonl",
+        "data.max_prompt_tokens=16",
+        "rollout.max_response_tokens=8",
+    ]
+
+
+def check(words, *more, world_size=0):
+    config = load_config([], [*words, *more])
+    actor = config.actor
+    validate(
+        config,
+        ParallelLayout(
+            world_size=world_size or actor.replica_size,
+            tensor_parallel_size=actor.tensor_parallel_size,
+            pipeline_parallel_size=actor.pipeline_parallel_size,
+        ),
+    )
+
+
+def test_a_good_config_passes(words):
+    check(words)
+    check(words, "actor.tensor_parallel_size=2", "actor.pipeline_parallel_size=2", world_size=8)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["algorithm.name=grpo", "rollout.num_stages=2"], r"name=grpo .* rollout.num_stages=2"),
+        (["algorithm.name=dapo", "reuse.enabled=true"], r"name=dapo .* reuse.enabled=true"),
+        (["rollout.num_stages=1", "rollout.responses_per_stage=1"], r"always 0; use at least 2"),
+        (["model.path=/nowhere"], r"model.path=/nowhere holds no config.json"),
+        (["data.path=/nowhere.jsonl"], r"data.path=/nowhere.jsonl is no file"),
+        (["evaluation.path=/nowhere.jsonl"], r"evaluation.path=/nowhere.jsonl is no file"),
+        (["data.max_prompt_tokens=60"], r"=60 .*=8 exceed the context .*=64"),
+        (["actor.max_tokens_per_microbatch=20"], r"raise actor.max_tokens_per_microbatch .* 24"),
+        (["actor.tensor_parallel_size=4"], r"=4 does not divide num_key_value_heads=2 .* 1, 2"),
+        (["actor.pipeline_parallel_size=3"], r"=3 does not divide num_hidden_layers=2 .* 1, 2"),
+        (["debug.mode=train_only"], r"debug.replay_path=\(empty\) is no file"),
+    ],
+)
+def test_a_clash_between_sections_names_both_sides_and_the_way_out(words, more, message):
+    with pytest.raises(ValueError, match=message):
+        check(words, *more)
+
+
+def test_fewer_prompts_than_replicas_are_refused(words):
+    with pytest.raises(ValueError, match=r"prompts_per_step=3 is below the data-parallel size 4"):
+        check(words, "rollout.prompts_per_step=3", world_size=4)
+
+
+def test_an_option_without_effect_is_said(words):
+    lines = warnings_of(load_config([], [*words, "reuse.enabled=false"]))
+    assert any("reuse" in line for line in lines)

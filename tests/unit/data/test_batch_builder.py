@@ -1,0 +1,98 @@
+"""The builder alone, in one process; that every layout trains the same is shown in tests/parallel."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from megatron_ar3po.data.batch_builder import pack, split_by_group
+from megatron_ar3po.data.dump import load_samples, save_samples
+from megatron_ar3po.types import TrainingSample
+
+
+def sample(position: int, prompt=(7, 8), response=(3, 4), advantage=0.5, origin="fresh", **more):
+    return TrainingSample(
+        group_position=position,
+        prompt_id=f"{position:032x}",
+        response_id=f"s1.p{position}.1.0",
+        prompt_token_ids=tuple(prompt),
+        response_token_ids=np.array(response, np.int32),
+        behaviour_logprobs=np.linspace(-1, -2, len(response), dtype=np.float32),
+        advantage=advantage,
+        reward=1.0,
+        origin=origin,
+        policy_version=3,
+        **more,
+    )
+
+
+def test_a_prompt_of_two_and_a_response_of_two_predict_at_positions_1_and_2():
+    mb = pack([sample(0)], [0.25])
+    assert mb.token_ids.tolist() == [7, 8, 3, 4]
+    assert mb.target_ids.tolist() == [0, 3, 4, 0]
+    assert mb.loss_mask.tolist() == [0, 1, 1, 0]
+    assert mb.weights.tolist() == [0, 0.25, 0.25, 0]
+    assert mb.advantages.tolist() == [0, 0.5, 0.5, 0]
+    assert mb.behaviour_logprobs.tolist() == [0, -1, -2, 0]
+
+
+def test_sequences_are_packed_end_to_end_with_positions_from_zero():
+    mb = pack([sample(0), sample(1, prompt=(9,), response=(5,), origin="reused")], [0.1, 0.2])
+    assert mb.cu_seqlens.tolist() == [0, 4, 6]
+    assert mb.position_ids.tolist() == [0, 1, 2, 3, 0, 1]
+    assert mb.sequence_ids.tolist() == [0, 0, 0, 0, 1, 1]
+    assert mb.is_reused.tolist() == [False] * 4 + [True, False]
+    assert mb.num_loss_tokens == 3
+
+
+def test_no_sample_makes_a_row_that_weighs_nothing():
+    mb = pack([], [])
+    assert mb.num_tokens == 2
+    assert mb.num_loss_tokens == 0
+    assert float(mb.weights.sum()) == 0
+
+
+def test_stored_logprobs_stand_in_for_recomputed_ones():
+    mb = pack([sample(0, uses_stored_logprobs=True), sample(1)], [0.1, 0.1])
+    recomputed = torch.full((8,), -9.0)
+    chosen = torch.where(mb.uses_stored_logprobs, mb.behaviour_logprobs, recomputed)
+    assert chosen[1:3].tolist() == [-1, -2]
+    assert chosen[5:7].tolist() == [-9, -9]
+
+
+def test_mini_batches_keep_groups_whole_and_even():
+    """Three groups of 4, 4 and 8 tokens make two mini-batches of 8."""
+    samples = [sample(0), sample(1), sample(2), sample(2)]
+    parts = split_by_group(samples, 2)
+    assert [[s.group_position for s in part] for part in parts] == [[0, 1], [2, 2]]
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=20), num_parts=st.integers(1, 8))
+def test_no_mini_batch_is_empty_and_none_is_lost(sizes, num_parts):
+    samples = [sample(i) for i, n in enumerate(sizes) for _ in range(n)]
+    parts = split_by_group(samples, num_parts)
+    assert len(parts) == min(num_parts, len(sizes))
+    assert all(parts)
+    assert [s for part in parts for s in part] == samples
+
+
+def test_no_sample_gives_no_mini_batch():
+    assert split_by_group([], 4) == []
+
+
+def test_a_dump_comes_back_whole(tmp_path):
+    path = tmp_path / "dumps" / "step_00001.pt"
+    samples = [sample(0), sample(1, uses_stored_logprobs=True)]
+    save_samples(path, samples, step=1, policy_version=3)
+    back = load_samples(path)
+    assert [s.response_id for s in back] == [s.response_id for s in samples]
+    assert back[1].response_token_ids.tolist() == [3, 4]
+    assert back[1].uses_stored_logprobs
+
+
+def test_a_file_that_is_no_dump_is_refused(tmp_path):
+    path = tmp_path / "other.pt"
+    torch.save({"weights": 1}, path)
+    with pytest.raises(ValueError, match=r"is not a dumped step"):
+        load_samples(path)

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.observability.metrics import (
+    Max,
+    Mean,
+    Metrics,
+    Sum,
+    drop_rows_after,
+    read_metrics,
+)
+
+
+class TwoRanks:
+    """Stands for the ranks of two replicas that recorded the same, the second one's given here."""
+
+    is_first = True
+
+    def __init__(self, other: dict, *, is_leader: bool = True) -> None:
+        self.layout = ParallelLayout()
+        self.is_leader = is_leader
+        self._other = other
+
+    def gather(self, value):
+        return [value, self._other]
+
+
+def test_means_carry_their_weight():
+    """Two of 3 and one of 6: (2*3 + 6) / 3 = 4."""
+    assert Mean(3, 2).merged(Mean(6, 1)) == Mean(4, 3)
+
+
+def test_a_mean_without_weight_changes_nothing():
+    assert Mean(3, 2).merged(Mean(9, 0)) == Mean(3, 2)
+
+
+def test_a_step_is_reduced_over_ranks_and_written_once(tmp_path):
+    other = {"a": Mean(6, 1), "b": Sum(5), "c": Max(1)}
+    metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add_all({"a": Mean(3, 2), "b": Sum(2), "c": Max(7)})
+    assert metrics.flush(1) == {"a": 4, "b": 7, "c": 7}
+    assert read_metrics(tmp_path) == [{"step": 1, "a": 4, "b": 7, "c": 7}]
+
+
+def test_ranks_that_hold_the_same_groups_as_their_leader_do_not_count_twice(tmp_path):
+    metrics = Metrics(TwoRanks({}, is_leader=False), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add("b", Sum(2))
+    assert metrics.flush(1) == {}
+
+
+def test_totals_run_on_over_steps(tmp_path):
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    for step, count in ((1, 10), (2, 5)):
+        metrics.add("rollout/responses_generated", Sum(count))
+        row = metrics.flush(step)
+    assert row["rollout/responses_total"] == 15
+
+
+def test_one_name_is_one_kind_of_record(tmp_path):
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add("a", Sum(1))
+    with pytest.raises(TypeError, match=r"metric a was recorded as Sum and as Max"):
+        metrics.add("a", Max(1))
+
+
+def test_nan_is_written_as_null(tmp_path):
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add("a", Mean(float("nan")))
+    metrics.flush(1)
+    assert json.loads((tmp_path / "metrics.jsonl").read_text())["a"] is None
+
+
+def test_a_torn_last_line_is_left_out_and_rows_after_a_checkpoint_go(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
+    assert drop_rows_after(tmp_path, 2) == 1
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON"):
+        read_metrics(tmp_path)

@@ -1,0 +1,82 @@
+"""The drawing of the house, held against the imports. The only test that knows about layers.
+
+floor 6   cli   launch/   reporting/
+floor 5   train   wiring
+floor 4   trainer
+floor 3   rollout/ actor/ weight_sync/ reuse/ data/ rewards/   and the small rooms beside them
+floor 2   algorithm/   observability/
+floor 1   types   interfaces   config/   distributed/   platform/
+"""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
+
+FLOORS = [
+    {"types", "interfaces", "config", "distributed", "platform"},
+    {"algorithm", "observability"},
+    {
+        *("rollout", "actor", "weight_sync", "reuse", "data", "rewards"),
+        *("colocation", "evaluation", "run_state", "stop_request", "frozen_policy"),
+    },
+    {"trainer"},
+    {"train", "wiring"},
+    {"cli", "launch", "reporting"},
+]
+FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
+
+# Heavy libraries and the rooms that may import them.
+HOMES = {
+    "megatron": {"actor", "weight_sync", "platform"},
+    "sglang": {"rollout", "weight_sync", "platform"},
+    "nemo_run": {"launch"},
+}
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def room_of(path: Path) -> str:
+    first = path.relative_to(PACKAGE).parts[0]
+    return first.removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = (m.split(".") for m in imported_modules(path) if m.startswith("megatron_ar3po."))
+    return {parts[1] for parts in names} & set(FLOOR)
+
+
+def test_every_room_stands_on_a_floor():
+    assert {room_of(f) for f in FILES} - {"__init__"} <= set(FLOOR)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_and_rooms_of_floor_3_do_not_know_each_other(path):
+    room = room_of(path)
+    if room == "__init__":
+        return
+    for other in imported_rooms(path) - {room}:
+        if FLOOR[room] == 3:
+            assert FLOOR[other] < 3, f"{room} (floor 3) imports {other} (floor {FLOOR[other]})"
+        else:
+            assert FLOOR[other] <= FLOOR[room], f"{room} imports up: {other}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_libraries_stay_in_their_homes(path):
+    tops = {name.split(".")[0] for name in imported_modules(path)}
+    for library, homes in HOMES.items():
+        assert library not in tops or room_of(path) in homes, f"{room_of(path)} imports {library}"

@@ -37,6 +37,10 @@ class RolloutEngine(Protocol):
         """Ask the server to stop one request; `generate` then returns with finish_reason 'abort'."""
         ...
 
+    async def close(self) -> None:
+        """Lets go of the connections; called in the loop that `generate` ran in."""
+        ...
+
 
 class RolloutEngineError(RuntimeError):
     """The engine cannot answer: the message says which server, what it said last, and what to do."""
@@ -65,9 +69,11 @@ class StepSampler(Protocol):
 class ReuseShard(Protocol):
     """One data-parallel rank's part of the memory of correct responses. Leader only; on other ranks nothing calls it."""
 
-    def deposit(self, responses: Sequence[ScoredResponse], *, step: int) -> int:
-        """A step's fresh correct responses, in one transaction; a response id that is there already is no error.
-        Returns how many are new."""
+    def deposit(
+        self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
+    ) -> int:
+        """A step's fresh correct responses, in one transaction, with the prompts they answer by id. Called in every
+        step, with none too. A response id that is there already is no error. Returns how many are new."""
         ...
 
     def borrow(self, prompt_id: str, *, step: int, position: int) -> ScoredResponse | None:
@@ -76,12 +82,12 @@ class ReuseShard(Protocol):
 
     @property
     def cursor(self) -> dict[str, Any]:
-        """Where the store stands, for JSON; `rollback(cursor)` brings it back exactly there."""
+        """Where the store stands, for JSON, the same on every shard; `rollback(cursor)` brings it back exactly there."""
         ...
 
     def rollback(self, cursor: Mapping[str, Any]) -> None: ...
 
-    def checkpoint_committed(self, cursor: Mapping[str, Any]) -> None:
+    def commit_checkpoint(self, cursor: Mapping[str, Any]) -> None:
         """No resume will go back before `cursor`: what is kept for undoing may go."""
         ...
 

@@ -27,8 +27,7 @@ class RunState:
     policy_version: int = 0
     totals: dict[str, float] = field(default_factory=dict)  # running totals of the metrics
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
-    store_cursors: list[dict[str, Any]] = field(default_factory=list)  # one per data-parallel rank
-    data_parallel_size: int = 1  # the store's shards were made with it
+    store_cursor: dict[str, Any] = field(default_factory=dict)
 
     def advanced(self, *, policy_version: int) -> RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)
@@ -58,6 +57,10 @@ class CheckpointFolder:
         for old in sorted(self._path.glob("step_?????"))[: -self._keep_last]:
             shutil.rmtree(old)
         return final
+
+    def oldest(self) -> RunState:
+        """The state of the oldest checkpoint that is kept: no resume goes back to before it."""
+        return read_state(min(self._path.glob("step_?????")))
 
     def latest(self) -> Path | None:
         marker = self._path / "latest"

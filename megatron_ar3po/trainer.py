@@ -106,7 +106,8 @@ class Ar3poTrainer:
         collected = self.sampler.collect(step=step, policy_version=self.state.policy_version)
         self.metrics.add_all(rollout_records(collected.groups, collected.discarded))
         self.halt_if_verifier_fails(collected.groups)
-        self.store.deposit(responses_worth_keeping(collected.groups), step=step)
+        prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
+        self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)
         groups = [self.lend_to(group, step) for group in collected.groups]
         self.metrics.add_all(reuse_records(collected.groups, groups, step=step))
         return groups
@@ -177,22 +178,18 @@ class Ar3poTrainer:
     def save(self) -> Path:
         """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all."""
         with self.metrics.span("checkpoint"):
-            cursors = self.ranks.gather_over_replicas(
-                self.ranks.run_on_leader(lambda: self.store.cursor)
-            )
+            cursor = self.ranks.run_on_leader(lambda: self.store.cursor)
             state = replace(
                 self.state,
                 totals=dict(self.metrics.totals),
                 prompt_cursor=self.prompts.cursor,
-                store_cursors=cursors,
-                data_parallel_size=self.ranks.layout.data_parallel_size,
+                store_cursor=cursor,
             )
             folder = self.ranks.run_on_first(lambda: self.checkpoints.begin(state.step))
             self.actor.save(folder / "model")
             self.ranks.barrier()
             path = self.ranks.run_on_first(lambda: self.checkpoints.commit(folder, state))
-            self.ranks.run_on_leader(
-                lambda: self.store.checkpoint_committed(cursors[self.ranks.layout.dp_rank])
-            )
+            oldest = self.ranks.run_on_first(self.checkpoints.oldest)
+            self.ranks.run_on_leader(lambda: self.store.commit_checkpoint(oldest.store_cursor))
         logger.info("saved %s", path)
         return path

@@ -181,7 +181,9 @@ def _patch_tied_embedding() -> None:
 def _patch_rng() -> None:
     from megatron.core.tensor_parallel import random
 
-    def get_state(device: Any = None, clone: bool = False, graph_safe: bool = False) -> torch.Tensor:
+    def get_state(
+        device: Any = None, clone: bool = False, graph_safe: bool = False
+    ) -> torch.Tensor:
         return torch.get_rng_state()
 
     def set_state(state: torch.Tensor, device: Any = None, graph_safe: bool = False) -> None:
@@ -225,7 +227,9 @@ def install() -> None:
     # torch.compile as a decorator at import time would ask for a C++ compiler at the first call.
     eager = _replaced(torch, "compile", lambda f=None, **_: f if f is not None else (lambda g: g))
     with eager, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "Transformer Engine and Apex are not installed": known here
+        warnings.simplefilter(
+            "ignore"
+        )  # "Transformer Engine and Apex are not installed": known here
         for name in _MODULES:
             importlib.import_module(name)
     proxy = _TorchOnCpu()

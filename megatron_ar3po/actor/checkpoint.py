@@ -1,0 +1,97 @@
+"""Model and optimizer as one Megatron distributed checkpoint, loadable at any other TP, PP or DP.
+
+Three traps of the distributed optimizer over torch's AdamW (no Transformer Engine, no apex) are met here:
+
+- it wants an optimizer state before the first step, to save or to load: zero moments stand in;
+- a checkpoint holds AdamW's `step` once per parameter group, and Megatron copies it into no parameter's state;
+- after a load every parameter shares ONE `step` tensor, which AdamW then increments once per parameter: each gets its
+  own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.serialization import (
+    get_default_load_sharded_strategy,
+)
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+
+from megatron_ar3po.actor.model import PolicyModel
+from megatron_ar3po.actor.optimizer import Optimizer
+
+
+def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
+    """Collective over all ranks; the files are complete when it returns. `folder` exists and is empty."""
+    _ensure_state(optimizer)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelSaveStrategyWrapper(
+        TorchDistSaveShardedStrategy("torch_dist", 1), group
+    )
+    dist_checkpointing.save(_state(model, optimizer, is_loading=False), str(folder), strategy)
+
+
+def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
+    """Collective over all ranks."""
+    _ensure_state(optimizer)
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelLoadStrategyWrapper(
+        get_default_load_sharded_strategy(str(folder)), group
+    )
+    state = dist_checkpointing.load(
+        _state(model, optimizer, is_loading=True), str(folder), strategy
+    )
+    model.load_state_dict(state["model"])
+    with torch.no_grad():
+        optimizer.inner.load_state_dict(state["optimizer"])
+    _give_each_its_own_step(optimizer)
+    optimizer.scheduler.num_steps = state["num_scheduler_steps"]
+    optimizer.scheduler.step(0)
+
+
+def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dict[str, Any]:
+    metadata = {
+        "distrib_optim_sharding_type": "fully_reshardable",
+        "chained_optim_avoid_prefix": True,
+        "singleton_local_shards": False,
+        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+    }
+    sharded = model.sharded_state_dict(metadata=metadata)
+    return {
+        "model": sharded,
+        "optimizer": optimizer.inner.sharded_state_dict(
+            sharded, is_loading=is_loading, metadata=metadata
+        ),
+        "num_scheduler_steps": optimizer.scheduler.num_steps,
+    }
+
+
+def _torch_states(
+    optimizer: Optimizer,
+) -> Iterator[tuple[torch.optim.Optimizer, torch.Tensor, dict[str, Any]]]:
+    for one in optimizer.inner.chained_optimizers:
+        for group in one.optimizer.param_groups:
+            for parameter in group["params"]:
+                yield one, parameter, one.optimizer.state[parameter]
+
+
+def _ensure_state(optimizer: Optimizer) -> None:
+    for _, parameter, state in _torch_states(optimizer):
+        if not state:
+            state["step"] = torch.zeros(())
+            state["exp_avg"] = torch.zeros_like(parameter)
+            state["exp_avg_sq"] = torch.zeros_like(parameter)
+
+
+def _give_each_its_own_step(optimizer: Optimizer) -> None:
+    for _, _, state in _torch_states(optimizer):
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()

@@ -1,0 +1,90 @@
+"""Micro-batches through Megatron's pipeline schedule, forward only or with backward.
+
+The loss is a plain sum: over the tokens of a micro-batch (its `weights` hold the denominator of the whole optimizer
+step), over micro-batches, and over data-parallel ranks. Megatron would divide by the number of micro-batches and by
+the DP size; `calculate_per_token_loss` keeps it from both, and no token count is handed to `finalize_model_grads`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
+
+from megatron_ar3po.actor.model import PolicyModel
+from megatron_ar3po.types import MicroBatch
+
+# (hidden states of the last stage, micro-batch on the model's device) -> (loss, anything to keep)
+LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, Any]]
+
+
+def run_schedule(
+    model: DistributedDataParallel,
+    micro_batches: Sequence[MicroBatch],
+    loss_function: LossFunction,
+    *,
+    forward_only: bool,
+) -> list[Any]:
+    """What `loss_function` kept, one entry per micro-batch on the last stage, nothing on the others. Collective over
+    the replica; with backward, gradients are summed over data-parallel ranks when it returns."""
+    policy: PolicyModel = model.module
+    policy.config.finalize_model_grads_func = _sum_gradients
+    kept: list[tuple[int, Any]] = []
+    multiple = policy.config.tensor_model_parallel_size if policy.config.sequence_parallel else 1
+    device = next(policy.parameters()).device
+
+    def step(
+        batches: Iterator[tuple[int, MicroBatch]], stage: Any
+    ) -> tuple[Tensor, Callable[[Tensor], Any]]:
+        index, micro_batch = next(batches)
+        on_device = _padded(micro_batch, multiple).to(device)
+        hidden = stage(
+            on_device.token_ids[None],
+            on_device.position_ids[None],
+            None,
+            packed_seq_params=policy.packing(_padded(micro_batch, multiple).cu_seqlens),
+        )
+
+        def loss(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+            value, extra = loss_function(hidden, on_device)
+            kept.append((index, extra))
+            return value, torch.zeros((), dtype=torch.int, device=device), {}
+
+        return hidden, loss
+
+    get_forward_backward_func()(
+        forward_step_func=step,
+        data_iterator=iter(list(enumerate(micro_batches))),
+        model=[model],
+        num_microbatches=len(micro_batches),
+        seq_length=max(m.num_tokens for m in micro_batches),  # not used: lengths vary
+        micro_batch_size=1,
+        forward_only=forward_only,
+    )
+    return [extra for _, extra in sorted(kept, key=lambda pair: pair[0])]
+
+
+def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **kwargs: Any) -> None:
+    finalize_model_grads(model, None, **kwargs)
+
+
+def _padded(micro_batch: MicroBatch, multiple: int) -> MicroBatch:
+    """Sequence parallelism cuts T over TP: one more weightless sequence fills it up to a multiple."""
+    missing = -micro_batch.num_tokens % multiple
+    if not missing:
+        return micro_batch
+    per_token = {
+        name: F.pad(value, (0, missing))
+        for name in micro_batch.__dataclass_fields__
+        if name != "cu_seqlens" and isinstance(value := getattr(micro_batch, name), Tensor)
+    }
+    end = micro_batch.cu_seqlens[-1:] + missing
+    per_token["sequence_ids"][micro_batch.num_tokens :] = micro_batch.num_sequences
+    per_token["position_ids"][micro_batch.num_tokens :] = torch.arange(missing)
+    return replace(micro_batch, cu_seqlens=torch.cat([micro_batch.cu_seqlens, end]), **per_token)

@@ -1,0 +1,141 @@
+"""This replica's parameters -> whole Hugging Face tensors on its leader, bucket by bucket.
+
+Every rank of the replica knows the plan of every stage, so all take part in the same collectives in the same order:
+the stage that owns a bucket gathers it over TP to its first rank, which sends it to the leader when that is another.
+Beside the model there is never more than the gathered bucket and the tensors made from it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from torch import Tensor
+
+from megatron_ar3po.actor.hf_import import model_parameters
+from megatron_ar3po.actor.hf_mapping import (
+    Parameter,
+    join_shards,
+    padded_vocab_size,
+    stage_parameters,
+)
+from megatron_ar3po.actor.model import PolicyModel
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+Bucket = Sequence[tuple[str, Tensor]]
+
+
+def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> Iterator[Bucket]:
+    """Collective over the replica. The leader gets whole tensors (views of the model where TP and PP are 1), the
+    others an empty sequence for each bucket."""
+    size = model.config.params_dtype.itemsize
+    for stage in range(layout.pipeline_parallel_size):
+        for bucket in _cut(_stage_plan(model, layout, stage), max_bytes // size):
+            yield _collect(model, layout, stage, bucket)
+
+
+def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[Parameter]:
+    """Stages have equally many layers (ModelShape.check_layout)."""
+    if stage == layout.pp_rank:
+        plan = model_parameters(model)
+    else:
+        layers = model.shape.num_layers // layout.pipeline_parallel_size
+        plan = stage_parameters(
+            model.shape,
+            first_layer=stage * layers,
+            num_layers=layers,
+            is_first=stage == 0,
+            is_last=stage == layout.pipeline_parallel_size - 1,
+            fused_norms=model.kernels.has_transformer_engine,
+        )
+    return [p for p in plan if not p.is_copy]
+
+
+def _cut(plan: list[Parameter], max_elements: int) -> Iterator[list[Parameter]]:
+    """Whole parameters in order; one that is larger than a bucket has its own."""
+    bucket: list[Parameter] = []
+    held = 0
+    for parameter in plan:
+        if bucket and held + parameter.num_elements > max_elements:
+            yield bucket
+            bucket, held = [], 0
+        bucket.append(parameter)
+        held += parameter.num_elements
+    if bucket:
+        yield bucket
+
+
+@torch.no_grad()
+def _collect(
+    model: PolicyModel, layout: ParallelLayout, stage: int, bucket: list[Parameter]
+) -> Bucket:
+    tp = layout.tensor_parallel_size
+    if stage != layout.pp_rank and not layout.is_leader:
+        return ()
+    if stage == layout.pp_rank:
+        named = dict(model.named_parameters())
+        mine = [named[p.name].data for p in bucket]
+        if tp == 1 and layout.is_leader:
+            return [
+                pair
+                for p, x in zip(bucket, mine, strict=True)
+                for pair in join_shards(p, model.shape, [x])
+            ]
+        gathered = _gather_over_tp(layout, torch.cat([x.reshape(-1) for x in mine]))
+    else:
+        first = next(model.parameters())
+        length = sum(math.prod(_shard_shape(model, p, tp)) for p in bucket)
+        gathered = first.new_empty(tp, length)
+    if stage != 0 and layout.tp_rank == 0:
+        _move_to_leader(layout, stage, gathered)
+    if not layout.is_leader or gathered is None:
+        return ()
+    return _unpack(model, bucket, gathered)
+
+
+def _gather_over_tp(layout: ParallelLayout, flat: Tensor) -> Tensor | None:
+    """[tp, elements of a shard] on the stage's first rank, None on the others."""
+    tp = layout.tensor_parallel_size
+    if tp == 1:
+        return flat.unsqueeze(0)
+    group = parallel_state.get_tensor_model_parallel_group()
+    whole = flat.new_empty(tp, flat.numel()) if layout.tp_rank == 0 else None
+    parts = None if whole is None else list(whole.unbind(0))
+    dist.gather(flat, parts, dst=dist.get_global_rank(group, 0), group=group)
+    return whole
+
+
+def _move_to_leader(layout: ParallelLayout, stage: int, gathered: Tensor | None) -> None:
+    """Between the stage's first rank and the leader, which are both in one pipeline group."""
+    assert gathered is not None
+    group = parallel_state.get_pipeline_model_parallel_group()
+    if layout.is_leader:
+        dist.recv(gathered, src=dist.get_global_rank(group, stage), group=group)
+    else:
+        dist.send(gathered, dst=dist.get_global_rank(group, 0), group=group)
+
+
+def _unpack(model: PolicyModel, bucket: list[Parameter], gathered: Tensor) -> Bucket:
+    tensors: list[tuple[str, Tensor]] = []
+    start = 0
+    for parameter in bucket:
+        size = _shard_shape(model, parameter, len(gathered))
+        part = gathered[:, start : start + math.prod(size)]
+        tensors += join_shards(parameter, model.shape, [x.view(size) for x in part.unbind(0)])
+        start += math.prod(size)
+    return tensors
+
+
+def _shard_shape(model: PolicyModel, parameter: Parameter, tp: int) -> tuple[int, ...]:
+    rows = sum(size[0] for size in parameter.hf_shapes)
+    tail = parameter.hf_shapes[0][1:]
+    if parameter.cut == "whole":
+        return parameter.hf_shapes[0]
+    if parameter.cut == "columns":
+        return (rows, tail[0] // tp)
+    if parameter.cut == "vocab":
+        return (padded_vocab_size(model.shape.vocab_size, tp) // tp, *tail)
+    return (rows // tp, *tail)

@@ -1,0 +1,145 @@
+"""Hugging Face safetensors -> this rank's parameters, streamed: one tensor's part of this rank at a time.
+
+Names and shapes of all files are checked before anything is read, so a checkpoint that does not fit leaves no half
+filled model; a value that is not finite is named when it is met.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
+from safetensors import safe_open
+from torch import Tensor
+
+from megatron_ar3po.actor.hf_mapping import Parameter, read_shard, stage_parameters
+from megatron_ar3po.actor.model import PolicyModel
+from megatron_ar3po.actor.model_shape import ModelShape
+
+
+class HfTensors:
+    """The *.safetensors of one folder, by tensor name. Files stay open until `close`; nothing is read ahead."""
+
+    def __init__(self, folder: Path) -> None:
+        self._stack = contextlib.ExitStack()
+        self._file_of = {}
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ValueError(
+                f"model.path={folder} holds no *.safetensors; save the checkpoint with safe_serialization=True."
+            )
+        for path in files:
+            handle = self._stack.enter_context(safe_open(path, framework="pt"))
+            self._file_of.update(dict.fromkeys(handle.keys(), handle))
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._file_of)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._file_of[name].get_slice(name).get_shape())
+
+    def rows(self, name: str, first: int, last: int) -> Tensor:
+        return _finite(name, self._file_of[name].get_slice(name)[first:last])
+
+    def columns(self, name: str, first: int, last: int) -> Tensor:
+        return _finite(name, self._file_of[name].get_slice(name)[:, first:last])
+
+    def close(self) -> None:
+        self._stack.close()
+
+
+def _finite(name: str, part: Tensor) -> Tensor:
+    if not torch.isfinite(part).all():
+        count = int((~torch.isfinite(part)).sum())
+        raise ValueError(
+            f"tensor {name} of the checkpoint holds {count} values that are NaN or infinite; re-save it."
+        )
+    return part
+
+
+def load_hf_weights(model: PolicyModel, folder: Path) -> None:
+    """Fills this rank's parameters. No collective."""
+    shape, config = model.shape, model.config
+    tensors = HfTensors(folder)
+    try:
+        check_tensors(shape, tensors)
+        wanted = model_parameters(model)
+        targets = dict(model.named_parameters())
+        assert set(targets) == {p.name for p in wanted}, set(targets) ^ {p.name for p in wanted}
+        for parameter in wanted:
+            shard = read_shard(
+                parameter,
+                shape,
+                config.tensor_model_parallel_size,
+                parallel_state.get_tensor_model_parallel_rank(),
+                tensors.rows,
+                tensors.columns,
+            )
+            target = targets[parameter.name]
+            assert shard.shape == target.shape, (parameter.name, shard.shape, target.shape)
+            target.data.copy_(shard)
+    finally:
+        tensors.close()
+
+
+def model_parameters(model: PolicyModel) -> list[Parameter]:
+    """The plan of this rank's stage."""
+    return stage_parameters(
+        model.shape,
+        first_layer=get_transformer_layer_offset(model.config),
+        num_layers=len(model.decoder.layers),
+        is_first=model.pre_process,
+        is_last=model.post_process,
+        fused_norms=model.kernels.has_transformer_engine,
+    )
+
+
+def check_tensors(shape: ModelShape, tensors: HfTensors) -> None:
+    """ValueError that names every missing, unexpected or misshapen tensor."""
+    expected = expected_tensors(shape)
+    # Buffers of older transformers; and a tied checkpoint may repeat its embedding as lm_head.
+    ignorable = {n for n in tensors.names if n.endswith("rotary_emb.inv_freq")}
+    ignorable |= {"lm_head.weight"} if shape.is_tied else set()
+    missing = sorted(set(expected) - tensors.names)
+    extra = sorted(tensors.names - set(expected) - ignorable)
+    misshapen = [
+        f"{name} is {list(tensors.shape(name))}, config.json says {list(size)}"
+        for name, size in expected.items()
+        if name in tensors.names and tensors.shape(name) != size
+    ]
+    problems = [
+        *(["missing: " + _some(missing)] if missing else []),
+        *(["not part of the model: " + _some(extra)] if extra else []),
+        *(["wrong shape: " + _some(misshapen)] if misshapen else []),
+    ]
+    if problems:
+        raise ValueError(
+            f"model.path={shape.path} does not hold a whole {shape.architecture}. "
+            + ". ".join(problems)
+            + ". "
+            "Copy the checkpoint again, or mend its config.json."
+        )
+
+
+def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
+    """HF name -> shape of every tensor of the model."""
+    whole = stage_parameters(
+        shape,
+        first_layer=0,
+        num_layers=shape.num_layers,
+        is_first=True,
+        is_last=True,
+        fused_norms=False,
+    )
+    return {n: s for p in whole for n, s in zip(p.hf_names, p.hf_shapes, strict=True)}
+
+
+def _some(names: Iterable[str], limit: int = 8) -> str:
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

@@ -1,0 +1,215 @@
+"""`MegatronActor`: the policy and its optimizer on this rank. See interfaces.Actor for who calls what."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from megatron_ar3po.actor import checkpoint
+from megatron_ar3po.actor.forward_step import LossFunction, run_schedule
+from megatron_ar3po.actor.hf_export import hf_buckets
+from megatron_ar3po.actor.hf_import import load_hf_weights
+from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
+from megatron_ar3po.actor.model_shape import read_model_shape
+from megatron_ar3po.actor.optimizer import Optimizer, wrap_for_training
+from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, UpdateStats
+
+
+class MegatronActor:
+    """Weights from `model.path`; collective over all ranks to build."""
+
+    def __init__(self, config: Config, layout: ParallelLayout) -> None:
+        self.config, self.layout = config, layout
+        shape = read_model_shape(config.model.path)
+        shape.check_layout(layout)
+        initialize_megatron(layout, config.run.seed, config.run.collective_timeout_s)
+        policy = build_model(shape, layout, config.actor, getattr(torch, config.model.dtype))
+        load_hf_weights(policy, Path(config.model.path))
+        self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
+        self.model = wrap_for_training(self.policy, config.actor)
+        total_steps = config.run.num_steps * config.algorithm.num_mini_batches
+        self.optimizer = Optimizer(self.model, config.actor, total_steps)
+        self._is_offloaded = False
+        self.reference: dict[str, Tensor] | None = None
+        if config.algorithm.kl_coef != 0:
+            self.reference = self._weights_on_host()
+
+    def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
+        logprobs = self._forward_logprobs(batch.micro_batches)
+        return batch.with_old_logprobs(logprobs)
+
+    def update(self, mini_batch: MiniBatch) -> UpdateStats:
+        references = self._reference_logprobs(mini_batch.micro_batches)
+        self.model.zero_grad_buffer()
+        self.optimizer.inner.zero_grad()
+        losses = run_schedule(
+            self.model,
+            mini_batch.micro_batches,
+            self._loss_function(references),
+            forward_only=False,
+        )
+        step = self.optimizer.step()
+        totals = self._totals(losses)
+        return UpdateStats(
+            loss=totals.loss,
+            grad_norm=step.grad_norm,
+            learning_rate=step.learning_rate,
+            was_skipped=step.was_skipped,
+            sums=totals.sums,
+            maxima=totals.maxima,
+        )
+
+    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+        return hf_buckets(self.policy, self.layout, max_bytes)
+
+    def save(self, folder: Path) -> None:
+        checkpoint.save(folder, self.policy, self.optimizer)
+
+    def load(self, folder: Path) -> None:
+        checkpoint.load(folder, self.policy, self.optimizer)
+
+    def offload(self) -> None:
+        if not torch.cuda.is_available() or self._is_offloaded:
+            return
+        self.optimizer.inner.offload_to_cpu()
+        for buffer in self.model.buffers:
+            buffer.offload_to_cpu()
+        torch.cuda.empty_cache()
+        self._is_offloaded = True
+
+    def onload(self) -> None:
+        if not self._is_offloaded:
+            return
+        for buffer in self.model.buffers:
+            buffer.reload_from_cpu()
+        self.optimizer.inner.restore_from_cpu()
+        self._is_offloaded = False
+
+    def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
+        """One [T] tensor per micro-batch on the last stage, None on the others."""
+        if not micro_batches:
+            return []
+
+        def keep_logprobs(hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+            logprobs, _ = self._token_logprobs(hidden, micro_batch)
+            return logprobs.sum(), logprobs
+
+        with torch.no_grad():
+            kept = run_schedule(self.model, micro_batches, keep_logprobs, forward_only=True)
+        if not self.layout.is_last_stage:
+            return [None] * len(micro_batches)
+        # Sequence parallelism pads a pack behind its end.
+        return [x[: m.num_tokens] for x, m in zip(kept, micro_batches, strict=True)]
+
+    def _token_logprobs(self, hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        return self.policy.token_logprobs(
+            hidden,
+            micro_batch,
+            temperature=self.config.rollout.temperature,
+            chunk_tokens=self.config.actor.logprob_chunk_tokens,
+        )
+
+    def _loss_function(self, references: Sequence[Tensor | None]) -> LossFunction:
+        algorithm = self.config.algorithm
+        remaining = iter(references)  # the schedule visits micro-batches in order
+
+        def loss(hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, PolicyLoss]:
+            logprobs, entropy = self._token_logprobs(hidden, micro_batch)
+            if algorithm.entropy_coef == 0:
+                entropy = entropy.detach()  # measured only: its gradient would cost a second pass
+            reference = next(remaining)
+            if reference is not None:
+                reference = F.pad(reference, (0, logprobs.numel() - reference.numel()))
+            result = policy_loss(
+                logprobs, micro_batch, algorithm, entropy=entropy, reference_logprobs=reference
+            )
+            return result.loss, result
+
+        return loss
+
+    def _reference_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
+        if self.reference is None:
+            return [None] * len(micro_batches)
+        with self._weights_of_reference(self.reference):
+            return self._forward_logprobs(micro_batches)
+
+    @contextlib.contextmanager
+    def _weights_of_reference(self, reference: Mapping[str, Tensor]) -> Iterator[None]:
+        """The frozen policy takes the place of the current one: no second copy on the accelerator."""
+        current = self._weights_on_host()
+        self._put_weights(reference)
+        try:
+            yield
+        finally:
+            self._put_weights(current)
+
+    def _weights_on_host(self) -> dict[str, Tensor]:
+        return {n: p.detach().to("cpu", copy=True) for n, p in self.policy.named_parameters()}
+
+    @torch.no_grad()
+    def _put_weights(self, weights: Mapping[str, Tensor]) -> None:
+        for name, parameter in self.policy.named_parameters():
+            parameter.copy_(weights[name], non_blocking=True)
+
+    def _totals(self, losses: Sequence[PolicyLoss]) -> _Totals:
+        """One collective over all ranks; the last stage's first TP rank of each replica speaks."""
+        mine = None
+        if self.layout.is_last_stage and self.layout.tp_rank == 0:
+            mine = _Totals.over_micro_batches(losses)
+        everyone: list[_Totals | None] = [mine]
+        if self.layout.world_size > 1:
+            everyone = [None] * self.layout.world_size
+            dist.all_gather_object(everyone, mine)
+        return _Totals.merged([t for t in everyone if t is not None])
+
+
+@dataclass(frozen=True)
+class _Totals:
+    loss: float
+    sums: dict[str, tuple[float, float]]
+    maxima: dict[str, float]
+
+    @classmethod
+    def over_micro_batches(cls, losses: Sequence[PolicyLoss]) -> _Totals:
+        """One transfer from the accelerator for all numbers."""
+        sums, maxima = list(losses[0].sums), list(losses[0].maxima)
+        rows = [
+            torch.stack(
+                [
+                    r.loss.detach(),
+                    *(x for n in sums for x in r.sums[n]),
+                    *(r.maxima[n] for n in maxima),
+                ]
+            )
+            for r in losses
+        ]
+        table = torch.stack(rows).double()
+        cut = 1 + 2 * len(sums)
+        totals = torch.cat([table[:, :cut].sum(0), table[:, cut:].amax(0)]).tolist()
+        pairs = zip(totals[1:cut:2], totals[2:cut:2], strict=True)
+        return cls(
+            totals[0],
+            dict(zip(sums, pairs, strict=True)),
+            dict(zip(maxima, totals[cut:], strict=True)),
+        )
+
+    @classmethod
+    def merged(cls, parts: Sequence[_Totals]) -> _Totals:
+        return cls(
+            sum(p.loss for p in parts),
+            {
+                n: (sum(p.sums[n][0] for p in parts), sum(p.sums[n][1] for p in parts))
+                for n in parts[0].sums
+            },
+            {n: max(p.maxima[n] for p in parts) for n in parts[0].maxima},
+        )

@@ -1,0 +1,308 @@
+"""The policy as a Megatron-Core GPTModel: parallel state, layer spec, construction.
+
+`PolicyModel` differs from GPTModel in two places. Its last stage returns hidden states, so that the output layer runs
+only on the tokens the loss asks for (`token_logprobs`); and without Transformer Engine it hands every token its own row
+of the rotary table, so that packed sequences need no loop.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import logging
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
+from megatron.core.transformer import TransformerConfig
+from megatron.core.transformer.spec_utils import ModuleSpec
+from megatron.core.transformer.transformer_block import (
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from torch import Tensor
+
+from megatron_ar3po.actor.attention import PackedSegments, SegmentAttention, packed_segments
+from megatron_ar3po.actor.hf_mapping import padded_vocab_size
+from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.actor.token_logprobs import token_logprobs
+from megatron_ar3po.config.schema import ActorConfig
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.types import MicroBatch
+
+logger = logging.getLogger(__name__)
+
+
+def initialize_megatron(layout: ParallelLayout, seed: int, timeout_s: float = 1800.0) -> None:
+    """Starts Megatron's parallel state over the running process group. Collective over all ranks."""
+    assert torch.distributed.is_initialized(), (
+        "start the process group before the actor (distributed.collectives)"
+    )
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor_parallel_size,
+        pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        distributed_timeout_minutes=max(1, round(timeout_s / 60)),
+    )
+    ours = (layout.tp_rank, layout.data_parallel_size, layout.dp_rank, layout.pp_rank)
+    theirs = (
+        parallel_state.get_tensor_model_parallel_rank(),
+        parallel_state.get_data_parallel_world_size(),
+        parallel_state.get_data_parallel_rank(),
+        parallel_state.get_pipeline_model_parallel_rank(),
+    )
+    assert ours == theirs, (
+        f"rank {layout.rank}: layout says (tp, dp size, dp, pp) {ours}, Megatron says {theirs}"
+    )
+    model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernels:
+    """What this machine offers, looked up once."""
+
+    has_cuda: bool
+    has_transformer_engine: bool
+    has_fused_weight_gradient: bool  # apex
+
+    @classmethod
+    def found(cls) -> Kernels:
+        has_cuda = torch.cuda.is_available()
+        return cls(
+            has_cuda,
+            has_cuda and importlib.util.find_spec("transformer_engine") is not None,
+            has_cuda and importlib.util.find_spec("fused_weight_gradient_mlp_cuda") is not None,
+        )
+
+    def describe(self) -> str:
+        layers = (
+            "Transformer Engine"
+            if self.has_transformer_engine
+            else "Megatron's local layers, torch SDPA"
+        )
+        fused = "fused" if self.has_fused_weight_gradient else "plain"
+        return f"{layers}; {fused} weight gradients; device {'cuda' if self.has_cuda else 'cpu'}"
+
+
+class RMSNorm(torch.nn.Module):
+    """Megatron's torch norm refuses sequence parallelism; this one marks its weight for the gradient sum over TP."""
+
+    def __init__(
+        self, config: TransformerConfig, hidden_size: int, eps: float = 1e-6, **_: object
+    ) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = torch.nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype))
+        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+def transformer_config(
+    shape: ModelShape, actor: ActorConfig, dtype: torch.dtype, kernels: Kernels
+) -> TransformerConfig:
+    recompute: dict[str, Any] = {}
+    if actor.recompute == "full":
+        recompute = {
+            "recompute_granularity": "full",
+            "recompute_method": "uniform",
+            "recompute_num_layers": 1,
+        }
+    options: dict[str, Any] = {
+        "num_layers": shape.num_layers,
+        "hidden_size": shape.hidden_size,
+        "ffn_hidden_size": shape.ffn_size,
+        "num_attention_heads": shape.num_heads,
+        "num_query_groups": shape.num_kv_heads,
+        "kv_channels": shape.head_dim,
+        "normalization": "RMSNorm",
+        "layernorm_epsilon": shape.norm_eps,
+        "qk_layernorm": shape.has_qk_norm,
+        "add_bias_linear": False,
+        "add_qkv_bias": shape.has_qkv_bias,
+        "gated_linear_unit": True,
+        "activation_func": F.silu,
+        "attention_dropout": 0.0,
+        "hidden_dropout": 0.0,
+        "params_dtype": dtype,
+        "pipeline_dtype": dtype,
+        "bf16": dtype == torch.bfloat16,
+        "use_cpu_initialization": True,  # filled from the checkpoint, then moved
+        "perform_initialization": False,
+        "tensor_model_parallel_size": actor.tensor_parallel_size,
+        "pipeline_model_parallel_size": actor.pipeline_parallel_size,
+        "sequence_parallel": actor.sequence_parallel,
+        "variable_seq_lengths": True,
+        "moe_token_dispatcher_type": "alltoall",  # what variable_seq_lengths asks for, dense models too
+        "calculate_per_token_loss": True,  # plain sums: the weights of a micro-batch hold the denominator
+        "bias_activation_fusion": kernels.has_cuda,
+        "bias_dropout_fusion": kernels.has_cuda,
+        "apply_rope_fusion": kernels.has_transformer_engine,
+        "gradient_accumulation_fusion": kernels.has_fused_weight_gradient,
+        "persist_layer_norm": False,
+        **recompute,
+    }
+    return TransformerConfig(**options | _checked(actor.megatron, options))
+
+
+def _checked(further: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+    known = {f.name for f in fields(TransformerConfig) if f.init}
+    fixed = {
+        "tensor_model_parallel_size",
+        "pipeline_model_parallel_size",
+        "sequence_parallel",
+        "num_layers",
+    }
+    for name in further:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = (
+                f"; did you mean {near[0]}?"
+                if near
+                else "; see megatron.core.transformer.TransformerConfig."
+            )
+            raise ValueError(
+                f"actor.megatron.{name} is no option of Megatron's TransformerConfig{hint}"
+            )
+        if name in fixed:
+            raise ValueError(
+                f"actor.megatron.{name}={further[name]!r} clashes with {ours[name]!r}, which comes from model.path and "
+                "the options of actor; set it there."
+            )
+    return further
+
+
+def _layer_spec(
+    config: TransformerConfig, kernels: Kernels
+) -> ModuleSpec | TransformerBlockSubmodules:
+    if kernels.has_transformer_engine:
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
+    layer: Any = spec.submodules
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    layer.self_attention.submodules.core_attention = SegmentAttention
+    if config.qk_layernorm:
+        layer.self_attention.submodules.q_layernorm = RMSNorm
+        layer.self_attention.submodules.k_layernorm = RMSNorm
+    return TransformerBlockSubmodules(
+        layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm
+    )
+
+
+class PolicyModel(GPTModel):
+    """One pipeline stage of the policy."""
+
+    def __init__(self, shape: ModelShape, config: TransformerConfig, kernels: Kernels) -> None:
+        super().__init__(
+            config=config,
+            transformer_layer_spec=_layer_spec(config, kernels),
+            vocab_size=padded_vocab_size(shape.vocab_size, config.tensor_model_parallel_size),
+            max_sequence_length=shape.max_positions,
+            pre_process=parallel_state.is_pipeline_first_stage(),
+            post_process=parallel_state.is_pipeline_last_stage(),
+            parallel_output=True,
+            share_embeddings_and_output_weights=shape.is_tied,
+            position_embedding_type="rope",
+            rotary_base=shape.rope_theta,
+        )
+        self.shape, self.kernels = shape, kernels
+        if shape.llama3_rope is not None:  # Megatron's own switch knows the factor only
+            scaling, rope = shape.llama3_rope, self.rotary_pos_emb
+            rope.inv_freq = rope._apply_scaling(
+                rope.inv_freq,
+                factor=scaling.factor,
+                low_freq_factor=scaling.low_freq_factor,
+                high_freq_factor=scaling.high_freq_factor,
+                original_max_position_embeddings=scaling.original_max_positions,
+            )
+
+    def packing(self, cu_seqlens: Tensor) -> PackedSeqParams:
+        """What attention needs to know of a micro-batch, on this model's device."""
+        if not self.kernels.has_transformer_engine:
+            return packed_segments(cu_seqlens, "cuda" if self.kernels.has_cuda else "cpu")
+        longest = int(cu_seqlens.diff().max())
+        bounds = cu_seqlens.cuda(non_blocking=True)
+        return PackedSeqParams(
+            qkv_format="thd",
+            cu_seqlens_q=bounds,
+            cu_seqlens_kv=bounds,
+            max_seqlen_q=longest,
+            max_seqlen_kv=longest,
+        )
+
+    def _preprocess(
+        self, input_ids: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Any, ...]:
+        prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
+        if not isinstance(kwargs.get("packed_seq_params"), PackedSegments):
+            return prepared
+        hidden, rotary, *rest = prepared
+        return (hidden, rotary.index_select(0, position_ids[0]), *rest)
+
+    def _postprocess(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return hidden_states
+
+    def token_logprobs(
+        self, hidden: Tensor, micro_batch: MicroBatch, *, temperature: float, chunk_tokens: int
+    ) -> tuple[Tensor, Tensor]:
+        """(log-probs [T], entropy [T]) of `micro_batch.target_ids`, 0 off the response. Last stage only; collective
+        over TP, the same on each of its ranks. `hidden` is what the forward returned."""
+        tp_group = parallel_state.get_tensor_model_parallel_group()
+        has_loss = micro_batch.loss_mask > 0
+        places = has_loss.nonzero()[:, 0]
+        is_filler = places.numel() == 0
+        if (
+            is_filler
+        ):  # one token keeps the collectives and the graph as everywhere; it counts with weight 0
+            places = places.new_zeros(1)
+        if self.config.sequence_parallel:
+            hidden = tensor_parallel.gather_from_sequence_parallel_region(
+                hidden, tensor_parallel_output_grad=True
+            )
+            chosen = hidden[:, 0].index_select(0, places)
+        else:
+            chosen = hidden[:, 0].index_select(0, places)
+            chosen = tensor_parallel.copy_to_tensor_model_parallel_region(chosen)
+        weight, first_token = self._output_rows()
+        values = token_logprobs(
+            chosen,
+            weight,
+            micro_batch.target_ids.index_select(0, places),
+            temperature=temperature,
+            chunk_tokens=chunk_tokens,
+            first_token=first_token,
+            tp_group=tp_group,
+        )
+        if is_filler:
+            values = (values[0] * 0.0, values[1] * 0.0)
+        blank = torch.zeros_like(micro_batch.loss_mask)
+        return blank.index_copy(0, places, values[0]), blank.index_copy(0, places, values[1])
+
+    def _output_rows(self) -> tuple[Tensor, int]:
+        """(rows of real tokens in this rank's slice of the output weight, the first one's token id)."""
+        tied = self.share_embeddings_and_output_weights
+        weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        first = parallel_state.get_tensor_model_parallel_rank() * len(weight)
+        return weight[: max(0, self.shape.vocab_size - first)], first
+
+
+def build_model(
+    shape: ModelShape, layout: ParallelLayout, actor: ActorConfig, dtype: torch.dtype
+) -> PolicyModel:
+    """This rank's stage, parameters not yet filled, on the host. Collective when embeddings are tied over stages."""
+    shape.check_layout(layout)
+    kernels = Kernels.found()
+    if layout.rank == 0:
+        logger.info("actor: %s; %s", kernels.describe(), layout.describe())
+    model = PolicyModel(shape, transformer_config(shape, actor, dtype, kernels), kernels)
+    model.train()  # no dropout: train mode only switches activation recompute on
+    return model

@@ -140,6 +140,6 @@ finish() {
   fi
   [ "$code" -ne 0 ] || code=1
   echo "[launch] the run is neither DONE nor STOPPED; the ends of its logs:" >&2
-  tail -n 20 "$LOG_DIR"/*.log >&2
+  tail -n 60 "$LOG_DIR"/*.log >&2
   exit "$code"
 }

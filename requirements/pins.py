@@ -32,7 +32,9 @@ def version(package: str) -> str:
         for line in requirements(name):
             if match := pattern.fullmatch(line):
                 return match.group(2)
-    raise ValueError(f"{package} is pinned in no file of {FOLDER}; add it to the file of its extra.")
+    raise ValueError(
+        f"{package} is pinned in no file of {FOLDER}; add it to the file of its extra."
+    )
 
 
 if __name__ == "__main__":

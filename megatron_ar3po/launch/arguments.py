@@ -30,8 +30,8 @@ class Rendezvous:
         num_nodes = int(env.get("SLURM_NNODES", "1"))
         if num_nodes > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
             raise ValueError(
-                f"SLURM_NNODES={num_nodes}, but MASTER_ADDR and MASTER_PORT are not both set, so the nodes cannot meet; "
-                "export them in the batch script as launch_slurm/launch.sh does."
+                f"SLURM_NNODES={num_nodes}, but MASTER_ADDR and MASTER_PORT are not both set, so the "
+                "nodes cannot meet; export them in the batch script as launch_slurm/launch.sh does."
             )
         return cls(
             num_nodes=num_nodes,

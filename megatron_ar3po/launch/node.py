@@ -101,12 +101,17 @@ def run_node(
     if problems:
         return PREFLIGHT_FAILED
 
-    command = torchrun_command(config, overrides, nproc_per_node=nproc_per_node, rendezvous=rendezvous)
+    command = torchrun_command(
+        config, overrides, nproc_per_node=nproc_per_node, rendezvous=rendezvous
+    )
     print(f"[node] {shlex.join(command)}", flush=True)
     stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
     code = TorchrunProcess(command, stop_file).wait()
     stopped = not (loaded.run.path / "DONE").exists() and (loaded.run.path / "STOPPED").exists()
-    print(f"[node] torchrun ended with code {code}{', the run is saved and not finished' if stopped else ''}", flush=True)
+    print(
+        f"[node] torchrun ended with code {code}{', the run is saved and not finished' if stopped else ''}",
+        flush=True,
+    )
     return stopped_exit_code if code == 0 and stopped else code
 
 
@@ -117,10 +122,18 @@ def _free_port() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.launch.node", description=__doc__)
-    parser.add_argument("--nproc-per-node", type=int, default=1, help="ranks on this node, one a GPU")
-    parser.add_argument("--gpus-per-node", type=int, default=0, help="GPUs that must answer; 0: a CPU run")
-    parser.add_argument("--stopped-exit-code", type=int, default=0, help="code of a run that stopped and saved")
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_ar3po.launch.node", description=__doc__
+    )
+    parser.add_argument(
+        "--nproc-per-node", type=int, default=1, help="ranks on this node, one a GPU"
+    )
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=0, help="GPUs that must answer; 0: a CPU run"
+    )
+    parser.add_argument(
+        "--stopped-exit-code", type=int, default=0, help="code of a run that stopped and saved"
+    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
@@ -133,7 +146,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stopped_exit_code=args.stopped_exit_code,
         )
     except ValueError as error:  # the outermost frame: a user can mend it, so no traceback
-        print(f"[node] {os.environ.get('SLURMD_NODENAME', socket.gethostname())}: {error}", file=sys.stderr, flush=True)
+        print(
+            f"[node] {os.environ.get('SLURMD_NODENAME', socket.gethostname())}: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         return CANNOT_START
 
 

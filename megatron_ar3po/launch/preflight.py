@@ -30,7 +30,9 @@ MAX_GPU_MEMORY_IN_USE_MIB = 2048
 PINNED = ("megatron-core", "sglang", "transformers")
 
 
-def problems_of_node(config: Config, *, gpus_per_node: int, rendezvous: Rendezvous, canary: str = "") -> list[str]:
+def problems_of_node(
+    config: Config, *, gpus_per_node: int, rendezvous: Rendezvous, canary: str = ""
+) -> list[str]:
     """All that is wrong with this node; empty when it can start. `canary` is PATH=CONTENT, written by the batch
     script into the run's folder."""
     found = [
@@ -55,7 +57,9 @@ def gpu_problems(expected: int) -> list[str]:
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
     except FileNotFoundError:
-        return ["nvidia-smi is not there; the node has no driver or the container was started without its GPUs."]
+        return [
+            "nvidia-smi is not there; the node has no driver or the container was started without its GPUs."
+        ]
     except subprocess.TimeoutExpired:
         return ["nvidia-smi did not answer within 60 s; a GPU hangs: drain the node."]
     if answer.returncode:
@@ -70,7 +74,9 @@ def gpu_problems(expected: int) -> list[str]:
         )
     for index, mib in used.items():
         if int(mib) > MAX_GPU_MEMORY_IN_USE_MIB:
-            found.append(f"GPU {index.strip()} has {mib.strip()} MiB in use already; end the process that holds them.")
+            found.append(
+                f"GPU {index.strip()} has {mib.strip()} MiB in use already; end the process that holds them."
+            )
     return found
 
 
@@ -104,7 +110,9 @@ def clock_problems(folder: Path) -> list[str]:
     except OSError:
         return []  # told by shared_folder_problems already
     if abs(skew) > MAX_CLOCK_SKEW_S:
-        return [f"the clock differs from the file server's by {skew:.0f} s; restart its time service (chronyd, ntpd)."]
+        return [
+            f"the clock differs from the file server's by {skew:.0f} s; restart its time service (chronyd, ntpd)."
+        ]
     return []
 
 
@@ -112,23 +120,35 @@ def model_problems(path: str) -> list[str]:
     """config.json and every weight file it needs."""
     folder = Path(path)
     if not path or not (folder / "config.json").is_file():
-        return [f"model.path={path or '(empty)'} holds no config.json; copy the checkpoint there, or mount its folder."]
+        return [
+            f"model.path={path or '(empty)'} holds no config.json; copy the checkpoint there, or mount its folder."
+        ]
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"}
     if index.is_file():
         files = set(json.loads(index.read_text())["weight_map"].values())
-    missing = sorted(name for name in files if not (folder / name).is_file() or not (folder / name).stat().st_size)
+    missing = sorted(
+        name
+        for name in files
+        if not (folder / name).is_file() or not (folder / name).stat().st_size
+    )
     if missing:
-        return [f"model.path={path} lacks {len(missing)} of {len(files)} weight files, first {missing[0]}; copy it again."]
+        return [
+            f"model.path={path} lacks {len(missing)} of {len(files)} weight files, first {missing[0]}; copy it again."
+        ]
     return []
 
 
 def data_problems(config: Config) -> list[str]:
     found = []
     if config.debug.mode != "train_only" and not Path(config.data.path).is_file():
-        found.append(f"data.path={config.data.path or '(empty)'} is no file here; mount its folder on every node.")
+        found.append(
+            f"data.path={config.data.path or '(empty)'} is no file here; mount its folder on every node."
+        )
     if config.evaluation.path and not Path(config.evaluation.path).is_file():
-        found.append(f"evaluation.path={config.evaluation.path} is no file here; mount its folder on every node.")
+        found.append(
+            f"evaluation.path={config.evaluation.path} is no file here; mount its folder on every node."
+        )
     return found
 
 
@@ -137,18 +157,25 @@ def version_problems(extra: str) -> list[str]:
     try:
         wanted = [Requirement(line) for line in metadata.requires("megatron_ar3po") or []]
     except metadata.PackageNotFoundError:
-        print("preflight: versions not compared: megatron_ar3po runs from its source folder, uninstalled.", flush=True)
+        print(
+            "preflight: versions not compared: megatron_ar3po runs from its source folder, uninstalled.",
+            flush=True,
+        )
         return []
     found = []
     for requirement in wanted:
-        if requirement.name not in PINNED or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+        if requirement.name not in PINNED or (
+            requirement.marker and not requirement.marker.evaluate({"extra": extra})
+        ):
             continue
         try:
             here = metadata.version(requirement.name)
         except metadata.PackageNotFoundError:
             here = "nothing"
         if here == "nothing" or not requirement.specifier.contains(here, prereleases=True):
-            found.append(f"the image holds {requirement.name} {here}, but this code needs {requirement}; rebuild the image.")
+            found.append(
+                f"the image holds {requirement.name} {here}, but this code needs {requirement}; rebuild the image."
+            )
     return found
 
 
@@ -160,7 +187,9 @@ def port_problems(ports: Sequence[int]) -> list[str]:
             try:
                 probe.bind(("", port))
             except OSError as error:
-                found.append(f"port {port} is taken ({error.strerror}); end who holds it, or set another MASTER_PORT.")
+                found.append(
+                    f"port {port} is taken ({error.strerror}); end who holds it, or set another MASTER_PORT."
+                )
     return found
 
 
@@ -174,8 +203,12 @@ def report(problems: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.launch.preflight", description=__doc__)
-    parser.add_argument("--gpus-per-node", type=int, default=8, help="GPUs that must answer; 0: a CPU run")
+    parser = argparse.ArgumentParser(
+        prog="python -m megatron_ar3po.launch.preflight", description=__doc__
+    )
+    parser.add_argument(
+        "--gpus-per-node", type=int, default=8, help="GPUs that must answer; 0: a CPU run"
+    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)

@@ -1,0 +1,56 @@
+"""One Slurm cluster for all tests of this folder, and what a job needs to start on it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from slurm_cluster import ROOT, SlurmCluster, processes_that_mention, why_not
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[SlurmCluster]:
+    reason = why_not()
+    if reason:
+        pytest.skip(f"no Slurm cluster: {reason}")
+    cluster = SlurmCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Iterator[Path]:
+    """A run's folder; after the test no process knows of it any more."""
+    folder = tmp_path / "run"
+    yield folder
+    assert processes_that_mention(str(folder)) == []
+
+
+@pytest.fixture
+def job_env(tmp_path: Path, run_dir: Path) -> dict[str, str]:
+    """A two-rank CPU run of the stand-in trainer, started by the shipped scripts."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
+    (model / "model.safetensors").write_bytes(b"weights")
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "1 + 1 =", "answer": "2"}\n')
+    return {
+        "AR3PO_HOME": str(ROOT),
+        "AR3PO_TRAINER": "stand_in_trainer",
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
+        "PYTHON": sys.executable,
+        "NPROC_PER_NODE": "1",
+        "GPUS_PER_NODE": "0",
+        "OMP_NUM_THREADS": "1",
+        "RUN_DIR": str(run_dir),
+        "MODEL_PATH": str(model),
+        "DATA_PATH": str(data),
+        "EVAL_PATH": str(data),
+    }

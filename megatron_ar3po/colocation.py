@@ -47,8 +47,8 @@ class SharedHostMemory:
 
 
 class ColocatedGpus:
-    """Actor and servers take turns on the same GPUs. `on_leader` runs a task on each replica's leader and lets every rank
-    wait for it, so that no rank allocates before the servers have let go."""
+    """Actor and servers take turns on the same GPUs. `on_leader` runs a task on each replica's leader and lets every
+    rank wait for it, so that no rank allocates before the servers have let go."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ SampleResponses = Callable[[Sequence[Prompt], int, SamplingParams, int], list[li
 
 
 class Evaluator:
-    """Each replica samples the prompts it owns. `sample(prompts, num_samples, sampling, policy_version)` runs on leaders."""
+    """Each replica samples the prompts it owns; `sample` runs on leaders."""
 
     def __init__(
         self,

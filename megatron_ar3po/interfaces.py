@@ -67,7 +67,7 @@ class StepSampler(Protocol):
 
 
 class ReuseShard(Protocol):
-    """One data-parallel rank's part of the memory of correct responses. Leader only; on other ranks nothing calls it."""
+    """One data-parallel rank's part of the memory of correct responses. Leader only."""
 
     def deposit(
         self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
@@ -82,7 +82,7 @@ class ReuseShard(Protocol):
 
     @property
     def cursor(self) -> dict[str, Any]:
-        """Where the store stands, for JSON, the same on every shard; `rollback(cursor)` brings it back exactly there."""
+        """Where the store stands, for JSON, one meaning on every shard; `rollback(cursor)` brings it back there."""
         ...
 
     def rollback(self, cursor: Mapping[str, Any]) -> None: ...

@@ -1,6 +1,6 @@
 """`Ar3poTrainer`: the step and the loop, nothing else. Every rank runs the same lines.
 
-    prompts -> response groups -> (reuse) -> samples with signal -> batch -> old log-probs -> update -> published weights
+    prompts -> groups -> (reuse) -> samples with signal -> batch -> old log-probs -> update -> published weights
 
 Ranks live in `distributed/`, memory in `colocation.py`, time in `metrics`; choices were made once in `train.py`.
 """
@@ -26,6 +26,7 @@ from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, WeightPublisher
+from megatron_ar3po.observability.memory import peak_bytes
 from megatron_ar3po.observability.metrics import Max, Mean, Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
@@ -103,6 +104,7 @@ class Ar3poTrainer:
 
     def gather_groups(self, step: int) -> list[ResponseGroup]:
         """Leader only: adaptive rollout, then response reuse."""
+        self.prompts.start_step()
         collected = self.sampler.collect(step=step, policy_version=self.state.policy_version)
         self.metrics.add_all(rollout_records(collected.groups, collected.discarded))
         self.halt_if_verifier_fails(collected.groups)
@@ -132,6 +134,7 @@ class Ar3poTrainer:
             self.metrics.add_all({name: Max(value) for name, value in stats.maxima.items()})
         self.metrics.add("actor/tokens", Max(batch.num_tokens))
         self.metrics.add("actor/samples", Max(batch.num_samples))
+        self.metrics.add("memory/peak_bytes", Max(peak_bytes()))
 
     def publish_weights(self, policy_version: int) -> None:
         with self.colocation.sync_phase(), self.metrics.span("publish"):
@@ -164,7 +167,8 @@ class Ar3poTrainer:
         if len(failed) > limit * len(scored):
             raise RuntimeError(
                 f"the verifier failed for {len(failed)} of {len(scored)} responses of this step, more than "
-                f"rewards.max_error_frac={limit}; the first reason: {failed[0].verdict.reason or 'none given'}. Mend the "
+                f"rewards.max_error_frac={limit}; the first reason: "
+                f"{failed[0].verdict.reason or 'none given'}. Mend the "
                 "verifier or the ground truths (ar3po grade shows one), then resume with run.resume=true."
             )
 

@@ -167,7 +167,7 @@ class ResponseGroup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedStep:
-    """What sampling one step came to, on one replica. `discarded` groups (dynamic sampling) train nothing and are cost."""
+    """What sampling one step came to, on one replica. `discarded` (dynamic sampling) train nothing and are cost."""
 
     groups: tuple[ResponseGroup, ...]  # by position
     discarded: tuple[ResponseGroup, ...] = ()
@@ -215,7 +215,7 @@ class MicroBatch:
     target_ids: Tensor  # [T] int64, the next token of the same sequence; 0 off the response
     loss_mask: Tensor  # [T] float32, 1 where token t + 1 belongs to the response
     advantages: Tensor  # [T] float32
-    weights: Tensor  # [T] float32, share of one optimizer step's loss; sums to 1 over the step, all DP ranks and micro-batches together
+    weights: Tensor  # [T] float32, share in the loss of one optimizer step, all ranks and micro-batches together
     behaviour_logprobs: Tensor  # [T] float32
     is_reused: Tensor  # [T] bool, token of a borrowed response
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs

@@ -7,17 +7,20 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
-from megatron_ar3po.colocation import Colocation, ColocatedGpus, SharedHostMemory
+from megatron_ar3po.colocation import ColocatedGpus, Colocation, SharedHostMemory
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.config.validate import warnings_of
+from megatron_ar3po.config.validate import read_model_config, warnings_of
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.dump import load_samples
@@ -26,7 +29,7 @@ from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size, stop
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.frozen_policy import FrozenActor, FrozenPublisher
-from megatron_ar3po.interfaces import Actor, ReuseShard, Verifier, WeightPublisher
+from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, Verifier, WeightPublisher
 from megatron_ar3po.observability.metrics import Metrics, drop_rows_after
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rank_logging import setup_logging
@@ -34,10 +37,16 @@ from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.store import NullStore, ReuseStore
 from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.placement import server_places
+from megatron_ar3po.rollout.server_control import ServerControl
+from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run_state import CheckpointFolder, RunState, read_state, write_durably
 from megatron_ar3po.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
-from megatron_ar3po.types import Prompt, SamplingParams, TrainingBatch
+from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +58,7 @@ class Language:
     stop_token_ids: tuple[int, ...]
     vocab_size: int
     verifier: Verifier
-    decode: object
+    decode: Callable[[Sequence[int]], str]
     training: list[Prompt]
     held_out: list[Prompt]
 
@@ -101,12 +110,209 @@ def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     trainer.ranks.run_on_leader(lambda: trainer.store.rollback(state.store_cursor))
     trainer.metrics.totals.update(state.totals)
     trainer.state = state
-    logger.info("resumed from %s (step %d, policy version %d)", checkpoint, state.step, state.policy_version)
+    logger.info(
+        "resumed from %s (step %d, policy version %d)", checkpoint, state.step, state.policy_version
+    )
 
 
 def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:
     content = {"step": state.step, "policy_version": state.policy_version, "reason": reason}
     write_durably(folder / ("DONE" if is_done else "STOPPED"), json.dumps(content) + "\n")
+
+
+def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[SglangServer]:
+    """Leaders start their replica's servers and return at once; the other ranks hold none."""
+
+    def started() -> int:
+        places = server_places(
+            ranks.layout,
+            servers_per_replica=config.rollout.servers_per_replica,
+            gpus=visible_gpus(),
+            ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size)),
+        )
+        for place in places:
+            server = SglangServer(
+                config.rollout,
+                place,
+                model_path=config.model.path,
+                dtype=config.model.dtype,
+                log_dir=config.run.path / "logs",
+            )
+            server.start()
+            stack.callback(server.stop)
+            servers.append(server)
+        return len(places)
+
+    servers: list[SglangServer] = []
+    ranks.run_on_leader(started)
+    return servers
+
+
+def visible_gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def build_trainer(
+    config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest, servers: list[SglangServer]
+) -> Ar3poTrainer:
+    """Collective. Loads data and model while the servers start, then waits for them."""
+    language = load_language(config, ranks, stack)
+    prompts = PromptSource(language.training, seed=config.run.seed, shuffle=config.data.shuffle)
+    store = open_store(config, ranks, stack)
+    actor, publisher = build_policy(config, ranks, servers)
+    ranks.run_on_leader(lambda: wait_for(servers))
+    controller = build_controller(config, ranks, stack, language, servers, publisher)
+    folder = config.run.path
+    metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
+    stack.callback(metrics.close)
+    return Ar3poTrainer(
+        config=config,
+        ranks=ranks,
+        prompts=prompts,
+        sampler=build_sampler(config, ranks, prompts, controller),
+        store=store,
+        batch_builder=BatchBuilder(ranks, config.algorithm, config.actor),
+        actor=actor,
+        weight_publisher=publisher,
+        colocation=build_colocation(config, ranks, actor, servers),
+        evaluator=build_evaluator(config, ranks, language, controller),
+        metrics=metrics,
+        recorder=RolloutRecorder(
+            folder / "rollouts.jsonl",
+            language.decode,
+            num_groups=config.observability.record_groups_per_step,
+            every_steps=config.observability.record_every_steps,
+        ),
+        checkpoints=CheckpointFolder(folder / "checkpoints", keep_last=config.checkpoint.keep_last),
+        stop=stop,
+        progress=RunProgress(
+            config.run.num_steps, config.run.progress, is_silent=not ranks.is_first
+        ),
+        state=RunState(),
+    )
+
+
+def build_policy(
+    config: Config, ranks: Ranks, servers: list[SglangServer]
+) -> tuple[Actor, WeightPublisher]:
+    """Collective: the Megatron actor and the way its weights take to the servers."""
+    if config.debug.mode == "rollout_only":
+        return FrozenActor(), FrozenPublisher(ranks, server_control(config, servers).stamp)
+    from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
+    from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+
+    actor = MegatronActor(config, ranks.layout)
+    publisher = ColocatedPublisher(
+        actor, ranks, lambda: [server.url for server in servers], config.weight_sync
+    )
+    return actor, publisher
+
+
+def wait_for(servers: list[SglangServer]) -> None:
+    for server in servers:
+        seconds = server.wait_ready()
+        logger.info("server %s is ready at %s after %.0f s", server.name, server.url, seconds)
+
+
+def build_controller(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    language: Language,
+    servers: list[SglangServer],
+    publisher: WeightPublisher,
+) -> RolloutController | None:
+    """On leaders; the other ranks have no servers to talk to."""
+    if not ranks.is_leader:
+        return None
+    engine = SglangEngine(
+        servers,
+        config.rollout,
+        vocab_size=language.vocab_size,
+        on_server_lost=lambda server: revive(server, ranks),
+    )
+    shape = read_model_config(config.model.path)
+    controller = RolloutController(
+        engine,
+        language.verifier,
+        config.rollout,
+        run_seed=config.run.seed,
+        stop_token_ids=language.stop_token_ids,
+        max_context_tokens=shape["max_position_embeddings"],
+        vocab_size=language.vocab_size,
+    )
+    stack.callback(controller.close)
+    return controller
+
+
+def revive(server: SglangServer, ranks: Ranks) -> None:
+    """A fresh process with the weights every other server of the replica has. The ranks of the replica help."""
+    server.restart()
+    ranks.call_in_replica("publish_again")
+
+
+def build_sampler(
+    config: Config, ranks: Ranks, prompts: PromptSource, controller: RolloutController | None
+) -> StepSampler:
+    collector = cast("RolloutController", controller)  # only leaders call a sampler
+    if not config.algorithm.dynamic_sampling:
+        return FixedSampler(
+            collector,
+            prompts.next_batch,
+            layout=ranks.layout,
+            prompts_per_step=config.rollout.prompts_per_step,
+        )
+    return DynamicSampler(
+        collector,
+        prompts.next_batch,
+        layout=ranks.layout,
+        prompts_per_step=config.rollout.prompts_per_step,
+        max_rounds=config.algorithm.max_sampling_rounds,
+        sum_over_replicas=lambda counts: [
+            sum(column) for column in zip(*ranks.gather_over_replicas(list(counts)), strict=True)
+        ],
+    )
+
+
+def build_evaluator(
+    config: Config, ranks: Ranks, language: Language, controller: RolloutController | None
+) -> Evaluator:
+    def sample(
+        prompts: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
+    ) -> list[list[ScoredResponse]]:
+        assert controller is not None
+        return controller.sample(
+            prompts,
+            num_samples=num_samples,
+            sampling=sampling,
+            seed_key="eval",
+            policy_version=policy_version,
+        )
+
+    sampling = SamplingParams(
+        temperature=config.evaluation.temperature,
+        top_p=config.evaluation.top_p,
+        max_response_tokens=config.rollout.max_response_tokens,
+        stop_token_ids=language.stop_token_ids,
+    )
+    return Evaluator(language.held_out, sample, ranks, config.evaluation, sampling)
+
+
+def build_colocation(
+    config: Config, ranks: Ranks, actor: Actor, servers: list[SglangServer]
+) -> Colocation:
+    if not torch.cuda.is_available():
+        return SharedHostMemory()
+    return ColocatedGpus(actor, server_control(config, servers), ranks.run_on_leader)
+
+
+def server_control(config: Config, servers: list[SglangServer]) -> ServerControl:
+    return ServerControl(
+        lambda: [server.url for server in servers], timeout_s=config.weight_sync.timeout_s
+    )
 
 
 def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
@@ -123,7 +329,9 @@ def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
         )
 
     return Language(
-        stop_token_ids=stop_token_ids(config.model.path, tokenizer, config.rollout.extra_stop_token_ids),
+        stop_token_ids=stop_token_ids(
+            config.model.path, tokenizer, config.rollout.extra_stop_token_ids
+        ),
         vocab_size=vocab_size,
         verifier=verifier,
         decode=tokenizer.decode,

@@ -1,0 +1,24 @@
+"""The reuse store: correct answers of earlier steps, kept on disk, lent to prompts that are unsolved now.
+
+One shard per data-parallel rank lies under `RUN/reuse/`; each is one SQLite file with one writer, the leader of that
+replica. The promises, each held by a test:
+
+- A deposit that returned is on disk, also after SIGKILL or a power loss. A deposit that did not return is there
+  whole or not at all.
+- A borrowed response comes from a strictly earlier step, is bit for bit what was deposited, and its choice is a pure
+  function of (run seed, prompt, step, position) and of what the store holds.
+- `rollback(cursor)` brings the store back to the state it had at the end of that step: deposits, evictions and loans.
+- Data of another run, model or tokenizer, a damaged file or a second writer is refused with one clear sentence.
+
+    store.py       ReuseStore: deposit, borrow, cursor, rollback, commit_checkpoint; NullStore when reuse is off
+    database.py    the SQLite file: schema, durability settings, errors in plain words
+    codec.py       responses and prompts as rows: compact integers, exact log-probs, a checksum
+    owner.py       one writer per shard: a lock, and a note that says who holds it
+    shards.py      the files of a folder; which of them are current
+    resharding.py  from any DP size to any other
+    inspection.py  reading a store beside a running job: stats, rows, verify, export
+    maintenance.py changing a store while no job runs: gc, import, regrade, reshard
+    cli.py         `ar3po reuse ...`
+
+Imports go down to types, config and the ground floor. Verifiers come in as callables.
+"""

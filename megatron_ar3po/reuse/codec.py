@@ -1,0 +1,155 @@
+"""Responses and prompts as rows of a shard: a readable JSON part, a binary part, a checksum over both.
+
+The binary part of a response of L tokens is
+
+    width (1 byte) | token ids (L x width bytes, little endian) | log-probs (L x float32)
+
+with width 2, 3 or 4, the smallest that holds its largest token id. Log-probs are kept exactly: `reuse.option=stored`
+trains on them. Nothing is compressed: log-probs do not shrink, and the time would be most of a deposit's
+(docs/reuse_store.md has the figures).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
+
+_NOT_OF_THE_RESPONSE = ("num_tokens", "verdict", "session", "deposit_step")
+
+
+class DamagedRowError(ValueError):
+    """A row whose bytes do not match its checksum, or do not decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """What a table holds of one value: `details` is JSON in UTF-8, `crc` covers `details` and `data`."""
+
+    details: bytes
+    data: bytes
+    crc: int
+
+    def checked_fields(self) -> dict[str, Any]:
+        """`details` as a dictionary, after the checksum of the whole row."""
+        if checksum(self.details, self.data) != self.crc:
+            raise DamagedRowError(
+                "its bytes do not match their checksum: they changed after they were written"
+            )
+        return json.loads(self.details)
+
+
+def checksum(details: bytes, data: bytes) -> int:
+    return zlib.crc32(data, zlib.crc32(details))
+
+
+def encode_response(scored: ScoredResponse, *, session: int, deposit_step: int) -> EncodedRow:
+    response, verdict = scored.response, scored.verdict
+    logprobs = np.asarray(response.logprobs, dtype="<f4")
+    if len(logprobs) != response.num_tokens or not np.isfinite(logprobs).all():
+        raise ValueError(
+            f"response {response.response_id} has {response.num_tokens} tokens and {len(logprobs)} log-probs, "
+            f"{int((~np.isfinite(logprobs)).sum())} of them not finite; every sampled token needs its log-prob."
+        )
+    details = json.dumps(
+        {
+            "response_id": response.response_id,
+            "prompt_id": response.prompt_id,
+            "num_tokens": response.num_tokens,
+            "finish_reason": response.finish_reason,
+            "policy_version": response.policy_version,
+            "step": response.step,
+            "stage": response.stage,
+            "index": response.index,
+            "seed": response.seed,
+            "server": response.server,
+            "num_cached_tokens": response.num_cached_tokens,
+            "elapsed_s": response.elapsed_s,
+            "verdict": {
+                "reward": verdict.reward,
+                "status": verdict.status,
+                "extracted": verdict.extracted,
+                "reason": verdict.reason,
+                "elapsed_s": verdict.elapsed_s,
+            },
+            "session": session,
+            "deposit_step": deposit_step,
+        },
+        separators=(",", ":"),
+    ).encode()
+    data = pack_tokens(response.token_ids) + logprobs.tobytes()
+    return EncodedRow(details, data, checksum(details, data))
+
+
+def decode_response(row: EncodedRow) -> ScoredResponse:
+    """The response as it was deposited, with origin 'reused'."""
+    fields = row.checked_fields()
+    try:
+        tokens = unpack_tokens(row.data, fields["num_tokens"])
+        logprobs = np.frombuffer(row.data[-4 * len(tokens) :] if len(tokens) else b"", dtype="<f4")
+        verdict = Verdict(**fields["verdict"])
+        response = Response(
+            token_ids=tokens,
+            logprobs=logprobs.astype(np.float32),
+            **{k: v for k, v in fields.items() if k not in _NOT_OF_THE_RESPONSE},
+        )
+    except (KeyError, TypeError) as error:
+        raise DamagedRowError(f"it does not decode: {error!r}") from error
+    return ScoredResponse(response=response, verdict=verdict, origin="reused")
+
+
+def encode_prompt(prompt: Prompt) -> EncodedRow:
+    details = json.dumps(
+        {
+            "prompt_id": prompt.prompt_id,
+            "num_tokens": len(prompt.token_ids),
+            "ground_truth": prompt.ground_truth,
+            "text": prompt.text,
+            "source": prompt.source,
+            "metadata": dict(prompt.metadata),
+        },
+        separators=(",", ":"),
+    ).encode()
+    data = pack_tokens(np.asarray(prompt.token_ids, dtype=np.int64))
+    return EncodedRow(details, data, checksum(details, data))
+
+
+def decode_prompt(row: EncodedRow) -> Prompt:
+    fields = row.checked_fields()
+    try:
+        tokens = unpack_tokens(row.data, fields.pop("num_tokens"))
+        return Prompt(token_ids=tuple(tokens.tolist()), **fields)
+    except (KeyError, TypeError) as error:
+        raise DamagedRowError(f"it does not decode: {error!r}") from error
+
+
+def pack_tokens(token_ids: np.ndarray) -> bytes:
+    ids = np.ascontiguousarray(token_ids, dtype="<u4")
+    largest = int(ids.max(initial=0))
+    if largest < 1 << 16:
+        return b"\x02" + ids.astype("<u2").tobytes()
+    if largest < 1 << 24:
+        return b"\x03" + ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    return b"\x04" + ids.tobytes()
+
+
+def unpack_tokens(data: bytes, num_tokens: int) -> np.ndarray:
+    """[L] int32"""
+    if num_tokens == 0:
+        return np.zeros(0, dtype=np.int32)
+    width = data[0]
+    raw = np.frombuffer(data, dtype=np.uint8, offset=1, count=width * num_tokens)
+    if width == 2:
+        return raw.view("<u2").astype(np.int32)
+    if width == 3:
+        wide = np.zeros((num_tokens, 4), dtype=np.uint8)
+        wide[:, :3] = raw.reshape(num_tokens, 3)
+        return wide.view("<u4").reshape(num_tokens).astype(np.int32)
+    if width == 4:
+        return raw.view("<u4").astype(np.int32)
+    raise DamagedRowError(f"token ids of {width} bytes each: no such format.")

@@ -1,0 +1,271 @@
+"""The SQLite file of one shard: schema, durability settings, and its errors in plain words.
+
+The settings are chosen for local disks and shared file systems (NFS, Lustre) alike:
+
+- A rollback journal, not WAL: WAL needs shared memory between processes, which a network file system has not.
+- `journal_mode=TRUNCATE` with `synchronous=FULL`: a commit ends by truncating the journal *and syncing it*. With
+  DELETE the unlink is not synced, and a power loss could bring the journal back and undo an acknowledged deposit.
+- Normal locking: readers (`mode=ro`) come in between two writes; each side waits for the other with a time limit.
+- No memory map: a truncated file would be a SIGBUS instead of an error.
+- A fixed page cache: memory does not grow with the store.
+
+Tables: `responses` is small and clustered by prompt, so that one page answers "what is there for this prompt";
+`payloads` is append-only and holds the bytes. A row of `responses` is alive while `evicted_step` is NULL; an evicted
+row stays until a checkpoint commits, so that a rollback can bring it back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from urllib.parse import quote
+
+APPLICATION_ID = 0x41523350  # "AR3P"
+SCHEMA_VERSION = 1
+PAGE_BYTES = 4096
+CACHE_KIB = 32 * 1024
+BUSY_TIMEOUT_S = 60.0
+
+SCHEMA = """
+CREATE TABLE shard (              -- one row: what this file is, and where it stands
+    fingerprint TEXT NOT NULL,    -- JSON: run, model, tokenizer
+    dp_rank INTEGER NOT NULL,
+    dp_size INTEGER NOT NULL,
+    created TEXT NOT NULL,
+    clock INTEGER NOT NULL,       -- the newest step that wrote here
+    committed INTEGER NOT NULL,   -- no rollback goes to before the end of this step
+    next_id INTEGER NOT NULL,     -- id of the next response
+    num_responses INTEGER NOT NULL -- alive
+);
+CREATE TABLE sessions (           -- one row per opening for writing
+    id INTEGER PRIMARY KEY,
+    opened TEXT NOT NULL,
+    sampler TEXT NOT NULL         -- JSON: how responses of this session were sampled
+);
+CREATE TABLE prompts (
+    key INTEGER PRIMARY KEY,      -- first 64 bits of prompt_id
+    prompt_id TEXT NOT NULL,
+    details TEXT NOT NULL,
+    data BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE responses (
+    prompt INTEGER NOT NULL,      -- prompts.key
+    id INTEGER NOT NULL,          -- payloads.id; grows with every deposit
+    response_id TEXT NOT NULL,
+    step INTEGER NOT NULL,        -- of the deposit
+    num_tokens INTEGER NOT NULL,
+    lottery INTEGER NOT NULL,     -- hash of (run seed, response_id): decides who stays
+    evicted_step INTEGER,
+    PRIMARY KEY (prompt, id)
+) WITHOUT ROWID;
+CREATE INDEX evicted ON responses (evicted_step) WHERE evicted_step IS NOT NULL;
+CREATE TABLE payloads (
+    id INTEGER PRIMARY KEY,
+    details TEXT NOT NULL,
+    data BLOB NOT NULL,
+    crc INTEGER NOT NULL
+);
+CREATE TABLE loans (
+    response INTEGER NOT NULL,    -- responses.id
+    step INTEGER NOT NULL,
+    position INTEGER NOT NULL,    -- of the borrowing prompt in its step
+    option TEXT NOT NULL,         -- reuse.option of that step
+    PRIMARY KEY (response, step)  -- a response is lent once in a step
+) WITHOUT ROWID;
+"""
+
+
+class ReuseStoreError(ValueError):
+    """The store cannot be used as asked: the message says what was found and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fingerprint:
+    """Whose answers a shard holds. `tokenizer_path` is where text can be decoded; it is noted, never compared."""
+
+    run: str
+    model: str
+    tokenizer: str
+    tokenizer_path: str = ""
+
+    def differences(self, other: Fingerprint) -> list[str]:
+        """One line for each thing that makes `other` a stranger."""
+        return [
+            f"{name} '{getattr(other, name)}' (expected '{getattr(self, name)}')"
+            for name in ("run", "model", "tokenizer")
+            if getattr(self, name) != getattr(other, name)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShardState:
+    """The one row of table `shard`."""
+
+    fingerprint: Fingerprint
+    dp_rank: int
+    dp_size: int
+    clock: int
+    committed: int
+    next_id: int
+    num_responses: int
+
+
+def create_database(
+    path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int
+) -> sqlite3.Connection:
+    """An empty shard at `path` for bulk writing: not safe against a crash until `seal_database` has renamed it."""
+    path.unlink(missing_ok=True)
+    connection = _connect(path, mode="rwc")
+    connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
+    connection.execute("PRAGMA journal_mode = OFF")
+    connection.execute("PRAGMA synchronous = OFF")
+    connection.executescript(SCHEMA)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    connection.execute(
+        "INSERT INTO shard VALUES (?, ?, ?, ?, 0, 0, 1, 0)",
+        (
+            json.dumps(asdict(fingerprint)),
+            dp_rank,
+            dp_size,
+            datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        ),
+    )
+    return connection
+
+
+def seal_database(connection: sqlite3.Connection, building: Path, path: Path) -> None:
+    """Close a newly built shard and give it its name in one step: it is there whole, or not at all."""
+    connection.close()
+    _sync(building)
+    os.replace(building, path)
+    _sync(path.parent)
+
+
+def open_for_writing(path: Path) -> sqlite3.Connection:
+    connection = _connect(path, mode="rw")
+    with explained(path):
+        connection.execute("PRAGMA journal_mode = TRUNCATE")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA secure_delete = OFF")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        _check_format(connection, path)
+    return connection
+
+
+def open_for_reading(path: Path) -> sqlite3.Connection:
+    """Safe beside a running job as long as every read is short: a reader that holds its lock keeps the writer out."""
+    if not path.exists():
+        raise ReuseStoreError(f"there is no shard {path}.")
+    connection = _connect(path, mode="ro")
+    with explained(path):
+        connection.execute("PRAGMA query_only = ON")
+        _check_format(connection, path)
+    return connection
+
+
+def read_state(connection: sqlite3.Connection, path: Path) -> ShardState:
+    row = connection.execute(
+        "SELECT fingerprint, dp_rank, dp_size, clock, committed, next_id, num_responses FROM shard"
+    ).fetchone()
+    if row is None:
+        raise ReuseStoreError(_DAMAGED.format(path=path, what="its table 'shard' is empty"))
+    fingerprint = Fingerprint(**json.loads(row[0]))
+    names = ("dp_rank", "dp_size", "clock", "committed", "next_id", "num_responses")
+    return ShardState(fingerprint=fingerprint, **dict(zip(names, row[1:], strict=True)))
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
+    """All or nothing, on disk when it returns."""
+    with explained(path):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            connection.execute("COMMIT")
+        finally:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """SQLite's short messages become sentences that say what to do."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        raise ReuseStoreError(_explain(path, str(error))) from error
+
+
+_DAMAGED = (
+    "{path} is damaged ({what}). `ar3po reuse verify` says which rows are sound, `ar3po reuse export --salvage` saves "
+    "them; then remove the file and start again or import what was saved."
+)
+
+
+def _explain(path: Path, what: str) -> str:
+    lower = what.lower()
+    if "malformed" in lower or "not a database" in lower or "no such table" in lower:
+        return _DAMAGED.format(path=path, what=what)
+    if "full" in lower:
+        return f"no space left on the disk of {path}; what was deposited before is kept. Free some space and resume."
+    if "readonly" in lower:
+        return f"{path} cannot be written to ({what}); make it and its folder writable, or choose another run.dir."
+    if "locked" in lower:
+        return (
+            f"{path} stayed locked for {BUSY_TIMEOUT_S:.0f} s; another program holds it open in the middle of a read "
+            "or write. Close it and resume."
+        )
+    if "unable to open" in lower:
+        return f"{path} cannot be opened ({what}); check that it exists and that its folder may be written to."
+    return f"{path}: SQLite says '{what}'; what was deposited before is kept."
+
+
+def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    with explained(path):
+        return sqlite3.connect(
+            f"file:{quote(str(path.absolute()))}?mode={mode}",
+            uri=True,
+            timeout=BUSY_TIMEOUT_S,
+            isolation_level=None,  # transactions are written out: BEGIN IMMEDIATE ... COMMIT
+        )
+
+
+def _check_format(connection: sqlite3.Connection, path: Path) -> None:
+    """Ours, of a version we know, and as long as its header says. Plays back a journal left by a crash first."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (num_pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    size = path.stat().st_size
+    if size < max(num_pages, 1) * page_bytes:
+        what = (
+            f"{size} bytes where its header says {max(num_pages, 1) * page_bytes}: it was cut off"
+        )
+        raise ReuseStoreError(_DAMAGED.format(path=path, what=what))
+    if application != APPLICATION_ID:
+        raise ReuseStoreError(f"{path} is not a shard of a reuse store; move it away.")
+    if version != SCHEMA_VERSION:
+        raise ReuseStoreError(
+            f"{path} has schema version {version}, this program knows {SCHEMA_VERSION}; "
+            + (
+                "use the newer program that wrote it."
+                if version > SCHEMA_VERSION
+                else "it cannot be read any more."
+            )
+        )
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

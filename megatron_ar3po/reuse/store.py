@@ -1,0 +1,553 @@
+"""`ReuseStore`: one data-parallel rank's shard of the reuse store. Leader only; one store per process and shard.
+
+    deposit   a step's fresh correct responses, in one transaction
+    borrow    one response of an earlier step for an unsolved prompt
+    cursor    where the store stands; rollback(cursor) brings it back there; commit_checkpoint(cursor) forgets what
+              only a return to before `cursor` would need
+
+**Time** is counted in training steps and only goes forward. "The store as of step N" is all that steps <= N did. A
+cursor therefore means the same on every rank and for every DP size, provided every leader calls `deposit` in every
+step (with an empty list, too).
+
+**Who stays** when a prompt has more than `reuse.max_responses_per_prompt` is decided by a lottery number, a hash of
+(run seed, response id): `reservoir` keeps the smallest numbers, which is a uniform sample of all that was ever
+deposited for the prompt; `newest` keeps the newest steps and lets the number break ties. There is no random state to
+save, and depositing twice changes nothing.
+
+**Loans** are kept in memory until the step's `cursor` is read (or the next deposit, or `close`): a loan of a step that
+did not end belongs to nobody, since a resume goes back to a cursor.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from hashlib import blake2b
+from pathlib import Path
+
+from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.codec import (
+    DamagedRowError,
+    EncodedRow,
+    decode_response,
+    encode_prompt,
+    encode_response,
+)
+from megatron_ar3po.reuse.database import (
+    Fingerprint,
+    ReuseStoreError,
+    ShardState,
+    create_database,
+    explained,
+    open_for_writing,
+    read_state,
+    seal_database,
+    transaction,
+)
+from megatron_ar3po.reuse.owner import OwnerLock
+from megatron_ar3po.reuse.resharding import reshard_one
+from megatron_ar3po.reuse.shards import ShardSet, current_set, owner_dp_rank, remove_other_sets
+from megatron_ar3po.types import Prompt, ScoredResponse
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """What table `responses` says of one response."""
+
+    id: int
+    response_id: str
+    step: int
+    num_tokens: int
+    lottery: int
+    evicted_step: int | None
+
+
+class ReuseStore:
+    """See the module. Open with `ReuseStore.open`."""
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        path: Path,
+        owner: OwnerLock,
+        *,
+        config: ReuseConfig,
+        run_seed: int,
+    ) -> None:
+        self.path = path
+        self._connection = connection
+        self._owner: OwnerLock | None = owner
+        self._config = config
+        self._run_seed = run_seed
+        with explained(path):
+            self._state: ShardState = read_state(connection, path)
+        self._session: int | None = None
+        self._sampler = "{}"
+        self._pending_loans: dict[
+            tuple[int, int], int
+        ] = {}  # (response, step) -> position, unwritten
+
+    @classmethod
+    def open(
+        cls,
+        folder: Path,
+        *,
+        dp_rank: int,
+        dp_size: int,
+        config: ReuseConfig,
+        run_seed: int,
+        fingerprint: Fingerprint,
+        sampler: Mapping[str, object] | None = None,
+    ) -> ReuseStore:
+        """The shard of `dp_rank`, made empty or resharded from another DP size where needed. Every leader calls it.
+        `sampler` (how this session's responses are sampled) is noted beside what it deposits."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ReuseStoreError(
+                f"cannot make the folder {folder}: {error.strerror}; choose another run.dir."
+            ) from error
+        shard_set, removed = _set_to_open(
+            folder, dp_rank=dp_rank, dp_size=dp_size, fingerprint=fingerprint
+        )
+        if removed:
+            logger.info("reuse store: removed obsolete shards %s", ", ".join(removed))
+        path = shard_set.path(folder, dp_rank)
+        owner = OwnerLock(path)
+        try:
+            if not path.exists():
+                building = path.with_suffix(".building")
+                with explained(path):
+                    empty = create_database(
+                        building, fingerprint=fingerprint, dp_rank=dp_rank, dp_size=dp_size
+                    )
+                    seal_database(empty, building, path)
+            connection = open_for_writing(path)
+            try:
+                store = cls(connection, path, owner, config=config, run_seed=run_seed)
+                store._refuse_strangers(fingerprint, dp_rank=dp_rank, dp_size=dp_size)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            owner.release()
+            raise
+        store._sampler = json.dumps(dict(sampler or {}))
+        return store
+
+    # -- the step -----------------------------------------------------------------------------------------------
+
+    def deposit(
+        self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
+    ) -> int:
+        """Keeps fresh correct responses, all or none. Returns how many are new in the store; one that is known
+        already, or that the cap per prompt turns away, is not. When it returns, they are on disk."""
+        by_prompt: dict[str, list[ScoredResponse]] = {}
+        for scored in responses:
+            self._refuse_unworthy(scored, prompts, step)
+            by_prompt.setdefault(scored.response.prompt_id, []).append(scored)
+        self._advance_clock(step)
+        if not by_prompt and not self._pending_loans:
+            return 0
+        with self._write():
+            num_new = sum(
+                self._deposit_prompt(prompts[prompt_id], group)
+                for prompt_id, group in by_prompt.items()
+            )
+        return num_new
+
+    def borrow(
+        self, prompt_id: str, *, step: int, position: int = 0, exclude: Collection[str] = ()
+    ) -> ScoredResponse | None:
+        """A stored response of a strictly earlier step, or None. It is not lent again in this step; `exclude` names
+        further response ids that must not come."""
+        self._advance_clock(step)
+        with explained(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                candidates = self._lendable(prompt_id, step, exclude)
+                if not candidates:
+                    return None
+                chosen = self._pick(candidates, prompt_id, step, position)
+                row = self._connection.execute(
+                    "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?",
+                    (chosen.id,),
+                ).fetchone()
+            finally:
+                self._connection.execute("COMMIT")
+        try:
+            if row is None:
+                raise DamagedRowError("its tokens are gone")
+            scored = decode_response(EncodedRow(*row))
+            if (scored.response.response_id, scored.response.prompt_id) != (
+                chosen.response_id,
+                prompt_id,
+            ):
+                raise DamagedRowError(f"its tokens are those of {scored.response.response_id}")
+        except DamagedRowError as error:
+            raise ReuseStoreError(
+                f"{self.path}: stored response {chosen.response_id} is damaged: {error}. `ar3po reuse verify` lists "
+                "every damaged row, `ar3po reuse gc --damaged` drops them."
+            ) from error
+        self._pending_loans[chosen.id, step] = position
+        return scored
+
+    # -- checkpoints --------------------------------------------------------------------------------------------
+
+    @property
+    def cursor(self) -> dict[str, int]:
+        """Where the store stands, for a checkpoint. Read it once at the end of a step: it writes the step's loans
+        down first."""
+        if self._pending_loans:
+            with self._write():
+                pass
+        return {"step": self._state.clock}
+
+    def rollback(self, cursor: Mapping[str, int]) -> None:
+        """The store as of the end of step `cursor['step']`; what later steps did is gone for good."""
+        step = cursor["step"]
+        if step < self._state.committed:
+            raise ReuseStoreError(
+                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._state.committed} "
+                "what earlier steps evicted is gone. Resume from that checkpoint or a later one, or remove the "
+                "reuse folder to resume with an empty store."
+            )
+        if step > 0 and self._state.next_id == 1:
+            logger.warning(
+                "reuse store: %s is empty, although the run resumes from step %d", self.path, step
+            )
+        self._pending_loans.clear()
+        with self._write():
+            self._connection.execute("DELETE FROM loans WHERE step > ?", (step,))
+            self._connection.execute(
+                "DELETE FROM payloads WHERE id IN (SELECT id FROM responses WHERE step > ?)",
+                (step,),
+            )
+            self._connection.execute("DELETE FROM responses WHERE step > ?", (step,))
+            self._connection.execute(
+                "UPDATE responses SET evicted_step = NULL WHERE evicted_step > ?", (step,)
+            )
+            (alive,) = self._connection.execute(
+                "SELECT COUNT(*) FROM responses WHERE evicted_step IS NULL"
+            ).fetchone()
+            dropped = self._state.num_responses - alive
+            self._state = replace(self._state, clock=step, num_responses=alive)
+        if dropped:
+            logger.info(
+                "reuse store: back to step %d, %d responses (before: %d)",
+                step,
+                alive,
+                alive + dropped,
+            )
+
+    def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
+        """The oldest checkpoint that is kept has this cursor: no rollback will go to before it, so what was evicted
+        up to then is deleted."""
+        step = min(cursor["step"], self._state.clock)
+        if step <= self._state.committed:
+            return
+        with self._write():
+            gone = "(SELECT id FROM responses WHERE evicted_step <= ?)"
+            self._connection.execute(f"DELETE FROM loans WHERE response IN {gone}", (step,))
+            self._connection.execute(f"DELETE FROM payloads WHERE id IN {gone}", (step,))
+            self._connection.execute("DELETE FROM responses WHERE evicted_step <= ?", (step,))
+            self._state = replace(self._state, committed=step)
+
+    # -- what it holds ------------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Responses that are alive."""
+        return self._state.num_responses
+
+    def stats(self) -> dict[str, float]:
+        """Metrics of the moment, cheap enough for every step."""
+        return {
+            "reuse/store_responses": float(len(self)),
+            "reuse/store_bytes": float(self.path.stat().st_size),
+        }
+
+    def close(self) -> None:
+        """Writes pending loans down and gives the shard free. A second call does nothing."""
+        if self._owner is None:
+            return
+        try:
+            _ = self.cursor
+        finally:
+            self._connection.close()
+            self._owner.release()
+            self._owner = None
+
+    def __enter__(self) -> ReuseStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _write(self) -> Iterator[None]:
+        """One transaction that takes the pending loans along. A failure leaves file and memory as they were."""
+        state, session = self._state, self._session
+        try:
+            with transaction(self._connection, self.path):
+                self._connection.executemany(
+                    "INSERT INTO loans VALUES (?, ?, ?, ?)",
+                    [
+                        (*loan, place, self._config.option)
+                        for loan, place in self._pending_loans.items()
+                    ],
+                )
+                yield
+                self._write_state()
+        except BaseException:
+            self._state, self._session = state, session
+            raise
+        self._pending_loans.clear()
+
+    def _refuse_strangers(self, fingerprint: Fingerprint, *, dp_rank: int, dp_size: int) -> None:
+        refuse_strangers(self._state, fingerprint, self.path)
+        if (self._state.dp_rank, self._state.dp_size) != (dp_rank, dp_size):
+            raise ReuseStoreError(
+                f"{self.path} was made for data-parallel rank {self._state.dp_rank} of {self._state.dp_size}: the file "
+                "was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
+            )
+
+    def _refuse_unworthy(
+        self, scored: ScoredResponse, prompts: Mapping[str, Prompt], step: int
+    ) -> None:
+        response = scored.response
+        if scored.origin != "fresh" or not scored.is_correct:
+            raise ValueError(
+                f"response {response.response_id} is {scored.origin} and {scored.verdict.status}; only fresh correct "
+                "responses are deposited (algorithm.response_reuse.responses_worth_keeping picks them)."
+            )
+        if response.step > step:
+            raise ValueError(
+                f"response {response.response_id} is of step {response.step}, after this deposit's {step}."
+            )
+        if response.prompt_id not in prompts:
+            raise ValueError(
+                f"response {response.response_id} came without its prompt {response.prompt_id}."
+            )
+        owner = owner_dp_rank(response.prompt_id, self._state.dp_size)
+        if owner != self._state.dp_rank:
+            raise ValueError(
+                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; each "
+                "leader deposits the prompts it owns."
+            )
+
+    def _advance_clock(self, step: int) -> None:
+        if step < self._state.clock:
+            raise ReuseStoreError(
+                f"{self.path} stands at step {self._state.clock} and is asked to work on step {step}; steps only go "
+                "forward. A run that resumes calls rollback with its checkpoint's cursor first."
+            )
+        self._state = replace(self._state, clock=step)
+
+    def _deposit_prompt(self, prompt: Prompt, group: Sequence[ScoredResponse]) -> int:
+        step = self._state.clock
+        key = prompt_key(prompt.prompt_id)
+        rows = self._rows(key)
+        known = {row.response_id for row in rows}
+        new: dict[str, ScoredResponse] = {}
+        for scored in group:
+            if scored.response.response_id not in known:
+                new.setdefault(scored.response.response_id, scored)
+        alive = [row for row in rows if row.evicted_step is None]
+        arrived = [
+            _Row(0, response_id, step, scored.response.num_tokens, self._lottery(response_id), None)
+            for response_id, scored in new.items()
+        ]
+        ranked = sorted(alive + arrived, key=self._rank)
+        evicted = {row.response_id for row in ranked[self._config.max_responses_per_prompt :]}
+        self._connection.executemany(
+            "UPDATE responses SET evicted_step = ? WHERE prompt = ? AND id = ?",
+            [(step, key, row.id) for row in alive if row.response_id in evicted],
+        )
+        kept = [row for row in arrived if row.response_id not in evicted]
+        if kept:
+            self._insert_prompt(key, prompt, is_new=not rows)
+            self._insert_responses(key, kept, new)
+        num_evicted = sum(row.response_id in evicted for row in alive)
+        self._state = replace(
+            self._state, num_responses=self._state.num_responses + len(kept) - num_evicted
+        )
+        return len(kept)
+
+    def _insert_prompt(self, key: int, prompt: Prompt, *, is_new: bool) -> None:
+        if not is_new:
+            return
+        row = encode_prompt(prompt)
+        self._connection.execute(
+            "INSERT OR IGNORE INTO prompts VALUES (?, ?, CAST(? AS TEXT), ?, ?)",
+            (key, prompt.prompt_id, row.details, row.data, row.crc),
+        )
+        (stored,) = self._connection.execute(
+            "SELECT prompt_id FROM prompts WHERE key = ?", (key,)
+        ).fetchone()
+        if stored != prompt.prompt_id:
+            raise ReuseStoreError(
+                f"prompts {stored} and {prompt.prompt_id} share their first 16 hex digits; ids must differ there."
+            )
+
+    def _insert_responses(
+        self, key: int, rows: Sequence[_Row], scored: Mapping[str, ScoredResponse]
+    ) -> None:
+        first = self._state.next_id
+        session = self._session_id()
+        payloads = [
+            encode_response(scored[row.response_id], session=session, deposit_step=row.step)
+            for row in rows
+        ]
+        self._connection.executemany(
+            "INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)",
+            [(first + i, p.details, p.data, p.crc) for i, p in enumerate(payloads)],
+        )
+        self._connection.executemany(
+            "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, NULL)",
+            [
+                (key, first + i, r.response_id, r.step, r.num_tokens, r.lottery)
+                for i, r in enumerate(rows)
+            ],
+        )
+        self._state = replace(self._state, next_id=first + len(rows))
+
+    def _session_id(self) -> int:
+        """This opening's row in `sessions`; written with the first deposit."""
+        if self._session is None:
+            now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            self._session = secrets.randbits(
+                48
+            )  # unique in every shard, so that resharding copies it as it is
+            self._connection.execute(
+                "INSERT INTO sessions VALUES (?, ?, ?)", (self._session, now, self._sampler)
+            )
+        return self._session
+
+    def _rows(self, key: int) -> list[_Row]:
+        found = self._connection.execute(
+            "SELECT id, response_id, step, num_tokens, lottery, evicted_step FROM responses WHERE prompt = ?",
+            (key,),
+        )
+        return [_Row(*row) for row in found]
+
+    def _lendable(self, prompt_id: str, step: int, exclude: Collection[str]) -> list[_Row]:
+        config = self._config
+        rows = [
+            row
+            for row in self._rows(prompt_key(prompt_id))
+            if row.evicted_step is None
+            and row.step < step
+            and not (config.max_age_steps and step - row.step > config.max_age_steps)
+            and row.response_id not in exclude
+            and (row.id, step) not in self._pending_loans
+        ]
+        return [row for row in rows if self._may_be_lent_again(row, step)]
+
+    def _may_be_lent_again(self, row: _Row, step: int) -> bool:
+        times, newest = self._connection.execute(
+            "SELECT COUNT(*), MAX(step) FROM loans WHERE response = ?", (row.id,)
+        ).fetchone()
+        times += sum(response == row.id for response, _ in self._pending_loans)
+        limit = self._config.max_times_borrowed
+        return newest != step and not (limit and times >= limit)
+
+    def _pick(self, candidates: Sequence[_Row], prompt_id: str, step: int, position: int) -> _Row:
+        def draw(row: _Row) -> bytes:
+            return _hash(self._run_seed, "borrow", prompt_id, step, position, row.response_id)
+
+        if self._config.pick == "newest":
+            return min(candidates, key=lambda row: (-row.step, draw(row)))
+        if self._config.pick == "shortest":
+            return min(candidates, key=lambda row: (row.num_tokens, draw(row)))
+        return min(candidates, key=draw)
+
+    def _rank(self, row: _Row) -> tuple[int, int, str]:
+        """The first `max_responses_per_prompt` in this order stay."""
+        return (-row.step if self._config.keep == "newest" else 0, row.lottery, row.response_id)
+
+    def _lottery(self, response_id: str) -> int:
+        return int.from_bytes(_hash(self._run_seed, "keep", response_id), "little", signed=True)
+
+    def _write_state(self) -> None:
+        state = self._state
+        self._connection.execute(
+            "UPDATE shard SET clock = ?, committed = ?, next_id = ?, num_responses = ?",
+            (state.clock, state.committed, state.next_id, state.num_responses),
+        )
+
+
+class NullStore:
+    """`reuse.enabled=false`: nothing is stored, nothing is lent."""
+
+    cursor: Mapping[str, int] = {}
+
+    def deposit(
+        self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
+    ) -> int:
+        return 0
+
+    def borrow(
+        self, prompt_id: str, *, step: int, position: int = 0, exclude: Collection[str] = ()
+    ) -> ScoredResponse | None:
+        return None
+
+    def rollback(self, cursor: Mapping[str, int]) -> None:
+        pass
+
+    def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return 0
+
+    def stats(self) -> dict[str, float]:
+        return {}
+
+    def close(self) -> None:
+        pass
+
+
+def prompt_key(prompt_id: str) -> int:
+    """The first 64 bits of a prompt id as SQLite's signed integer."""
+    return int(prompt_id[:16], 16) - (1 << 63)
+
+
+def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) -> None:
+    differences = fingerprint.differences(state.fingerprint)
+    if differences:
+        raise ReuseStoreError(
+            f"{path} holds answers of another {' and '.join(differences)}; they must not train this policy. Use the "
+            "run.dir that belongs to this run, or remove the reuse folder to start with an empty store."
+        )
+
+
+def _set_to_open(
+    folder: Path, *, dp_rank: int, dp_size: int, fingerprint: Fingerprint
+) -> tuple[ShardSet, list[str]]:
+    """The set this rank opens, its own shard resharded if the current set has another size; names of removed files."""
+    current = current_set(folder)
+    if current is None:
+        return ShardSet(1, dp_size), []
+    if current.dp_size != dp_size:
+        target = ShardSet(current.version + 1, dp_size)
+        reshard_one(folder, current, target, dp_rank=dp_rank, fingerprint=fingerprint)
+        if target.missing(
+            folder
+        ):  # the leaders of the missing ones are still at it: the old set stays until then
+            return target, []
+        current = target
+    return current, remove_other_sets(folder, current)
+
+
+def _hash(*parts: object) -> bytes:
+    return blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()

@@ -99,9 +99,17 @@ class SlurmCluster:
             (self.root / f"dev/gpu{gpu}").symlink_to("/dev/null")
         self._write_settings()
         self._name_nodes()
-        self._spawn("munged", "-F", "-f", "--num-threads=2", f"--socket={self.root}/munge", f"--key-file={self.root}/key",
-                    f"--pid-file={self.root}/munged.pid", f"--log-file={self.root}/log/munged",
-                    f"--seed-file={self.root}/seed")  # fmt: skip
+        root = self.root
+        where = {
+            "socket": "munge",
+            "key-file": "key",
+            "pid-file": "munged.pid",
+            "seed-file": "seed",
+        }
+        files = [f"--{option}={root}/{name}" for option, name in where.items()]
+        self._spawn(
+            "munged", "-F", "-f", "--num-threads=2", f"--log-file={root}/log/munged", *files
+        )
         self._wait_until(
             lambda: (self.root / "munge").exists(), timeout_s, "munged opens its socket"
         )

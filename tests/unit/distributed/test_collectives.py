@@ -1,0 +1,58 @@
+"""Two gloo processes of one replica: what the leader may ask while the other waits, and who learns of a failure."""
+
+import multiprocessing
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from megatron_ar3po.distributed.collectives import PeerError, Ranks
+from megatron_ar3po.distributed.layout import ParallelLayout
+
+
+def _rank(rank: int, folder: str, tp: int, results) -> None:
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
+    )
+    ranks = Ranks(ParallelLayout(world_size=2, rank=rank, tensor_parallel_size=tp), timeout_s=30)
+    served: list[int] = []
+    ranks.offer("note", served.append)
+
+    def task() -> str:
+        ranks.call_in_replica("note", 7)
+        return f"from {rank}"
+
+    def fail() -> None:
+        raise ValueError("no disk")
+
+    said = ranks.run_on_leader(task)
+    error = ""
+    try:
+        ranks.run_on_first(fail)
+    except (ValueError, PeerError) as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    results.put((rank, said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank)))
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("tp", [2, 1], ids=["one replica", "two replicas"])
+def test_leaders_speak_for_their_replica_and_a_failure_reaches_everyone(tp):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    with tempfile.TemporaryDirectory() as folder:
+        assert Path(folder).is_dir()
+        processes = [context.Process(target=_rank, args=(r, folder, tp, results)) for r in (0, 1)]
+        for process in processes:
+            process.start()
+        got = sorted(results.get(timeout=60) for _ in processes)
+        for process in processes:
+            process.join(30)
+    (_, said_0, served_0, error_0, any_0, peers_0), (_, said_1, served_1, error_1, any_1, _) = got
+    assert said_0 == "from 0"
+    assert said_1 == ("from 0" if tp == 2 else "from 1")
+    assert served_0 == served_1 == [7]
+    assert error_0 == "ValueError: no disk"
+    assert error_1.startswith("PeerError: rank 0 failed") and "no disk" in error_1
+    assert any_0 and any_1
+    assert peers_0 == ([0] if tp == 2 else [0, 1])

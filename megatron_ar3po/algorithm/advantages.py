@@ -116,7 +116,13 @@ def _custom_advantages(
 ) -> list[Advantages]:
     option = f"algorithm.advantage={config.advantage}"
     answer = call_custom("algorithm.advantage", config.advantage, groups, config)
-    arrays = [np.asarray(a, dtype=np.float64) for a in answer]
+    try:
+        arrays = [np.asarray(array, dtype=np.float64) for array in answer]
+    except (TypeError, ValueError) as error:  # None, a number, ragged or non-numeric arrays
+        raise ValueError(
+            f"{option} returned {type(answer).__name__}, which is not a list of arrays ({error}); "
+            "return one array per group."
+        ) from error
     expected = [(len(group.responses),) for group in groups]
     if [a.shape for a in arrays] != expected:
         raise ValueError(

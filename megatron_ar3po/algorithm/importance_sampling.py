@@ -39,7 +39,7 @@ def is_fresh(micro_batch: MicroBatch) -> Tensor:
 
 
 def importance_weights(micro_batch: MicroBatch, config: AlgorithmConfig) -> Tensor:
-    """[T] factor on the policy loss, no gradient; 1 off the response and for borrowed responses."""
+    """[T] factor on the policy loss, no gradient; 1 for a borrowed response, unused off the response."""
     difference = mismatch(micro_batch)
     if config.importance_sampling.startswith("sequence"):
         difference = sequence_sum(difference, micro_batch)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+from fakes.algorithm_cases import group, scored, stored_answer
+
+from megatron_ar3po.algorithm.response_reuse import (
+    needs_a_loan,
+    responses_worth_keeping,
+    with_borrowed,
+)
+
+
+def test_only_an_unsolved_group_needs_a_loan() -> None:
+    assert needs_a_loan(group([0, 0, 0, 0]))
+    assert not needs_a_loan(group([0, 1, 0, 0]))
+    assert not needs_a_loan(group([1, 1]))
+
+
+def test_without_a_stored_response_the_group_stays_as_it_is() -> None:
+    unsolved = group([0, 0])
+    assert with_borrowed(unsolved, None, seed=0, step=5) is unsolved
+
+
+def test_the_borrowed_response_takes_the_place_of_one_incorrect_one() -> None:
+    unsolved, lent = group([0, 0, 0, 0]), stored_answer()
+    rescued = with_borrowed(unsolved, lent, seed=0, step=5)
+    assert len(rescued.responses) == 4
+    assert rescued.num_borrowed == 1
+    assert sorted(rescued.rewards) == [0, 0, 0, 1]
+    for before, after in zip(unsolved.responses, rescued.responses, strict=True):
+        assert after is before or after == lent
+
+
+def test_a_borrowed_response_is_marked_as_reused_whatever_the_store_says() -> None:
+    lent = replace(stored_answer(), origin="fresh")
+    rescued = with_borrowed(group([0]), lent, seed=0, step=5)
+    assert [r.origin for r in rescued.responses] == ["reused"]
+
+
+def place(seed: int, step: int, position: int) -> int:
+    rescued = with_borrowed(
+        group([0, 0, 0, 0], position=position),
+        stored_answer(position=position),
+        seed=seed,
+        step=step,
+    )
+    return [r.origin for r in rescued.responses].index("reused")
+
+
+def test_which_response_leaves_is_a_function_of_seed_step_and_prompt() -> None:
+    assert [place(3, 5, p) for p in range(50)] == [place(3, 5, p) for p in range(50)]
+    assert [place(3, 5, p) for p in range(50)] != [place(4, 5, p) for p in range(50)]
+    assert [place(3, 5, p) for p in range(50)] != [place(3, 6, p) for p in range(50)]
+
+
+def test_which_response_leaves_is_uniform() -> None:
+    """4,000 choices of 4: 1,000 each, standard deviation sqrt(4000 * 1/4 * 3/4) = 27; 5 of them are 137."""
+    counts = Counter(place(1, step, position) for step in range(5, 25) for position in range(200))
+    assert all(abs(counts[index] - 1000) < 137 for index in range(4)), counts
+
+
+def test_only_fresh_correct_responses_are_worth_keeping() -> None:
+    mixed = group([0, 1, 1], position=0)
+    rescued = with_borrowed(group([0, 0], position=1), stored_answer(position=1), seed=0, step=5)
+    kept = responses_worth_keeping([mixed, rescued, group([0], position=2)])
+    assert [s.response.response_id for s in kept] == ["p0.1", "p0.2"]
+
+
+@pytest.mark.parametrize(
+    ("borrower", "lent", "message"),
+    [
+        (group([0, 1]), stored_answer(), "is solved"),
+        (group([]), stored_answer(), "no response that could be replaced"),
+        (group([0]), scored(0.0, step=1), "not correct"),
+        (group([0]), stored_answer(position=1), "lent an answer to p1"),
+        (group([0]), stored_answer(step=5), "response of step 5 in step 5"),
+    ],
+)
+def test_a_loan_that_breaks_a_promise_is_refused(borrower, lent, message) -> None:
+    with pytest.raises(AssertionError, match=message):
+        with_borrowed(borrower, lent, seed=0, step=5)

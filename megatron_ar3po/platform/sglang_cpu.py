@@ -1,0 +1,131 @@
+"""Lets the published SGLang wheels serve a dense model on a machine without a GPU. Nothing here runs beside one.
+
+What each shim is for (SGLang 0.5.23):
+
+1. torchvision's operator schemas: see `torchvision_schemas`.
+2. `sgl_kernel`: on the CPU engine SGLang imports a few names of a package that has no CPU wheel. A dense model without
+   speculative decoding on the `torch_native` attention calls none of them; a call raises and says so.
+3. `murmur_hash32_cpu`, the one operator that the per-request seed needs, written in torch.
+4. The seeded mode (`--enable-deterministic-inference`) refuses `torch_native`, and turns on Triton matmuls that need an
+   accelerator. Both are opened here; the prefix cache stays on. Tokens are then a function of the seed alone;
+   log-probs agree within 1e-6 across batches, not bit by bit.
+5. Forked children: by default each child imports SGLang once more (9 CPU seconds each, beside a trainer that imports
+   Megatron). Without CUDA nothing forbids a fork, so the children share the launcher's modules.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import multiprocessing
+import os
+import sys
+import types
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+
+# The names that SGLang's CPU paths import at module level; none is called on the way described above.
+_ABSENT_KERNELS = (
+    "assign_draft_cache_locs_contiguous_cpu",
+    "assign_extend_cache_locs_cpu",
+    "assign_req_to_token_pool_cpu",
+    "build_tree_kernel_efficient_cpu",
+    "copy_all_layer_kv_cache_cpu",
+    "fill_accept_out_cache_loc_cpu",
+    "fill_bonus_tokens_cpu",
+    "verify_tree_greedy_cpu",
+)
+
+_MASK32 = 0xFFFFFFFF
+
+
+def apply_shims(*, seeded: bool) -> None:
+    """Before the first import of sglang, in the launcher."""
+    os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
+    ensure_torchvision_schemas()
+    if importlib.util.find_spec("sgl_kernel") is None:
+        _install_sgl_kernel()
+    if seeded:
+        _open_seeded_mode()
+    _fork_children()
+
+
+def _install_sgl_kernel() -> None:
+    module = types.ModuleType("sgl_kernel", "Stands in for the package that has no CPU wheel.")
+    module.__spec__ = importlib.machinery.ModuleSpec("sgl_kernel", loader=None)
+    for name in _ABSENT_KERNELS:
+        setattr(module, name, _absent_kernel(name))
+    # A Library takes its operators with it when it is collected: the module keeps it.
+    setattr(module, "library", _register_murmur_hash())  # noqa: B010
+    sys.modules["sgl_kernel"] = module
+
+
+def _absent_kernel(name: str) -> Callable[..., NoReturn]:
+    def call(*args: Any, **kwargs: Any) -> NoReturn:
+        raise NotImplementedError(
+            f"sgl_kernel.{name} has no CPU build here; serve a dense model with --attention-backend torch_native."
+        )
+
+    return call
+
+
+def _register_murmur_hash() -> torch.library.Library:
+    library = torch.library.Library("sgl_kernel", "FRAGMENT")
+    library.define("murmur_hash32_cpu(Tensor seed, Tensor positions, Tensor col_indices) -> Tensor")
+    library.impl("murmur_hash32_cpu", murmur_hash32, "CPU")
+    return library
+
+
+def murmur_hash32(seed: Tensor, positions: Tensor, col_indices: Tensor) -> Tensor:
+    """MurmurHash3 (x86, 32 bit) of the 16 bytes (seed low, seed high, position, column), one row per (seed, position).
+
+    seed: [N] 64-bit integers; positions: [N]; col_indices: [V]; result: [N, V] uint32. torch has next to no uint32
+    arithmetic, so words live in int64 and are cut back to 32 bits."""
+    seed = seed.view(torch.int64) if seed.dtype == torch.uint64 else seed.to(torch.int64)
+    state = _mix(torch.zeros_like(seed), seed & _MASK32)
+    state = _mix(state, (seed >> 32) & _MASK32)
+    state = _mix(state, positions.to(torch.int64) & _MASK32)
+    columns = col_indices.to(torch.int64) & _MASK32
+    return _finish(_mix(state[:, None], columns[None, :])).to(torch.uint32)
+
+
+def _mix(state: Tensor, word: Tensor) -> Tensor:
+    word = _multiply(_rotate_left(_multiply(word, 0xCC9E2D51), 15), 0x1B873593)
+    return (_multiply(_rotate_left(state ^ word, 13), 5) + 0xE6546B64) & _MASK32
+
+
+def _finish(state: Tensor) -> Tensor:
+    state = state ^ 16  # length of the input in bytes
+    state = _multiply(state ^ (state >> 16), 0x85EBCA6B)
+    state = _multiply(state ^ (state >> 13), 0xC2B2AE35)
+    return state ^ (state >> 16)
+
+
+def _rotate_left(word: Tensor, bits: int) -> Tensor:
+    return ((word << bits) | (word >> (32 - bits))) & _MASK32
+
+
+def _multiply(word: Tensor, factor: int) -> Tensor:
+    """Low 32 bits of a product, in halves so that no step leaves int64."""
+    return ((word & 0xFFFF) * factor + ((((word >> 16) * factor) & 0xFFFF) << 16)) & _MASK32
+
+
+def _open_seeded_mode() -> None:
+    from sglang.srt import batch_invariant_ops
+    from sglang.srt.arg_groups import choices
+
+    choices.add_deterministic_attention_backend_choices(["torch_native"])
+    choices.add_radix_supported_deterministic_attention_backend_choices(["torch_native"])
+    batch_invariant_ops.enable_batch_invariant_mode = lambda *args, **kwargs: None
+
+
+def _fork_children() -> None:
+    """SGLang asks for 'spawn' by name, always. The launcher is single-threaded but for its sleeping guard when it
+    forks, and OMP_NUM_THREADS=1 keeps OpenMP from starting threads before it."""
+    choose = multiprocessing.set_start_method
+    multiprocessing.set_start_method = lambda method, force=False: choose("fork", force=force)

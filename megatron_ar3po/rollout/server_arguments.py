@@ -1,0 +1,81 @@
+"""Config -> SGLang's ServerArgs, by SGLang's own names. Each choice has its reason beside it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+
+# Options that the trainer sets itself: a second value would contradict it.
+_OURS = {
+    "model_path": "model.path",
+    "dtype": "model.dtype",
+    "port": "rollout.port",
+    "host": "the loopback address",
+    "tp_size": "actor.tensor_parallel_size and rollout.servers_per_replica",
+    "enable_deterministic_inference": "rollout.deterministic",
+    "skip_tokenizer_init": "token in, token out",
+}
+
+
+def server_arguments(
+    config: RolloutConfig,
+    *,
+    model_path: str,
+    dtype: str,
+    port: int,
+    tensor_parallel_size: int,
+    on_gpu: bool,
+) -> dict[str, Any]:
+    check_pass_through(config.sglang)
+    arguments: dict[str, Any] = {
+        "model_path": str(Path(model_path).resolve()),
+        "dtype": dtype,
+        "host": "127.0.0.1",
+        "port": port,
+        "tp_size": tensor_parallel_size,
+        "skip_tokenizer_init": True,  # token in, token out: answers bypass the detokenizer
+        "skip_server_warmup": True,  # saves two seconds; the first real request warms up as well
+        "enable_metrics": True,  # the counters that the ledger is held against
+        "log_level_http": "warning",  # no line per request
+        "decode_log_interval": 1000,
+    }
+    if config.deterministic:
+        arguments["enable_deterministic_inference"] = True
+    if not on_gpu:
+        arguments |= {
+            "device": "cpu",
+            "attention_backend": "torch_native",
+            "max_total_tokens": config.max_total_tokens,
+            "sleep_on_idle": True,  # an idle scheduler would otherwise take one of the trainer's cores
+        }
+    return arguments | dict(config.sglang)
+
+
+def check_pass_through(options: Mapping[str, Any]) -> None:
+    """`rollout.sglang` speaks ServerArgs' names; what it does not know, or we set ourselves, is refused here."""
+    for name in options:
+        if name in _OURS:
+            raise ValueError(
+                f"rollout.sglang.{name} is set by {_OURS[name]}; remove it from rollout.sglang."
+            )
+    if not options:
+        return  # SGLang takes ten seconds to import
+    known = _server_argument_names()
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"the nearest one is {near[0]}" if near else "see `python -m sglang.launch_server --help`"
+            raise ValueError(f"rollout.sglang.{name} is no option of this SGLang; {hint}.")
+
+
+def _server_argument_names() -> list[str]:
+    ensure_torchvision_schemas()
+    import msgspec
+    from sglang.srt.server_args import ServerArgs
+
+    return [field.name for field in msgspec.structs.fields(ServerArgs)]

@@ -1,0 +1,315 @@
+"""`SglangEngine`: samples from SGLang servers over HTTP, one request per response.
+
+Promises:
+- token in, token out: what comes back is checked (lengths, vocabulary, finish reason, one policy version) before
+  anyone sees it; an answer that fails is drawn again or raised, never passed on;
+- one `generate` returns one answer: each try is a request of its own under an id of its own, and the id of a try that
+  was given up is aborted at the server, so no answer can be counted twice;
+- every wait has a limit; a server that dies or hangs is handed to `on_server_lost` once, however many requests it took
+  with it, and then only those are drawn again;
+- all that the servers did is counted (`usage`), answers that were thrown away included.
+
+A prompt's samples all go to one server, which holds its prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import aiohttp
+import numpy as np
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.types import FinishReason, Generation, GenerationRequest
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
+_ABORT_TIMEOUT_S = 10.0
+_FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort")
+
+
+class Server(Protocol):
+    """What the client needs of a server process."""
+
+    name: str
+
+    @property
+    def url(self) -> str: ...
+
+    @property
+    def num_restarts(self) -> int: ...
+
+    def is_running(self) -> bool: ...
+
+    def last_words(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerUsage:
+    """What one process of a server was asked and answered, as this client saw it."""
+
+    requests: int = 0  # answered, whatever became of the answer
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    lost_requests: int = 0  # sent, no readable answer: the server may have counted them, in whole or in part
+
+    def __add__(self, other: ServerUsage) -> ServerUsage:
+        return ServerUsage(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__slots__}
+        )
+
+
+class _LostRequest(Exception):
+    """One try brought no usable answer; another may."""
+
+
+@dataclass(slots=True)
+class _ServerState:
+    server: Server
+    repair: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class SglangEngine:
+    """A `RolloutEngine`. `on_server_lost(server)` blocks until the server runs again and holds the current weights under
+    the current version; without one a lost server ends the run."""
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        config: RolloutConfig,
+        *,
+        vocab_size: int,
+        on_server_lost: Callable[[Any], None] | None = None,
+    ) -> None:
+        assert servers, "an engine needs at least one server"
+        self.on_server_lost = on_server_lost
+        self.usage: dict[tuple[str, int], ServerUsage] = {}  # by server name and its restarts
+        self._servers = [_ServerState(server) for server in servers]
+        self._config = config
+        self._vocab_size = vocab_size
+        self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def servers(self) -> list[Server]:
+        return [state.server for state in self._servers]
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        state = self._server_of(request.prompt_token_ids)
+        failure: Exception | None = None
+        for attempt in range(self._config.max_retries + 1):
+            process = state.server.num_restarts
+            try:
+                return await self._attempt(state.server, request, attempt)
+            except _LostRequest as lost:
+                failure = lost
+                logger.warning(
+                    "request %s, try %d on %s: %s", request.request_id, attempt + 1, state.server.name, lost
+                )
+            await self._repair_if_lost(state, process)
+        raise RolloutEngineError(
+            f"request {request.request_id} brought no usable answer from server {state.server.name} in "
+            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); the last: {failure}. "
+            f"{state.server.last_words()}"
+        )
+
+    async def abort(self, request_id: str) -> None:
+        """All tries of the request, on every server: the ids of tries begin with the request's id."""
+        for state in self._servers:
+            for attempt in range(self._config.max_retries + 1):
+                await self._abort_try(state.server, _try_id(request_id, attempt))
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _server_of(self, prompt_token_ids: Sequence[int]) -> _ServerState:
+        if len(self._servers) == 1:
+            return self._servers[0]
+        prefix = zlib.crc32(np.asarray(prompt_token_ids, dtype=np.int32).tobytes())
+        return self._servers[prefix % len(self._servers)]
+
+    async def _attempt(self, server: Server, request: GenerationRequest, attempt: int) -> Generation:
+        key = (server.name, server.num_restarts)
+        rid = _try_id(request.request_id, attempt)
+        started = time.monotonic()
+        answered = False
+        try:
+            async with self._http().post(
+                f"{server.url}/generate", json=self._body(request, rid)
+            ) as http_response:
+                text = await http_response.read()
+            if http_response.status == 400:
+                raise RolloutEngineError(
+                    f"server {server.name} refuses request {rid}: {text[:500].decode(errors='replace')}"
+                )
+            if http_response.status != 200:
+                raise _LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
+            answer = _decoded(text)
+            meta = answer["meta_info"]
+            self._count(key, usage_of(meta))
+            answered = True
+            generation = parse_generation(answer, vocab_size=self._vocab_size)
+        except asyncio.TimeoutError as error:
+            await self._abort_try(server, rid)
+            limit = self._config.request_timeout_s
+            raise _LostRequest(f"no answer within rollout.request_timeout_s={limit:g}") from error
+        except aiohttp.ClientError as error:
+            raise _LostRequest(f"{type(error).__name__}: {error}") from error
+        finally:
+            if not answered:  # cancelled by us too: the server aborts a request whose client has gone
+                self._count(key, ServerUsage(lost_requests=1))
+        return replace(generation, server=server.name, elapsed_s=time.monotonic() - started)
+
+    def _body(self, request: GenerationRequest, rid: str) -> dict[str, Any]:
+        sampling = request.sampling
+        parameters: dict[str, Any] = {
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_new_tokens": sampling.max_response_tokens,
+            "stop_token_ids": list(sampling.stop_token_ids),
+        }
+        if self._config.deterministic:
+            parameters["sampling_seed"] = request.seed
+        return {
+            "rid": rid,
+            "input_ids": list(request.prompt_token_ids),
+            "sampling_params": parameters,
+            "return_logprob": True,
+        }
+
+    async def _repair_if_lost(self, state: _ServerState, process: int) -> None:
+        """Waits until the server of a lost request serves again. The first of its requests to come here restarts it, the
+        others find it done."""
+        async with state.repair:
+            server = state.server
+            if server.num_restarts != process or (server.is_running() and await self._is_healthy(server)):
+                return
+            if self.on_server_lost is None:
+                raise RolloutEngineError(f"server {server.name} was lost. {server.last_words()}")
+            logger.warning("server %s was lost: restarting it", server.name)
+            await asyncio.to_thread(self.on_server_lost, server)
+
+    async def _is_healthy(self, server: Server) -> bool:
+        try:
+            async with self._http().get(
+                f"{server.url}/health_generate", timeout=aiohttp.ClientTimeout(_HEALTH_TIMEOUT_S)
+            ) as http_response:
+                return http_response.status == 200
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung: both are lost
+            return False
+
+    async def _abort_try(self, server: Server, rid: str) -> None:
+        try:
+            async with self._http().post(
+                f"{server.url}/abort_request",
+                json={"rid": rid},
+                timeout=aiohttp.ClientTimeout(_ABORT_TIMEOUT_S),
+            ):
+                pass
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # a server that cannot hear runs nothing we wait for
+            logger.info("server %s did not take the abort of %s", server.name, rid)
+
+    def _count(self, key: tuple[str, int], usage: ServerUsage) -> None:
+        self.usage[key] = self.usage.get(key, ServerUsage()) + usage
+
+    def _http(self) -> aiohttp.ClientSession:
+        """Made inside the running loop and kept between steps, its connections alive."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the controller bounds what is in flight
+                timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
+            )
+        return self._session
+
+
+def _try_id(request_id: str, attempt: int) -> str:
+    return request_id if attempt == 0 else f"{request_id}.try{attempt + 1}"
+
+
+def _decoded(text: bytes) -> dict[str, Any]:
+    try:
+        answer = json.loads(text)
+        meta = answer["meta_info"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise _LostRequest(f"malformed answer {text[:200]!r}") from error
+    if not isinstance(meta, dict):
+        raise _LostRequest(f"malformed answer {text[:200]!r}")
+    return answer
+
+
+def usage_of(meta: dict[str, Any]) -> ServerUsage:
+    return ServerUsage(
+        requests=1,
+        prompt_tokens=int(meta.get("prompt_tokens", 0)),
+        cached_prompt_tokens=int(meta.get("cached_tokens", 0)),
+        generated_tokens=int(meta.get("completion_tokens", 0)),
+    )
+
+
+def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
+    """SGLang's answer, checked. Raises `_LostRequest` for what a second try may mend, `RolloutEngineError` for what it
+    cannot (weights of an unknown or mixed version)."""
+    meta = answer["meta_info"]
+    try:
+        token_ids = np.asarray(answer["output_ids"], dtype=np.int32)
+        entries = meta["output_token_logprobs"] or []
+        logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
+        logprob_ids = np.asarray([entry[1] for entry in entries], dtype=np.int32)
+        finish_reason = meta["finish_reason"]["type"]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise _LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+    if finish_reason not in _FINISH_REASONS:
+        raise _LostRequest(f"unknown finish reason {finish_reason!r}")
+    if finish_reason != "abort":
+        _check_tokens(token_ids, logprobs, logprob_ids, vocab_size)
+    return Generation(
+        token_ids=token_ids,
+        logprobs=logprobs,
+        finish_reason=finish_reason,
+        policy_version=_policy_version(meta),
+        server="",
+        num_cached_tokens=int(meta.get("cached_tokens", 0)),
+    )
+
+
+def _check_tokens(
+    token_ids: np.ndarray, logprobs: np.ndarray, logprob_ids: np.ndarray, vocab_size: int
+) -> None:
+    if not len(token_ids) or token_ids.ndim != 1:
+        raise _LostRequest(f"output_ids of shape {token_ids.shape}")
+    if not np.array_equal(token_ids, logprob_ids):
+        raise _LostRequest(
+            f"{len(token_ids)} output_ids and {len(logprobs)} log-probs that do not speak of the same tokens"
+        )
+    if token_ids.min() < 0 or token_ids.max() >= vocab_size:
+        raise _LostRequest(f"token ids outside the vocabulary of {vocab_size}: {token_ids.tolist()[:20]}")
+    if not np.isfinite(logprobs).all():
+        raise _LostRequest("a log-prob that is not finite")
+
+
+def _policy_version(meta: dict[str, Any]) -> int:
+    """The one version whose weights sampled every token."""
+    stated = {str(span["version"]) for span in meta.get("weight_versions") or []}
+    stated.add(str(meta.get("weight_version")))
+    version = stated.pop()
+    if stated:
+        raise RolloutEngineError(
+            f"the weights changed while a response was sampled (versions {sorted({version, *stated})}); publish only "
+            "between rollouts."
+        )
+    if not version.isdigit():
+        raise RolloutEngineError(
+            f"the server's weight version is {version!r}: it was never given the run's weights. Publish before sampling."
+        )
+    return int(version)

@@ -1,0 +1,233 @@
+"""The SGLang server process of a replica: start, wait, restart, stop.
+
+Promises:
+- `start` returns at once, so that the trainer can build its model meanwhile; `wait_ready` waits at most the configured
+  time, says every few seconds that it waits, and fails with the server's last log lines when the server dies;
+- the process and everything it started end with `stop`, and within seconds when the trainer dies for whatever reason
+  (`platform.sglang_launch` watches the trainer);
+- a port in use is a `ValueError` before anything is started.
+
+Publishing weights to the server and sampling from it are left to others: they speak HTTP to `url`.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import megatron_ar3po
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.rollout.server_arguments import server_arguments
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+_POLL_INTERVAL_S = 0.1
+_REPORT_INTERVAL_S = 10.0
+_STOP_GRACE_S = 5.0
+_LAST_LOG_LINES = 15
+
+# What torchrun, Slurm's MPI and the trainer set for their own process groups; a server that inherits it joins them.
+_TRAINER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "GROUP_RANK",
+    "ROLE_RANK",
+    "ROLE_NAME",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE",
+    "ROLE_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "CUDA_VISIBLE_DEVICES_ORIGINAL",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "CUDA_DEVICE_MAX_CONNECTIONS",
+)
+_TRAINER_PREFIXES = ("TORCHELASTIC_", "TORCH_NCCL_")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlace:
+    """Where one server of a run sits."""
+
+    name: str  # "dp0.s0": names the log file and the ledger's rows
+    number: int = 0  # on this machine, from 0: a configured port is counted up by it
+    gpu_ids: tuple[str, ...] = ()  # as in CUDA_VISIBLE_DEVICES; empty: no GPU, or all that are visible
+    tensor_parallel_size: int = 1
+
+
+class SglangServer:
+    """One server. Used by the leader of its replica only."""
+
+    def __init__(
+        self, config: RolloutConfig, place: ServerPlace, *, model_path: str, dtype: str, log_dir: Path
+    ) -> None:
+        self.name = place.name
+        self.num_restarts = 0
+        self.log_path = log_dir / f"sglang_{place.name}.log"
+        self._config = config
+        self._place = place
+        self._reservation = _reserve_port(config.port + place.number if config.port else 0)
+        self.port: int = self._reservation.getsockname()[1]
+        self._arguments = server_arguments(
+            config,
+            model_path=model_path,
+            dtype=dtype,
+            port=self.port,
+            tensor_parallel_size=place.tensor_parallel_size,
+            on_gpu=torch.cuda.is_available(),
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_at = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://{HOST}:{self.port}"
+
+    def start(self) -> None:
+        """Returns at once; the server loads in the background."""
+        assert self._process is None, f"server {self.name} was started twice; stop it first"
+        self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-W", "ignore", "-m", "megatron_ar3po.platform.sglang_launch"]
+        command += [str(os.getpid()), json.dumps(self._arguments)]
+        with self.log_path.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=server_environment(os.environ, self._place.gpu_ids),
+                start_new_session=True,  # its own process group: it is ended as a whole
+            )
+        self._started_at = time.monotonic()
+
+    def wait_ready(self, report: Callable[[str], None] = logger.info) -> float:
+        """Until the server takes requests; returns the seconds since its start."""
+        limit = self._config.server_start_timeout_s
+        next_report = _REPORT_INTERVAL_S
+        while not self._answers_ready():
+            waited = time.monotonic() - self._started_at
+            if not self.is_running():
+                raise RolloutEngineError(f"server {self.name} died while starting. {self.last_words()}")
+            if waited > limit:
+                self.stop()
+                raise RolloutEngineError(
+                    f"server {self.name} was not ready within rollout.server_start_timeout_s={limit:g}; raise it, or "
+                    f"look for what it waits for. {self.last_words()}"
+                )
+            if waited >= next_report:
+                report(
+                    f"waiting for server {HOST}:{self.port}: {waited:.0f} s of at most {limit:g} s"
+                )
+                next_report += _REPORT_INTERVAL_S
+            time.sleep(_POLL_INTERVAL_S)
+        return time.monotonic() - self._started_at
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def restart(self) -> None:
+        """A fresh process on the same port, ready but without the run's weights: publish before sampling."""
+        if self.num_restarts >= self._config.max_server_restarts:
+            raise RolloutEngineError(
+                f"server {self.name} was lost again after rollout.max_server_restarts="
+                f"{self._config.max_server_restarts} restarts; raise it, or mend what ends the server. "
+                f"{self.last_words()}"
+            )
+        self.num_restarts += 1
+        self.stop()
+        self.start()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        """Ends the whole process group: asks, waits a little, kills. Harmless when it runs no more."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        _signal_group(process.pid, signal.SIGTERM)
+        try:
+            process.wait(_STOP_GRACE_S)
+        except subprocess.TimeoutExpired:
+            logger.info("server %s did not end within %g s: killed", self.name, _STOP_GRACE_S)
+        _signal_group(process.pid, signal.SIGKILL)  # also what outlived its leader
+        process.wait(_STOP_GRACE_S)
+
+    def last_words(self) -> str:
+        """For an error message: how it ended, its last log lines, and where the others are."""
+        ended = self._process.poll() if self._process is not None else None
+        state = "It runs." if ended is None else f"Its exit code was {ended}."
+        if not self.log_path.is_file():
+            return state
+        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
+        shown = "\n".join(f"    {line[:300]}" for line in lines[-_LAST_LOG_LINES:])
+        return f"{state} Last lines of {self.log_path}:\n{shown}"
+
+    def _answers_ready(self) -> bool:
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        try:
+            connection.request("GET", "/ready")
+            return connection.getresponse().status == 200
+        except (OSError, http.client.HTTPException):  # it does not listen yet
+            return False
+        finally:
+            connection.close()
+
+
+def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> dict[str, str]:
+    """The trainer's environment without what describes the trainer's own process group."""
+    environment = {
+        name: value
+        for name, value in inherited.items()
+        if name not in _TRAINER_VARIABLES and not name.startswith(_TRAINER_PREFIXES)
+    }
+    package_root = str(Path(megatron_ar3po.__file__).parents[1])
+    paths = [package_root, environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    environment["PYTHONUNBUFFERED"] = "1"  # the last log lines of a dying server are the ones that matter
+    environment.setdefault("HF_HUB_OFFLINE", "1")
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    if gpu_ids:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
+    if not torch.cuda.is_available():
+        environment.setdefault("OMP_NUM_THREADS", "1")
+        environment["TORCHDYNAMO_DISABLE"] = "1"
+    return environment
+
+
+def _reserve_port(port: int) -> socket.socket:
+    """A bound socket that never listens: the system hands the port to nobody else, and the server can still bind it,
+    since both ask for SO_REUSEADDR."""
+    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        reservation.bind((HOST, port))
+    except OSError as error:
+        reservation.close()
+        raise ValueError(
+            f"rollout.port={port} cannot be used on {HOST}: {error.strerror}. Another process holds it; choose another "
+            "port, or 0 for a free one from the system."
+        ) from error
+    return reservation
+
+
+def _signal_group(group: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(group, number)
+    except ProcessLookupError:
+        pass  # the group has ended

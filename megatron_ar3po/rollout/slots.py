@@ -1,0 +1,53 @@
+"""`PrioritySlots`: a bound on what is in flight; who waits is let in by rank, not by arrival."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+
+class PrioritySlots:
+    """Like a semaphore, but the smallest `rank` goes first; among equals the first to come.
+
+    Later stages rank first: a prompt in its last stage has the longest chain behind it, and starting it late is what
+    leaves servers idle at the end of a step."""
+
+    def __init__(self, num_slots: int) -> None:
+        assert num_slots >= 1, f"{num_slots} slots let nothing through"
+        self._free = num_slots
+        self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []
+        self._arrivals = itertools.count()
+
+    @asynccontextmanager
+    async def slot(self, rank: Any) -> AsyncIterator[None]:
+        await self._acquire(rank)
+        try:
+            yield
+        finally:
+            self._release()
+
+    async def _acquire(self, rank: Any) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, next(self._arrivals), turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._release()  # the slot was handed over in the same breath as the cancel
+            raise
+
+    def _release(self) -> None:
+        """Hands the slot to the next in line, so that nobody can slip in between."""
+        while self._waiting:
+            _, _, turn = heapq.heappop(self._waiting)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1

@@ -1,0 +1,145 @@
+"""Which prompts one step trains on: a fixed batch, or DAPO's dynamic sampling. Both are `StepSampler`s. Leaders only.
+
+Prompts come from one global order; each replica rolls out the prompts it owns. `next_prompts` is called equally often
+with equal arguments on every leader, so the order stays one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from megatron_ar3po.algorithm.advantages import carries_signal
+from megatron_ar3po.distributed.collectives import PeerError
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.rollout.controller import RolloutProgress
+from megatron_ar3po.rollout.ledger import Ledger
+from megatron_ar3po.types import CollectedStep, ResponseGroup, StepPrompt
+
+NextPrompts = Callable[[int], Sequence[StepPrompt]]
+GatherOverReplicas = Callable[[Any], list[Any]]  # collective over leaders, in data-parallel order
+ProgressReport = Callable[[RolloutProgress], None]
+
+
+class Collector(Protocol):
+    """The controller, as the samplers see it."""
+
+    def collect(
+        self,
+        prompts: Sequence[StepPrompt],
+        *,
+        step: int,
+        policy_version: int,
+        progress: ProgressReport | None = None,
+    ) -> list[ResponseGroup]: ...
+
+
+class FixedSampler:
+    """One batch of `prompts_per_step` prompts a step (AR3PO, GRPO)."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        next_prompts: NextPrompts,
+        *,
+        layout: ParallelLayout,
+        prompts_per_step: int,
+        ledger: Ledger | None = None,
+        progress: ProgressReport | None = None,
+    ) -> None:
+        self._collector = collector
+        self._next_prompts = next_prompts
+        self._layout = layout
+        self._prompts_per_step = prompts_per_step
+        self._ledger = ledger
+        self._progress = progress
+
+    def collect(self, *, step: int, policy_version: int) -> CollectedStep:
+        prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
+        groups = self._collector.collect(
+            prompts, step=step, policy_version=policy_version, progress=self._progress
+        )
+        collected = CollectedStep(groups=tuple(groups))
+        if self._ledger is not None:
+            self._ledger.record_step(collected, step=step, policy_version=policy_version)
+        return collected
+
+
+class DynamicSampler:
+    """DAPO (arXiv:2503.14476): draws batches of `prompts_per_step` prompts until that many groups, over all replicas,
+    carry signal; at most `max_rounds`, then the step trains on what it has.
+
+    A group without signal, and one beyond `prompts_per_step` in the global order, is discarded: it trains nothing and
+    counts as cost. Collective over leaders: all of them take the same decision from the same numbers."""
+
+    def __init__(
+        self,
+        collector: Collector,
+        next_prompts: NextPrompts,
+        *,
+        layout: ParallelLayout,
+        prompts_per_step: int,
+        max_rounds: int,
+        gather_over_replicas: GatherOverReplicas,
+        ledger: Ledger | None = None,
+        progress: ProgressReport | None = None,
+    ) -> None:
+        self._collector = collector
+        self._next_prompts = next_prompts
+        self._layout = layout
+        self._prompts_per_step = prompts_per_step
+        self._max_rounds = max_rounds
+        self._gather_over_replicas = gather_over_replicas
+        self._ledger = ledger
+        self._progress = progress
+
+    def collect(self, *, step: int, policy_version: int) -> CollectedStep:
+        groups: list[ResponseGroup] = []
+        signal_positions: list[int] = []  # over all replicas
+        num_rounds = 0
+        while num_rounds < self._max_rounds and len(signal_positions) < self._prompts_per_step:
+            prompts = self._next_prompts(self._prompts_per_step)
+            if not prompts:
+                break  # the step has drawn every prompt there is
+            num_rounds += 1
+            drawn = self._round(prompts, step, policy_version)
+            groups += drawn
+            signal_positions += self._positions_everywhere(drawn)
+        kept = set(sorted(signal_positions)[: self._prompts_per_step])
+        collected = CollectedStep(
+            groups=tuple(group for group in groups if group.position in kept),
+            discarded=tuple(group for group in groups if group.position not in kept),
+            num_rounds=num_rounds,
+        )
+        if self._ledger is not None:
+            self._ledger.record_step(collected, step=step, policy_version=policy_version)
+        return collected
+
+    def _round(
+        self, prompts: Sequence[StepPrompt], step: int, policy_version: int
+    ) -> list[ResponseGroup]:
+        try:
+            return self._collector.collect(
+                owned(prompts, self._layout),
+                step=step,
+                policy_version=policy_version,
+                progress=self._progress,
+            )
+        except Exception as error:
+            # The other leaders are on their way to the exchange below and would wait there in vain.
+            self._gather_over_replicas(f"{type(error).__name__}: {error}")
+            raise
+
+    def _positions_everywhere(self, drawn: Sequence[ResponseGroup]) -> list[int]:
+        mine = [group.position for group in drawn if carries_signal(group)]
+        positions: list[int] = []
+        for replica, answer in enumerate(self._gather_over_replicas(mine)):
+            if isinstance(answer, str):
+                raise PeerError(f"the rollout of replica {replica} failed: {answer}")
+            positions += answer
+        return positions
+
+
+def owned(prompts: Sequence[StepPrompt], layout: ParallelLayout) -> list[StepPrompt]:
+    """The prompts that this replica rolls out; together the replicas roll out each exactly once."""
+    return [p for p in prompts if layout.owner_dp_rank(p.prompt.prompt_id) == layout.dp_rank]

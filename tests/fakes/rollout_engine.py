@@ -1,0 +1,56 @@
+"""A `RolloutEngine` without a server: an answer is a function of its request, and what was asked is written down."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from megatron_ar3po.types import FinishReason, Generation, GenerationRequest
+
+
+def answer_from_seed(request: GenerationRequest) -> list[int]:
+    """Two tokens that depend on prompt and seed alone, as those of a server that honours seeds."""
+    mixed = zlib.crc32(repr((request.prompt_token_ids, request.seed)).encode())
+    return [10 + mixed % 50, 10 + mixed // 50 % 50]
+
+
+@dataclass
+class FakeRolloutEngine:
+    policy_version: int = 0
+    answer: Callable[[GenerationRequest], list[int]] = answer_from_seed
+    delay_s: Callable[[GenerationRequest], float] = lambda request: 0.0
+    finish_reason: Callable[[GenerationRequest], FinishReason] = lambda request: "stop"
+    requests: list[GenerationRequest] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+    num_running: int = 0
+    max_running: int = 0
+    is_closed: bool = False
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        self.requests.append(request)
+        self.num_running += 1
+        self.max_running = max(self.max_running, self.num_running)
+        try:
+            await asyncio.sleep(self.delay_s(request))
+        finally:
+            self.num_running -= 1
+        self.finished.append(request.request_id)
+        token_ids = np.asarray(self.answer(request), dtype=np.int32)
+        return Generation(
+            token_ids=token_ids,
+            logprobs=np.full(len(token_ids), -0.5, dtype=np.float32),
+            finish_reason=self.finish_reason(request),
+            policy_version=self.policy_version,
+            server="fake",
+        )
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted.append(request_id)
+
+    async def close(self) -> None:
+        self.is_closed = True

@@ -1,0 +1,261 @@
+import asyncio
+
+import pytest
+from fakes.rollout_engine import FakeRolloutEngine
+from fakes.verifier import FakeVerifier
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.rollout.controller import RolloutController, RolloutProgress, response_seed
+from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
+
+
+def make_prompts(count: int) -> list[StepPrompt]:
+    return [
+        StepPrompt(
+            position=i,
+            prompt=Prompt(
+                prompt_id=f"{i:032x}", token_ids=(1, 2 + i), ground_truth=str(i), text=f"p{i}"
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def make_controller(engine, verifier, **options) -> RolloutController:
+    config = RolloutConfig(**{"num_stages": 2, "responses_per_stage": 2, **options})
+    return RolloutController(
+        engine,
+        verifier,
+        config,
+        run_seed=7,
+        stop_token_ids=(3,),
+        max_context_tokens=1024,
+        vocab_size=64,
+    )
+
+
+def test_unsolved_prompt_enters_the_next_stage_and_solved_prompt_retires():
+    # prompt 0 is solved in stage 1, prompt 1 in stage 2, prompt 2 never
+    def is_correct(prompt, response):
+        place = int(prompt.ground_truth)
+        return place == 0 or (place == 1 and response.stage == 2 and response.index == 1)
+
+    engine = FakeRolloutEngine()
+    groups = make_controller(engine, FakeVerifier(is_correct)).collect(
+        make_prompts(3), step=1, policy_version=0
+    )
+    assert [len(g.responses) for g in groups] == [2, 4, 4]
+    assert [g.is_solved for g in groups] == [True, True, False]
+    assert [g.num_stages for g in groups] == [1, 2, 2]
+    assert len(engine.requests) == 10
+
+
+def test_continuous_stages_do_not_wait_for_the_slowest_prompt():
+    """Prompt 0's stage-1 answers come after 0.2 s. Prompt 1, unsolved, must be in stage 2 before that."""
+    engine = FakeRolloutEngine(
+        delay_s=lambda r: 0.2 if r.prompt_token_ids[1] == 2 and ".1." in r.request_id else 0.0
+    )
+    make_controller(engine, FakeVerifier()).collect(make_prompts(2), step=1, policy_version=0)
+    assert engine.finished.index("s1.p1.2.1") < engine.finished.index("s1.p0.1.0")
+
+
+def test_barrier_waits_for_all_prompts_of_a_stage():
+    engine = FakeRolloutEngine(
+        delay_s=lambda r: 0.1 if r.prompt_token_ids[1] == 2 and ".1." in r.request_id else 0.0
+    )
+    controller = make_controller(engine, FakeVerifier(), stage_scheduling="barrier")
+    controller.collect(make_prompts(2), step=1, policy_version=0)
+    stages = [int(name.split(".")[2]) for name in engine.finished]
+    assert stages == [1, 1, 1, 1, 2, 2, 2, 2]
+
+
+def test_barrier_and_continuous_give_the_same_groups():
+    def collected(scheduling):
+        engine = FakeRolloutEngine(delay_s=lambda r: (r.seed % 7) / 1000)
+        verifier = FakeVerifier(lambda prompt, response: response.token_ids[0] % 3 == 0)
+        groups = make_controller(engine, verifier, stage_scheduling=scheduling).collect(
+            make_prompts(20), step=4, policy_version=0
+        )
+        return [
+            [(r.response.response_id, r.response.token_ids.tolist(), r.reward) for r in g.responses]
+            for g in groups
+        ]
+
+    continuous = collected("continuous")
+    assert continuous == collected("barrier")
+    assert {len(group) for group in continuous} == {2, 4}  # both ways out were taken
+
+
+def test_groups_and_responses_come_in_order_whatever_the_order_of_arrival():
+    engine = FakeRolloutEngine(delay_s=lambda r: (r.seed % 11) / 1000)
+    groups = make_controller(engine, FakeVerifier()).collect(
+        list(reversed(make_prompts(5))), step=1, policy_version=0
+    )
+    assert [g.position for g in groups] == [0, 1, 2, 3, 4]
+    for group in groups:
+        places = [(r.response.stage, r.response.index) for r in group.responses]
+        assert places == [(1, 0), (1, 1), (2, 0), (2, 1)]
+
+
+def test_every_response_has_its_own_id_and_seed():
+    engine = FakeRolloutEngine()
+    groups = make_controller(engine, FakeVerifier()).collect(
+        make_prompts(8), step=1, policy_version=0
+    )
+    responses = [r.response for g in groups for r in g.responses]
+    assert len({r.response_id for r in responses}) == 32
+    assert len({r.seed for r in responses}) == 32
+    assert sorted(engine.finished) == sorted(r.response_id for r in responses)
+
+
+def test_seeds_depend_on_run_prompt_step_and_place_alone():
+    assert response_seed(7, "ab", 1, 0, 1, 0) == response_seed(7, "ab", 1, 0, 1, 0)
+    others = [(8, "ab", 1, 0, 1, 0), (7, "ac", 1, 0, 1, 0), (7, "ab", 2, 0, 1, 0)]
+    assert len({response_seed(*o) for o in [*others, (7, "ab", 1, 0, 1, 0)]}) == 4
+    assert all(0 <= response_seed(0, i) < 2**31 for i in range(1000))
+
+
+def test_verification_overlaps_with_sampling():
+    """The first verdict is there while the slow answer is still being sampled."""
+    engine = FakeRolloutEngine(delay_s=lambda r: 0.1 if r.request_id == "s1.p1.1.1" else 0.0)
+    verifier = FakeVerifier(lambda prompt, response: True)
+    make_controller(engine, verifier).collect(make_prompts(2), step=1, policy_version=0)
+    assert verifier.verified[-1] == "s1.p1.1.1"
+    assert len(verifier.verified) == 4
+
+
+def test_no_more_requests_are_in_flight_than_allowed():
+    engine = FakeRolloutEngine(delay_s=lambda r: 0.002)
+    controller = make_controller(
+        engine, FakeVerifier(), max_concurrent_requests=3, servers_per_replica=2
+    )
+    controller.collect(make_prompts(10), step=1, policy_version=0)
+    assert engine.max_running == 6
+
+
+def test_later_stages_go_first_when_slots_are_scarce():
+    """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, and prompt 0 goes before prompt 2."""
+    engine = FakeRolloutEngine(delay_s=lambda r: 0.005)
+    controller = make_controller(
+        engine, FakeVerifier(), max_concurrent_requests=1, responses_per_stage=1
+    )
+    controller.collect(make_prompts(3), step=1, policy_version=0)
+    assert engine.finished.index("s1.p0.2.0") < engine.finished.index("s1.p2.1.0")
+
+
+def test_stale_weights_are_refused():
+    engine = FakeRolloutEngine(policy_version=3)
+    controller = make_controller(engine, FakeVerifier())
+    with pytest.raises(RolloutEngineError, match="policy version 3, the trainer is at 4"):
+        controller.collect(make_prompts(1), step=1, policy_version=4)
+
+
+def test_aborted_answer_is_drawn_again_and_never_graded():
+    aborted_once = {"s1.p0.1.1"}
+    engine = FakeRolloutEngine(
+        finish_reason=lambda r: "abort" if r.request_id in aborted_once else "stop"
+    )
+    verifier = FakeVerifier(lambda prompt, response: True)
+    groups = make_controller(engine, verifier).collect(make_prompts(1), step=1, policy_version=0)
+    assert [r.response.response_id for r in groups[0].responses] == ["s1.p0.1.0", "s1.p0.1.1"]
+    assert all(r.response.finish_reason == "stop" for r in groups[0].responses)
+    assert sorted(verifier.verified) == ["s1.p0.1.0", "s1.p0.1.1"]
+    assert "s1.p0.1.1.again1" in engine.finished
+
+
+def test_a_response_that_is_always_aborted_ends_the_run():
+    engine = FakeRolloutEngine(finish_reason=lambda r: "abort")
+    controller = make_controller(engine, FakeVerifier(), max_retries=1)
+    with pytest.raises(RolloutEngineError, match="aborted 2 times"):
+        controller.collect(make_prompts(1), step=1, policy_version=0)
+
+
+def test_an_error_ends_all_other_requests():
+    def delay(request):
+        if request.request_id == "s1.p0.1.0":
+            raise RolloutEngineError("server lost")
+        return 30.0
+
+    engine = FakeRolloutEngine(delay_s=delay)
+    controller = make_controller(engine, FakeVerifier())
+    with pytest.raises(RolloutEngineError, match="server lost"):
+        controller.collect(make_prompts(4), step=1, policy_version=0)
+    assert engine.num_running <= 1  # the one that raised before its sleep; none of the others sleeps on
+    engine.delay_s = lambda request: 0.0
+    assert len(controller.collect(make_prompts(1), step=2, policy_version=0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "message"),
+    [
+        ((), "is empty"),
+        ((1,) * 800, "has 800 tokens; with rollout.max_response_tokens=256"),
+        ((1, 64), "outside the model's vocabulary of 64"),
+        ((-1, 5), "outside the model's vocabulary of 64"),
+    ],
+)
+def test_a_prompt_that_does_not_fit_never_reaches_the_server(token_ids, message):
+    engine = FakeRolloutEngine()
+    prompt = Prompt(prompt_id="ab" * 16, token_ids=token_ids, ground_truth="1", text="what is")
+    with pytest.raises(ValueError, match=message) as error:
+        make_controller(engine, FakeVerifier()).collect(
+            [*make_prompts(3), StepPrompt(position=3, prompt=prompt)], step=1, policy_version=0
+        )
+    assert "what is" in str(error.value) and prompt.prompt_id[:16] in str(error.value)
+    assert engine.requests == []
+
+
+def test_progress_counts_up_to_all_prompts():
+    seen: list[RolloutProgress] = []
+    verifier = FakeVerifier(lambda prompt, response: prompt.ground_truth == "0")
+    make_controller(FakeRolloutEngine(), verifier).collect(
+        make_prompts(2), step=1, policy_version=0, progress=seen.append
+    )
+    assert seen[-1] == RolloutProgress(num_prompts=2, num_prompts_done=2, num_responses=6)
+
+
+def test_evaluation_samples_have_no_stages_and_the_same_noise_each_time():
+    engine = FakeRolloutEngine()
+    controller = make_controller(engine, FakeVerifier(lambda prompt, response: True))
+    prompts = [p.prompt for p in make_prompts(3)]
+    sampling = SamplingParams(max_response_tokens=4)
+
+    def answers(policy_version, order):
+        engine.policy_version = policy_version
+        return controller.sample(
+            order,
+            num_samples=4,
+            sampling=sampling,
+            seed_key="eval",
+            policy_version=policy_version,
+        )
+
+    before = answers(0, prompts)
+    assert [len(a) for a in before] == [4, 4, 4]
+    after = answers(9, prompts[::-1])  # another order, as on another layout
+    seeds = [[r.response.seed for r in a] for a in before]
+    assert seeds == [[r.response.seed for r in a] for a in after][::-1]
+    assert len({s for a in seeds for s in a}) == 12
+
+
+def test_close_ends_engine_and_verifier_once():
+    engine, verifier = FakeRolloutEngine(), FakeVerifier()
+    controller = make_controller(engine, verifier)
+    controller.close()
+    controller.close()
+    assert engine.is_closed and verifier.is_closed
+
+
+def test_ctrl_c_leaves_no_request_behind():
+    engine = FakeRolloutEngine(delay_s=lambda r: 30.0)
+    controller = make_controller(engine, FakeVerifier())
+
+    def interrupt():
+        raise KeyboardInterrupt
+
+    controller._loop.call_later(0.05, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        controller.collect(make_prompts(2), step=1, policy_version=0)
+    assert engine.num_running == 0
+    assert not asyncio.all_tasks(controller._loop)

@@ -1,0 +1,177 @@
+import threading
+
+import pytest
+from fakes.rollout_engine import FakeRolloutEngine
+from fakes.verifier import FakeVerifier
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.distributed.collectives import PeerError
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
+from megatron_ar3po.types import Prompt, StepPrompt
+
+MIXED = {0, 3, 4, 7, 8, 9}  # places of prompts whose first response is right and whose second is wrong
+
+
+class PromptSupply:
+    """Prompts 0, 1, 2, ... in batches, `total` of them in all."""
+
+    def __init__(self, total: int) -> None:
+        self.drawn, self.total, self.calls = 0, total, []
+
+    def __call__(self, count: int) -> list[StepPrompt]:
+        self.calls.append(count)
+        places = range(self.drawn, min(self.drawn + count, self.total))
+        self.drawn += len(places)
+        return [
+            StepPrompt(
+                position=i,
+                prompt=Prompt(
+                    prompt_id=f"{i:016x}" * 2, token_ids=(1, 2), ground_truth=str(i), text=""
+                ),
+            )
+            for i in places
+        ]
+
+
+def is_correct(prompt, response) -> bool:
+    return int(prompt.ground_truth) in MIXED and response.index == 0
+
+
+def controller() -> RolloutController:
+    config = RolloutConfig(num_stages=1, responses_per_stage=2)
+    return RolloutController(
+        FakeRolloutEngine(),
+        FakeVerifier(is_correct),
+        config,
+        run_seed=0,
+        stop_token_ids=(),
+        max_context_tokens=1024,
+        vocab_size=64,
+    )
+
+
+def dynamic(supply, *, max_rounds=8, prompts_per_step=4, layout=None, gather=None, collector=None):
+    return DynamicSampler(
+        collector or controller(),
+        supply,
+        layout=layout or ParallelLayout(),
+        prompts_per_step=prompts_per_step,
+        max_rounds=max_rounds,
+        gather_over_replicas=gather or (lambda value: [value]),
+    )
+
+
+def test_fixed_sampler_rolls_out_one_batch():
+    supply = PromptSupply(100)
+    sampler = FixedSampler(controller(), supply, layout=ParallelLayout(), prompts_per_step=5)
+    step = sampler.collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 1, 2, 3, 4]
+    assert (step.discarded, step.num_rounds, supply.calls) == ((), 1, [5])
+
+
+def test_each_prompt_belongs_to_exactly_one_replica():
+    positions = []
+    for rank in range(2):
+        layout = ParallelLayout(world_size=2, rank=rank)
+        sampler = FixedSampler(controller(), PromptSupply(100), layout=layout, prompts_per_step=7)
+        positions.append([g.position for g in sampler.collect(step=1, policy_version=0).groups])
+    assert positions == [[0, 2, 4, 6], [1, 3, 5]]
+
+
+def test_dynamic_sampling_draws_rounds_until_enough_groups_carry_signal():
+    """Rounds of 4: signal at 0, 3 | 4, 7 | -> four groups after two rounds; four prompts are discarded."""
+    supply = PromptSupply(100)
+    step = dynamic(supply).collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 3, 4, 7]
+    assert [g.position for g in step.discarded] == [1, 2, 5, 6]
+    assert (step.num_rounds, supply.calls) == (2, [4, 4])
+
+
+def test_groups_beyond_the_step_are_discarded_and_counted():
+    """Rounds of 3: signal at 0 | 3, 4 | 7, 8 -> five after three rounds, of which three stay."""
+    step = dynamic(PromptSupply(100), prompts_per_step=3).collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 3, 4]
+    assert [g.position for g in step.discarded] == [1, 2, 5]
+    assert step.num_rounds == 2
+
+
+def test_at_the_bound_of_rounds_the_step_trains_on_what_it_has():
+    step = dynamic(PromptSupply(100), max_rounds=1).collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 3]
+    assert step.num_rounds == 1
+
+
+def test_when_the_prompts_run_out_the_step_trains_on_what_it_has():
+    step = dynamic(PromptSupply(6)).collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 3, 4]
+    assert step.num_rounds == 2
+
+
+def run_replicas(make_sampler):
+    """Two leaders in two threads, with a gather that waits for both."""
+    barrier, box, results = threading.Barrier(2), [None, None], [None, None]
+
+    def leader(rank):
+        def gather(value):
+            box[rank] = value
+            barrier.wait(10)
+            values = list(box)
+            barrier.wait(10)
+            return values
+
+        try:
+            results[rank] = make_sampler(rank, gather).collect(step=1, policy_version=0)
+        except Exception as error:
+            results[rank] = error
+
+    threads = [threading.Thread(target=leader, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    return results
+
+
+def test_two_replicas_keep_the_same_groups_as_one():
+    supplies = [PromptSupply(100), PromptSupply(100)]
+
+    def sampler(rank, gather):
+        layout = ParallelLayout(world_size=2, rank=rank)
+        return dynamic(supplies[rank], layout=layout, gather=gather)
+
+    first, second = run_replicas(sampler)
+    assert [g.position for g in first.groups] == [0, 4]
+    assert [g.position for g in second.groups] == [3, 7]
+    assert supplies[0].calls == supplies[1].calls == [4, 4]
+
+
+def test_a_failed_replica_does_not_leave_the_others_waiting():
+    class Failing:
+        def collect(self, prompts, **kwargs):
+            raise RuntimeError("server lost")
+
+    def sampler(rank, gather):
+        layout = ParallelLayout(world_size=2, rank=rank)
+        collector = Failing() if rank == 1 else None
+        return dynamic(PromptSupply(100), layout=layout, gather=gather, collector=collector)
+
+    first, second = run_replicas(sampler)
+    assert isinstance(first, PeerError) and "replica 1 failed: RuntimeError: server lost" in str(
+        first
+    )
+    assert isinstance(second, RuntimeError) and str(second) == "server lost"
+
+
+def test_dynamic_sampling_with_one_round_and_all_signal_discards_nothing():
+    step = dynamic(PromptSupply(1), prompts_per_step=1).collect(step=1, policy_version=0)
+    assert len(step.groups) == 1 and step.discarded == ()
+
+
+@pytest.mark.parametrize("max_rounds", [1, 2, 3])
+def test_never_more_rounds_than_the_bound(max_rounds):
+    supply = PromptSupply(1000)
+    sampler = dynamic(supply, max_rounds=max_rounds, prompts_per_step=64)
+    assert sampler.collect(step=1, policy_version=0).num_rounds <= max_rounds
+    assert len(supply.calls) == max_rounds

@@ -1,0 +1,114 @@
+"""`ColocatedPublisher`: the order of one publish, agreed over all ranks.
+
+    pause (abort) -> flush -> begin -> bucket, bucket, ... -> end -> flush -> (compare) -> stamp -> confirm -> continue
+
+Each replica's leader speaks to its own servers. Its failure does not stop it from taking its part in the export's
+collectives: the buckets run dry, then all ranks agree, and all raise together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from torch import Tensor
+
+from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.interfaces import Actor, WeightPublishError
+from megatron_ar3po.weight_sync.server_update import ServerUpdate
+
+
+class ColocatedPublisher:
+    """`servers` is called on leaders, at every publish: base URLs of the replica's running servers, each with
+    `server_tp` processes."""
+
+    def __init__(
+        self,
+        *,
+        actor: Actor,
+        ranks: Ranks,
+        servers: Callable[[], Sequence[str]],
+        config: WeightSyncConfig,
+        server_tp: int = 1,
+    ) -> None:
+        self._actor, self._ranks, self._servers = actor, ranks, servers
+        self._config, self._server_tp = config, server_tp
+
+    def publish(self, policy_version: int) -> Mapping[str, float]:
+        """Metrics of replica 0, on every rank."""
+        started = time.perf_counter()
+        leader = _LeaderPart(self._start_update, policy_version, is_leader=self._ranks.is_leader)
+        for bucket in self._actor.hf_buckets(self._config.bucket_bytes):
+            leader.send(bucket)
+        leader.finish()
+        failures = [text for text in self._ranks.gather(leader.failure) if text is not None]
+        if failures:
+            raise WeightPublishError(f"{failures[0]}") from leader.error
+        metrics = {
+            "weight_sync/bytes": float(leader.num_bytes),
+            "weight_sync/num_buckets": float(leader.num_buckets),
+            "weight_sync/server_s": leader.server_s,
+            "weight_sync/total_s": time.perf_counter() - started,
+        }
+        return self._ranks.broadcast(metrics)
+
+    def _start_update(self, policy_version: int) -> ServerUpdate:
+        return ServerUpdate(
+            self._servers(),
+            policy_version=policy_version,
+            server_tp=self._server_tp,
+            timeout_s=self._config.timeout_s,
+            verify=self._config.verify,
+        )
+
+
+class _LeaderPart:
+    """What the leader does with its servers; nothing on other ranks. Keeps the first error instead of raising it."""
+
+    def __init__(
+        self, start: Callable[[int], ServerUpdate], policy_version: int, *, is_leader: bool
+    ) -> None:
+        self.error: Exception | None = None
+        self.num_bytes, self.num_buckets, self.server_s = 0, 0, 0.0
+        self._update: ServerUpdate | None = None
+        if is_leader:
+            self._attempt(lambda: self._open(start(policy_version)))
+
+    @property
+    def failure(self) -> str | None:
+        if self.error is None:
+            return None
+        if isinstance(self.error, WeightPublishError):
+            return str(self.error)
+        return f"publishing failed with {type(self.error).__name__}: {self.error}"
+
+    def send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
+        update = self._update
+        if update is None or self.error is not None:
+            return
+        self.num_buckets += 1
+        self.num_bytes += sum(tensor.nbytes for _, tensor in bucket)
+        self._attempt(lambda: update.send(bucket))
+
+    def finish(self) -> None:
+        update = self._update
+        if update is None:
+            return
+        if self.error is None:
+            self._attempt(update.finish)
+        update.close()
+
+    def _open(self, update: ServerUpdate) -> None:
+        self._update = update
+        update.open()
+
+    def _attempt(self, action: Callable[[], None]) -> None:
+        started = time.perf_counter()
+        try:
+            action()
+        except (
+            Exception
+        ) as error:  # the export is collective: raising here would leave the other ranks waiting
+            self.error = error
+        self.server_s += time.perf_counter() - started

@@ -1,0 +1,92 @@
+"""One bucket of tensors as SGLang takes it: flat bytes plus metadata, passed as a handle, not as a copy.
+
+Without a GPU the bytes lie in shared memory. One buffer serves all buckets of a publish: a server has read a bucket
+when it answers, and fresh shared pages cost as much as the copy itself. On a GPU every bucket is a tensor of its own,
+passed as a CUDA IPC handle, since a server may answer before its copy has run. (PyTorch cannot export memory of
+`expandable_segments`.)
+
+The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+
+
+class SharedBuckets:
+    """Packs the buckets of one publish. `close` lets the shared memory go; files of a crashed process are removed by
+    torch's own shared-memory manager."""
+
+    def __init__(self) -> None:
+        self._buffer: Tensor | None = None
+        self._held: list[Tensor] = []
+
+    def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
+        """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
+        the next `pack` or `close`."""
+        ensure_torchvision_schemas()
+        from sglang.srt.utils import MultiprocessingSerializer
+
+        flat, metadata = self._flatten(tensors)
+        content = {"flattened_tensor": flat, "metadata": metadata}
+        with _shared_by_file_name():
+            return [
+                MultiprocessingSerializer.serialize(content, output_str=True)
+                for _ in range(num_readers)
+            ]
+
+    def close(self) -> None:
+        self._buffer = None
+        self._held.clear()
+        if torch.cuda.is_available():
+            torch.cuda.ipc_collect()
+
+    def _flatten(self, tensors: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, list[Any]]:
+        from sglang.srt.weight_sync.tensor_bucket import (
+            FlattenedTensorBucket,
+            FlattenedTensorMetadata,
+        )
+
+        if tensors[0][1].is_cuda:
+            from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
+
+            monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
+            bucket = FlattenedTensorBucket(named_tensors=list(tensors))
+            self._held.append(bucket.get_flattened_tensor())
+            return self._held[-1], bucket.get_metadata()
+        size = sum(x.nbytes for _, x in tensors)
+        flat = self._shared(size)
+        metadata, start = [], 0
+        for name, x in tensors:
+            end = start + x.nbytes
+            flat[start:end].view(x.dtype).view(x.shape).copy_(x)
+            metadata.append(
+                FlattenedTensorMetadata(name, x.shape, x.dtype, start, end, end - start)
+            )
+            start = end
+        return flat, metadata
+
+    def _shared(self, size: int) -> Tensor:
+        if self._buffer is None or self._buffer.numel() < size:
+            with _shared_by_file_name():
+                storage = torch.UntypedStorage._new_shared(size, device="cpu")
+            self._buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return self._buffer[:size]
+
+
+@contextlib.contextmanager
+def _shared_by_file_name() -> Iterator[None]:
+    """The default passes file descriptors over a socket between parent and child; our servers are neither."""
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    try:
+        yield
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)

@@ -206,8 +206,13 @@ def build_policy(
 
     actor = MegatronActor(config, ranks.layout)
     publisher = ColocatedPublisher(
-        actor, ranks, lambda: [server.url for server in servers], config.weight_sync
+        actor=actor,
+        ranks=ranks,
+        servers=lambda: [server.url for server in servers],
+        config=config.weight_sync,
+        server_tp=servers[0].tensor_parallel_size if servers else 1,
     )
+    ranks.offer("republish", publisher.republish)
     return actor, publisher
 
 
@@ -251,7 +256,7 @@ def build_controller(
 def revive(server: SglangServer, ranks: Ranks) -> None:
     """A fresh process with the weights every other server of the replica has. The ranks of the replica help."""
     server.restart()
-    ranks.call_in_replica("publish_again")
+    ranks.call_in_replica("republish", server.url)
 
 
 def build_sampler(

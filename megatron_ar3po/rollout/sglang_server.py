@@ -97,6 +97,10 @@ class SglangServer:
         self._started_at = 0.0
 
     @property
+    def tensor_parallel_size(self) -> int:
+        return self._place.tensor_parallel_size
+
+    @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 

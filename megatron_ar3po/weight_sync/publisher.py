@@ -34,14 +34,13 @@ class ColocatedPublisher:
     ) -> None:
         self._actor, self._ranks, self._servers = actor, ranks, servers
         self._config, self._server_tp = config, server_tp
+        self._published_version = 0
 
     def publish(self, policy_version: int) -> Mapping[str, float]:
         """Metrics of replica 0, on every rank."""
         started = time.perf_counter()
-        leader = _LeaderPart(self._start_update, policy_version, is_leader=self._ranks.is_leader)
-        for bucket in self._actor.hf_buckets(self._config.bucket_bytes):
-            leader.send(bucket)
-        leader.finish()
+        self._published_version = policy_version
+        leader = self._send_to(self._servers() if self._ranks.is_leader else ())
         failures = [text for text in self._ranks.gather(leader.failure) if text is not None]
         if failures:
             raise WeightPublishError(f"{failures[0]}") from leader.error
@@ -53,10 +52,24 @@ class ColocatedPublisher:
         }
         return self._ranks.broadcast(metrics)
 
-    def _start_update(self, policy_version: int) -> ServerUpdate:
+    def republish(self, url: str) -> None:
+        """Collective over one replica: a server that was started anew gets what was last published, under the same
+        version. The others are not disturbed."""
+        leader = self._send_to([url])
+        if leader.failure is not None:
+            raise WeightPublishError(leader.failure) from leader.error
+
+    def _send_to(self, urls: Sequence[str]) -> _LeaderPart:
+        leader = _LeaderPart(lambda: self._start_update(urls), is_leader=self._ranks.is_leader)
+        for bucket in self._actor.hf_buckets(self._config.bucket_bytes):
+            leader.send(bucket)
+        leader.finish()
+        return leader
+
+    def _start_update(self, urls: Sequence[str]) -> ServerUpdate:
         return ServerUpdate(
-            self._servers(),
-            policy_version=policy_version,
+            urls,
+            policy_version=self._published_version,
             server_tp=self._server_tp,
             timeout_s=self._config.timeout_s,
             verify=self._config.verify,
@@ -66,14 +79,12 @@ class ColocatedPublisher:
 class _LeaderPart:
     """What the leader does with its servers; nothing on other ranks. Keeps the first error instead of raising it."""
 
-    def __init__(
-        self, start: Callable[[int], ServerUpdate], policy_version: int, *, is_leader: bool
-    ) -> None:
+    def __init__(self, start: Callable[[], ServerUpdate], *, is_leader: bool) -> None:
         self.error: Exception | None = None
         self.num_bytes, self.num_buckets, self.server_s = 0, 0, 0.0
         self._update: ServerUpdate | None = None
         if is_leader:
-            self._attempt(lambda: self._open(start(policy_version)))
+            self._attempt(lambda: self._open(start()))
 
     @property
     def failure(self) -> str | None:

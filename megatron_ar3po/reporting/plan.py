@@ -1,0 +1,302 @@
+"""`ar3po plan`: what a run will need, before it costs anything: who sits where, the batch arithmetic, memory per GPU
+by phase; and when it does not fit, the nearest layout that does. Reads a config and a `config.json`, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import read_model_config
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.reporting.memory_estimate import (
+    GIB,
+    MemoryEstimate,
+    ModelSize,
+    estimate_memory,
+    server_tensor_parallel_size,
+)
+
+MAX_NODES_SEARCHED = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    num_nodes: int
+    gpus_per_node: int
+    gpu_bytes: int
+
+    @property
+    def world_size(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+    def __str__(self) -> str:
+        return f"{self.num_nodes} x {self.gpus_per_node} GPUs of {self.gpu_bytes / GIB:.0f} GiB"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A layout of a config on a cluster. `problems` is empty when it can run."""
+
+    config: Config
+    size: ModelSize
+    cluster: Cluster
+    layout: ParallelLayout
+    memory: MemoryEstimate
+    problems: tuple[str, ...]
+
+
+def make_plan(config: Config, size: ModelSize, cluster: Cluster) -> Plan:
+    """Raises ValueError when TP x PP does not even divide the world or the model."""
+    actor = config.actor
+    for option, value, what, count in (
+        ("tensor_parallel_size", actor.tensor_parallel_size, "num_attention_heads", size.num_heads),
+        ("tensor_parallel_size", actor.tensor_parallel_size, "num_key_value_heads", size.num_kv_heads),
+        ("pipeline_parallel_size", actor.pipeline_parallel_size, "num_hidden_layers", size.num_layers),
+    ):  # fmt: skip
+        if count % value:
+            divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
+            raise ValueError(
+                f"actor.{option}={value} does not divide {what}={count}; use one of {divisors}."
+            )
+    layout = ParallelLayout(
+        world_size=cluster.world_size,
+        tensor_parallel_size=actor.tensor_parallel_size,
+        pipeline_parallel_size=actor.pipeline_parallel_size,
+    )
+    memory = estimate_memory(
+        config, size, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes
+    )
+    problems = (
+        *_memory_problems(config, memory, cluster),
+        *_placement_problems(config, layout, cluster),
+    )
+    return Plan(
+        config=config, size=size, cluster=cluster, layout=layout, memory=memory, problems=problems
+    )
+
+
+def _memory_problems(config: Config, memory: MemoryEstimate, cluster: Cluster) -> Iterator[str]:
+    for phase in memory.over(cluster.gpu_bytes):
+        largest = max(phase.parts, key=lambda name: phase.parts[name])
+        yield (
+            f"the {phase.phase} phase needs {phase.total_bytes / GIB:.1f} GiB a GPU, of {cluster.gpu_bytes / GIB:.0f}; "
+            f"most of it {largest}, {phase.parts[largest] / GIB:.1f} GiB."
+        )
+    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
+    if memory.kv_tokens < longest:
+        yield (
+            f"the server's KV cache holds {memory.kv_tokens} tokens, less than one sequence of {longest} "
+            "(data.max_prompt_tokens + rollout.max_response_tokens)."
+        )
+
+
+def _placement_problems(config: Config, layout: ParallelLayout, cluster: Cluster) -> Iterator[str]:
+    tp, per_node = layout.tensor_parallel_size, cluster.gpus_per_node
+    if tp > per_node or per_node % tp:
+        yield (
+            f"actor.tensor_parallel_size={tp} would cut a tensor across nodes of {per_node} GPUs; use a divisor of "
+            f"{per_node}."
+        )
+    if server_tensor_parallel_size(config, layout, per_node) < 1:
+        yield (
+            f"rollout.servers_per_replica={config.rollout.servers_per_replica} is more than the replica's GPUs on one "
+            "node; lower it."
+        )
+    if config.rollout.prompts_per_step < layout.data_parallel_size:
+        yield (
+            f"rollout.prompts_per_step={config.rollout.prompts_per_step} is below the data-parallel size "
+            f"{layout.data_parallel_size}; some replicas would never get a prompt: raise it."
+        )
+
+
+def idle_gpus_in_rollout(plan: Plan) -> int:
+    """GPUs without a server: a replica's stages on other nodes than its leader's."""
+    per_server = server_tensor_parallel_size(plan.config, plan.layout, plan.cluster.gpus_per_node)
+    used = per_server * plan.config.rollout.servers_per_replica
+    return (plan.layout.replica_size - used) * plan.layout.data_parallel_size
+
+
+def nearest_plan_that_fits(plan: Plan) -> Plan | None:
+    """The fewest doublings of TP, PP and nodes away from `plan`; among equals the smallest replica. More nodes count
+    double, so that the machines at hand come first; so do GPUs that would idle during rollouts."""
+    found: list[tuple[float, int, Plan]] = []
+    asked = plan.config.actor
+    nodes = plan.cluster.num_nodes
+    while nodes <= MAX_NODES_SEARCHED:
+        cluster = replace(plan.cluster, num_nodes=nodes)
+        for candidate in _candidates(plan, cluster):
+            actor = candidate.config.actor
+            distance = (
+                abs(math.log2(actor.tensor_parallel_size / asked.tensor_parallel_size))
+                + abs(math.log2(actor.pipeline_parallel_size / asked.pipeline_parallel_size))
+                + 2 * math.log2(nodes / plan.cluster.num_nodes)
+                + 2 * (idle_gpus_in_rollout(candidate) > 0)
+            )
+            found.append((distance, actor.replica_size, candidate))
+        nodes *= 2
+    return min(found, key=lambda entry: entry[:2])[2] if found else None
+
+
+def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
+    size = plan.size
+    shared_heads = math.gcd(size.num_heads, size.num_kv_heads)
+    for tp in (n for n in range(1, cluster.gpus_per_node + 1) if shared_heads % n == 0):
+        for pp in (n for n in range(1, size.num_layers + 1) if size.num_layers % n == 0):
+            if cluster.world_size % (tp * pp):
+                continue
+            actor = replace(
+                plan.config.actor,
+                tensor_parallel_size=tp,
+                pipeline_parallel_size=pp,
+                sequence_parallel=plan.config.actor.sequence_parallel and tp > 1,
+            )
+            candidate = make_plan(replace(plan.config, actor=actor), size, cluster)
+            if not candidate.problems:
+                yield candidate
+
+
+def lines_of(plan: Plan) -> Iterator[str]:
+    """The plan as it is printed."""
+    yield f"model      {plan.size.num_parameters / 1e9:.2f} billion parameters, {plan.config.model.dtype}"
+    yield f"cluster    {plan.cluster}"
+    yield f"layout     {plan.layout.describe()}"
+    yield ""
+    yield from _who_sits_where(plan)
+    yield ""
+    yield from _batch_arithmetic(plan)
+    yield ""
+    yield from _memory_table(plan)
+    idle = idle_gpus_in_rollout(plan)
+    if idle:
+        yield ""
+        yield (
+            f"note: {idle} of {plan.cluster.world_size} GPUs have no server and idle in the rollout phase: a server "
+            "never spans nodes, and these hold pipeline stages away from their leader."
+        )
+
+
+def _who_sits_where(plan: Plan) -> Iterator[str]:
+    layout, per_node = plan.layout, plan.cluster.gpus_per_node
+    server_tp = server_tensor_parallel_size(plan.config, layout, per_node)
+    servers = f"{plan.config.rollout.servers_per_replica} of tp {server_tp}"
+    yield f"{'replica':<10}{'leader':<8}{'nodes':<12}{'servers':<12}ranks"
+    for dp in range(layout.data_parallel_size):
+        ranks = layout.replica_ranks(dp)
+        nodes = ",".join(str(n) for n in sorted({rank // per_node for rank in ranks}))
+        yield f"{dp:<10}{layout.leader_rank(dp):<8}{nodes:<12}{servers:<12}{_spans(ranks)}"
+
+
+def _spans(ranks: Sequence[int]) -> str:
+    """[0, 1, 4, 5] -> '0-1, 4-5'"""
+    spans: list[list[int]] = []
+    for rank in ranks:
+        if spans and rank == spans[-1][-1] + 1:
+            spans[-1].append(rank)
+        else:
+            spans.append([rank])
+    return ", ".join(str(s[0]) if len(s) == 1 else f"{s[0]}-{s[-1]}" for s in spans)
+
+
+def _batch_arithmetic(plan: Plan) -> Iterator[str]:
+    rollout, dp = plan.config.rollout, plan.layout.data_parallel_size
+    prompts = rollout.prompts_per_step
+    most = prompts * rollout.max_responses_per_prompt
+    longest = plan.config.data.max_prompt_tokens + rollout.max_response_tokens
+    per_forward = plan.config.actor.max_tokens_per_microbatch
+    mini = plan.config.algorithm.num_mini_batches
+    yield f"a step     {prompts} prompts, {prompts / dp:g} a replica on average"
+    yield (
+        f"responses  {prompts * rollout.responses_per_stage} to {most} "
+        f"({rollout.num_stages} stages of {rollout.responses_per_stage})"
+        + (", before prompts are redrawn" if plan.config.algorithm.dynamic_sampling else "")
+    )
+    yield f"tokens     at most {most * longest:,} ({longest:,} a sequence)"
+    yield (
+        f"update     {mini} optimizer steps of at most {math.ceil(most / mini)} responses, each at most "
+        f"{math.ceil(most * longest / (mini * dp * per_forward))} full micro-batches of {per_forward:,} tokens a "
+        "replica"
+    )
+    first_wave = math.ceil(prompts / dp) * rollout.responses_per_stage
+    slots = rollout.max_concurrent_requests * rollout.servers_per_replica
+    full_length = plan.memory.kv_tokens // longest * rollout.servers_per_replica
+    yield (
+        f"servers    a replica asks for {first_wave} responses at once, sends {min(first_wave, slots)}; the KV cache "
+        f"holds {full_length} of full length"
+    )
+
+
+def _memory_table(plan: Plan) -> Iterator[str]:
+    available = plan.cluster.gpu_bytes
+    yield f"GiB a GPU, of {available / GIB:.0f} (activations and runtime are estimates)"
+    for phase in plan.memory.phases:
+        parts = ", ".join(f"{name} {held / GIB:.1f}" for name, held in phase.parts.items())
+        verdict = "" if phase.total_bytes <= available else "  DOES NOT FIT"
+        yield f"  {phase.phase:<9}{phase.total_bytes / GIB:6.1f}  = {parts}{verdict}"
+    host = plan.memory.host_bytes_per_rank * plan.cluster.gpus_per_node
+    yield f"  host memory of a node during rollouts: {host / GIB:.0f} GiB of parked weights and optimizer state"
+
+
+def refusal(plan: Plan) -> str:
+    """Why it does not fit, and the nearest layout that does."""
+    words = " ".join(plan.problems)
+    nearest = nearest_plan_that_fits(plan)
+    if nearest is None:
+        return (
+            f"{words} No layout fits on up to {MAX_NODES_SEARCHED} nodes; lower actor.max_tokens_per_microbatch, set "
+            "actor.recompute=full, or use GPUs with more memory."
+        )
+    actor = nearest.config.actor
+    where = "" if nearest.cluster == plan.cluster else f" --nodes {nearest.cluster.num_nodes}"
+    return (
+        f"{words} The nearest layout that fits is {nearest.layout.describe()} on {nearest.cluster}:{where} "
+        f"actor.tensor_parallel_size={actor.tensor_parallel_size} "
+        f"actor.pipeline_parallel_size={actor.pipeline_parallel_size}"
+    )
+
+
+def add_plan_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "plan",
+        help="what a run will need",
+        description="Who sits where, the batch arithmetic and memory per GPU, without a GPU. Exit code 1 when it does "
+        "not fit.",
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--nodes", type=int, default=1)
+    parser.add_argument("--gpus-per-node", type=int, default=8)
+    parser.add_argument(
+        "--gpu-gib", type=float, default=79.0, help="memory of a GPU [79: H100, A100 80 GB]"
+    )
+    parser.add_argument(
+        "--model-config", type=Path, help="a config.json, when model.path is not on this machine"
+    )
+    parser.set_defaults(command=plan_command)
+
+
+def plan_command(arguments: argparse.Namespace) -> int:
+    config = load_config([arguments.config], arguments.overrides)
+    file = arguments.model_config
+    values = json.loads(file.read_text()) if file else read_model_config(config.model.path)
+    plan = make_plan(
+        config,
+        ModelSize.from_hf(values),
+        Cluster(
+            num_nodes=arguments.nodes,
+            gpus_per_node=arguments.gpus_per_node,
+            gpu_bytes=int(arguments.gpu_gib * GIB),
+        ),
+    )
+    print("\n".join(lines_of(plan)))
+    if plan.problems:
+        print(f"\ndoes not fit: {refusal(plan)}")
+        return 1
+    return 0

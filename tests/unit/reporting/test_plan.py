@@ -1,0 +1,185 @@
+"""`ar3po plan`. The small model's numbers are worked by hand; the three shipped examples are held to the parameter
+counts their model cards state. Not exercised: whether the estimates of activations and runtime hold on a GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.reporting.memory_estimate import (
+    GIB,
+    ModelSize,
+    activation_bytes,
+    estimate_memory,
+)
+from megatron_ar3po.reporting.plan import (
+    Cluster,
+    Plan,
+    add_plan_parser,
+    idle_gpus_in_rollout,
+    lines_of,
+    make_plan,
+    nearest_plan_that_fits,
+    refusal,
+)
+
+EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
+SHIPPED = {  # nodes of the example's launch script, parameters by the model card
+    "qwen2.5_32b_dapo_math": (4, 32_763_876_352),
+    "qwen2.5_7b_dapo_math": (1, 7_615_616_512),
+    "llama3.1_8b_dapo_math": (1, 8_030_261_248),
+}
+# Per layer: q, k, v 3 x 8 x 8 + 24 bias, output 64, MLP 3 x 8 x 16 = 664 that TP cuts, two norms of 8 that it does not.
+SMALL = ModelSize(
+    num_layers=2,
+    hidden_size=8,
+    ffn_size=16,
+    num_heads=2,
+    num_kv_heads=2,
+    head_dim=4,
+    vocab_size=10,
+    has_qkv_bias=True,
+    has_qk_norm=False,
+    is_tied=False,
+)
+
+
+def example(name: str, *overrides: str) -> tuple[Config, ModelSize]:
+    folder = EXAMPLES / name
+    values = json.loads((folder / "model_config.json").read_text())
+    return load_config([folder / "config.yaml"], overrides), ModelSize.from_hf(values)
+
+
+def plan_of(name: str, nodes: int, *overrides: str, gib: float = 79) -> Plan:
+    config, size = example(name, *overrides)
+    return make_plan(
+        config, size, Cluster(num_nodes=nodes, gpus_per_node=8, gpu_bytes=int(gib * GIB))
+    )
+
+
+def test_the_small_model_has_1528_parameters_and_a_tp2_rank_holds_784():
+    assert SMALL.num_parameters == 2 * (664 + 16) + 2 * 80 + 8 == 1528
+    assert SMALL.parameters_of_largest_rank(tp=2, pp=1) == 2 * (332 + 16) + 80 + 8 == 784
+    assert SMALL.parameters_of_largest_rank(tp=1, pp=2) == 680 + 80 + 8
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_shipped_example_fits_its_machines_and_has_its_models_parameters(name):
+    nodes, parameters = SHIPPED[name]
+    plan = plan_of(name, nodes)
+    assert plan.size.num_parameters == parameters
+    assert plan.problems == ()
+    assert idle_gpus_in_rollout(plan) == 0
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("algorithm", ["ar3po", "grpo", "dapo"])
+def test_one_word_changes_the_method_of_a_shipped_example(name, algorithm):
+    config, _ = example(name, f"algorithm.name={algorithm}")
+    assert config.rollout.max_responses_per_prompt == 8
+    assert config.reuse.enabled == (algorithm == "ar3po")
+    assert config.algorithm.dynamic_sampling == (algorithm == "dapo")
+
+
+def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
+    config = load_config(
+        [],
+        [
+            "actor.tensor_parallel_size=2",
+            "actor.max_tokens_per_microbatch=100",
+            "actor.logprob_chunk_tokens=10",
+            "weight_sync.bucket_bytes=1000",
+            "rollout.sglang.mem_fraction_static=0.5",
+        ],
+    )
+    layout = ParallelLayout(world_size=4, tensor_parallel_size=2)
+    memory = estimate_memory(config, SMALL, layout, gpus_per_node=4, gpu_bytes=100_000)
+    rollout, train, sync = (dict(phase.parts) for phase in memory.phases)
+    assert rollout["server weights"] == 1528 * 4 // 2
+    assert (
+        memory.kv_bytes_per_token == 2 * 2 * 1 * 4 * 4
+    )  # k and v, layers, heads of a rank, dim, bytes
+    assert memory.kv_tokens == (50_000 - 3056) // 64
+    assert train["weights"] == train["gradients"] == 784 * 4
+    assert train["optimizer"] == 784 * 8 // 2  # two moments, shared by two replicas
+    assert train["log-probs"] == 3 * 10 * 5 * 4  # three fp32 chunks of half the vocabulary
+    assert sync["buckets"] == 2000
+    assert memory.host_bytes_per_rank == 784 * 4 + 784 * 4
+
+
+def test_activations_per_token_with_and_without_recompute_and_sequence_parallel():
+    layout = ParallelLayout(world_size=2, tensor_parallel_size=2)
+
+    def held(*overrides: str) -> int:
+        words = ["actor.tensor_parallel_size=2", "actor.max_tokens_per_microbatch=1", *overrides]
+        return activation_bytes(load_config([], words), SMALL, layout, 4)
+
+    projections = (2 * 8 + 2 * 8 + 3 * 16) // 2  # of a layer, cut by TP 2
+    assert held() == 4 * 2 * (4 * 8 + projections)
+    assert held("actor.sequence_parallel=true") == 4 * 2 * (4 * 4 + projections)
+    assert held("actor.recompute=full") == 4 * (2 * 8 + 4 * 8 + projections)
+
+
+def test_a_plan_that_does_not_fit_names_the_phase_and_the_nearest_layout():
+    plan = plan_of("qwen2.5_32b_dapo_math", 4, "actor.tensor_parallel_size=2")
+    assert "the train phase needs" in plan.problems[0]
+    nearest = nearest_plan_that_fits(plan)
+    assert nearest is not None
+    assert (nearest.layout.describe(), nearest.problems) == ("tp 4 x pp 1 x dp 8", ())
+    assert "actor.tensor_parallel_size=4 actor.pipeline_parallel_size=1" in refusal(plan)
+
+
+def test_more_nodes_are_proposed_when_no_layout_fits_the_ones_at_hand():
+    plan = plan_of("qwen2.5_32b_dapo_math", 1, gib=40)
+    nearest = nearest_plan_that_fits(plan)
+    assert nearest is not None
+    assert nearest.cluster.num_nodes > 1
+    assert f"--nodes {nearest.cluster.num_nodes} actor.tensor_parallel_size=" in refusal(plan)
+
+
+def test_a_kv_cache_smaller_than_one_sequence_is_a_problem():
+    plan = plan_of("qwen2.5_7b_dapo_math", 1, "rollout.sglang.mem_fraction_static=0.0905")
+    assert "less than one sequence of 5120" in " ".join(plan.problems)
+
+
+def test_pipeline_stages_on_other_nodes_are_shown_as_idle_during_rollouts():
+    """tp 8 x pp 2 on two nodes: one replica, its leader's node serves, the other one waits."""
+    plan = plan_of("qwen2.5_32b_dapo_math", 2, "actor.pipeline_parallel_size=2")
+    assert idle_gpus_in_rollout(plan) == 8
+    assert "8 of 16 GPUs have no server" in "\n".join(lines_of(plan))
+
+
+def test_the_printed_plan_tells_who_sits_where_and_the_batch():
+    text = "\n".join(lines_of(plan_of("qwen2.5_7b_dapo_math", 1)))
+    assert "1         2       0           1 of tp 2   2-3" in text
+    assert "responses  1024 to 2048 (2 stages of 4)" in text
+    assert "update     4 optimizer steps of at most 512 responses" in text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("actor.tensor_parallel_size=3", "does not divide num_attention_heads=28; use one of 1, 2, 4, 7"),
+        ("actor.pipeline_parallel_size=3", "does not divide num_hidden_layers=28; use one of 1, 2, 4, 7"),
+    ],
+)  # fmt: skip
+def test_a_size_that_does_not_divide_the_model_is_refused(override, message):
+    with pytest.raises(ValueError, match=message):
+        plan_of("qwen2.5_7b_dapo_math", 3, override)
+
+
+def test_the_command_exits_1_and_proposes_when_it_does_not_fit(capsys):
+    folder = EXAMPLES / "qwen2.5_32b_dapo_math"
+    parser = argparse.ArgumentParser()
+    add_plan_parser(parser.add_subparsers())
+    words = ["plan", str(folder / "config.yaml"), f"--model-config={folder}/model_config.json"]
+    arguments = parser.parse_args([*words, "--gpu-gib=32", "--nodes=4"])
+    assert arguments.command(arguments) == 1
+    assert "does not fit: the train phase needs" in capsys.readouterr().out

@@ -203,7 +203,7 @@ class SglangEngine:
     async def _is_healthy(self, server: Server) -> bool:
         try:
             async with self._http().get(
-                f"{server.url}/health_generate", timeout=aiohttp.ClientTimeout(_HEALTH_TIMEOUT_S)
+                f"{server.url}/health_generate", timeout=self._limit(_HEALTH_TIMEOUT_S)
             ) as http_response:
                 return http_response.status == 200
         except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung: both are lost
@@ -214,7 +214,7 @@ class SglangEngine:
             async with self._http().post(
                 f"{server.url}/abort_request",
                 json={"rid": rid},
-                timeout=aiohttp.ClientTimeout(_ABORT_TIMEOUT_S),
+                timeout=self._limit(_ABORT_TIMEOUT_S),
             ):
                 pass
         except (aiohttp.ClientError, asyncio.TimeoutError):  # a server that cannot hear runs nothing we wait for
@@ -222,6 +222,10 @@ class SglangEngine:
 
     def _count(self, key: tuple[str, int], usage: ServerUsage) -> None:
         self.usage[key] = self.usage.get(key, ServerUsage()) + usage
+
+    def _limit(self, seconds: float) -> aiohttp.ClientTimeout:
+        """No side question may take longer than a request itself."""
+        return aiohttp.ClientTimeout(total=min(seconds, self._config.request_timeout_s))
 
     def _http(self) -> aiohttp.ClientSession:
         """Made inside the running loop and kept between steps, its connections alive."""

@@ -1,0 +1,196 @@
+"""Our losses against TRL's GRPO loss on the same tensors: value and gradient.
+
+TRL lies in a folder of its own (`.cache/trl`, made on the first run, about half a minute) on top of this environment's
+torch and transformers. Not covered here, for TRL computes it inside its generation: advantages and the importance ratio
+itself (both are checked against hand-worked numbers and torch in tests/unit/algorithm).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from fakes.algorithm_cases import Row, micro_batch, on_response
+
+from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
+from megatron_ar3po.config.schema import AlgorithmConfig
+
+pytestmark = pytest.mark.crosscheck
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+REQUIREMENTS = HERE / "trl_requirements.txt"
+INSTALL_TIMEOUT_S = 600
+RUN_TIMEOUT_S = 180
+
+LENGTHS = [5, 2, 7, 1]
+ADVANTAGES = [1.3, -0.4, -1.1, 0.6]
+
+
+def padded() -> dict[str, torch.Tensor]:
+    """Four responses of unequal length; log ratios up to +-1.3, so that every clip is met."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (len(LENGTHS), max(LENGTHS))
+    old = -2 * torch.rand(shape, generator=generator, dtype=torch.float64) - 0.1
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return {
+        "mask": torch.tensor([[int(t < n) for t in range(shape[1])] for n in LENGTHS]),
+        "advantages": torch.tensor(ADVANTAGES, dtype=torch.float64),
+        "old_logprobs": old,
+        "logprobs": old + 0.5 * noise,
+        "reference_logprobs": old - 0.3 * noise.flip(1),
+        "entropies": torch.rand(shape, generator=generator, dtype=torch.float64),
+        "behaviour_logprobs": old
+        - 0.6 * torch.randn(shape, generator=generator, dtype=torch.float64),
+    }
+
+
+TENSORS = padded()
+IS_TOKEN = TENSORS["mask"] > 0
+RATIO = (TENSORS["old_logprobs"] - TENSORS["behaviour_logprobs"]).exp().clamp(max=2.0)
+
+# name: (TRL's settings, ours, our aggregation)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+    "grpo": ({"loss_type": "grpo"}, {}, "seq_mean_token_mean"),
+    "bnpo": ({"loss_type": "bnpo"}, {}, "token_mean"),
+    "dapo": ({"loss_type": "dapo"}, {}, "token_mean"),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, {}, "seq_mean_token_sum"),
+    "symmetric clip": (
+        {"loss_type": "bnpo", "epsilon_high": 0.2},
+        {"clip_ratio_high": 0.2},
+        "token_mean",
+    ),
+    "two-sided clip": (
+        {"loss_type": "bnpo", "delta": 1.5},
+        {"policy_loss": "dual_clip", "dual_clip_ratio": 1.5},
+        "token_mean",
+    ),
+    "gspo": (
+        {"loss_type": "grpo", "level": "sequence"},
+        {"policy_loss": "gspo"},
+        "seq_mean_token_mean",
+    ),
+    "luspo": (
+        {"loss_type": "luspo", "level": "sequence"},
+        {"policy_loss": "gspo"},
+        "seq_mean_token_sum",
+    ),
+    "cispo": (
+        {"loss_type": "cispo", "epsilon_high": 1.28},  # TRL's bound is the ratio itself
+        {"policy_loss": "cispo"},
+        "token_mean",
+    ),
+    "kl": ({"loss_type": "grpo", "beta": 0.2}, {"kl_coef": 0.2}, "seq_mean_token_mean"),
+    "entropy": (
+        {"loss_type": "bnpo", "entropy_coef": 0.05},
+        {"entropy_coef": 0.05},
+        "token_mean",
+    ),
+    "truncated importance sampling": (
+        {"loss_type": "dapo", "beta": 0.1, "importance_sampling_ratio": RATIO},
+        {"importance_sampling": "token", "importance_sampling_cap": 2.0, "kl_coef": 0.1},
+        "token_mean",
+    ),
+}
+
+WEIGHTS = {
+    "token_mean": [1 / sum(LENGTHS)] * len(LENGTHS),
+    "seq_mean_token_mean": [1 / (len(LENGTHS) * n) for n in LENGTHS],
+    "seq_mean_token_sum": [1 / len(LENGTHS)] * len(LENGTHS),
+}
+
+
+@pytest.fixture(scope="session")
+def trl_folder() -> Path:
+    """.cache/trl/DIGEST, made whole or not at all: another run may be making it at this moment."""
+    digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
+    folder = ROOT / ".cache" / "trl" / digest
+    if folder.is_dir():
+        return folder
+    partial = folder.with_name(f"{digest}.{os.getpid()}")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    command += ["--target", str(partial), "--requirement", str(REQUIREMENTS)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
+        assert done.returncode == 0, f"TRL could not be installed:\n{done.stderr[-3000:]}"
+        if not folder.is_dir():
+            partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trl_answers(
+    trl_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, dict[str, Any]]:
+    """One process for all cases: importing TRL takes ten seconds."""
+    files = tmp_path_factory.mktemp("trl")
+    torch.save(
+        {"cases": [theirs for theirs, _, _ in CASES.values()], "tensors": TENSORS}, files / "in.pt"
+    )
+    done = subprocess.run(
+        [sys.executable, str(HERE / "trl_losses.py"), str(files / "in.pt"), str(files / "out.pt")],
+        env=os.environ | {"PYTHONPATH": f"{trl_folder}{os.pathsep}{ROOT}", "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+    )
+    assert done.returncode == 0, f"TRL's loss failed:\n{done.stderr[-3000:]}"
+    return dict(zip(CASES, torch.load(files / "out.pt"), strict=True))
+
+
+def our_answer(name: str) -> tuple[PolicyLoss, torch.Tensor]:
+    """The same responses, packed; the gradient by response token in order."""
+    _, options, aggregation = CASES[name]
+    rows = [
+        Row(
+            old=TENSORS["old_logprobs"][i, :n].tolist(),
+            behaviour=TENSORS["behaviour_logprobs"][i, :n].tolist(),
+            advantage=ADVANTAGES[i],
+            weight=WEIGHTS[aggregation][i],
+        )
+        for i, n in enumerate(LENGTHS)
+    ]
+    batch = micro_batch(rows)
+    logprobs = TENSORS["logprobs"][IS_TOKEN].clone().requires_grad_()
+    result = policy_loss(
+        on_response(batch, logprobs),
+        batch,
+        AlgorithmConfig(**options),
+        entropy=on_response(batch, TENSORS["entropies"][IS_TOKEN]),
+        reference_logprobs=on_response(batch, TENSORS["reference_logprobs"][IS_TOKEN]),
+    )
+    result.loss.backward()
+    assert logprobs.grad is not None
+    return result, logprobs.grad
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_our_loss_and_gradient_are_those_of_trl(
+    name: str, trl_answers: dict[str, dict[str, Any]]
+) -> None:
+    """Dr. GRPO divides by the longest length (7) besides; we leave constants to the learning rate."""
+    theirs, (ours, gradient) = trl_answers[name], our_answer(name)
+    constant = max(LENGTHS) if name == "dr_grpo" else 1
+    assert ours.loss.item() / constant == pytest.approx(theirs["loss"], abs=1e-12)
+    torch.testing.assert_close(
+        gradient / constant, theirs["gradient"][IS_TOKEN], atol=1e-12, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["grpo", "bnpo", "symmetric clip"])
+def test_our_clip_fraction_is_that_of_trl(
+    name: str, trl_answers: dict[str, dict[str, Any]]
+) -> None:
+    ours, _ = our_answer(name)
+    total, count = ours.sums["actor/clip_frac"]
+    assert 0 < total < count
+    assert (total / count).item() == pytest.approx(trl_answers[name]["clip_frac"], abs=1e-6)

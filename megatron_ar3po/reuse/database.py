@@ -182,6 +182,15 @@ def read_state(connection: sqlite3.Connection, path: Path) -> ShardState:
     return ShardState(fingerprint=fingerprint, **dict(zip(names, row[1:], strict=True)))
 
 
+def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) -> None:
+    differences = fingerprint.differences(state.fingerprint)
+    if differences:
+        raise ReuseStoreError(
+            f"{path} holds answers of another {' and '.join(differences)}; they must not train this policy. Use the "
+            "run.dir that belongs to this run, or remove the reuse folder to start with an empty store."
+        )
+
+
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     """All or nothing, on disk when it returns."""

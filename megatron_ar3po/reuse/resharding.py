@@ -17,11 +17,11 @@ from pathlib import Path
 
 from megatron_ar3po.reuse.database import (
     Fingerprint,
-    ReuseStoreError,
     create_database,
     explained,
     open_for_writing,
     read_state,
+    refuse_strangers,
     seal_database,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
@@ -45,11 +45,7 @@ def reshard_one(
             for connection, path in zip(sources, old.paths(folder), strict=True)
         ]
         for state, path in zip(states, old.paths(folder), strict=True):
-            differences = (fingerprint or states[0].fingerprint).differences(state.fingerprint)
-            if differences:
-                raise ReuseStoreError(
-                    f"{path} holds answers of another {' and '.join(differences)}; nothing was changed."
-                )
+            refuse_strangers(state, fingerprint or states[0].fingerprint, path)
         building = target.with_suffix(".building")
         with explained(building):
             connection = create_database(

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from megatron_ar3po.reuse.database import ReuseStoreError, open_for_reading, read_state
 
+_REPLACING_S = 0.5
 _FILE_NAME = re.compile(r"dp(\d+)_of_(\d+)(?:\.v(\d+))?\.sqlite")
 
 
@@ -46,29 +47,33 @@ def shard_sets(folder: Path) -> list[ShardSet]:
     return sorted({ShardSet(int(m[3] or 1), int(m[2])) for m in matches if m})
 
 
-def current_set(folder: Path) -> ShardSet | None:
-    """The set that holds the store's truth; None where nothing was ever stored. Raises when shards are missing."""
-    for patience_s in (
-        0.5,
-        0.0,
-    ):  # another rank may be replacing the old set this moment: look twice
-        sets = shard_sets(folder)
-        complete = [s for s in sets if not s.missing(folder)]
-        if complete:
-            return complete[-1]
-        if not sets:
-            return None
-        time.sleep(patience_s)
-    with_answers = [
-        s for s in sets if any(path.exists() and not _is_empty(path) for path in s.paths(folder))
-    ]
-    if with_answers:
-        missing = ", ".join(path.name for path in with_answers[-1].missing(folder))
-        raise ReuseStoreError(
-            f"{folder} holds only a part of its shards: {missing} is missing. Bring the file back, or remove the "
-            "whole folder to start with an empty store."
-        )
-    return None
+def current_set(folder: Path, *, dp_size: int | None = None) -> ShardSet | None:
+    """The set that holds the store's truth; None where nothing was stored yet, or where the first shards of `dp_size`
+    are being made this moment by other leaders. Raises when shards are missing."""
+    sets = shard_sets(folder)
+    complete = _last_complete(folder, sets)
+    if complete or not sets or sets == [ShardSet(1, dp_size or 0)]:
+        return complete
+    time.sleep(_REPLACING_S)  # another leader may just be removing the old set: look twice
+    sets = shard_sets(folder)
+    complete = _last_complete(folder, sets)
+    with_answers = [s for s in sets if has_answers(folder, s)]
+    if complete or not with_answers:
+        return complete
+    missing = ", ".join(path.name for path in with_answers[-1].missing(folder))
+    raise ReuseStoreError(
+        f"{folder} holds only a part of its shards: {missing} is missing. Bring the file back, or remove the whole "
+        "folder to start with an empty store."
+    )
+
+
+def has_answers(folder: Path, shard_set: ShardSet) -> bool:
+    """Whether any shard of the set ever held a response."""
+    return any(path.exists() and not _is_empty(path) for path in shard_set.paths(folder))
+
+
+def _last_complete(folder: Path, sets: list[ShardSet]) -> ShardSet | None:
+    return next((s for s in reversed(sets) if not s.missing(folder)), None)
 
 
 def remove_other_sets(folder: Path, keep: ShardSet) -> list[str]:

@@ -47,12 +47,19 @@ from megatron_ar3po.reuse.database import (
     explained,
     open_for_writing,
     read_state,
+    refuse_strangers,
     seal_database,
     transaction,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.resharding import reshard_one
-from megatron_ar3po.reuse.shards import ShardSet, current_set, owner_dp_rank, remove_other_sets
+from megatron_ar3po.reuse.shards import (
+    ShardSet,
+    current_set,
+    has_answers,
+    owner_dp_rank,
+    remove_other_sets,
+)
 from megatron_ar3po.types import Prompt, ScoredResponse
 
 logger = logging.getLogger(__name__)
@@ -91,6 +98,7 @@ class ReuseStore:
             self._state: ShardState = read_state(connection, path)
         self._session: int | None = None
         self._sampler = "{}"
+        self._was_made_now = False
         self._pending_loans: dict[
             tuple[int, int], int
         ] = {}  # (response, step) -> position, unwritten
@@ -123,7 +131,8 @@ class ReuseStore:
         path = shard_set.path(folder, dp_rank)
         owner = OwnerLock(path)
         try:
-            if not path.exists():
+            is_new = not path.exists()
+            if is_new:
                 building = path.with_suffix(".building")
                 with explained(path):
                     empty = create_database(
@@ -141,6 +150,7 @@ class ReuseStore:
             owner.release()
             raise
         store._sampler = json.dumps(dict(sampler or {}))
+        store._was_made_now = is_new
         return store
 
     # -- the step -----------------------------------------------------------------------------------------------
@@ -212,18 +222,17 @@ class ReuseStore:
         return {"step": self._state.clock}
 
     def rollback(self, cursor: Mapping[str, int]) -> None:
-        """The store as of the end of step `cursor['step']`; what later steps did is gone for good."""
-        step = cursor["step"]
+        """The store as of the end of step `cursor['step']`; what later steps did is gone for good. The cursor of a
+        run without reuse is empty and means a store before its first step."""
+        step = cursor.get("step", 0)
         if step < self._state.committed:
             raise ReuseStoreError(
                 f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._state.committed} "
                 "what earlier steps evicted is gone. Resume from that checkpoint or a later one, or remove the "
                 "reuse folder to resume with an empty store."
             )
-        if step > 0 and self._state.next_id == 1:
-            logger.warning(
-                "reuse store: %s is empty, although the run resumes from step %d", self.path, step
-            )
+        if step > 0 and self._was_made_now and self._state.next_id == 1:
+            self._refuse_to_replace_a_lost_shard(step)
         self._pending_loans.clear()
         with self._write():
             self._connection.execute("DELETE FROM loans WHERE step > ?", (step,))
@@ -251,7 +260,7 @@ class ReuseStore:
     def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
         """The oldest checkpoint that is kept has this cursor: no rollback will go to before it, so what was evicted
         up to then is deleted."""
-        step = min(cursor["step"], self._state.clock)
+        step = min(cursor.get("step", 0), self._state.clock)
         if step <= self._state.committed:
             return
         with self._write():
@@ -320,6 +329,18 @@ class ReuseStore:
                 f"{self.path} was made for data-parallel rank {self._state.dp_rank} of {self._state.dp_size}: the file "
                 "was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
             )
+
+    def _refuse_to_replace_a_lost_shard(self, step: int) -> None:
+        """A resume that finds no shard: if its siblings hold answers, this one was lost; else the folder is new."""
+        siblings = ShardSet(1, self._state.dp_size)
+        if has_answers(self.path.parent, siblings):
+            raise ReuseStoreError(
+                f"{self.path} was missing while other shards of {self.path.parent} hold answers. Bring the file back, "
+                "or remove the whole folder to resume with an empty store."
+            )
+        logger.warning(
+            "reuse store: %s is new, although the run resumes from step %d", self.path, step
+        )
 
     def _refuse_unworthy(
         self, scored: ScoredResponse, prompts: Mapping[str, Prompt], step: int
@@ -522,20 +543,11 @@ def prompt_key(prompt_id: str) -> int:
     return int(prompt_id[:16], 16) - (1 << 63)
 
 
-def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) -> None:
-    differences = fingerprint.differences(state.fingerprint)
-    if differences:
-        raise ReuseStoreError(
-            f"{path} holds answers of another {' and '.join(differences)}; they must not train this policy. Use the "
-            "run.dir that belongs to this run, or remove the reuse folder to start with an empty store."
-        )
-
-
 def _set_to_open(
     folder: Path, *, dp_rank: int, dp_size: int, fingerprint: Fingerprint
 ) -> tuple[ShardSet, list[str]]:
     """The set this rank opens, its own shard resharded if the current set has another size; names of removed files."""
-    current = current_set(folder)
+    current = current_set(folder, dp_size=dp_size)
     if current is None:
         return ShardSet(1, dp_size), []
     if current.dp_size != dp_size:

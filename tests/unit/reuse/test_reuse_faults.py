@@ -1,0 +1,226 @@
+"""Bad files, bad disks, second writers: each is one clear sentence, and what was committed stays.
+
+Left out here: real power loss (test_reuse_power_loss.py) and a really full disk (tests/chaos).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from fakes.reuse_cases import (
+    FINGERPRINT,
+    alive,
+    deposit,
+    make_prompt,
+    make_response,
+    open_store,
+)
+
+from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.database import ReuseStoreError
+from megatron_ar3po.reuse.store import ReuseStore
+
+
+def filled(folder: Path, num_prompts: int = 20) -> Path:
+    with open_store(folder) as store:
+        responses = [
+            make_response(make_prompt(n), step=1, num_tokens=300) for n in range(num_prompts)
+        ]
+        deposit(store, responses, step=1)
+        return store.path
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 100, 4096, 20_000])
+def test_a_truncated_shard_is_refused_when_it_is_opened(tmp_path: Path, num_bytes: int) -> None:
+    path = filled(tmp_path)
+    os.truncate(path, num_bytes)
+    with pytest.raises(ReuseStoreError, match=r"is damaged|is not a shard"):
+        open_store(tmp_path)
+    assert path.stat().st_size == num_bytes  # nothing was made up in its place
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "dp00_of_01.sqlite").write_bytes(b"hello" * 2000)
+    with pytest.raises(ReuseStoreError, match="is damaged"):
+        open_store(tmp_path)
+
+
+def test_a_response_with_a_flipped_bit_is_never_lent(tmp_path: Path) -> None:
+    path = filled(tmp_path, num_prompts=1)
+    needle = make_response(make_prompt(0), step=1, num_tokens=300).response.logprobs.tobytes()[:64]
+    content = bytearray(path.read_bytes())
+    content[content.index(needle) + 10] ^= 0x04
+    path.write_bytes(content)
+    with (
+        open_store(tmp_path) as store,
+        pytest.raises(ReuseStoreError, match=r"s1-p0-i0 is damaged.*ar3po reuse verify"),
+    ):
+        store.borrow(make_prompt(0).prompt_id, step=2)
+
+
+def test_a_second_store_on_a_shard_is_refused_in_the_same_process(tmp_path: Path) -> None:
+    with open_store(tmp_path):
+        with pytest.raises(ReuseStoreError, match="already open for writing in this process"):
+            open_store(tmp_path)
+    open_store(tmp_path).close()
+
+
+def test_a_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
+    def hold(ready, done) -> None:
+        with open_store(tmp_path):
+            ready.set()
+            done.wait(60)
+
+    context = multiprocessing.get_context("fork")
+    ready, done = context.Event(), context.Event()
+    holder = context.Process(target=hold, args=(ready, done))
+    holder.start()
+    try:
+        assert ready.wait(60)
+        with pytest.raises(ReuseStoreError, match=rf"has another writer: process {holder.pid} on "):
+            open_store(tmp_path)
+    finally:
+        done.set()
+        holder.join(60)
+    open_store(tmp_path).close()
+
+
+@pytest.mark.parametrize("name", ["run", "model", "tokenizer"])
+def test_a_shard_of_another_run_model_or_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
+    filled(tmp_path)
+    with pytest.raises(
+        ReuseStoreError, match=f"answers of another {name} '.*' \\(expected 'other'\\)"
+    ):
+        ReuseStore.open(
+            tmp_path,
+            dp_rank=0,
+            dp_size=1,
+            config=ReuseConfig(),
+            run_seed=0,
+            fingerprint=replace(FINGERPRINT, **{name: "other"}),
+        )
+
+
+def test_a_moved_tokenizer_folder_is_no_reason_to_refuse(tmp_path: Path) -> None:
+    filled(tmp_path)
+    fingerprint = replace(FINGERPRINT, tokenizer_path="/elsewhere")
+    ReuseStore.open(
+        tmp_path, dp_rank=0, dp_size=1, config=ReuseConfig(), run_seed=0, fingerprint=fingerprint
+    ).close()
+
+
+def test_a_schema_from_a_newer_program_is_refused(tmp_path: Path) -> None:
+    path = filled(tmp_path)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with pytest.raises(
+        ReuseStoreError, match="has schema version 99, this program knows 1; use the newer"
+    ):
+        open_store(tmp_path)
+
+
+def test_a_renamed_shard_is_refused(tmp_path: Path) -> None:
+    filled(tmp_path).rename(tmp_path / "dp00_of_02.sqlite")
+    shutil.copy(tmp_path / "dp00_of_02.sqlite", tmp_path / "dp01_of_02.sqlite")
+    with pytest.raises(ReuseStoreError, match="was made for data-parallel rank 0 of 1"):
+        open_store(tmp_path, dp_size=2)
+
+
+def test_a_full_disk_loses_nothing_that_was_deposited_and_the_store_goes_on(tmp_path: Path) -> None:
+    with open_store(tmp_path) as store:
+        first = [make_response(make_prompt(n), step=1, num_tokens=300) for n in range(20)]
+        second = [make_response(make_prompt(n), step=2, num_tokens=300) for n in range(20, 40)]
+        deposit(store, first, step=1)
+        (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
+        store._connection.execute(f"PRAGMA max_page_count = {pages + 3}")
+        with pytest.raises(ReuseStoreError, match="no space left on the disk of"):
+            deposit(store, second, step=2)
+        assert len(store) == 20 == len(alive(store.path))
+        store._connection.execute("PRAGMA max_page_count = 1000000")
+        assert deposit(store, second, step=2) == 20
+        assert len(store) == 40 == len(alive(store.path))
+
+
+def test_a_mount_without_file_locks_is_named_at_the_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with pytest.raises(ReuseStoreError, match=r"has no file locks .*Lustre: mount with -o flock"):
+        open_store(tmp_path)
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
+    """As another user where the test is run by root, whom permissions do not stop."""
+    folder = Path(tempfile.mkdtemp(prefix="ar3po-reuse-"))
+    path = filled(folder)
+    folder.chmod(0o555)
+    path.chmod(0o444)
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+
+    def try_to_open() -> None:
+        if os.getuid() == 0:
+            os.setuid(65534)
+        try:
+            open_store(folder).close()
+            sender.send("opened")
+        except ReuseStoreError as error:
+            sender.send(str(error))
+
+    child = context.Process(target=try_to_open)
+    child.start()
+    try:
+        assert receiver.poll(60)
+        assert "needs a folder it may write to" in receiver.recv()
+    finally:
+        child.join(60)
+        folder.chmod(0o755)
+        shutil.rmtree(folder)
+
+
+def test_a_folder_with_a_shard_missing_is_refused(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        with open_store(tmp_path, dp_rank=rank, dp_size=2) as store:
+            deposit(store, [make_response(make_prompt(rank), step=1)], step=1)
+    (tmp_path / "dp01_of_02.sqlite").unlink()
+    with open_store(
+        tmp_path, dp_rank=1, dp_size=2
+    ) as store:  # might be the very first start: no error yet
+        with pytest.raises(ReuseStoreError, match=r"was missing while other shards"):
+            store.rollback({"step": 1})
+    (tmp_path / "dp01_of_02.sqlite").unlink()
+    with pytest.raises(
+        ReuseStoreError, match=r"only a part of its shards: dp01_of_02.sqlite is missing"
+    ):
+        open_store(tmp_path, dp_size=4)
+
+
+def test_a_resume_after_the_whole_folder_was_removed_starts_with_an_empty_store(
+    tmp_path: Path,
+) -> None:
+    with open_store(tmp_path, dp_rank=1, dp_size=2) as store:
+        store.rollback({"step": 9})
+        assert store.cursor == {"step": 9} and len(store) == 0
+
+
+def test_an_error_in_the_middle_of_a_deposit_leaves_the_store_as_it_was(tmp_path: Path) -> None:
+    good, bad = make_response(make_prompt(1), step=1), make_response(make_prompt(2), step=1)
+    bad = replace(bad, response=replace(bad.response, logprobs=bad.response.logprobs[:-1]))
+    with open_store(tmp_path) as store:
+        with pytest.raises(ValueError, match="every sampled token needs its log-prob"):
+            deposit(store, [good, bad], step=1)
+        assert len(store) == 0 and store.borrow(make_prompt(1).prompt_id, step=2) is None
+        assert alive(store.path) == set()

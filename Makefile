@@ -35,7 +35,7 @@ $(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt req
 	@touch $@
 
 $(TINY)/task.json: tools/make_tiny_model.py | $(STAMP)
-	$(BIN)/python tools/make_tiny_model.py --output $(TINY)
+	$(BIN)/python tools/make_tiny_model.py --out $(TINY)
 
 train: $(STAMP) $(TINY)/task.json  ## the main job: AR3PO on examples/tiny_sum, real SGLang, real Megatron
 	$(BIN)/ar3po train examples/tiny_sum/config.yaml run.name=$(RUN_NAME) $(ARGS)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from megatron_ar3po.reporting.summary import add_report_parser
+from megatron_ar3po.reporting.report import add_report_parser
 from megatron_ar3po.train import add_train_arguments, train_command
 
 _ABOUT = """\

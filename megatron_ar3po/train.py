@@ -19,6 +19,7 @@ from megatron_ar3po.config.validate import validate, warnings_of
 from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
+from megatron_ar3po.observability.run_summary import print_summary, summarize
 from megatron_ar3po.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -148,6 +149,8 @@ def run(config: Config) -> None:
             replay(config, ranks, stack)
         else:
             train(config, ranks, stack, stop)
+            if ranks.is_first:
+                print_summary(summarize(config.run.path))
 
 
 def _end_process_group() -> None:

@@ -1,11 +1,9 @@
-"""What a run did, from its files alone: `ar3po report RUN`, and the table at the end of a run."""
+"""What a run did, from its files alone: the table at the end of a run, and what `ar3po report RUN` shows."""
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -134,21 +132,3 @@ def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
 
 def _shown(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def add_report_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "report", help="what a run did", description="Figures of one run."
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
-    parser.add_argument("--json", action="store_true", help="for scripts")
-    parser.set_defaults(command=report_command)
-
-
-def report_command(arguments: argparse.Namespace) -> int:
-    summary = summarize(arguments.run)
-    if arguments.json:
-        print(json.dumps(asdict(summary)))
-    else:
-        print_summary(summary)
-    return 0

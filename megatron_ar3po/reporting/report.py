@@ -1,0 +1,29 @@
+"""`ar3po report RUN`: the figures of one run, for people and for scripts."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.observability.run_summary import print_summary, summarize
+
+
+def add_report_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "report", help="what a run did", description="Figures of one run."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.set_defaults(command=report_command)
+
+
+def report_command(arguments: argparse.Namespace) -> int:
+    summary = summarize(arguments.run)
+    if arguments.json:
+        print(json.dumps(asdict(summary)))
+    else:
+        print_summary(summary)
+    return 0

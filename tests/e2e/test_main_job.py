@@ -1,0 +1,177 @@
+"""The main job on real parts: what a run writes, that a resume changes nothing, that layouts and algorithms share one
+path. Full-length runs are in tests/chaos; how well the example learns is what `make train` shows."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+
+STEP_METRICS = {
+    "rollout/responses_per_prompt",
+    "rollout/responses_generated",
+    "rollout/tokens_generated",
+    "rollout/responses_total",
+    "rollout/stage_1/active_prompts",
+    "rollout/solved_frac",
+    "reuse/borrowed_frac",
+    "reward/mean",
+    "group/no_signal_frac",
+    "response/length_tokens",
+    "response/truncated_frac",
+    "actor/loss",
+    "actor/ratio_mean",
+    "actor/clip_frac",
+    "actor/entropy",
+    "actor/grad_norm",
+    "actor/approx_kl",
+    "mismatch/logprob_abs_mean",
+    "time/rollout_s",
+    "time/train_s",
+    "time/publish_s",
+    "memory/peak_bytes",
+}
+
+
+def without_clocks(row: dict) -> dict:
+    """What a run must repeat: everything but seconds and memory."""
+    return {k: v for k, v in row.items() if not k.startswith(("time/", "memory/", "weight_sync/"))}
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, module_runs):
+    """Six steps in one go: the run the other tests compare with."""
+    folder = tmp_path_factory.mktemp("main_job") / "whole"
+    run = module_runs(
+        f"run.dir={folder}",
+        "run.name=main_job",
+        "run.num_steps=6",
+        "checkpoint.every_steps=3",
+        "debug.dump_steps=[2]",
+        "weight_sync.verify=true",
+        "observability.tensorboard=true",
+    )
+    return run.wait().succeeded()
+
+
+def test_a_run_writes_what_it_promises(whole_run):
+    folder = whole_run.folder
+    resolved = yaml.safe_load((folder / "resolved_config.yaml").read_text())
+    assert resolved["rollout"]["num_stages"] == 2
+    assert [row["step"] for row in whole_run.metrics] == list(range(7))
+    assert set(whole_run.metrics[1]) >= STEP_METRICS
+    assert whole_run.metrics[0]["eval/pass_at_1"] is not None
+    assert whole_run.metrics[6]["eval/pass_at_1"] is not None
+    assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == [
+        "latest",
+        "step_00003",
+        "step_00006",
+    ]
+    assert (folder / "dumps/step_00002.pt").is_file()
+    assert (folder / "rollouts.jsonl").read_text().count("\n") >= 6
+    assert any((folder / "tensorboard").iterdir())
+    assert any((folder / "reuse").glob("*.sqlite"))
+    assert json.loads((folder / "DONE").read_text())["step"] == 6
+    assert whole_run.processes_left() == []
+
+
+def test_it_ends_with_a_short_table(whole_run):
+    for line in ("pass@1 before", "pass@1 after", "stage 2", "borrowed", "time in rollout"):
+        assert line in whole_run.out
+
+
+def test_server_and_actor_agree_about_every_token(whole_run):
+    for row in whole_run.metrics[1:]:
+        assert row["mismatch/logprob_abs_max"] <= 1e-4
+
+
+def test_unsolved_prompts_enter_stage_2_and_solved_ones_do_not(whole_run):
+    for row in whole_run.metrics[1:]:
+        first, second = (row.get(f"rollout/stage_{s}/active_prompts", 0) for s in (1, 2))
+        assert first == 8
+        assert row["rollout/responses_generated"] == 4 * (first + second)
+
+
+def test_a_resumed_run_goes_on_exactly(whole_run, start_run, tmp_path):
+    """Steps 4 to 6 again from the checkpoint of step 3: same prompts, samples, rewards, losses."""
+    folder = tmp_path / "resumed"
+    shutil.copytree(whole_run.folder, folder)
+    (folder / "checkpoints/latest").write_text("step_00003")
+    shutil.rmtree(folder / "checkpoints/step_00006")
+    run = start_run(f"run.dir={folder}", "run.name=main_job", "run.num_steps=6", "run.resume=true")
+    run.wait().succeeded()
+    assert [row["step"] for row in run.metrics] == list(range(7))
+    for before, after in zip(whole_run.metrics, run.metrics, strict=True):
+        expected, got = without_clocks(before), without_clocks(after)
+        assert got == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "layout"),
+    [
+        ("dapo", 4, ["actor.tensor_parallel_size=2", "actor.pipeline_parallel_size=2"]),
+        ("grpo", 2, []),
+    ],
+    ids=["dapo at TP=2 x PP=2", "grpo at DP=2"],
+)
+def test_the_real_loop_runs_at_other_layouts_and_algorithms(start_run, name, ranks, layout):
+    run = start_run(
+        f"algorithm.name={name}",
+        "run.num_steps=2",
+        "algorithm.max_sampling_rounds=2",
+        "algorithm.num_mini_batches=2",
+        *layout,
+        ranks=ranks,
+    )
+    run.wait().succeeded()
+    rows = run.metrics
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    for row in rows[1:]:
+        assert row["mismatch/logprob_abs_max"] <= 1e-4
+        assert row["actor/grad_norm"] > 0
+        assert "rollout/stage_2/responses" not in row
+        assert row["rollout/responses_generated"] == 8 * row["rollout/prompts"]
+    if name == "dapo":
+        assert rows[1]["rollout/prompts"] >= 8
+    else:
+        assert [row["rollout/prompts"] for row in rows[1:]] == [8, 8]
+    assert rows[0]["eval/prompts"] == rows[2]["eval/prompts"] == 16
+    assert run.processes_left() == []
+
+
+@pytest.fixture(scope="module")
+def replayed_at_one_rank(whole_run, module_runs, tmp_path_factory):
+    return replay(whole_run, module_runs, tmp_path_factory.mktemp("replay"), 1)
+
+
+def replay(whole_run, start, folder, ranks: int, *layout: str) -> dict:
+    dump = whole_run.folder / "dumps/step_00002.pt"
+    run = start(
+        f"run.dir={folder}",
+        "debug.mode=train_only",
+        f"debug.replay_path={dump}",
+        "actor.max_tokens_per_microbatch=128",
+        *layout,
+        ranks=ranks,
+    )
+    run.wait().succeeded()
+    return json.loads((folder / "replay.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("ranks", "layout"),
+    [
+        (2, []),
+        (4, ["actor.tensor_parallel_size=2", "actor.pipeline_parallel_size=2"]),
+    ],
+    ids=["DP=2", "TP=2 x PP=2"],
+)
+def test_one_dumped_batch_trains_the_same_at_every_layout(
+    whole_run, replayed_at_one_rank, start_run, tmp_path, ranks, layout
+):
+    one, other = replayed_at_one_rank, replay(whole_run, start_run, tmp_path, ranks, *layout)
+    assert other["loss"] == pytest.approx(one["loss"], abs=1e-4)
+    assert other["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-4)
+    assert other["weights_before"] == pytest.approx(one["weights_before"], rel=1e-6)
+    assert other["weights_after"] == pytest.approx(one["weights_after"], rel=1e-4)
+    assert one["weights_after"] != one["weights_before"]

@@ -25,12 +25,22 @@ GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued"]
 
 
 def samples_with_signal(
-    groups: Sequence[ResponseGroup], algorithm: AlgorithmConfig, reuse: ReuseConfig
+    groups: Sequence[ResponseGroup],
+    algorithm: AlgorithmConfig,
+    reuse: ReuseConfig,
+    *,
+    whole_step: Sequence[ResponseGroup] | None = None,
 ) -> list[TrainingSample]:
-    """Samples in the order (position, response), of the whole step where `needs_the_whole_step`."""
-    ordered = sorted(groups, key=lambda group: group.position)
+    """Samples of `groups` in the order (position, response). `whole_step`: the groups of every replica, `groups` among
+    them; needed where `advantages.needs_the_whole_step` and `groups` are those of one replica."""
+    everyone = sorted(groups if whole_step is None else whole_step, key=_position)
+    advantages_at = dict(
+        zip(map(_position, everyone), advantages_of(everyone, algorithm), strict=True)
+    )
+    assert len(advantages_at) == len(everyone), "two groups of one step share a position"
     samples: list[TrainingSample] = []
-    for group, advantages in zip(ordered, advantages_of(ordered, algorithm), strict=True):
+    for group in sorted(groups, key=_position):
+        advantages = advantages_at[group.position]
         if not advantages.any():
             continue
         samples.extend(
@@ -49,6 +59,10 @@ def group_outcome(group: ResponseGroup) -> GroupOutcome:
     if num_correct == 0:
         return "all_wrong"
     return "all_correct" if num_correct == len(group.responses) else "mixed"
+
+
+def _position(group: ResponseGroup) -> int:
+    return group.position
 
 
 def _carries_gradient(

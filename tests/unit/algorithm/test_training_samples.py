@@ -62,6 +62,20 @@ def test_samples_come_in_the_order_of_position_and_response() -> None:
     assert [s.response_id for s in samples] == ["p2.0", "p2.1", "p9.0", "p9.1"]
 
 
+@pytest.mark.parametrize("advantage", ["group", "rloo", "global"])
+def test_the_samples_do_not_depend_on_which_replica_holds_a_group(advantage: str) -> None:
+    """Three groups on one replica, or two on one and one on another that both see the whole step. Global: rewards 1 0
+    1 1 0 0 0, mean 3/7."""
+    step = [group([1, 0], position=0), group([1, 1], position=1), group([0, 0, 0], position=2)]
+    config, reuse = AlgorithmConfig(advantage=advantage), ReuseConfig()
+    alone = samples_with_signal(step, config, reuse)
+    first = samples_with_signal([step[2], step[0]], config, reuse, whole_step=step)
+    second = samples_with_signal([step[1]], config, reuse, whole_step=step[::-1])
+    apart = {s.response_id: s.advantage for s in first + second}
+    assert apart == {s.response_id: s.advantage for s in alone}
+    assert len(alone) == (7 if advantage == "global" else 2)
+
+
 def truncated(whole: ResponseGroup, index: int) -> ResponseGroup:
     responses = list(whole.responses)
     cut = replace(responses[index].response, finish_reason="length")

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 NODE_MODULE = "megatron_ar3po.launch.node"
 TRAINER_MODULE = "megatron_ar3po.train"
+# In a batch script: below the ephemeral ports (32768 and up), and another one after a requeue.
+JOB_PORT_EXPRESSION = "$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0} * 101) % 10000))"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +75,11 @@ def node_words(
     nproc_per_node: int,
     gpus_per_node: int,
     stopped_exit_code: int = 0,
+    workdir: str = "",
 ) -> list[str]:
     """What follows `python -m megatron_ar3po.launch.node`, run once on every node."""
     return [
+        *([f"--workdir={workdir}"] if workdir else []),
         f"--nproc-per-node={nproc_per_node}",
         f"--gpus-per-node={gpus_per_node}",
         f"--stopped-exit-code={stopped_exit_code}",

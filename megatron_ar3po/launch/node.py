@@ -86,9 +86,14 @@ def run_node(
     nproc_per_node: int = 1,
     gpus_per_node: int = 0,
     stopped_exit_code: int = 0,
+    workdir: str = "",
 ) -> int:
-    """Runs this node's share to its end. `stopped_exit_code` is what a stopped (saved, not finished) run returns: a
+    """Runs this node's share to its end.
+
+    `workdir` is where relative paths start. `stopped_exit_code` is what a stopped (saved, not finished) run returns: a
     scheduler that requeues only failed jobs needs it non-zero."""
+    if workdir:
+        os.chdir(workdir)
     loaded = load_config([config], overrides)
     rendezvous = Rendezvous.from_environment(os.environ, free_port=_free_port())
     problems = preflight.problems_of_node(
@@ -134,6 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--stopped-exit-code", type=int, default=0, help="code of a run that stopped and saved"
     )
+    parser.add_argument("--workdir", default="", help="where relative paths start [here]")
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
@@ -144,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             nproc_per_node=args.nproc_per_node,
             gpus_per_node=args.gpus_per_node,
             stopped_exit_code=args.stopped_exit_code,
+            workdir=args.workdir,
         )
     except ValueError as error:  # the outermost frame: a user can mend it, so no traceback
         print(

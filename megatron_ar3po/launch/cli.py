@@ -1,0 +1,134 @@
+"""`ar3po launch local|slurm CONFIG`: a config, or a sweep over it, as one NeMo-Run experiment.
+
+    ar3po launch local examples/tiny_sum/config.yaml run.num_steps=5
+    ar3po launch slurm examples/qwen2.5_7b_dapo_math/config.yaml --account rl --vary run.seed=1,2,3 --dryrun
+
+Runs of a sweep are independent and start together on Slurm; with --chain, and always on one machine, each waits for the
+one before it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.config.load import load_config
+
+_EXTRA_MISSING = (
+    "ar3po launch needs NeMo-Run, which is not installed ({error}); install it with "
+    "pip install 'megatron_ar3po[launch]', or use launch_slurm/*.sh and ar3po train, which need nothing more."
+)
+
+
+def add_launch_parser(subparsers: Any) -> None:
+    launch = subparsers.add_parser("launch", help="start runs here or on Slurm, by NeMo-Run")
+    where = launch.add_subparsers(metavar="WHERE", required=True)
+    local = where.add_parser("local", help="on this machine, one after another")
+    slurm = where.add_parser("slurm", help="as Slurm jobs, from a login node")
+    for parser in (local, slurm):
+        parser.add_argument("config", metavar="CONFIG", help="a YAML file")
+        parser.add_argument("overrides", nargs="*", metavar="key=value")
+        parser.add_argument(
+            "--vary",
+            action="append",
+            default=[],
+            metavar="OPTION=A,B",
+            help="one run for each value; repeat it for every combination",
+        )
+        parser.add_argument(
+            "--nproc-per-node", type=int, help="ranks on each node [its GPUs, or 1]"
+        )
+        parser.add_argument("--dryrun", action="store_true", help="print what would be started")
+    local.add_argument("--gpus-per-node", type=int, default=0, help="0: a CPU run [0]")
+    local.set_defaults(command=launch_command, where="local", chain=True)
+
+    slurm.add_argument("--account", default="", help="who pays")
+    slurm.add_argument("--partition", default="")
+    slurm.add_argument("--nodes", type=int, default=1)
+    slurm.add_argument("--gpus-per-node", type=int, default=8, help="0: a CPU run [8]")
+    slurm.add_argument("--time", default="24:00:00", metavar="HH:MM:SS")
+    slurm.add_argument(
+        "--warn-s", type=int, default=600, help="stop and save so long before the time limit [600]"
+    )
+    slurm.add_argument("--retries", type=int, default=3, help="requeues of one run [3]")
+    slurm.add_argument("--container-image", default="", help="a pyxis image; empty: bare metal")
+    slurm.add_argument("--container-mount", action="append", default=[], metavar="SRC:DST")
+    slurm.add_argument(
+        "--python", default="", help="on the nodes [python in a container, this one else]"
+    )
+    slurm.add_argument("--chain", action="store_true", help="each run waits for the one before it")
+    slurm.add_argument("--wait", action="store_true", help="follow the jobs to their end")
+    slurm.set_defaults(command=launch_command, where="slurm")
+
+
+def launch_command(arguments: argparse.Namespace) -> int:
+    # Beside the runs instead of in the home folder; read when nemo_run is imported.
+    os.environ.setdefault("NEMORUN_HOME", str(Path.cwd() / "runs" / "nemo_run"))
+    try:
+        import nemo_run as run
+    except ImportError as error:
+        raise ValueError(_EXTRA_MISSING.format(error=error)) from error
+    from megatron_ar3po.launch.recipes import as_script, training, variants
+
+    config = Path(arguments.config).resolve()
+    base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
+    with run.Experiment(base) as experiment:
+        for variant in variants(base, arguments.vary):
+            executor = _executor(arguments)
+            recipe = training(
+                config,
+                [*arguments.overrides, f"run.name={variant.name}", *variant.overrides],
+                nproc_per_node=arguments.nproc_per_node or max(1, arguments.gpus_per_node),
+                gpus_per_node=arguments.gpus_per_node,
+                stopped_exit_code=_stopped_exit_code(arguments),
+                workdir=Path.cwd(),
+            )
+            load_config([config], recipe.overrides)
+            script = as_script(recipe, executor, python=_python(arguments))
+            experiment.add(script, executor=executor, name=variant.name)
+        if arguments.dryrun:
+            experiment.dryrun()
+            return 0
+        follow = arguments.where == "local" or arguments.wait
+        experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
+        return 0 if not follow or _all_succeeded(experiment) else 1
+
+
+def _executor(arguments: argparse.Namespace) -> Any:
+    from megatron_ar3po.launch.executors import local_executor, slurm_executor
+
+    if arguments.where == "local":
+        return local_executor()
+    here = str(Path.cwd())
+    mounts = [f"{here}:{here}", *arguments.container_mount] if arguments.container_image else []
+    return slurm_executor(
+        account=arguments.account,
+        partition=arguments.partition,
+        nodes=arguments.nodes,
+        gpus_per_node=arguments.gpus_per_node,
+        time=arguments.time,
+        warn_s=arguments.warn_s,
+        retries=arguments.retries,
+        container_image=arguments.container_image,
+        container_mounts=mounts,
+    )
+
+
+def _stopped_exit_code(arguments: argparse.Namespace) -> int:
+    from megatron_ar3po.launch.executors import STOPPED_EXIT_CODE
+
+    return STOPPED_EXIT_CODE if arguments.where == "slurm" else 0
+
+
+def _python(arguments: argparse.Namespace) -> str:
+    if arguments.where == "local":
+        return sys.executable
+    return arguments.python or ("python" if arguments.container_image else sys.executable)
+
+
+def _all_succeeded(experiment: Any) -> bool:
+    states = experiment.status(return_dict=True) or {}
+    return all(str(job["status"]).endswith("SUCCEEDED") for job in states.values())

@@ -104,6 +104,12 @@ class SglangServer:
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
 
+    @property
+    def process_group(self) -> int:
+        """Of the running server; its launcher's pid too."""
+        assert self._process is not None, f"server {self.name} does not run"
+        return self._process.pid
+
     def start(self) -> None:
         """Returns at once; the server loads in the background."""
         assert self._process is None, f"server {self.name} was started twice; stop it first"

@@ -1,0 +1,293 @@
+"""The rollout room on a real SGLang server with a tiny random model. Training is not exercised here."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
+from fakes.verifier import FakeVerifier
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.ledger import Ledger, check_balance, server_rows
+from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
+
+OPTIONS = {
+    "num_stages": 2,
+    "responses_per_stage": 4,
+    "max_response_tokens": 12,
+    "deterministic": True,
+    "server_start_timeout_s": 200.0,
+    "request_timeout_s": 60.0,
+    "max_concurrent_requests": 32,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def server(model, tmp_path_factory) -> Iterator[SglangServer]:
+    server = make_server(model, tmp_path_factory.mktemp("logs"))
+    server.start()
+    try:
+        server.wait_ready()
+        set_version(server, 0)
+        yield server
+    finally:
+        server.stop()
+
+
+def make_server(model: Path, logs: Path, **options) -> SglangServer:
+    place = ServerPlace(name="dp0.s0")
+    config = RolloutConfig(**{**OPTIONS, **options})
+    return SglangServer(config, place, model_path=str(model), dtype="float32", log_dir=logs)
+
+
+def set_version(server: SglangServer, version: int) -> None:
+    """As a publish does, without weights."""
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+    body = json.dumps({"new_version": str(version), "abort_all_requests": False})
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", "/update_weight_version", body, headers)
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+@pytest.fixture
+def make_controller(server):
+    made: list[RolloutController] = []
+
+    def make(verifier=None, on_server_lost=None, **options) -> RolloutController:
+        config = RolloutConfig(**{**OPTIONS, **options})
+        engine = SglangEngine(
+            [server], config, vocab_size=VOCAB_SIZE, on_server_lost=on_server_lost
+        )
+        made.append(
+            RolloutController(
+                engine,
+                verifier or FakeVerifier(),
+                config,
+                run_seed=3,
+                stop_token_ids=(STOP_TOKEN_ID,),
+                max_context_tokens=MAX_CONTEXT_TOKENS,
+                vocab_size=VOCAB_SIZE,
+            )
+        )
+        return made[-1]
+
+    yield make
+    for controller in made:
+        controller.close()
+
+
+def make_prompts(count: int, *, length: int = 8) -> list[StepPrompt]:
+    draw = np.random.default_rng(0)
+    return [
+        StepPrompt(
+            position=i,
+            prompt=Prompt(
+                prompt_id=f"{i:032x}",
+                token_ids=tuple(draw.integers(3, VOCAB_SIZE, length).tolist()),
+                ground_truth="",
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def a_third_is_correct(prompt, response) -> bool:
+    return int(response.token_ids[0]) % 6 == 0
+
+
+def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
+    before = server_counts(server)
+    controller = make_controller(FakeVerifier(a_third_is_correct))
+    groups = controller.collect(make_prompts(16), step=1, policy_version=0)
+    responses = [r.response for g in groups for r in g.responses]
+    assert {len(g.responses) for g in groups} == {4, 8}
+    for response in responses:
+        assert 1 <= response.num_tokens <= 12 and len(response.logprobs) == response.num_tokens
+        assert (response.token_ids[-1] == STOP_TOKEN_ID) == (response.finish_reason == "stop")
+        assert (response.finish_reason == "length") <= (response.num_tokens == 12)
+        assert -12 < response.logprobs.min() and response.logprobs.max() <= 0
+        assert (response.policy_version, response.server) == (0, "dp0.s0")
+    after = server_counts(server)
+    assert after.requests - before.requests == len(responses)
+    assert after.generated_tokens - before.generated_tokens == sum(r.num_tokens for r in responses)
+    assert after.prompt_tokens - before.prompt_tokens == 8 * len(responses)
+    # the siblings of a prompt find its prefix in the cache
+    assert sum(r.num_cached_tokens > 0 for r in responses) > len(responses) / 3
+
+
+def server_counts(server):
+    from megatron_ar3po.rollout.ledger import read_counters
+
+    return read_counters(server.url)
+
+
+def test_same_seed_same_tokens_alone_and_in_a_batch(make_controller):
+    prompts = [p.prompt for p in make_prompts(6)]
+    sampling = SamplingParams(max_response_tokens=12, stop_token_ids=(STOP_TOKEN_ID,))
+
+    def answers(controller, some):
+        sampled = controller.sample(
+            some, num_samples=4, sampling=sampling, seed_key="eval", policy_version=0
+        )
+        return [[r.response for r in group] for group in sampled]
+
+    together = answers(make_controller(), prompts)
+    alone = [answers(make_controller(max_concurrent_requests=1), [p])[0] for p in prompts]
+    for batch, single in zip(together, alone, strict=True):
+        for a, b in zip(batch, single, strict=True):
+            assert a.token_ids.tolist() == b.token_ids.tolist()
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+    first_group = {tuple(r.token_ids.tolist()) for r in together[0]}
+    assert len(first_group) == 4  # other seeds, other answers
+
+
+def test_continuous_and_barrier_give_identical_groups(make_controller):
+    def groups(scheduling):
+        verifier = FakeVerifier(a_third_is_correct, delay_s=lambda r: (r.seed % 5) / 1000)
+        controller = make_controller(verifier, stage_scheduling=scheduling)
+        return controller.collect(make_prompts(24), step=2, policy_version=0)
+
+    continuous, barrier = groups("continuous"), groups("barrier")
+    assert {g.num_stages for g in continuous} == {1, 2}
+    for a, b in zip(continuous, barrier, strict=True):
+        assert [r.response.response_id for r in a.responses] == [
+            r.response.response_id for r in b.responses
+        ]
+        assert a.rewards.tolist() == b.rewards.tolist()
+        for x, y in zip(a.responses, b.responses, strict=True):
+            assert x.response.token_ids.tolist() == y.response.token_ids.tolist()
+            np.testing.assert_allclose(x.response.logprobs, y.response.logprobs, atol=1e-5)
+
+
+def test_weights_of_another_version_are_refused(make_controller):
+    with pytest.raises(RolloutEngineError, match="policy version 0, the trainer is at 1"):
+        make_controller().collect(make_prompts(1), step=1, policy_version=1)
+
+
+def test_prompt_and_answer_may_fill_the_context_to_the_last_token(make_controller):
+    prompts = make_prompts(2, length=MAX_CONTEXT_TOKENS - 12)
+    groups = make_controller(num_stages=1).collect(prompts, step=1, policy_version=0)
+    assert [len(g.responses) for g in groups] == [4, 4]
+
+
+def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
+    server, make_controller, tmp_path
+):
+    """SIGKILL of the whole server in the middle of a step. The tokens of lost and kept samples are those of an
+    undisturbed step, since seeds do not depend on who was lost. Weights are not re-published here: the server starts from
+    the same file."""
+
+    def restart(lost: SglangServer) -> None:
+        lost.restart()
+        set_version(lost, 0)
+
+    undisturbed = make_controller(max_response_tokens=100).collect(
+        make_prompts(16), step=5, policy_version=0
+    )
+    verifier = FakeVerifier()
+    controller = make_controller(verifier, restart, max_response_tokens=100)
+
+    def kill_after_a_few_verdicts() -> None:
+        while len(verifier.verified) < 5:
+            time.sleep(0.01)
+        os.killpg(server.process_group, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_after_a_few_verdicts)
+    killer.start()
+    groups = controller.collect(make_prompts(16), step=5, policy_version=0)
+    killer.join(10)
+
+    assert server.num_restarts == 1
+    assert sorted(verifier.verified) == sorted(
+        r.response.response_id for g in undisturbed for r in g.responses
+    )
+    for got, expected in zip(groups, undisturbed, strict=True):
+        assert [r.response.token_ids.tolist() for r in got.responses] == [
+            r.response.token_ids.tolist() for r in expected.responses
+        ]
+    lost = controller.engine.usage[("dp0.s0", 0)]
+    kept = controller.engine.usage[("dp0.s0", 1)]
+    assert lost.requests + kept.requests == len(verifier.verified)
+    assert lost.requests >= 5 and lost.lost_requests > 0 and kept.lost_requests == 0
+    # the new process has served this controller alone: its books balance to the last token
+    for name, _, ours, theirs in server_rows(controller.engine):
+        check_balance(name, ours, theirs)
+    Ledger(tmp_path / "dp00.jsonl", lambda: server_rows(controller.engine)).reconcile(step=5)
+
+
+def test_server_that_dies_while_starting_says_why(tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "none"}')
+    server = make_server(broken, tmp_path / "logs")
+    server.start()
+    with pytest.raises(RolloutEngineError, match="died while starting") as error:
+        server.wait_ready()
+    assert "exit code" in str(error.value) and str(server.log_path) in str(error.value)
+    assert "none" in str(error.value)  # SGLang's own complaint about the model type
+    server.stop()
+
+
+def test_nothing_is_left_when_the_trainer_is_killed(model, tmp_path):
+    """SIGKILL leaves the trainer no chance to stop its server; a forked worker of the trainer lives on meanwhile."""
+    script = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from pathlib import Path
+        from e2e.test_rollout_server import make_server
+        server = make_server(Path({str(model)!r}), Path({str(tmp_path)!r}))
+        server.start()
+        server.wait_ready()
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(60)
+        print(server.process_group, worker, flush=True)
+        time.sleep(600)
+    """
+    trainer = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+    )
+    assert trainer.stdout is not None
+    group, worker = map(int, trainer.stdout.readline().split())
+    assert len(processes_of(group)) >= 3  # launcher, scheduler, detokenizer
+    trainer.kill()
+    trainer.wait(10)
+    deadline = time.monotonic() + 10
+    while processes_of(group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    os.kill(worker, signal.SIGKILL)
+    assert processes_of(group) == []
+
+
+def processes_of(group: int) -> list[str]:
+    found = []
+    for process in psutil.process_iter(["name", "status"]):
+        try:
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.name())
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            continue
+    return found

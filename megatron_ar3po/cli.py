@@ -6,6 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from megatron_ar3po.launch.cli import add_launch_parser
+from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
 from megatron_ar3po.train import add_train_arguments, train_command
 
@@ -13,6 +15,8 @@ _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
 
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
+  ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
+  ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po report runs/NAME                       what a run did
 """
 
@@ -25,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     train = subparsers.add_parser("train", help="train a policy")
     add_train_arguments(train)
     train.set_defaults(command=train_command)
+    add_plan_parser(subparsers)
+    add_launch_parser(subparsers)
     add_report_parser(subparsers)
     arguments = parser.parse_args(argv)
     try:

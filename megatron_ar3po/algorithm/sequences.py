@@ -1,6 +1,7 @@
 """Sums and means over the sequences of a micro-batch. Sequences lie whole in one micro-batch, so
 these are exact and need no communication. Each result is spread back over the tokens: [T] -> [T],
-every token of a sequence alike.
+every token of a sequence alike. On a GPU `index_add` adds in no fixed order, so two runs may differ
+in the last bit.
 """
 
 from __future__ import annotations

@@ -54,5 +54,5 @@ def test_simulated_plan_meets_the_expectation():
 
 
 def test_a_plan_without_responses_is_refused():
-    with pytest.raises(ValueError, match="rollout.num_stages=0"):
+    with pytest.raises(ValueError, match=r"rollout\.num_stages=0"):
         EqualStages(num_stages=0, responses_per_stage=4)

@@ -41,7 +41,7 @@ train: $(STAMP) $(TINY)/task.json  ## the main job: AR3PO on examples/tiny_sum, 
 	$(BIN)/ar3po train examples/tiny_sum/config.yaml run.name=$(RUN_NAME) $(ARGS)
 
 test: $(STAMP) $(TINY)/task.json lint types  ## every test, lint and types included
-	$(BIN)/python -m pytest tests/unit tests/parallel tests/e2e tests/slurm -m "not chaos and not gpu" $(ARGS)
+	$(BIN)/python -m pytest tests/unit tests/crosscheck tests/parallel tests/e2e tests/slurm -m "not chaos and not gpu" $(ARGS)
 
 unit: $(STAMP)  ## the fast tests
 	$(BIN)/python -m pytest tests/unit -m "not chaos and not gpu" $(ARGS)

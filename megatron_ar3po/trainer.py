@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_ar3po.algorithm.advantages import needs_the_whole_step
 from megatron_ar3po.algorithm.response_reuse import (
     needs_a_loan,
     responses_worth_keeping,
@@ -90,7 +91,7 @@ class Ar3poTrainer:
         """One arrow of the pipe after the other; returns the version of the policy that the servers now hold."""
         with self.colocation.rollout_phase(), self.metrics.span("rollout"):
             groups = self.ranks.run_on_leader(lambda: self.gather_groups(step))
-        samples = samples_with_signal(groups, self.config.algorithm, self.config.reuse)
+        samples = self.samples_of(groups)
         self.observe_groups(step, groups, samples)
         with self.metrics.span("batch"):
             batch = self.batch_builder.build(samples)
@@ -119,6 +120,15 @@ class Ar3poTrainer:
             return group
         borrowed = self.store.borrow(group.prompt.prompt_id, step=step, position=group.position)
         return with_borrowed(group, borrowed, seed=self.config.run.seed, step=step)
+
+    def samples_of(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
+        """Some advantages are relative to the whole step, not to a group: they see the groups of all replicas."""
+        whole_step = None
+        if needs_the_whole_step(self.config.algorithm):
+            whole_step = [g for part in self.ranks.gather_over_replicas(groups) for g in part]
+        return samples_with_signal(
+            groups, self.config.algorithm, self.config.reuse, whole_step=whole_step
+        )
 
     def update_policy(self, batch: TrainingBatch) -> None:
         with self.metrics.span("old_logprobs"):

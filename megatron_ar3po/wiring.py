@@ -17,6 +17,7 @@ from typing import cast
 
 import torch
 
+from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.colocation import ColocatedGpus, Colocation, SharedHostMemory
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
@@ -66,6 +67,7 @@ class Language:
 def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> RunState:
     """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end."""
     started = time.monotonic()
+    check_custom_functions(config.algorithm)
     folder = config.run.path
     checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)

@@ -26,10 +26,11 @@ def warnings_of(config: Config) -> list[str]:
     lines = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
-    if config.algorithm.advantage != "group" and config.algorithm.advantage_std != "population":
+    advantage = config.algorithm.advantage
+    if advantage not in ("group", "global") and config.algorithm.advantage_std != "population":
         lines.append(
             f"algorithm.advantage_std={config.algorithm.advantage_std} has no effect with "
-            f"algorithm.advantage={config.algorithm.advantage}."
+            f"algorithm.advantage={advantage}."
         )
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
         lines.append(

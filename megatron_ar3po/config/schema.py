@@ -339,7 +339,8 @@ class ActorConfig:
             require(value >= 1, f"actor.{name}={value} must be at least 1.")
         require(
             not self.sequence_parallel or self.tensor_parallel_size > 1,
-            "actor.sequence_parallel=true needs actor.tensor_parallel_size > 1; raise it or set sequence_parallel=false.",
+            "actor.sequence_parallel=true needs actor.tensor_parallel_size > 1; raise it or set "
+            "actor.sequence_parallel=false.",
         )
 
     @property

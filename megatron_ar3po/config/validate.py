@@ -1,5 +1,6 @@
 """Rules that span sections, checked before anything starts: algorithm against rollout and reuse, lengths against the
-model and the micro-batch budget, files against the disk. Each message: what was found, what it clashes with, what to do.
+model and the micro-batch budget, files against the disk. Each message: what was found, what it clashes with, and what
+to do.
 """
 
 from __future__ import annotations
@@ -122,13 +123,13 @@ def _check_layout(config: Config, layout: ParallelLayout, shape: dict[str, Any])
         fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0 and groups % n == 0)
         require(
             count % tp == 0,
-            f"actor.tensor_parallel_size={tp} does not divide {what}={count} of {config.model.path}; use one of {fits}.",
+            f"actor.tensor_parallel_size={tp} does not divide {what}={count} of {config.model.path}; use one of "
+            f"{fits}.",
         )
     require(
         layers % pp == 0,
-        f"actor.pipeline_parallel_size={pp} does not divide num_hidden_layers={layers} of {config.model.path}; use one of "
-        + ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0)
-        + ".",
+        f"actor.pipeline_parallel_size={pp} does not divide num_hidden_layers={layers} of {config.model.path}; use "
+        "one of " + ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0) + ".",
     )
     require(
         config.rollout.prompts_per_step >= layout.data_parallel_size,

@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Literal
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class RunProgress:
                 TextColumn("{task.fields[facts]}"),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                console=Console(stderr=True),
             )
             self._task = self._bar.add_task("train", total=total_steps, facts="")
 

@@ -6,10 +6,23 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 
 ROOT = "megatron_ar3po"
+
+
+class _CurrentStderr(logging.StreamHandler[TextIO]):
+    """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar and not through it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        """The base class sets one; sys.stderr decides."""
 
 
 def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = None) -> None:
@@ -25,7 +38,7 @@ def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = N
         else f" [dp{layout.dp_rank} tp{layout.tp_rank} pp{layout.pp_rank}]"
     )
     formatter = logging.Formatter(f"%(asctime)s{tag} %(message)s", datefmt="%H:%M:%S")
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers: list[logging.Handler] = [_CurrentStderr()]
     if folder is not None and layout.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(folder / "train.log"))

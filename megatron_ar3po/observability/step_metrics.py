@@ -51,7 +51,7 @@ def _add_response(records: dict[str, Record], scored: ScoredResponse) -> None:
 def group_records(
     groups: Sequence[ResponseGroup], outcomes: Sequence[str], num_signal: int
 ) -> dict[str, Record]:
-    """Of the groups that train, after borrowing. `outcomes`: all_correct, mixed, all_wrong or rescued, one per group."""
+    """Of the groups that train, after borrowing. `outcomes`, one per group: all_correct, mixed, ..."""
     counts = Counter(outcomes)
     records: dict[str, Record] = {
         f"group/{name}_frac": Mean(counts[name] / len(groups), len(groups))

@@ -3,14 +3,13 @@
 Three traps of the distributed optimizer over torch's AdamW (no Transformer Engine, no apex) are met here:
 
 - it wants an optimizer state before the first step, to save or to load: zero moments stand in;
-- a checkpoint holds AdamW's `step` once per parameter group, and Megatron copies it into no parameter's state;
+- a checkpoint holds AdamW's `step` once per parameter group, but Megatron looks for it beside each parameter's moments;
 - after a load every parameter shares ONE `step` tensor, which AdamW then increments once per parameter: each gets its
   own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
@@ -50,11 +50,26 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
         _state(model, optimizer, is_loading=True), str(folder), strategy
     )
     model.load_state_dict(state["model"])
-    with torch.no_grad():
-        optimizer.inner.load_state_dict(state["optimizer"])
-    _give_each_its_own_step(optimizer)
+    loaded = state["optimizer"]
+    chained = optimizer.inner.chained_optimizers
+    for one, part in zip(chained, [loaded] if len(chained) == 1 else loaded, strict=True):
+        if isinstance(one, DistributedOptimizer):
+            _load_distributed(one, part)
+        else:
+            one.load_state_dict(part)
     optimizer.scheduler.num_steps = state["num_scheduler_steps"]
     optimizer.scheduler.step(0)
+
+
+def _load_distributed(one: DistributedOptimizer, part: dict[str, Any]) -> None:
+    moments = part.pop("param_state")
+    del part["param_state_sharding_type"]
+    one.load_state_dict(part)
+    states = one.optimizer.state
+    steps = {p: state.pop("step").clone() for p, state in states.items() if "step" in state}
+    one.load_parameter_state_from_fully_reshardable(moments)
+    for parameter, step in steps.items():
+        states[parameter]["step"] = step
 
 
 def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dict[str, Any]:
@@ -74,24 +89,14 @@ def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dic
     }
 
 
-def _torch_states(
-    optimizer: Optimizer,
-) -> Iterator[tuple[torch.optim.Optimizer, torch.Tensor, dict[str, Any]]]:
+def _ensure_state(optimizer: Optimizer) -> None:
     for one in optimizer.inner.chained_optimizers:
+        if not isinstance(one.optimizer, torch.optim.AdamW):
+            continue  # Transformer Engine's and apex's keep no step here and make their own state
         for group in one.optimizer.param_groups:
             for parameter in group["params"]:
-                yield one, parameter, one.optimizer.state[parameter]
-
-
-def _ensure_state(optimizer: Optimizer) -> None:
-    for _, parameter, state in _torch_states(optimizer):
-        if not state:
-            state["step"] = torch.zeros(())
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
-
-
-def _give_each_its_own_step(optimizer: Optimizer) -> None:
-    for _, _, state in _torch_states(optimizer):
-        if isinstance(state.get("step"), torch.Tensor):
-            state["step"] = state["step"].clone()
+                state = one.optimizer.state[parameter]
+                if not state:
+                    state["step"] = torch.zeros(())
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_avg_sq"] = torch.zeros_like(parameter)

@@ -7,7 +7,7 @@ in the same process see no change. Where CUDA is available `install()` does noth
 Four more places need a hand, because they do not go through the name `torch`:
 
 - `Tensor.type()` is compared with "torch.cuda.FloatTensor" in the optimizers and in gradient clipping;
-- `Tensor.cuda()` is called while the embedding is tied over pipeline stages;
+- `Tensor.cuda()` is called while the embedding is tied over pipeline stages and while checkpoints are exchanged;
 - the RNG helpers of `tensor_parallel.random` reach for the CUDA default generators;
 - the checkpoint writer forks after threads exist and starts a spawn-context manager, which imports `__main__` anew and
   can hang: on the CPU it writes in this process.
@@ -172,10 +172,15 @@ def _patch_type_comparisons() -> None:
     optimizer.clip_grad_by_total_norm_fp32 = clip_grads.clip_grad_by_total_norm_fp32
 
 
-def _patch_tied_embedding() -> None:
+def _patch_moves_to_cuda() -> None:
+    from megatron.core.dist_checkpointing import exchange_utils
     from megatron.core.models.common.language_module.language_module import LanguageModule
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     _run_within(_tensor_cuda_stays, LanguageModule, "setup_embeddings_and_output_layer")
+    _run_within(_tensor_cuda_stays, DistributedOptimizer, "get_parameter_state_dp_zero")
+    for name in ("gather_rounds", "broadcast"):
+        _run_within(_tensor_cuda_stays, exchange_utils, f"exchange_loaded_tensors_{name}")
 
 
 def _patch_rng() -> None:
@@ -237,6 +242,6 @@ def install() -> None:
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
             vars(module)["torch"] = proxy
     _patch_type_comparisons()
-    _patch_tied_embedding()
+    _patch_moves_to_cuda()
     _patch_rng()
     _patch_checkpoint_writer()

@@ -46,7 +46,7 @@ def kill_at_random_moments(folder: Path, num_kills: int, *, seed: int = 0) -> in
     """Returns the number of steps that were acknowledged over all lives of the process."""
     context = multiprocessing.get_context("fork")
     rng = random.Random(seed)
-    step = 0
+    step, typical_s = 0, 0.02
     for _ in range(num_kills):
         receiver, sender = context.Pipe(duplex=False)
         victim = context.Process(target=deposit_forever, args=(folder, step + 1, sender))
@@ -55,7 +55,11 @@ def kill_at_random_moments(folder: Path, num_kills: int, *, seed: int = 0) -> in
         try:
             assert receiver.poll(60), "the depositing process did not start"
             assert receiver.recv() == step
-            time.sleep(rng.uniform(0, 0.06))
+            for _ in range(rng.randrange(3)):
+                started = time.monotonic()
+                assert receiver.poll(60), "a deposit did not end"
+                step, typical_s = receiver.recv(), time.monotonic() - started
+            time.sleep(rng.uniform(0, 1.5 * typical_s))
         finally:
             assert victim.pid is not None
             os.kill(victim.pid, signal.SIGKILL)

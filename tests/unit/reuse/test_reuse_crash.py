@@ -8,4 +8,4 @@ from fakes.reuse_crash import kill_at_random_moments
 
 
 def test_every_acknowledged_deposit_survives_20_kills_at_random_moments(tmp_path: Path) -> None:
-    assert kill_at_random_moments(tmp_path, num_kills=20) > 0
+    assert kill_at_random_moments(tmp_path, num_kills=20) >= 10

@@ -21,13 +21,13 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
 )
 
 from megatron_ar3po.reuse.store import ReuseStore
 
-NUM_PROMPTS = 4
+NUM_PROMPTS = 3
+IN_MEMORY = Path("/dev/shm")  # speed: this test is about contents, not about disks
 
 
 def lottery(response_id: str) -> int:
@@ -79,7 +79,7 @@ class Model:
 
 class StoreMachine(RuleBasedStateMachine):
     @initialize(
-        cap=st.integers(1, 3),
+        cap=st.integers(1, 2),
         keep=st.sampled_from(["newest", "reservoir"]),
         pick=st.sampled_from(["uniform", "newest", "shortest"]),
         max_age=st.integers(0, 3),
@@ -89,7 +89,11 @@ class StoreMachine(RuleBasedStateMachine):
     def start(
         self, cap: int, keep: str, pick: str, max_age: int, max_loans: int, dp_size: int
     ) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="ar3po-reuse-model-"))
+        self.folder = Path(
+            tempfile.mkdtemp(
+                prefix="ar3po-reuse-model-", dir=IN_MEMORY if IN_MEMORY.is_dir() else None
+            )
+        )
         self.options = {
             "max_responses_per_prompt": cap,
             "keep": keep,
@@ -115,7 +119,16 @@ class StoreMachine(RuleBasedStateMachine):
     def owner(self, prompt: int) -> ReuseStore:
         return self.stores[prompt % len(self.stores)]
 
-    @rule(given=st.lists(st.tuples(st.integers(0, NUM_PROMPTS - 1), st.integers(0, 4)), max_size=6))
+    @rule(prompt=st.integers(0, NUM_PROMPTS - 1), index=st.integers(0, 2))
+    def deposit_in_a_new_step(self, prompt: int, index: int) -> None:
+        self.end_step()
+        self.deposit([(prompt, index)])
+
+    @rule(
+        given=st.lists(
+            st.tuples(st.integers(0, NUM_PROMPTS - 1), st.integers(0, 2)), min_size=1, max_size=6
+        )
+    )
     def deposit(self, given: list[tuple[int, int]]) -> None:
         for rank, store in enumerate(self.stores):
             mine = [
@@ -156,7 +169,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert store.cursor == {"step": self.step}
         self.step += 1
 
-    @precondition(lambda self: self.step > 1)
     @rule(back=st.integers(0, 3))
     def commit_checkpoint(self, back: int) -> None:
         cursor = {"step": max(self.committed, self.step - 1 - back)}
@@ -211,8 +223,8 @@ class StoreMachine(RuleBasedStateMachine):
 
 TestStoreMachine = StoreMachine.TestCase
 TestStoreMachine.settings = settings(
-    max_examples=40,
-    stateful_step_count=25,
+    max_examples=60,
+    stateful_step_count=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch import Tensor
 
-from megatron_ar3po.actor.hf_import import model_parameters
 from megatron_ar3po.actor.hf_mapping import (
     Parameter,
     join_shards,
@@ -40,7 +39,7 @@ def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> It
 def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[Parameter]:
     """Stages have equally many layers (ModelShape.check_layout)."""
     if stage == layout.pp_rank:
-        plan = model_parameters(model)
+        plan = model.hf_parameters()
     else:
         layers = model.shape.num_layers // layout.pipeline_parallel_size
         plan = stage_parameters(

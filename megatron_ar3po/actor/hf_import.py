@@ -12,11 +12,10 @@ from pathlib import Path
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from safetensors import safe_open
 from torch import Tensor
 
-from megatron_ar3po.actor.hf_mapping import Parameter, read_shard, stage_parameters
+from megatron_ar3po.actor.hf_mapping import read_shard, stage_parameters
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.model_shape import ModelShape
 
@@ -68,7 +67,7 @@ def load_hf_weights(model: PolicyModel, folder: Path) -> None:
     tensors = HfTensors(folder)
     try:
         check_tensors(shape, tensors)
-        wanted = model_parameters(model)
+        wanted = model.hf_parameters()
         targets = dict(model.named_parameters())
         assert set(targets) == {p.name for p in wanted}, set(targets) ^ {p.name for p in wanted}
         for parameter in wanted:
@@ -85,18 +84,6 @@ def load_hf_weights(model: PolicyModel, folder: Path) -> None:
             target.data.copy_(shard)
     finally:
         tensors.close()
-
-
-def model_parameters(model: PolicyModel) -> list[Parameter]:
-    """The plan of this rank's stage."""
-    return stage_parameters(
-        model.shape,
-        first_layer=get_transformer_layer_offset(model.config),
-        num_layers=len(model.decoder.layers),
-        is_first=model.pre_process,
-        is_last=model.post_process,
-        fused_norms=model.kernels.has_transformer_engine,
-    )
 
 
 def check_tensors(shape: ModelShape, tensors: HfTensors) -> None:

@@ -29,10 +29,11 @@ from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
 from megatron_ar3po.actor.attention import PackedSegments, SegmentAttention, packed_segments
-from megatron_ar3po.actor.hf_mapping import padded_vocab_size
+from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
 from megatron_ar3po.actor.model_shape import ModelShape
 from megatron_ar3po.actor.token_logprobs import token_logprobs
 from megatron_ar3po.config.schema import ActorConfig
@@ -225,6 +226,17 @@ class PolicyModel(GPTModel):
                 original_max_position_embeddings=scaling.original_max_positions,
             )
 
+    def hf_parameters(self) -> list[Parameter]:
+        """What each parameter of this stage is made of."""
+        return stage_parameters(
+            self.shape,
+            first_layer=get_transformer_layer_offset(self.config),
+            num_layers=len(self.decoder.layers),
+            is_first=self.pre_process,
+            is_last=self.post_process,
+            fused_norms=self.kernels.has_transformer_engine,
+        )
+
     def packing(self, cu_seqlens: Tensor) -> PackedSeqParams:
         """What attention needs to know of a micro-batch, on this model's device."""
         if not self.kernels.has_transformer_engine:
@@ -304,5 +316,17 @@ def build_model(
     if layout.rank == 0:
         logger.info("actor: %s; %s", kernels.describe(), layout.describe())
     model = PolicyModel(shape, transformer_config(shape, actor, dtype, kernels), kernels)
+    _mark_cut_parameters(model)
     model.train()  # no dropout: train mode only switches activation recompute on
     return model
+
+
+def _mark_cut_parameters(model: PolicyModel) -> None:
+    """Megatron's layers mark a parameter as cut over TP while they initialise it, which ours never do. Unmarked, every
+    TP rank but the first would be left out of the gradient norm."""
+    named = dict(model.named_parameters())
+    for parameter in model.hf_parameters():
+        tensor = named[parameter.name]
+        if parameter.cut != "whole" and not hasattr(tensor, "tensor_model_parallel"):
+            dim = 1 if parameter.cut == "columns" else 0
+            tensor_parallel.set_tensor_model_parallel_attributes(tensor, True, dim, 1)

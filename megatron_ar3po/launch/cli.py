@@ -65,8 +65,9 @@ def add_launch_parser(subparsers: Any) -> None:
 
 
 def launch_command(arguments: argparse.Namespace) -> int:
-    # Beside the runs instead of in the home folder; read when nemo_run is imported.
-    os.environ.setdefault("NEMORUN_HOME", str(Path.cwd() / "runs" / "nemo_run"))
+    # Beside the runs instead of in the home folder; read when nemo_run is imported. Not "nemo_run": without a
+    # container NeMo-Run replaces "/nemo_run" in every path of its batch script.
+    os.environ.setdefault("NEMORUN_HOME", str(Path.cwd() / "runs" / "nemo"))
     try:
         import nemo_run as run
     except ImportError as error:
@@ -89,12 +90,13 @@ def launch_command(arguments: argparse.Namespace) -> int:
             load_config([config], recipe.overrides)
             script = as_script(recipe, executor, python=_python(arguments))
             experiment.add(script, executor=executor, name=variant.name)
+        follow = arguments.where == "local" or arguments.wait
         if arguments.dryrun:
             experiment.dryrun()
             return 0
-        follow = arguments.where == "local" or arguments.wait
         experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
-        return 0 if not follow or _all_succeeded(experiment) else 1
+    # Leaving the experiment is what waits for its jobs.
+    return 0 if not follow or _all_succeeded(experiment) else 1
 
 
 def _executor(arguments: argparse.Namespace) -> Any:
@@ -130,5 +132,4 @@ def _python(arguments: argparse.Namespace) -> str:
 
 
 def _all_succeeded(experiment: Any) -> bool:
-    states = experiment.status(return_dict=True) or {}
-    return all(str(job["status"]).endswith("SUCCEEDED") for job in states.values())
+    return all(job.state.name == "SUCCEEDED" for job in experiment.jobs)

@@ -112,6 +112,8 @@ def run_node(
     print(f"[node] {shlex.join(command)}", flush=True)
     stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
     code = TorchrunProcess(command, stop_file).wait()
+    if rendezvous.node_rank == 0:
+        stop_file.unlink(missing_ok=True)
     stopped = not (loaded.run.path / "DONE").exists() and (loaded.run.path / "STOPPED").exists()
     print(
         f"[node] torchrun ended with code {code}{', the run is saved and not finished' if stopped else ''}",

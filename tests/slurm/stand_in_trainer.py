@@ -1,8 +1,8 @@
 """Keeps the trainer's contract with the launch scripts, and nothing else: steps, a checkpoint a step, a stop that is
 agreed over all ranks, STOPPED or DONE at the end, resume. No torch, so a job of two nodes costs seconds.
 
-Rank 0 leads; the other ranks follow the step it writes. STAND_IN_STEP_S is the length of a step, STAND_IN_CRASH
-"RANK:STEP" makes one rank fail.
+Rank 0 leads; the other ranks follow the step it writes. STAND_IN_STEP_S is the length of a step before the first
+restart, STAND_IN_CRASH "RANK:STEP" makes one rank fail.
 """
 
 from __future__ import annotations
@@ -19,10 +19,14 @@ from megatron_ar3po.config.load import load_config
 def main(config_file: str, overrides: list[str]) -> int:
     config = load_config([config_file], overrides)
     run, rank = config.run.path, int(os.environ["RANK"])
-    step_s = float(os.environ.get("STAND_IN_STEP_S", "0.2"))
+    restart = os.environ.get("SLURM_RESTART_COUNT", "0")
+    step_s = float(os.environ.get("STAND_IN_STEP_S", "0.1")) if restart == "0" else 0.1
     crash_rank, crash_step = (int(n) for n in os.environ.get("STAND_IN_CRASH", "-1:-1").split(":"))
     checkpoint = run / "stand_in_checkpoint"
     first = int(checkpoint.read_text()) if config.run.resume and checkpoint.exists() else 0
+    if rank == 0:
+        for marker in ("DONE", "STOPPED"):
+            (run / marker).unlink(missing_ok=True)
     print(f"rank {rank} of {os.environ['WORLD_SIZE']} starts at step {first}", flush=True)
     for step in range(first + 1, config.run.num_steps + 1):
         time.sleep(step_s)
@@ -31,7 +35,7 @@ def main(config_file: str, overrides: list[str]) -> int:
             return 17
         if rank == 0:
             checkpoint.write_text(str(step))
-            (run / f"began.{os.environ.get('SLURM_RESTART_COUNT', '0')}").touch()
+            (run / f"began.{restart}").touch()
             if Path(os.environ["AR3PO_STOP_FILE"]).exists():
                 (run / "STOPPED").write_text(json.dumps({"step": step}))
         elif not wait_for(step, checkpoint):

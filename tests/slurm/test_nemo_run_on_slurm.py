@@ -12,7 +12,9 @@ from pathlib import Path
 from slurm_cluster import HERE, ROOT
 
 
-def launch(cluster, env: dict[str, str], folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def launch(
+    cluster, env: dict[str, str], folder: Path, *words: str
+) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "megatron_ar3po.cli", "launch", "slurm"]
     config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
     data = [f"data.path={env['DATA_PATH']}", f"evaluation.path={env['EVAL_PATH']}"]
@@ -49,7 +51,7 @@ def test_nemo_runs_job_saves_before_its_time_limit_is_requeued_and_finishes(
 ):
     """Slurm's own warning is slow and imprecise; its signal is sent by hand to the step, as it would be."""
     run_dir.mkdir()
-    done = launch(cluster, job_env | {"STAND_IN_STEP_S": "1"}, run_dir, "run.num_steps=8")
+    done = launch(cluster, job_env | {"STAND_IN_STEP_S": "1"}, run_dir, "run.num_steps=80")
     assert done.returncode == 0, done.stdout + done.stderr
     job_id = int(cluster.run("squeue", "-h", "-o", "%i").split()[0])
     run = run_dir / "runs/qwen2.5_7b"

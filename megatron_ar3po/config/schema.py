@@ -130,6 +130,18 @@ class RewardsConfig:
     overlong_penalty_tokens: int = (
         0  # DAPO's soft overlong punishment: length of the interval before the limit; 0: off
     )
+    answer_format: Literal["any", "boxed", "answer_line", "hashes"] = (
+        "any"  # where the final answer stands: a box, "Answer:", "####" (math only)
+    )
+    strict_format: bool = False  # true: only answer_format counts, closed and complete (math only)
+    answer_fallback: bool = (
+        True  # without a marked answer the last formula or number counts (math only)
+    )
+    format_reward: float = 0.0  # added when the answer is marked, right or wrong (math only)
+    tolerance: float = (
+        0.0  # absolute, of numbers; a prompt's metadata field `error` goes before it (math only)
+    )
+    worker_memory_mb: int = 1024  # what a verifier process may use beyond its start
 
     def __post_init__(self) -> None:
         require(
@@ -141,6 +153,20 @@ class RewardsConfig:
         require(
             self.correct > self.incorrect,
             f"rewards.correct={self.correct} must be above rewards.incorrect={self.incorrect}.",
+        )
+        require(
+            self.tolerance >= 0,
+            f"rewards.tolerance={self.tolerance} is negative; use 0 for exact answers.",
+        )
+        require(
+            not (self.strict_format and self.answer_format == "any"),
+            "rewards.strict_format=true needs one rewards.answer_format; "
+            "use boxed, answer_line or hashes.",
+        )
+        require(
+            self.worker_memory_mb >= 256,
+            f"rewards.worker_memory_mb={self.worker_memory_mb} is too little for SymPy; "
+            "use 256 or more.",
         )
 
 

@@ -81,7 +81,7 @@ class ReuseShard(Protocol):
         ...
 
     @property
-    def cursor(self) -> dict[str, Any]:
+    def cursor(self) -> Mapping[str, Any]:
         """Where the store stands, for JSON, one meaning on every shard; `rollback(cursor)` brings it back there."""
         ...
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class RunState:
     policy_version: int = 0
     totals: dict[str, float] = field(default_factory=dict)  # running totals of the metrics
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
-    store_cursor: dict[str, Any] = field(default_factory=dict)
+    store_cursor: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def advanced(self, *, policy_version: int) -> RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)

@@ -10,6 +10,7 @@ import argparse
 import logging
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -137,6 +138,9 @@ def run(config: Config) -> None:
         train,
     )  # heavy imports, not wanted for --help and --dry-run
 
+    # "Apex is not installed" and the like: what is in use is said once, in the actor's own log line.
+    warnings.filterwarnings("ignore", module=r"megatron\.core")
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
     stop = StopRequest()
     stop.install()
     with ExitStack() as stack:

@@ -37,7 +37,7 @@ class Prompt:
     ground_truth: str
     text: str = ""
     source: str = ""
-    metadata: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,9 +272,9 @@ class TrainingBatch:
         """The same batch with `old_logprobs` filled in, one [T] tensor (None on ranks without the last pipeline stage)
         per micro-batch in order. Tokens with `uses_stored_logprobs` keep their behaviour log-probs."""
         remaining = iter(old_logprobs)
-        minis = []
+        minis: list[MiniBatch] = []
         for mini in self.mini_batches:
-            micro = []
+            micro: list[MicroBatch] = []
             for mb in mini.micro_batches:
                 fresh = next(remaining)
                 if fresh is not None:
@@ -295,5 +295,5 @@ class UpdateStats:
     grad_norm: float
     learning_rate: float
     was_skipped: bool  # non-finite gradients: the optimizer did not step
-    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    maxima: Mapping[str, float] = field(default_factory=dict)
+    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    maxima: Mapping[str, float] = field(default_factory=dict[str, float])

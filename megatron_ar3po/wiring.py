@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -39,6 +39,7 @@ from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.store import NullStore, ReuseStore
 from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.ledger import Ledger, server_rows
 from megatron_ar3po.rollout.placement import server_places
 from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.sglang_client import SglangEngine
@@ -99,8 +100,11 @@ def open_run_folder(config: Config) -> Path | None:
         (folder / marker).unlink(missing_ok=True)
     write_durably(folder / "resolved_config.yaml", to_yaml(config))
     if config.run.resume:
-        step = read_state(checkpoint).step if checkpoint else 0
-        drop_rows_after(folder, step if checkpoint else -1)
+        step = read_state(checkpoint).step if checkpoint else -1
+        for written in ("metrics.jsonl", "rollouts.jsonl", *folder.glob("ledger/*.jsonl")):
+            drop_rows_after(folder / written, step)
+        if not checkpoint:
+            logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
     return checkpoint
 
 
@@ -166,7 +170,7 @@ def build_trainer(
     store = open_store(config, ranks, stack)
     actor, publisher = build_policy(config, ranks, servers)
     ranks.run_on_leader(lambda: wait_for(servers))
-    controller = build_controller(config, ranks, stack, language, servers, publisher)
+    controller, ledger = build_controller(config, ranks, stack, language, servers)
     folder = config.run.path
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
     stack.callback(metrics.close)
@@ -174,13 +178,13 @@ def build_trainer(
         config=config,
         ranks=ranks,
         prompts=prompts,
-        sampler=build_sampler(config, ranks, prompts, controller),
+        sampler=build_sampler(config, ranks, prompts, controller, ledger),
         store=store,
         batch_builder=BatchBuilder(ranks, config.algorithm, config.actor),
         actor=actor,
         weight_publisher=publisher,
         colocation=build_colocation(config, ranks, actor, servers),
-        evaluator=build_evaluator(config, ranks, language, controller),
+        evaluator=build_evaluator(config, ranks, language, controller, ledger),
         metrics=metrics,
         recorder=RolloutRecorder(
             folder / "rollouts.jsonl",
@@ -230,11 +234,10 @@ def build_controller(
     stack: ExitStack,
     language: Language,
     servers: list[SglangServer],
-    publisher: WeightPublisher,
-) -> RolloutController | None:
-    """On leaders; the other ranks have no servers to talk to."""
+) -> tuple[RolloutController | None, Ledger | None]:
+    """On leaders; the other ranks have no servers to talk to and no costs to write down."""
     if not ranks.is_leader:
-        return None
+        return None, None
     engine = SglangEngine(
         servers,
         config.rollout,
@@ -252,7 +255,8 @@ def build_controller(
         vocab_size=language.vocab_size,
     )
     stack.callback(controller.close)
-    return controller
+    path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
+    return controller, Ledger(path, lambda: server_rows(engine))
 
 
 def revive(server: SglangServer, ranks: Ranks) -> None:
@@ -262,7 +266,11 @@ def revive(server: SglangServer, ranks: Ranks) -> None:
 
 
 def build_sampler(
-    config: Config, ranks: Ranks, prompts: PromptSource, controller: RolloutController | None
+    config: Config,
+    ranks: Ranks,
+    prompts: PromptSource,
+    controller: RolloutController | None,
+    ledger: Ledger | None,
 ) -> StepSampler:
     collector = cast("RolloutController", controller)  # only leaders call a sampler
     if not config.algorithm.dynamic_sampling:
@@ -271,6 +279,7 @@ def build_sampler(
             prompts.next_batch,
             layout=ranks.layout,
             prompts_per_step=config.rollout.prompts_per_step,
+            ledger=ledger,
         )
     return DynamicSampler(
         collector,
@@ -278,26 +287,31 @@ def build_sampler(
         layout=ranks.layout,
         prompts_per_step=config.rollout.prompts_per_step,
         max_rounds=config.algorithm.max_sampling_rounds,
-        sum_over_replicas=lambda counts: [
-            sum(column) for column in zip(*ranks.gather_over_replicas(list(counts)), strict=True)
-        ],
+        gather_over_replicas=ranks.gather_over_replicas,
+        ledger=ledger,
     )
 
 
 def build_evaluator(
-    config: Config, ranks: Ranks, language: Language, controller: RolloutController | None
+    config: Config,
+    ranks: Ranks,
+    language: Language,
+    controller: RolloutController | None,
+    ledger: Ledger | None,
 ) -> Evaluator:
     def sample(
         prompts: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
     ) -> list[list[ScoredResponse]]:
-        assert controller is not None
-        return controller.sample(
+        assert controller is not None and ledger is not None, "only leaders evaluate"
+        answers = controller.sample(
             prompts,
             num_samples=num_samples,
             sampling=sampling,
             seed_key="eval",
             policy_version=policy_version,
         )
+        ledger.record_evaluation(answers, policy_version=policy_version)
+        return answers
 
     sampling = SamplingParams(
         temperature=config.evaluation.temperature,
@@ -326,7 +340,9 @@ def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
     tokenizer = load_tokenizer(config.model.path)
     vocab_size = model_vocab_size(config.model.path)
     verifier = make_verifier(
-        config.rewards, tokenizer, max_response_tokens=config.rollout.max_response_tokens
+        config.rewards,
+        cast("Any", tokenizer),
+        max_response_tokens=config.rollout.max_response_tokens,
     )
     stack.callback(verifier.close)
 
@@ -341,7 +357,7 @@ def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
         ),
         vocab_size=vocab_size,
         verifier=verifier,
-        decode=tokenizer.decode,
+        decode=lambda token_ids: str(tokenizer.decode(list(token_ids))),
         training=prompts(config.data.path),
         held_out=prompts(config.evaluation.path) if config.evaluation.path else [],
     )

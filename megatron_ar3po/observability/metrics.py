@@ -143,30 +143,28 @@ def _plain(value: float) -> float | int | None:
     return int(value) if value.is_integer() and abs(value) < 2**53 else round(value, 8)
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of RUN/metrics.jsonl; a torn last line (the run was killed while writing) is left out."""
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out."""
+    lines = path.read_text().splitlines()
     rows = []
-    path = folder / "metrics.jsonl"
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            if number < len(path.read_text().splitlines()):
+            if number < len(lines):
                 raise ValueError(
                     f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
                 ) from None
     return rows
 
 
-def drop_rows_after(folder: Path, step: int) -> int:
+def drop_rows_after(path: Path, step: int) -> int:
     """A run resumed from `step` writes the later rows anew: the old ones go. Returns how many went."""
-    path = folder / "metrics.jsonl"
     if not path.is_file():
         return 0
-    rows = read_metrics(folder)
-    kept = [row for row in rows if row["step"] <= step]
-    if len(kept) < len(rows):
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(path)
+    rows = read_rows(path)
+    kept = [row for row in rows if row.get("step", step) <= step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    temporary.replace(path)
     return len(rows) - len(kept)

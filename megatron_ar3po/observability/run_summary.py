@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from megatron_ar3po.observability.metrics import read_metrics
+from megatron_ar3po.observability.metrics import read_rows
 
 PHASES = ("rollout", "batch", "train", "publish", "evaluation", "checkpoint")
 
@@ -43,7 +43,7 @@ def summarize(folder: Path) -> RunSummary:
         raise ValueError(
             f"{folder} holds no metrics.jsonl; name a run's folder, such as runs/NAME."
         )
-    rows = read_metrics(folder)
+    rows = read_rows(folder / "metrics.jsonl")
     steps = [row for row in rows if row["step"] > 0]
     evaluated = [row for row in rows if row.get("eval/pass_at_1") is not None]
     responses = _total(steps, "rollout/responses_generated")

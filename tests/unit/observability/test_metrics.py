@@ -9,7 +9,7 @@ from megatron_ar3po.observability.metrics import (
     Metrics,
     Sum,
     drop_rows_after,
-    read_metrics,
+    read_rows,
 )
 
 
@@ -41,7 +41,7 @@ def test_a_step_is_reduced_over_ranks_and_written_once(tmp_path):
     metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
     metrics.add_all({"a": Mean(3, 2), "b": Sum(2), "c": Max(7)})
     assert metrics.flush(1) == {"a": 4, "b": 7, "c": 7}
-    assert read_metrics(tmp_path) == [{"step": 1, "a": 4, "b": 7, "c": 7}]
+    assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 4, "b": 7, "c": 7}]
 
 
 def test_ranks_that_hold_the_same_groups_as_their_leader_do_not_count_twice(tmp_path):
@@ -75,12 +75,12 @@ def test_nan_is_written_as_null(tmp_path):
 def test_a_torn_last_line_is_left_out_and_rows_after_a_checkpoint_go(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
-    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
-    assert drop_rows_after(tmp_path, 2) == 1
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl")] == [1, 2, 3]
+    assert drop_rows_after(path, 2) == 1
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON"):
-        read_metrics(tmp_path)
+        read_rows(tmp_path / "metrics.jsonl")

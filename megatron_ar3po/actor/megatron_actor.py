@@ -70,7 +70,8 @@ class MegatronActor:
         )
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
-        return hf_buckets(self.policy, self.layout, max_bytes)
+        with self._weights_present():
+            yield from hf_buckets(self.policy, self.layout, max_bytes)
 
     def save(self, folder: Path) -> None:
         checkpoint.save(folder, self.policy, self.optimizer)
@@ -94,6 +95,20 @@ class MegatronActor:
             buffer.reload_from_cpu()
         self.optimizer.inner.restore_from_cpu()
         self._is_offloaded = False
+
+    @contextlib.contextmanager
+    def _weights_present(self) -> Iterator[None]:
+        """A server that is revived during the rollout phase asks for weights while they are away."""
+        was_offloaded = self._is_offloaded
+        if was_offloaded:
+            for buffer in self.model.buffers:
+                buffer.reload_from_cpu(move_grads=False)
+        try:
+            yield
+        finally:
+            if was_offloaded:
+                for buffer in self.model.buffers:
+                    buffer.offload_to_cpu(move_grads=False)
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """One [T] tensor per micro-batch on the last stage, None on the others."""

@@ -17,6 +17,7 @@ from megatron_ar3po.config.schema import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
 from megatron_ar3po.weight_sync.server_update import ServerUpdate
+from megatron_ar3po.weight_sync.shared_bucket import import_sglang
 
 
 class ColocatedPublisher:
@@ -35,6 +36,8 @@ class ColocatedPublisher:
         self._actor, self._ranks, self._servers = actor, ranks, servers
         self._config, self._server_tp = config, server_tp
         self._published_version = 0
+        if ranks.is_leader:  # now, while the servers start; the first publish would wait for it
+            import_sglang(with_checksums=config.verify)
 
     def publish(self, policy_version: int) -> Mapping[str, float]:
         """Metrics of replica 0, on every rank."""
@@ -118,8 +121,7 @@ class _LeaderPart:
         started = time.perf_counter()
         try:
             action()
-        except (
-            Exception
-        ) as error:  # the export is collective: raising here would leave the other ranks waiting
+        # The export is collective: raising here would leave the other ranks waiting.
+        except Exception as error:
             self.error = error
         self.server_s += time.perf_counter() - started

@@ -20,6 +20,16 @@ from torch import Tensor
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
 
+def import_sglang(*, with_checksums: bool) -> None:
+    """What a publish needs of SGLang takes seconds to import. Call it before the first publish."""
+    ensure_torchvision_schemas()
+    import sglang.srt.utils
+    import sglang.srt.weight_sync.tensor_bucket
+
+    if with_checksums:
+        import sglang.srt.managers.mm_utils  # noqa: F401
+
+
 class SharedBuckets:
     """Packs the buckets of one publish. `close` lets the shared memory go; files of a crashed process are removed by
     torch's own shared-memory manager."""
@@ -31,7 +41,6 @@ class SharedBuckets:
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
         the next `pack` or `close`."""
-        ensure_torchvision_schemas()
         from sglang.srt.utils import MultiprocessingSerializer
 
         flat, metadata = self._flatten(tensors)

@@ -1,0 +1,282 @@
+"""The publisher against a server of a few lines that keeps SGLang's rules. tests/e2e does it with the real one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.distributed.collectives import Ranks, start_process_group
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.interfaces import WeightPublishError
+from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+
+ATTENTION = "model.layers.0.self_attn."
+WEIGHTS = {
+    "model.embed_tokens.weight": torch.arange(20.0).view(5, 4),
+    f"{ATTENTION}q_proj.weight": torch.full((4, 4), 1.0),
+    f"{ATTENTION}k_proj.weight": torch.full((2, 4), 2.0),
+    f"{ATTENTION}v_proj.weight": torch.full((2, 4), 3.0),
+    "model.norm.weight": torch.full((4,), 4.0),
+}
+BUCKETS = (("model.embed_tokens.weight",), tuple(WEIGHTS)[1:4], ("model.norm.weight",))
+
+
+class FakeActor:
+    """Only what a publish asks of an actor."""
+
+    def __init__(self) -> None:
+        self.buckets_taken = 0
+
+    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
+        for names in BUCKETS:
+            self.buckets_taken += 1
+            yield [(name, WEIGHTS[name]) for name in names]
+
+
+class FakeServer(ThreadingHTTPServer):
+    """Holds tensors under HF names; answers with a checksum of each as SGLang would name it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.calls: list[str] = []
+        self.held: dict[str, torch.Tensor] = {}
+        self.version = "default"
+        self.refuses = ""
+        self.hangs_at = ""
+        self.stamps: list[str] = []
+        self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def answer(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
+        if route == "/update_weights_from_tensor":
+            self.stamps.append(body["weight_version"])
+            self._load(body["serialized_named_tensors"][0])
+        if route == "/update_weight_version":
+            self.version = body["new_version"]
+        if route == "/model_info":
+            return {"weight_version": self.version}
+        if route == "/weights_checker":
+            return {"ranks": [{"checksums": self.checksums()}]}
+        return {"success": True}
+
+    def _load(self, payload: str) -> None:
+        from sglang.srt.utils import MultiprocessingSerializer
+
+        content = MultiprocessingSerializer.deserialize(payload)
+        for part in content["metadata"]:
+            flat = content["flattened_tensor"][part.start_idx : part.end_idx]
+            self.held[part.name] = flat.view(part.dtype).view(part.shape).clone()
+
+    def checksums(self) -> dict[str, str]:
+        qkv = [self.held.get(f"{ATTENTION}{x}_proj.weight", torch.zeros(1, 4)) for x in "qkv"]
+        embedding = self.held.get("model.embed_tokens.weight", torch.zeros(5, 4))
+        tensors = {
+            "model.embed_tokens.weight": torch.cat([embedding, torch.zeros(59, 4)]),  # 64 rows
+            f"{ATTENTION}qkv_proj.weight": torch.cat(qkv),
+            "model.norm.weight": self.held.get("model.norm.weight", torch.zeros(4)),
+        }
+        return {n: hashlib.sha256(x.numpy().tobytes()).hexdigest()[:16] for n, x in tensors.items()}
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: FakeServer
+
+    def do_POST(self) -> None:
+        length = int(self.headers.get("Content-Length") or 0)
+        self._answer(json.loads(self.rfile.read(length) or b"null") or {})
+
+    def do_GET(self) -> None:
+        self._answer({})
+
+    def _answer(self, body: dict[str, Any]) -> None:
+        self.server.calls.append(self.path)
+        if self.path == self.server.hangs_at:
+            self.server.released.wait(20)
+        status = 400 if self.path == self.server.refuses else 200
+        text = (
+            "no such weight" if status == 400 else json.dumps(self.server.answer(self.path, body))
+        )
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[Ranks]:
+    is_mine = not dist.is_initialized()
+    if is_mine:
+        start_process_group(30.0)
+    yield Ranks(ParallelLayout(), 30.0)
+    if is_mine:
+        dist.destroy_process_group()
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    server = FakeServer()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.released.set()
+    server.shutdown()
+    server.server_close()
+    thread.join(10)
+
+
+def publisher(
+    ranks: Ranks, *servers: FakeServer, actor: FakeActor | None = None, **options: Any
+) -> ColocatedPublisher:
+    return ColocatedPublisher(
+        actor=actor or FakeActor(),  # type: ignore[arg-type]
+        ranks=ranks,
+        servers=lambda: [server.url for server in servers],
+        config=WeightSyncConfig(**options),
+    )
+
+
+def test_the_calls_come_in_the_order_that_the_server_wants(
+    ranks: Ranks, server: FakeServer
+) -> None:
+    publisher(ranks, server).publish(7)
+    assert server.calls == [
+        "/pause_generation",
+        "/flush_cache",
+        "/begin_weight_update",
+        "/update_weights_from_tensor",
+        "/update_weights_from_tensor",
+        "/update_weights_from_tensor",
+        "/end_weight_update",
+        "/flush_cache",
+        "/update_weight_version",
+        "/model_info",
+        "/continue_generation",
+    ]
+
+
+def test_every_tensor_arrives_bit_for_bit_and_is_counted(ranks: Ranks, server: FakeServer) -> None:
+    metrics = publisher(ranks, server).publish(7)
+    assert server.held.keys() == WEIGHTS.keys()
+    assert all(torch.equal(server.held[name], WEIGHTS[name]) for name in WEIGHTS)
+    assert metrics["weight_sync/num_buckets"] == 3
+    assert metrics["weight_sync/bytes"] == 4 * (20 + 16 + 8 + 8 + 4)
+
+
+def test_all_servers_of_a_replica_get_the_weights(ranks: Ranks, server: FakeServer) -> None:
+    second = FakeServer()
+    thread = threading.Thread(target=second.serve_forever, daemon=True)
+    thread.start()
+    publisher(ranks, server, second).publish(1)
+    second.shutdown()
+    second.server_close()
+    assert server.held.keys() == second.held.keys() == WEIGHTS.keys()
+    assert server.version == second.version == "1"
+
+
+def test_a_revived_server_gets_the_version_that_was_last_published(
+    ranks: Ranks, server: FakeServer
+) -> None:
+    one = publisher(ranks, server)
+    one.publish(3)
+    server.held.clear()
+    server.version = "default"
+    one.republish(server.url)
+    assert server.held.keys() == WEIGHTS.keys() and server.version == "3"
+
+
+def test_no_answer_can_carry_a_version_while_buckets_are_missing(
+    ranks: Ranks, server: FakeServer
+) -> None:
+    publisher(ranks, server).publish(7)
+    assert server.stamps == ["unfinished-7"] * 3 and server.version == "7"
+
+
+def test_a_refused_bucket_names_server_call_and_reason_and_leaves_it_paused(
+    ranks: Ranks, server: FakeServer
+) -> None:
+    server.refuses = "/update_weights_from_tensor"
+    actor = FakeActor()
+    with pytest.raises(WeightPublishError) as caught:
+        publisher(ranks, server, actor=actor).publish(7)
+    message = str(caught.value)
+    assert server.url in message and "status 400: no such weight" in message
+    assert "/continue_generation" not in server.calls
+    assert actor.buckets_taken == 3  # the export is collective: it ran to its end
+
+
+def test_a_server_that_stops_answering_is_given_up_in_time(
+    ranks: Ranks, server: FakeServer
+) -> None:
+    server.hangs_at = "/end_weight_update"
+    with pytest.raises(
+        WeightPublishError, match=r"/end_weight_update within weight_sync\.timeout_s=0\.5"
+    ):
+        publisher(ranks, server, timeout_s=0.5).publish(7)
+
+
+def test_a_server_that_is_gone_is_named(ranks: Ranks) -> None:
+    server = FakeServer()
+    server.server_close()
+    with pytest.raises(WeightPublishError, match=rf"{server.url} was lost at /pause_generation"):
+        publisher(ranks, server).publish(7)
+
+
+def test_a_server_that_states_another_version_is_not_trusted(
+    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = server.answer
+    monkeypatch.setattr(
+        server, "answer", lambda route, body: answer(route, body | {"new_version": "6"})
+    )
+    with pytest.raises(WeightPublishError, match="says weight_version='6' instead of '7'"):
+        publisher(ranks, server).publish(7)
+
+
+def test_verification_accepts_what_arrived_whole(ranks: Ranks, server: FakeServer) -> None:
+    publisher(ranks, server, verify=True).publish(7)
+    assert "/weights_checker" in server.calls and server.calls[-1] == "/continue_generation"
+
+
+def test_verification_names_a_corrupted_tensor(
+    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = server._load
+
+    def corrupt(payload: str) -> None:
+        load(payload)
+        if f"{ATTENTION}k_proj.weight" in server.held:
+            server.held[f"{ATTENTION}k_proj.weight"][1, 2] += 1e-3
+
+    monkeypatch.setattr(server, "_load", corrupt)
+    with pytest.raises(WeightPublishError, match=r"1 tensors: .*qkv_proj\.weight differs"):
+        publisher(ranks, server, verify=True).publish(7)
+
+
+def test_verification_names_a_tensor_that_was_never_sent(
+    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeActor, "hf_buckets", lambda self, _: iter([list(WEIGHTS.items())[:-1]]))
+    with pytest.raises(WeightPublishError, match=r"model\.norm\.weight was never sent"):
+        publisher(ranks, server, verify=True).publish(7)
+
+
+def test_no_shared_memory_is_left_behind(ranks: Ranks, server: FakeServer) -> None:
+    before = set(Path("/dev/shm").glob("torch_*"))
+    for version in range(3):
+        publisher(ranks, server).publish(version)
+    assert set(Path("/dev/shm").glob("torch_*")) <= before

@@ -138,9 +138,9 @@ def run(config: Config) -> None:
         train,
     )  # heavy imports, not wanted for --help and --dry-run
 
-    # "Apex is not installed" and the like: what is in use is said once, in the actor's own log line.
-    warnings.filterwarnings("ignore", module=r"megatron\.core")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+    # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
+    # in use is said once, in the actor's own log line.
+    warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
     stop = StopRequest()
     stop.install()
     with ExitStack() as stack:

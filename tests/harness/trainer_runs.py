@@ -30,16 +30,6 @@ SHORT = [
 ]
 
 
-@pytest.fixture(scope="session")
-def tiny_task() -> Path:
-    """Model and prompts of examples/tiny_sum, made once and kept in the cache."""
-    folder = ROOT / ".cache/tiny_sum"
-    if not (folder / "task.json").is_file():
-        command = [sys.executable, "tools/make_tiny_model.py", "--out", str(folder)]
-        subprocess.run(command, cwd=ROOT, check=True, timeout=600)
-    return folder
-
-
 @dataclass
 class Run:
     """One `ar3po train`, ended or under way."""
@@ -142,18 +132,3 @@ class RunStarter:
                 run.process.communicate()
             for line in run.marked_processes():
                 os.kill(int(line.split()[0]), signal.SIGKILL)
-
-
-@pytest.fixture
-def start_run(tmp_path: Path, tiny_task: Path):
-    starter = RunStarter(tmp_path)
-    yield starter
-    starter.end_all()
-
-
-@pytest.fixture(scope="module")
-def module_runs(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path):
-    """The same, for runs that several tests look at."""
-    starter = RunStarter(tmp_path_factory.mktemp("module_run"))
-    yield starter
-    starter.end_all()

@@ -1,0 +1,35 @@
+"""Fixtures that several kinds of tests share: the tiny task, and whole runs of the trainer."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.trainer_runs import ROOT, RunStarter
+
+
+@pytest.fixture(scope="session")
+def tiny_task() -> Path:
+    """Model and prompts of examples/tiny_sum, made once and kept in the cache."""
+    folder = ROOT / ".cache/tiny_sum"
+    if not (folder / "task.json").is_file():
+        command = [sys.executable, "tools/make_tiny_model.py", "--out", str(folder)]
+        subprocess.run(command, cwd=ROOT, check=True, timeout=600)
+    return folder
+
+
+@pytest.fixture
+def start_run(tmp_path: Path, tiny_task: Path):
+    starter = RunStarter(tmp_path)
+    yield starter
+    starter.end_all()
+
+
+@pytest.fixture(scope="module")
+def module_runs(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path):
+    """The same, for runs that several tests look at."""
+    starter = RunStarter(tmp_path_factory.mktemp("module_run"))
+    yield starter
+    starter.end_all()

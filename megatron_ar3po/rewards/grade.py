@@ -6,6 +6,7 @@ is made from it in the trainer's process.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,10 +16,17 @@ GradeStatus = Literal["correct", "incorrect", "no_answer", "timeout", "too_large
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grade:
     """`reason` is one readable line. `reward` overrides what the status would earn (a user's own grader may give
-    partial credit); None: correct and incorrect earn `rewards.correct` and `rewards.incorrect`."""
+    partial credit); None: correct and incorrect earn `rewards.correct` and `rewards.incorrect`. `is_marked`: the answer
+    stood where a final answer belongs (a box, an answer line), which earns the format reward."""
 
     status: GradeStatus
     extracted: str | None = None
     reason: str = ""
     reward: float | None = None
+    is_marked: bool = False
     elapsed_s: float = 0.0
+
+
+# What a factory named by `rewards.verifier: package.module:factory` returns: (response, ground truth) -> its grade;
+# True and False are correct and incorrect, a number is a reward.
+Grader = Callable[[str, str], "Grade | bool | float"]

@@ -16,7 +16,8 @@ _NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|\.\d+"
 _PLAIN_NUMBER = re.compile(rf"[-+]?(?:{_NUMBER})", re.ASCII)
 # The last digit of the text must belong to this: a number with nothing glued to it on either side.
 _LAST_NUMBER = re.compile(
-    rf"(?<![\w.,^/%\\])(?P<number>(?:(?<![\w)\]}}])[-+])?(?:{_NUMBER}))(?=[.,!?:]*(?:[\s)\]}}*$\"'_]|$))", re.ASCII
+    rf"(?<![\w.,^/%\\])(?P<number>(?:(?<![\w)\]}}])[-+])?(?:{_NUMBER}))(?=[.,!?:]*(?:[\s)\]}}*$\"'_]|$))",
+    re.ASCII,
 )
 _MAX_DIGITS = 400  # longer runs of digits are no answer, and converting them takes quadratic time
 
@@ -28,9 +29,8 @@ def last_number(text: str) -> str | None:
     ('5', '1,250', None, None)
     """
     tail = text[-_MAX_DIGITS:]
-    last = None
-    for last in _LAST_NUMBER.finditer(tail):
-        pass
+    numbers = list(_LAST_NUMBER.finditer(tail))
+    last = numbers[-1] if numbers else None
     if last is None or re.search(r"\d", tail[last.end() :]):
         return None
     if last.start() == 0 and len(text) > len(tail):
@@ -49,12 +49,18 @@ def plain_number(text: str) -> Fraction | None:
 def grade_last_number(response: str, ground_truth: str) -> Grade:
     expected = plain_number(ground_truth)
     if expected is None:
-        return Grade(status="error", reason=f"the ground truth {ground_truth[:80]!r} is not a plain number")
+        return Grade(
+            status="error", reason=f"the ground truth {ground_truth[:80]!r} is not a plain number"
+        )
     found = last_number(response)
     if found is None:
         return Grade(status="no_answer", reason="the response does not end in a number")
     if plain_number(found) == expected:
-        return Grade(status="correct", extracted=found, reason="the last number equals the ground truth")
+        return Grade(
+            status="correct", extracted=found, reason="the last number equals the ground truth"
+        )
     return Grade(
-        status="incorrect", extracted=found, reason=f"the last number {found} is not the ground truth {ground_truth}"
+        status="incorrect",
+        extracted=found,
+        reason=f"the last number {found} is not the ground truth {ground_truth}",
     )

@@ -1,19 +1,27 @@
 """The verifier of a run: tokens in, verdict out.
 
 Promises: model text never raises, it becomes a verdict with the lowest reward and a status that says why; a truncated
-response is not graded unless `rewards.truncated=grade`; `version` changes whenever the same text could be graded
-differently. Parsing answers is left to the graders, processes to the pool.
+response is not graded unless `rewards.truncated=grade`; nothing blocks the event loop, so verification overlaps
+generation; `version` changes whenever the same text could be graded differently. Reading answers is left to the
+graders, processes and their limits to the pool.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Protocol
 
 from megatron_ar3po.config.schema import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
+from megatron_ar3po.rewards.answers import plain_value
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.last_number import grade_last_number, plain_number
+from megatron_ar3po.rewards.math_grader import GradingOptions, unusable_ground_truth
+from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -23,25 +31,92 @@ class Detokenizer(Protocol):
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
 
 
-def make_verifier(config: RewardsConfig, tokenizer: Detokenizer, *, max_response_tokens: int = 0) -> Verifier:
-    """The verifier that `rewards.verifier` names. `max_response_tokens` is only needed for the overlong punishment."""
+def make_verifier(
+    config: RewardsConfig, tokenizer: Detokenizer, *, max_response_tokens: int = 0
+) -> Verifier:
+    """The verifier that `rewards.verifier` names: math, last_number, or the import path of a user's own factory.
+    `max_response_tokens` is only needed for the overlong punishment. A user's factory is called, and its signature
+    checked, before this returns."""
     if config.overlong_penalty_tokens and max_response_tokens <= config.overlong_penalty_tokens:
         raise ValueError(
             f"rewards.overlong_penalty_tokens={config.overlong_penalty_tokens} needs a longer "
             f"rollout.max_response_tokens (it is {max_response_tokens}); lower the first or raise the second."
         )
     if config.verifier == "last_number":
-        return ResponseVerifier(config, tokenizer, max_response_tokens=max_response_tokens)
-    raise ValueError(f"rewards.verifier={config.verifier} is unknown; use last_number.")
+        return ResponseVerifier(config, tokenizer, None, max_response_tokens)
+    if config.verifier != "math" and ":" not in config.verifier:
+        raise ValueError(
+            f"rewards.verifier={config.verifier} is unknown; use math, last_number, or the import path of a factory "
+            "as in my_package.my_module:make_grader."
+        )
+    pool = VerifierPool(pool_settings(config))
+    if config.verifier != "math":
+        try:
+            pool.wait_until_ready()
+        except BaseException:
+            pool.close()
+            raise
+    return ResponseVerifier(config, tokenizer, pool, max_response_tokens)
 
 
-def check_ground_truth(text: str, verifier: str = "last_number") -> str | None:
-    """None when the verifier can grade against this ground truth, else one line that says why not."""
+def pool_settings(config: RewardsConfig) -> PoolSettings:
+    is_math = config.verifier == "math"
+    return PoolSettings(
+        grader=config.verifier,
+        options=asdict(grading_options(config)) if is_math else {},
+        rewards={} if is_math else asdict(config),
+        num_workers=config.num_workers,
+        timeout_s=config.timeout_s,
+        memory_bytes=config.worker_memory_mb * 1024**2,
+    )
+
+
+def grading_options(config: RewardsConfig) -> GradingOptions:
+    return GradingOptions(
+        answer_format=config.answer_format,
+        strict=config.strict_format,
+        fallback=config.answer_fallback,
+        tolerance=repr(config.tolerance),
+    )
+
+
+# --- ground truths
+
+
+def check_ground_truth(text: str, verifier: str = "math") -> str | None:
+    """None when the verifier can grade against this ground truth, else one line that says why not. In this process:
+    for a whole dataset take `check_ground_truths`, which puts limits around it."""
     if not text.strip():
         return "it is empty"
     if verifier == "last_number" and plain_number(text) is None:
-        return f"{text[:80]!r} is not a plain integer or decimal, which rewards.verifier=last_number compares with"
-    return None
+        return f"{text[:80]!r} is no plain integer or decimal, which rewards.verifier=last_number compares with"
+    return unusable_ground_truth(text) if verifier == "math" else None
+
+
+def check_ground_truths(texts: Sequence[str], config: RewardsConfig) -> list[str | None]:
+    """`check_ground_truth` for every text of a dataset, each distinct one once, in worker processes with the limits of
+    the run."""
+    if config.verifier != "math":
+        return [check_ground_truth(text, config.verifier) for text in texts]
+    distinct = list(dict.fromkeys(texts))
+    hard = [text for text in distinct if not text.strip() or plain_value(text.strip()) is None]
+    reasons: dict[str, str | None] = dict.fromkeys(distinct)
+    if hard:
+        settings = PoolSettings(
+            grader="check",
+            num_workers=config.num_workers,
+            timeout_s=config.timeout_s,
+            memory_bytes=config.worker_memory_mb * 1024**2,
+        )
+        with VerifierPool(settings) as pool:
+            for text, grade in zip(
+                hard, pool.grade_all([("", text) for text in hard]), strict=True
+            ):
+                reasons[text] = None if grade.status == "correct" else grade.reason or grade.status
+    return [reasons[text] for text in texts]
+
+
+# --- rewards
 
 
 def overlong_penalty(num_tokens: int, *, max_tokens: int, interval: int) -> float:
@@ -58,36 +133,78 @@ def overlong_penalty(num_tokens: int, *, max_tokens: int, interval: int) -> floa
 class ResponseVerifier:
     """Decodes, applies the rules that hold for every grader, and attaches rewards to grades."""
 
-    def __init__(self, config: RewardsConfig, tokenizer: Detokenizer, *, max_response_tokens: int) -> None:
+    def __init__(
+        self,
+        config: RewardsConfig,
+        tokenizer: Detokenizer,
+        pool: VerifierPool | None,
+        max_response_tokens: int,
+    ) -> None:
         self._config = config
         self._tokenizer = tokenizer
+        self._pool = pool
         self._max_response_tokens = max_response_tokens
-        self.version = "last_number-1"
+
+    @property
+    def version(self) -> str:
+        if self._config.verifier == "last_number":
+            return f"last_number-1:{self._config.truncated}"
+        if self._config.verifier == "math":
+            return f"{grading_options(self._config).version}:{self._config.truncated}"
+        settings = hashlib.sha256(repr(sorted(asdict(self._config).items())).encode()).hexdigest()
+        return f"{self._config.verifier}:{settings[:12]}"
 
     async def verify(self, prompt: Prompt, response: Response) -> Verdict:
-        started = time.perf_counter()
         penalty = overlong_penalty(
             response.num_tokens,
             max_tokens=self._max_response_tokens,
             interval=self._config.overlong_penalty_tokens,
         )
         if response.finish_reason != "stop" and self._config.truncated == "incorrect":
-            reason = f"the response ended by {response.finish_reason!r} after {response.num_tokens} tokens"
-            return Verdict(reward=self._config.incorrect + penalty, status="truncated", reason=reason)
+            reason = f"ended by {response.finish_reason!r} after {response.num_tokens} tokens"
+            return Verdict(
+                reward=self._config.incorrect + penalty, status="truncated", reason=reason
+            )
         text = self._tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True)
-        grade = grade_last_number(text, prompt.ground_truth)
+        grade = await self._grade(text, prompt)
         return Verdict(
             reward=self._reward(grade) + penalty,
             status=grade.status,
             extracted=grade.extracted,
             reason=grade.reason,
-            elapsed_s=time.perf_counter() - started,
+            elapsed_s=grade.elapsed_s,
         )
 
     def close(self) -> None:
-        """Nothing to end: this grader runs in the caller's process."""
+        if self._pool is not None:
+            self._pool.close()
+
+    async def _grade(self, text: str, prompt: Prompt) -> Grade:
+        if self._pool is None:
+            started = time.perf_counter()
+            grade = grade_last_number(text, prompt.ground_truth)
+            return Grade(
+                status=grade.status,
+                extracted=grade.extracted,
+                reason=grade.reason,
+                elapsed_s=time.perf_counter() - started,
+            )
+        return await asyncio.wrap_future(
+            self._pool.submit(text, prompt.ground_truth, _tolerance_of(prompt))
+        )
 
     def _reward(self, grade: Grade) -> float:
         if grade.reward is not None:
             return grade.reward
-        return self._config.correct if grade.status == "correct" else self._config.incorrect
+        reward = self._config.correct if grade.status == "correct" else self._config.incorrect
+        return reward + self._config.format_reward * grade.is_marked
+
+
+def _tolerance_of(prompt: Prompt) -> str:
+    """The prompt's own tolerance (OlympiadBench calls it `error`), or '' for that of the config."""
+    error = prompt.metadata.get("error")
+    try:
+        tolerance = float(error) if isinstance(error, str | int | float) else 0.0
+    except ValueError:
+        return ""  # a list of tolerances, one for each part of an answer: not for us
+    return repr(tolerance) if 0 < tolerance < float("inf") else ""

@@ -35,7 +35,9 @@ def test_the_last_number_stands_alone_or_is_no_answer(text: str, expected: str |
     assert last_number(text) == expected
 
 
-@pytest.mark.parametrize("response", ["10", "1;15", "5;", "5 6", "55", "-5", "0.5", "5.01", "five", ""])
+@pytest.mark.parametrize(
+    "response", ["10", "1;15", "5;", "5 6", "55", "-5", "0.5", "5.01", "five", ""]
+)
 def test_nothing_but_five_counts_as_five(response: str) -> None:
     assert grade_last_number(response, "5").status != "correct"
 

@@ -34,7 +34,9 @@ def response_of(text: str, finish_reason: str = "stop") -> Response:
     )
 
 
-def verify(config: RewardsConfig, text: str, ground_truth: str, finish_reason: str = "stop", limit: int = 0) -> Verdict:
+def verify(
+    config: RewardsConfig, text: str, ground_truth: str, finish_reason: str = "stop", limit: int = 0
+) -> Verdict:
     verifier = make_verifier(config, CharTokenizer(), max_response_tokens=limit)
     try:
         prompt = Prompt(prompt_id="p", token_ids=(1,), ground_truth=ground_truth)
@@ -78,11 +80,13 @@ def test_the_overlong_penalty_is_added_to_the_reward() -> None:
 
 def test_an_interval_longer_than_the_response_limit_is_refused() -> None:
     config = RewardsConfig(verifier="last_number", overlong_penalty_tokens=8)
-    with pytest.raises(ValueError, match=r"rewards\.overlong_penalty_tokens=8 .*rollout\.max_response_tokens"):
+    with pytest.raises(
+        ValueError, match=r"rewards\.overlong_penalty_tokens=8 .*rollout\.max_response_tokens"
+    ):
         make_verifier(config, CharTokenizer(), max_response_tokens=8)
 
 
 def test_a_ground_truth_is_checked_for_the_verifier_that_will_use_it() -> None:
     assert check_ground_truth("5", "last_number") is None
-    assert "not a plain integer" in (check_ground_truth("x", "last_number") or "")
+    assert "no plain integer" in (check_ground_truth("x", "last_number") or "")
     assert check_ground_truth("  ", "last_number") == "it is empty"

@@ -1,0 +1,268 @@
+r"""The final answer of a response.
+
+Marks, from the text itself: `\boxed{...}` (nested, unclosed, several side by side), an `Answer:` line (DAPO), `####`
+(GSM8K), "the answer is". The mark that stands last wins; what follows it up to the end of its sentence is the answer.
+Without a mark, and only when `fallback` allows it, the last formula or number counts. The strict mode knows one mark
+and no second chance.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+AnswerFormat = Literal["any", "boxed", "answer_line", "hashes"]
+
+MAX_TAIL = 50_000  # characters of a response that are searched, from its end
+MAX_ANSWER = 4_000
+FALLBACK = "last formula or number"  # the mark of an answer that is not marked
+
+
+@dataclass(frozen=True)
+class Found:
+    """An answer text and the mark it was found by."""
+
+    text: str
+    mark: str
+    start: int = 0
+
+
+_BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed)\s*(?=\{)|(?:\\boxed)\s+(?=[-\w\\])")
+_ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]|\n\s*\n", re.DOTALL)
+_BETWEEN_BOXES = re.compile(
+    r"(?:[\s$,;&.~]|\\[(),;:!\[\] ]|\\\\|\\q?quad|\\text\s*\{[ ,]*(?:and|or)?[ ,]*\}|\band\b|\bor\b)*"
+)
+_BETWEEN_FORMULAS = re.compile(r"\s*(?:,\s*(?:and|or)?|;|and|or)\s*")
+_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{2,40}[:：]\s*(?=.*\d)", re.DOTALL)
+_HASHES = re.compile(r"^[ \t]*#{4}[ \t]*(?![#\s])(.+)$", re.MULTILINE)
+_ANSWER_LINE = re.compile(
+    r"^[ \t>*_#-]{0,12}(?:the )?(?:final )?(?:answer|A)(?:\*\*|__)?[ \t]{0,4}[:：]"
+    r"[ \t]{0,8}(?:\*\*|__)?[ \t]{0,8}\n?[ \t]{0,8}(\S[^\n]*)",
+    re.MULTILINE | re.IGNORECASE,
+)
+_ANSWER_IS = re.compile(
+    r"\b(?:final answer|answer|ans)\b[^.:\n$\\\d=]{0,40}?(?:\bis\b|\bare\b|=|:)"
+    r"[ \t]{0,4}:?[ \t]{0,8}\n?[ \t]{0,8}(\S[^\n]*)",
+    re.IGNORECASE,
+)
+_CUT = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>")
+_SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z\[(<]|\s*$)|<\||\*\*\s*$")
+_MATH = (
+    re.compile(  # a formula has a length, so that a thousand openings without an end cost little
+        r"\$\$(.{1,1000}?)\$\$|\$([^$]{1,1000}?)\$|\\\((.{1,1000}?)\\\)|\\\[(.{1,1000}?)\\\]",
+        re.DOTALL,
+    )
+)
+_NUMBER_IN_TEXT = re.compile(
+    r"(?<![\w.^{\\/])(?:(?<![\w)\]}])-)?\\?\$?(?:(?<![\w)\]}])-)?"
+    r"(?:\d{1,3}(?:,\d{3}){1,12}(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:\s\d+/\d+|/\d+)?"
+    r"(?:\s?\\?%|(?:\s(?:percent|pct)\b))?",
+    re.ASCII,
+)
+_DECIMAL_COMMA = re.compile(r"(?<![\w.,])\d+,\d{1,2}(?![\d,])")
+_WORD = re.compile(r"[A-Za-z]{2,}")
+_CONNECTORS = frozenset(("and", "or", "percent", "pct", "percentage", "per", "cent"))
+
+
+def extract_answer(
+    text: str, *, answer_format: AnswerFormat = "any", strict: bool = False, fallback: bool = True
+) -> Found | None:
+    r"""The final answer, or None.
+
+    >>> extract_answer(r"so $x = \boxed{\frac{1}{2}}$.").text, extract_answer("Answer: 7").text
+    ('\\frac{1}{2}', '7')
+    """
+    text = _tail(text)
+    marks = [_found_by_box(text, strict=strict)] if answer_format in ("any", "boxed") else []
+    if answer_format in ("any", "answer_line"):
+        marks.append(_last_of(_ANSWER_LINE, text, "answer line"))
+    if answer_format in ("any", "hashes"):
+        marks.append(_last_of(_HASHES, text, "####"))
+    if answer_format == "any" and not strict:
+        marks.append(_last_of(_ANSWER_IS, text, "answer is"))
+    found = max((mark for mark in marks if mark), key=lambda mark: mark.start, default=None)
+    if found is not None or strict or not fallback:
+        return found
+    last = _last_of_text(text)
+    return Found(last, FALLBACK) if last else None
+
+
+def answer_text(text: str) -> str:
+    """What counts of a text that is meant to be an answer already, but may be a sentence or a whole solution."""
+    stripped = text.strip()
+    if len(stripped) < 12 and "\\" not in stripped and "$" not in stripped:
+        return stripped
+    found = _found_by_box(_tail(stripped), strict=False)
+    later = extract_answer(stripped, fallback=False) if _is_prose(stripped) else found
+    if later is not None and later.text:
+        return later.text
+    return _core(stripped) or stripped
+
+
+def _tail(text: str) -> str:
+    text = text[-MAX_TAIL:]
+    if "</think>" in text:
+        after = text.rpartition("</think>")[2]
+        text = after if after.strip() else text
+    cut = _CUT.search(text, 1)
+    if cut and text[: cut.start()].strip():
+        text = text[: cut.start()]
+    return text
+
+
+# --- boxes
+
+
+def _found_by_box(text: str, *, strict: bool) -> Found | None:
+    """The last box; boxes side by side ("\\boxed{1} and \\boxed{2}") are one list."""
+    starts = list(_BOX.finditer(text))
+    if not starts:
+        return None
+    outer: list[tuple[int, int, str, bool]] = []
+    for match in starts[-64:]:
+        if outer and match.start() < outer[-1][1]:
+            continue  # inside the box before it
+        content, end, closed = _box_content(text, match.end())
+        outer.append((match.start(), end, content, closed))
+    last = outer.pop()
+    if strict and not last[3]:
+        return None
+    run = [last]
+    while outer and outer[-1][3] and _is_between(text[outer[-1][1] : run[0][0]]):
+        run.insert(0, outer.pop())
+    contents = list(dict.fromkeys(_unboxed(content) for _, _, content, _ in run))
+    contents = [content for content in contents if content.strip()]
+    if not contents or (strict and len(run) > 1):
+        return None if not contents else Found(_unboxed(last[2]), "box", last[0])
+    return Found(", ".join(contents), "box", last[0])
+
+
+def _is_between(gap: str) -> bool:
+    return len(gap) <= 80 and _BETWEEN_BOXES.fullmatch(gap) is not None
+
+
+def _box_content(text: str, start: int) -> tuple[str, int, bool]:
+    if text[start : start + 1] != "{":  # \boxed 5
+        token = re.compile(r"\\[A-Za-z]+|[-\w.]+").match(text, start)
+        return (token[0], token.end(), True) if token else ("", start, False)
+    depth = 0
+    for match in _ESCAPED_OR_BRACE.finditer(text, start):
+        if match[0] == "{":
+            depth += 1
+        elif match[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start + 1 : match.start()], match.end(), True
+        elif match[0].startswith("\n"):
+            break
+    unclosed = re.split(r"\n|\$|\\\]|\\\)", text[start + 1 :], maxsplit=1)[0]
+    return unclosed, start + 1 + len(unclosed), False
+
+
+def _unboxed(content: str) -> str:
+    """Without boxes inside."""
+    for _ in range(8):
+        match = _BOX.search(content)
+        if match is None or content[match.end() : match.end() + 1] != "{":
+            return content.strip()
+        inside, end, _ = _box_content(content, match.end())
+        content = content[: match.start()] + inside + content[end:]
+    return content.strip()
+
+
+# --- lines and sentences
+
+
+def _last_of(pattern: re.Pattern[str], text: str, mark: str) -> Found | None:
+    for match in reversed(list(pattern.finditer(text))[-8:]):
+        sentence = match[1]
+        inner = _last_of(_ANSWER_IS, sentence, mark) if mark == "answer line" else None
+        answer = inner.text if inner else _sentence_answer(sentence)
+        if answer:
+            return Found(answer, mark, match.start())
+    return None
+
+
+def _sentence_answer(sentence: str) -> str | None:
+    box = _found_by_box(sentence, strict=False)
+    if box is not None:
+        return box.text
+    end = _SENTENCE_END.search(_masked(sentence))
+    sentence = sentence[: end.start()] if end else sentence
+    return _core(sentence.strip(" \t*_\"'"))
+
+
+def _masked(sentence: str) -> str:
+    """Formulas blanked out, so that a full stop inside one ends no sentence."""
+    return _MATH.sub(lambda match: "x" * len(match[0]), sentence)
+
+
+def _core(text: str) -> str | None:
+    """The answer inside a short text: all of it, or its last formula or number when words stand around."""
+    if not text:
+        return None
+    label = _LABEL.match(text)
+    if label and "$" not in text[: label.end()]:
+        text = text[label.end() :]
+        if _DECIMAL_COMMA.match(text):
+            return _last_of_text(text)
+    if not _is_prose(text):
+        return text
+    return _last_of_text(text)
+
+
+def _is_prose(text: str) -> bool:
+    """Words around the answer, other than a unit behind it."""
+    if len(text) > 400:
+        return True
+    formulas = list(_MATH.finditer(text))
+    outside = _MATH.sub(" ", text)
+    words = _words(outside)
+    if formulas:
+        before = _words(text[: formulas[0].start()])
+        return bool(before) or len(words) > 3
+    if re.search(r"\\begin|\\text", text):
+        return len(_words(re.split(r"\\begin|\\text", text)[0])) > 1 or len(words) > 8
+    return (
+        len(words) > 3
+        and bool(re.search(r"\d", text))
+        and not re.match(r"\\?\$?[-\d.,]+ ?[A-Za-z]", text)
+    )
+
+
+def _words(text: str) -> list[str]:
+    bare = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
+    return [
+        word
+        for word in _WORD.findall(bare)
+        if word.lower() not in _CONNECTORS and not word.isupper()
+    ]
+
+
+def _last_of_text(text: str) -> str | None:
+    """The last formula or number, whichever ends later."""
+    formula = _last_formula(text)
+    number = None
+    masked = _masked(text)
+    for match in _NUMBER_IN_TEXT.finditer(masked):
+        number = (match.end(), match[0])
+    comma = None
+    for match in _DECIMAL_COMMA.finditer(masked):
+        comma = (match.end(), match[0].replace(",", "."))
+    if comma and number and comma[0] >= number[0]:
+        number = comma
+    last = max((found for found in (formula, number) if found), default=None)
+    return last[1].strip() if last else None
+
+
+def _last_formula(text: str) -> tuple[int, str] | None:
+    """(end, formula); formulas joined by "and", "or" or a comma are one list."""
+    last: tuple[int, str] | None = None
+    for match in _MATH.finditer(text):
+        inside = next(group for group in match.groups() if group is not None).strip()
+        if last is not None and _BETWEEN_FORMULAS.fullmatch(text, last[0], match.start()):
+            last = (match.end(), f"{last[1]}, {inside}")
+        elif re.search(r"\d|[A-Za-z]{2}|\\", inside) or len(inside) > 1 or last is None:
+            last = (match.end(), inside)
+    return last

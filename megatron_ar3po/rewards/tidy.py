@@ -1,0 +1,168 @@
+r"""One spelling for everything that is written in many: LaTeX commands, Unicode signs, spacing, thousands separators.
+
+`tidy` keeps the meaning and the layout of an answer (brackets, commas, relations stay where they are), so that the
+readers behind it meet one `\frac`, one `*`, one `\le`, one `°`. Every pattern here runs in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+
+def words(text: str) -> list[str]:
+    """A word list that reads as one."""
+    return text.split()
+
+
+_GREEK = words(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau "
+    "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega "
+)
+_SIGNS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/", "⁄": "/",
+    "∕": "/", "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ",
+    "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ", "°": "°", "º": "°", "˚": "°", "′": "'", "’": "'", "‘": "'",
+    "“": '"', "”": '"', "…": r"\dots ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ħ": r"\hbar ", "ϵ": r"\epsilon ",
+    "ϕ": r"\phi ", "∆": r"\Delta ", "∠": r"\angle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
+    "⌉": r"\rceil ", "€": r"\text{ euro}", "£": r"\text{ pound}", "¥": r"\text{ yen}", "¢": r"\text{ cent}",
+}  # fmt: skip
+_TABLE = str.maketrans(
+    {
+        **_SIGNS,
+        **{unicodedata.lookup(f"GREEK {'SMALL' if n.islower() else 'CAPITAL'} LETTER {_n}"): f"\\{n} " for n in _GREEK
+           for _n in [{"lambda": "LAMDA", "Lambda": "LAMDA"}.get(n, n.upper())]},
+        **{chr(code): chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)},  # full-width forms
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\xad"),
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n", strict=True))
+_RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
+_LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+
+_DROPPED = words(
+    "left right bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm big Big bigg Bigg middle "
+    "displaystyle textstyle scriptstyle limits nolimits boldsymbol bm mathstrut noindent centering hfill "
+    "rm bf it protect cancel phantom "
+)
+_SPACES = words("quad qquad enspace thinspace medspace thickspace space hfil newline ")
+_TEXTS = words(
+    "text textnormal textrm textbf textit textsf texttt textup mbox hbox mathrm mathbf mathit mathsf "
+    "mathnormal operatorname emph mathcal mathfrak mathscr "
+)
+_COMMANDS: dict[str, str] = {
+    **dict.fromkeys(_DROPPED, ""),
+    **dict.fromkeys(_SPACES, " "),
+    **dict.fromkeys(_TEXTS, r"\text"),
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "frac"), r"\frac"),
+    **dict.fromkeys(("dbinom", "tbinom", "binom"), r"\binom"),
+    **dict.fromkeys(("le", "leq", "leqslant", "leqq"), r"\le "),
+    **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), r"\ge "),
+    **dict.fromkeys(("ne", "neq"), r"\ne "),
+    **dict.fromkeys(("approx", "simeq", "thickapprox", "doteq"), r"\approx "),
+    **dict.fromkeys(("cdot", "times", "ast", "bullet"), "*"),
+    **dict.fromkeys(("vert", "lvert", "rvert", "mid", "lVert", "rVert", "Vert"), "|"),
+    **dict.fromkeys(("emptyset", "varnothing"), r"\emptyset "),
+    **dict.fromkeys(("dots", "ldots", "cdots", "dotsc", "dotsb"), r"\dots "),
+    **dict.fromkeys(("overline", "bar", "widebar"), r"\overline"),
+    **dict.fromkeys(("setminus", "backslash", "smallsetminus"), r"\setminus "),
+    "lt": "<", "gt": ">", "div": "/", "colon": ":", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
+    "degree": "°", "prime": "'", "infin": r"\infty ", "varepsilon": r"\epsilon ", "varphi": r"\phi ", "dollar": r"\$",
+    "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "reals": r"\mathbb{R}", "vartheta": r"\theta ", "lg": r"\log_{10}",
+}  # fmt: skip
+_COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+_SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s")
+_SURE_THOUSANDS = re.compile(r"(?<=\d) ?(?:\{ ?, ?\}|,\\!)\s*(?=\d{3})")
+_LAYOUT = re.compile(
+    r"\\(?:hspace|vspace|hskip|kern|phantom|hphantom|vphantom|label|tag)\*?\s*\{[^{}]*\}"
+)
+_DEGREE = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°|\{\s*o\s*\})")
+_PRIME = re.compile(r"\^\s*(?:\{\s*('+)\s*\}|('+))")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,^_])\d{1,3}(?: \d{3})+(?![\d])")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}%$])")
+_DOUBLE_RELATIONS = (
+    ("<=", r"\le "),
+    (">=", r"\ge "),
+    ("!=", r"\ne "),
+    (r"\not=", r"\ne "),
+    ("==", "="),
+    (":=", "="),
+)
+
+
+def _raised(match: re.Match[str]) -> str:
+    return "^{" + "".join(_SUPERSCRIPTS[c] for c in match[0]) + "}"
+
+
+def _lowered(match: re.Match[str]) -> str:
+    return "_{" + "".join(_SUBSCRIPTS[c] for c in match[0]) + "}"
+
+
+def _vulgar(match: re.Match[str]) -> str:
+    over, _, under = unicodedata.normalize("NFKC", match[0]).partition("⁄")
+    return rf"\frac{{{over}}}{{{under}}}"
+
+
+def _command(match: re.Match[str]) -> str:
+    replaced = _COMMANDS.get(match[1])
+    return match[0] if replaced is None else replaced
+
+
+def undouble(text: str) -> str:
+    r"""Undo one level of escaping: `\\frac` is `\frac` unless `\\` may separate the rows of an environment."""
+    if "\\\\" not in text:
+        return text
+    if r"\\begin" in text and r"\\\begin" not in text:
+        return text.replace("\\\\", "\\")
+    return text if r"\begin" in text else _DOUBLED.sub(lambda _: "\\", text)
+
+
+def tidy(text: str) -> str:
+    r"""The same answer in one spelling.
+
+    >>> tidy(r"$\dfrac{1}{2} \leqslant x$"), tidy("10\u202f000"), tidy(r"10,\!080 \text{ cm}²")
+    ('\\frac{1}{2} \\le x', '10000', '10080 \\text{ cm}^{2}')
+    """
+    if not text.isascii():
+        text = _RAISED.sub(_raised, _LOWERED.sub(_lowered, _VULGAR.sub(_vulgar, text))).translate(
+            _TABLE
+        )
+    if "\\" in text:
+        text = _SURE_THOUSANDS.sub("", undouble(text))
+        text = text.replace(r"\!", "").replace("{,}", ",").replace(r"\%", "%").replace(r"\&", "&")
+        text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\|", "|").replace(r"\/", "")
+        if "\\\\[" not in text:
+            text = text.replace(r"\[", " ").replace(r"\]", " ")
+        text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)\s*\.", "", text)
+        text = _COMMAND.sub(_command, _LAYOUT.sub("", text))
+    elif "{" in text:
+        text = _SURE_THOUSANDS.sub("", text)
+    text = _SPACING.sub(" ", text)
+    text = re.sub(r"(?<!\\)\$+", " ", text)
+    for spelling, relation in _DOUBLE_RELATIONS:
+        if spelling in text:
+            text = text.replace(spelling, relation)
+    if "^" in text:
+        text = _PRIME.sub(lambda m: m[1] or m[2], _DEGREE.sub("°", text))
+    text = re.sub(r" {2,}", " ", text).strip()
+    text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
+    return _without_trailing_marks(text).lstrip(" *:")
+
+
+def _without_trailing_marks(text: str) -> str:
+    """Full stops, commas and line breaks at the end belong to the sentence, not to the answer."""
+    while True:
+        stripped = text.rstrip(" .,;:*" if not text.endswith("!") else " ").removesuffix("\\\\")
+        if stripped.endswith("\\") and not stripped.endswith("\\\\"):
+            stripped = stripped[:-1]
+        if stripped == text:
+            return text
+        text = stripped
+
+
+def compact(tidied: str) -> str:
+    """For comparing spellings: no spaces, except where they keep two numbers apart ("1 1/2" is not "11/2")."""
+    return re.sub(r"(?<=\d) (?=\d)", "\x00", tidied).replace(" ", "").replace("\x00", " ")

@@ -1,0 +1,211 @@
+"""The process that reads model text: `python -m megatron_ar3po.rewards.worker SETTINGS`, started by the pool.
+
+It grades one item after another and writes one line for each. What an item does to it stays with that item: a soft
+time limit (an alarm that no `except Exception` of a library can swallow) ends it with verdict 'timeout', a memory limit
+with 'error'. What the alarm cannot interrupt, the pool kills. It ends with its parent, however that ends: by the end of
+its input, and by the kernel's parent-death signal should it be busy.
+
+It imports neither torch nor the rest of the package, so it starts in about a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import inspect
+import json
+import math
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from megatron_ar3po.rewards.grade import Grade, Grader
+
+GradeItem = Callable[[list[Any]], Grade]
+_PR_SET_PDEATHSIG = 1
+
+
+class Expired(BaseException):
+    """The soft time limit. No `Exception`, so that no library swallows it."""
+
+
+class Alarm:
+    """Raises `Expired` in the main thread while armed; again every half second, should someone catch it."""
+
+    def __init__(self) -> None:
+        self._armed = False
+        signal.signal(signal.SIGALRM, self._ring)
+
+    def _ring(self, signum: int, frame: object) -> None:
+        if self._armed:
+            raise Expired
+
+    def run(self, grade: GradeItem, item: list[Any], limit_s: float) -> Grade:
+        try:
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, limit_s, 0.5)
+            return grade(item)
+        except Expired:
+            return Grade(status="timeout", reason=f"not decided within {limit_s:g} s")
+        finally:
+            self._armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def main() -> None:
+    settings = json.loads(sys.argv[1])
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is for the trainer, which then closes the pool
+    end_with_parent(settings["parent"])
+    results = os.dup(1)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)  # libraries print; the protocol is not theirs
+    grade = load_grader(settings)
+    limit_memory(settings["memory_bytes"], may_write_files=settings["grader"] != "math")
+    alarm = Alarm()
+    os.write(results, b'"ready"\n')
+    os.dup2(null, 2)
+    for line in sys.stdin.buffer:
+        for item in json.loads(line):
+            answer = grade_one(alarm, grade, item, settings["timeout_s"])
+            if answer["restart"]:
+                write_line(results, answer)
+                return
+            write_line(results, answer)
+
+
+def grade_one(alarm: Alarm, grade: GradeItem, item: list[Any], limit_s: float) -> dict[str, Any]:
+    started = time.perf_counter()
+    needs_restart = False
+    try:
+        result = alarm.run(grade, item, limit_s)
+    except MemoryError:
+        result = Grade(status="error", reason="it needs more memory than a worker may use")
+        needs_restart = True  # the heap is full of its remains
+    except RecursionError:
+        result = Grade(status="error", reason="nested too deeply")
+    except Exception as error:
+        # The door where untrusted text is graded: whatever it provokes becomes a counted verdict, never a crash.
+        result = Grade(status="error", reason=f"{type(error).__name__}: {error}"[:300])
+    result = replace(result, elapsed_s=time.perf_counter() - started)
+    return {"grade": asdict(result), "restart": needs_restart}
+
+
+def write_line(descriptor: int, answer: dict[str, Any]) -> None:
+    data = json.dumps(answer).encode() + b"\n"
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+# --- limits
+
+
+def end_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when the thread that started it ends, also by SIGKILL (Linux)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the line above
+        sys.exit(1)
+
+
+def limit_memory(num_bytes: int, *, may_write_files: bool) -> None:
+    """At most this much more than what is in use now, no core dumps, and for our own grader no file content either."""
+    page = resource.getpagesize()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        used = int(statm.read().split()[0]) * page
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limit = used + num_bytes if hard == resource.RLIM_INFINITY else min(used + num_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if not may_write_files:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+# --- graders
+
+
+def load_grader(settings: dict[str, Any]) -> GradeItem:
+    """The function that grades one item [text, ground truth, tolerance]."""
+    name = settings["grader"]
+    if name == "math":
+        return _math_grader(settings["options"])
+    if name == "check":
+        return _ground_truth_checker()
+    return _users_grader(name, settings["rewards"])
+
+
+def _math_grader(options: dict[str, Any]) -> GradeItem:
+    from megatron_ar3po.rewards import symbolic
+    from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
+
+    base = GradingOptions(**options)
+    symbolic.preload()
+
+    def grade(item: list[Any]) -> Grade:
+        text, ground_truth, tolerance = item
+        options = replace(base, tolerance=tolerance) if tolerance else base
+        return grade_math(text, ground_truth, options)
+
+    return grade
+
+
+def _ground_truth_checker() -> GradeItem:
+    from megatron_ar3po.rewards.math_grader import unusable_ground_truth
+
+    def check(item: list[Any]) -> Grade:
+        reason = unusable_ground_truth(item[1])
+        return (
+            Grade(status="correct") if reason is None else Grade(status="incorrect", reason=reason)
+        )
+
+    return check
+
+
+def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
+    from megatron_ar3po.config.schema import RewardsConfig
+
+    module_name, _, factory_name = path.partition(":")
+    config = RewardsConfig(**rewards)
+    factory = getattr(importlib.import_module(module_name), factory_name)
+    check_signature(factory, 1, f"{path}(rewards_config)")
+    grader: Grader = factory(config)
+    check_signature(grader, 2, f"the grader of {path}: (response, ground_truth)")
+
+    def grade(item: list[Any]) -> Grade:
+        return as_grade(grader(item[0], item[1]), config.correct)
+
+    return grade
+
+
+def check_signature(function: object, num_arguments: int, called: str) -> None:
+    if not callable(function):
+        raise TypeError(f"{called} is not callable; it is a {type(function).__name__}")
+    try:
+        inspect.signature(function).bind(*[None] * num_arguments)
+    except TypeError as error:
+        raise TypeError(
+            f"{called} cannot be called with {num_arguments} argument(s): {error}"
+        ) from None
+
+
+def as_grade(answer: Grade | bool | float, correct: float) -> Grade:
+    """What a user's grader may return, as a grade."""
+    if isinstance(answer, Grade):
+        return answer
+    if isinstance(answer, bool):
+        return Grade(status="correct" if answer else "incorrect")
+    if not isinstance(answer, int | float) or not math.isfinite(answer):
+        raise TypeError(
+            f"a grader returns a Grade, a bool or a finite number, not {answer!r}"[:200]
+        )
+    return Grade(status="correct" if answer >= correct else "incorrect", reward=float(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -19,28 +19,42 @@ JOB_PORT_EXPRESSION = "$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0} 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendezvous:
-    """Where the ranks of all nodes meet, and which node this is."""
+    """Where the ranks of all nodes meet, and which node this is. One node needs no meeting point."""
 
     num_nodes: int = 1
     node_rank: int = 0
-    master_addr: str = "127.0.0.1"
-    master_port: int = 29500
+    master_addr: str = ""
+    master_port: int = 0
 
     @classmethod
-    def from_environment(cls, env: Mapping[str, str], free_port: int) -> Rendezvous:
-        """Slurm's variables, with MASTER_ADDR and MASTER_PORT from the batch script; `free_port` serves one node."""
+    def from_environment(cls, env: Mapping[str, str]) -> Rendezvous:
+        """Slurm's variables, with MASTER_ADDR and MASTER_PORT from the batch script."""
         num_nodes = int(env.get("SLURM_NNODES", "1"))
-        if num_nodes > 1 and not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
+        if num_nodes == 1:
+            return cls()
+        if not ("MASTER_ADDR" in env and "MASTER_PORT" in env):
             raise ValueError(
-                f"SLURM_NNODES={num_nodes}, but MASTER_ADDR and MASTER_PORT are not both set, so the "
-                "nodes cannot meet; export them in the batch script as launch_slurm/launch.sh does."
+                f"SLURM_NNODES={num_nodes}, but MASTER_ADDR and MASTER_PORT are not both set, so the nodes cannot "
+                "meet; export them in the batch script as launch_slurm/launch.sh does."
             )
         return cls(
             num_nodes=num_nodes,
             node_rank=int(env.get("SLURM_NODEID", "0")),
-            master_addr=env.get("MASTER_ADDR", "127.0.0.1"),
-            master_port=int(env.get("MASTER_PORT", free_port)),
+            master_addr=env["MASTER_ADDR"],
+            master_port=int(env["MASTER_PORT"]),
         )
+
+    def torchrun_words(self) -> list[str]:
+        """Several nodes meet statically: Slurm has already decided who takes part. One node lets torchrun choose the
+        port itself; a port that was free when we asked may be taken when torchrun is ready."""
+        if self.num_nodes == 1:
+            return ["--standalone", "--local-addr=127.0.0.1"]
+        return [
+            f"--nnodes={self.num_nodes}",
+            f"--node-rank={self.node_rank}",
+            f"--master-addr={self.master_addr}",
+            f"--master-port={self.master_port}",
+        ]
 
 
 def trainer_words(config: str, overrides: Sequence[str]) -> list[str]:
@@ -53,16 +67,13 @@ def trainer_words(config: str, overrides: Sequence[str]) -> list[str]:
 def torchrun_command(
     config: str, overrides: Sequence[str], *, nproc_per_node: int, rendezvous: Rendezvous
 ) -> list[str]:
-    """One node's torchrun. A static rendezvous: Slurm has already decided who takes part."""
+    """One node's torchrun."""
     return [
         sys.executable,
         "-m",
         "torch.distributed.run",
-        f"--nnodes={rendezvous.num_nodes}",
-        f"--node-rank={rendezvous.node_rank}",
+        *rendezvous.torchrun_words(),
         f"--nproc-per-node={nproc_per_node}",
-        f"--master-addr={rendezvous.master_addr}",
-        f"--master-port={rendezvous.master_port}",
         "--max-restarts=0",
         *trainer_words(config, overrides),
     ]

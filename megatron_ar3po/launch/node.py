@@ -95,7 +95,7 @@ def run_node(
     if workdir:
         os.chdir(workdir)
     loaded = load_config([config], overrides)
-    rendezvous = Rendezvous.from_environment(os.environ, free_port=_free_port())
+    rendezvous = Rendezvous.from_environment(os.environ)
     problems = preflight.problems_of_node(
         loaded,
         gpus_per_node=gpus_per_node,
@@ -120,12 +120,6 @@ def run_node(
         flush=True,
     )
     return stopped_exit_code if code == 0 and stopped else code
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

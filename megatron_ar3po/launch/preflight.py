@@ -43,7 +43,7 @@ def problems_of_node(
         *data_problems(config),
         *version_problems("gpu" if gpus_per_node else "cpu"),
     ]
-    if rendezvous.node_rank == 0:
+    if rendezvous.num_nodes > 1 and rendezvous.node_rank == 0:
         found += port_problems([rendezvous.master_port])
     first_server_port = config.rollout.port
     return found + (port_problems([first_server_port]) if first_server_port else [])
@@ -215,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     problems = problems_of_node(
         load_config([args.config], args.overrides),
         gpus_per_node=args.gpus_per_node,
-        rendezvous=Rendezvous.from_environment(os.environ, free_port=0),
+        rendezvous=Rendezvous.from_environment(os.environ),
         canary=os.environ.get("AR3PO_CANARY", ""),
     )
     report(problems)

@@ -44,7 +44,7 @@ def packed_segments(cu_seqlens: Tensor, device: torch.device | str) -> PackedSeg
     starts, lengths = bounds[:-1], np.diff(bounds)
     gather, restore, offset = [], np.empty(bounds[-1], dtype=np.int64), 0
     for rows in _groups_by_length(lengths):
-        longest = lengths[rows[0]]
+        longest = int(lengths[rows[0]])
         columns = np.arange(longest)
         places = starts[rows, None] + np.minimum(columns, lengths[rows, None] - 1)
         is_real = columns < lengths[rows, None]
@@ -96,12 +96,12 @@ class SegmentAttention(torch.nn.Module):
         outputs = []
         for rows in packed_seq_params.gather:
             n, length = rows.shape
-            padded = (
+            q, k, v = (
                 x.index_select(0, rows.reshape(-1)).view(n, length, *x.shape[1:]).transpose(1, 2)
                 for x in (query, key, value)
             )
             out = F.scaled_dot_product_attention(
-                *padded, is_causal=True, scale=self.scale, enable_gqa=query.size(1) != key.size(1)
+                q, k, v, is_causal=True, scale=self.scale, enable_gqa=query.size(1) != key.size(1)
             )
             outputs.append(out.transpose(1, 2).reshape(n * length, -1))
         assert packed_seq_params.restore is not None

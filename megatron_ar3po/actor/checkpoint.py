@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron.core import dist_checkpointing, parallel_state
+from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
 )
@@ -25,6 +25,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
+from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
 
@@ -32,7 +33,7 @@ from megatron_ar3po.actor.optimizer import Optimizer
 def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     """Collective over all ranks; the files are complete when it returns. `folder` exists and is empty."""
     _ensure_state(optimizer)
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group = groups.data_parallel()
     strategy = FullyParallelSaveStrategyWrapper(
         TorchDistSaveShardedStrategy("torch_dist", 1), group
     )
@@ -42,11 +43,11 @@ def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
 def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     """Collective over all ranks."""
     _ensure_state(optimizer)
-    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group = groups.data_parallel()
     strategy = FullyParallelLoadStrategyWrapper(
         get_default_load_sharded_strategy(str(folder)), group
     )
-    state = dist_checkpointing.load(
+    state: Any = dist_checkpointing.load(
         _state(model, optimizer, is_loading=True), str(folder), strategy
     )
     model.load_state_dict(state["model"])
@@ -77,7 +78,7 @@ def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dic
         "distrib_optim_sharding_type": "fully_reshardable",
         "chained_optim_avoid_prefix": True,
         "singleton_local_shards": False,
-        "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "dp_cp_group": groups.data_parallel(),
     }
     sharded = model.sharded_state_dict(metadata=metadata)
     return {

@@ -33,7 +33,8 @@ def run_schedule(
 ) -> list[Any]:
     """What `loss_function` kept, one entry per micro-batch on the last stage, nothing on the others. Collective over
     the replica; with backward, gradients are summed over data-parallel ranks when it returns."""
-    policy: PolicyModel = model.module
+    policy = model.module
+    assert isinstance(policy, PolicyModel)
     policy.config.finalize_model_grads_func = _sum_gradients
     kept: list[tuple[int, Any]] = []
     multiple = policy.config.tensor_model_parallel_size if policy.config.sequence_parallel else 1

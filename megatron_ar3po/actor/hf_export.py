@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 import torch.distributed as dist
-from megatron.core import parallel_state
 from torch import Tensor
 
+from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.hf_mapping import (
     Parameter,
     join_shards,
@@ -100,7 +100,7 @@ def _gather_over_tp(layout: ParallelLayout, flat: Tensor) -> Tensor | None:
     tp = layout.tensor_parallel_size
     if tp == 1:
         return flat.unsqueeze(0)
-    group = parallel_state.get_tensor_model_parallel_group()
+    group = groups.tensor_parallel()
     whole = flat.new_empty(tp, flat.numel()) if layout.tp_rank == 0 else None
     parts = None if whole is None else list(whole.unbind(0))
     dist.gather(flat, parts, dst=dist.get_global_rank(group, 0), group=group)
@@ -110,7 +110,7 @@ def _gather_over_tp(layout: ParallelLayout, flat: Tensor) -> Tensor | None:
 def _move_to_leader(layout: ParallelLayout, stage: int, gathered: Tensor | None) -> None:
     """Between the stage's first rank and the leader, which are both in one pipeline group."""
     assert gathered is not None
-    group = parallel_state.get_pipeline_model_parallel_group()
+    group = groups.pipeline_parallel()
     if layout.is_leader:
         dist.recv(gathered, src=dist.get_global_rank(group, stage), group=group)
     else:

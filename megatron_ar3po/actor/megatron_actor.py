@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -37,6 +38,9 @@ class MegatronActor:
         load_hf_weights(policy, Path(config.model.path))
         self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
         self.model = wrap_for_training(self.policy, config.actor)
+        self._memory: list[Any] = cast(
+            Any, self.model
+        ).buffers  # Megatron's, of parameters and gradients
         total_steps = config.run.num_steps * config.algorithm.num_mini_batches
         self.optimizer = Optimizer(self.model, config.actor, total_steps)
         self._is_offloaded = False
@@ -83,7 +87,7 @@ class MegatronActor:
         if not torch.cuda.is_available() or self._is_offloaded:
             return
         self.optimizer.inner.offload_to_cpu()
-        for buffer in self.model.buffers:
+        for buffer in self._memory:
             buffer.offload_to_cpu()
         torch.cuda.empty_cache()
         self._is_offloaded = True
@@ -91,7 +95,7 @@ class MegatronActor:
     def onload(self) -> None:
         if not self._is_offloaded:
             return
-        for buffer in self.model.buffers:
+        for buffer in self._memory:
             buffer.reload_from_cpu()
         self.optimizer.inner.restore_from_cpu()
         self._is_offloaded = False
@@ -101,13 +105,13 @@ class MegatronActor:
         """A server that is revived during the rollout phase asks for weights while they are away."""
         was_offloaded = self._is_offloaded
         if was_offloaded:
-            for buffer in self.model.buffers:
+            for buffer in self._memory:
                 buffer.reload_from_cpu(move_grads=False)
         try:
             yield
         finally:
             if was_offloaded:
-                for buffer in self.model.buffers:
+                for buffer in self._memory:
                     buffer.offload_to_cpu(move_grads=False)
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:

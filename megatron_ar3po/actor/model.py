@@ -11,7 +11,7 @@ import difflib
 import importlib.util
 import logging
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,6 @@ from megatron.core.models.gpt.gpt_layer_specs import (
 from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer import TransformerConfig
-from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import (
     TransformerBlockSubmodules,
     get_num_layers_to_build,
@@ -32,6 +31,7 @@ from megatron.core.transformer.transformer_block import (
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset
 from torch import Tensor
 
+from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.attention import PackedSegments, SegmentAttention, packed_segments
 from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
 from megatron_ar3po.actor.model_shape import ModelShape
@@ -182,9 +182,7 @@ def _checked(further: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     return further
 
 
-def _layer_spec(
-    config: TransformerConfig, kernels: Kernels
-) -> ModuleSpec | TransformerBlockSubmodules:
+def _layer_spec(config: TransformerConfig, kernels: Kernels) -> Any:
     if kernels.has_transformer_engine:
         return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
     spec = get_gpt_layer_local_spec(normalization="RMSNorm", qk_layernorm=config.qk_layernorm)
@@ -195,7 +193,7 @@ def _layer_spec(
         layer.self_attention.submodules.q_layernorm = RMSNorm
         layer.self_attention.submodules.k_layernorm = RMSNorm
     return TransformerBlockSubmodules(
-        layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=RMSNorm
+        layer_specs=[spec] * get_num_layers_to_build(config), layer_norm=cast(Any, RMSNorm)
     )
 
 
@@ -213,11 +211,11 @@ class PolicyModel(GPTModel):
             parallel_output=True,
             share_embeddings_and_output_weights=shape.is_tied,
             position_embedding_type="rope",
-            rotary_base=shape.rope_theta,
+            rotary_base=cast(int, shape.rope_theta),
         )
         self.shape, self.kernels = shape, kernels
         if shape.llama3_rope is not None:  # Megatron's own switch knows the factor only
-            scaling, rope = shape.llama3_rope, self.rotary_pos_emb
+            scaling, rope = shape.llama3_rope, cast(Any, self.rotary_pos_emb)
             rope.inv_freq = rope._apply_scaling(
                 rope.inv_freq,
                 factor=scaling.factor,
@@ -258,6 +256,7 @@ class PolicyModel(GPTModel):
         if not isinstance(kwargs.get("packed_seq_params"), PackedSegments):
             return prepared
         hidden, rotary, *rest = prepared
+        assert rotary is not None
         return (hidden, rotary.index_select(0, position_ids[0]), *rest)
 
     def _postprocess(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
@@ -268,7 +267,6 @@ class PolicyModel(GPTModel):
     ) -> tuple[Tensor, Tensor]:
         """(log-probs [T], entropy [T]) of `micro_batch.target_ids`, 0 off the response. Last stage only; collective
         over TP, the same on each of its ranks. `hidden` is what the forward returned."""
-        tp_group = parallel_state.get_tensor_model_parallel_group()
         has_loss = micro_batch.loss_mask > 0
         places = has_loss.nonzero()[:, 0]
         is_filler = places.numel() == 0
@@ -292,7 +290,7 @@ class PolicyModel(GPTModel):
             temperature=temperature,
             chunk_tokens=chunk_tokens,
             first_token=first_token,
-            tp_group=tp_group,
+            tp_group=groups.tensor_parallel(),
         )
         if is_filler:
             values = (values[0] * 0.0, values[1] * 0.0)
@@ -303,6 +301,7 @@ class PolicyModel(GPTModel):
         """(rows of real tokens in this rank's slice of the output weight, the first one's token id)."""
         tied = self.share_embeddings_and_output_weights
         weight = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        assert weight is not None
         first = parallel_state.get_tensor_model_parallel_rank() * len(weight)
         return weight[: max(0, self.shape.vocab_size - first)], first
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
@@ -38,7 +39,9 @@ class Optimizer:
         self, model: DistributedDataParallel, actor: ActorConfig, total_steps: int
     ) -> None:
         self.clip_grad = actor.clip_grad
-        dtype = model.module.config.params_dtype
+        policy = model.module
+        assert isinstance(policy, PolicyModel)
+        dtype = policy.config.params_dtype
         config = OptimizerConfig(
             optimizer="adam",
             lr=actor.learning_rate,
@@ -52,7 +55,7 @@ class Optimizer:
             params_dtype=dtype,
             use_distributed_optimizer=actor.use_distributed_optimizer,
         )
-        self.inner: ChainedOptimizer = get_megatron_optimizer(config, [model])
+        self.inner = cast(ChainedOptimizer, get_megatron_optimizer(config, [model]))
         decay_steps = max(total_steps, actor.lr_warmup_steps + 1)
         self.scheduler = OptimizerParamScheduler(
             self.inner,
@@ -86,6 +89,8 @@ class Optimizer:
     def _clip(self, grad_norm: float) -> None:
         if self.clip_grad <= 0:
             return
-        parameters = [p for one in self.inner.chained_optimizers for p in one.get_parameters()]
+        parameters: list[Any] = [
+            p for one in self.inner.chained_optimizers for p in one.get_parameters()
+        ]
         if parameters:
             clip_grads.clip_grad_by_total_norm_fp32(parameters, self.clip_grad, grad_norm)

@@ -147,9 +147,9 @@ def _run_within(
     scope: Callable[[], contextlib.AbstractContextManager[None]], owner: Any, name: str
 ) -> None:
     """`owner.name` runs inside `scope` from now on; plain functions, methods and classmethods alike."""
-    declared = vars(owner)[name]
+    declared: Any = vars(owner)[name]
     kind = type(declared) if isinstance(declared, (classmethod, staticmethod)) else None
-    function = declared.__func__ if kind else declared
+    function: Any = declared.__func__ if kind else declared
 
     @functools.wraps(function)
     def scoped(*args: Any, **kwargs: Any) -> Any:
@@ -202,7 +202,7 @@ def _patch_checkpoint_writer() -> None:
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
     results: queue.Queue[Any] = queue.Queue()
-    writer = filesystem_async.FileSystemWriterAsync
+    writer: Any = filesystem_async.FileSystemWriterAsync
 
     def write_here(
         transforms: list[Any], use_msc: bool, rank: int, buckets: list[Any], global_results: Any

@@ -11,6 +11,7 @@ The class names inside the pickle must be SGLang's own, or its unpickler refuses
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,11 +24,10 @@ from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schem
 def import_sglang(*, with_checksums: bool) -> None:
     """What a publish needs of SGLang takes seconds to import. Call it before the first publish."""
     ensure_torchvision_schemas()
-    import sglang.srt.utils
-    import sglang.srt.weight_sync.tensor_bucket
-
+    importlib.import_module("sglang.srt.utils")
+    importlib.import_module("sglang.srt.weight_sync.tensor_bucket")
     if with_checksums:
-        import sglang.srt.managers.mm_utils  # noqa: F401
+        importlib.import_module("sglang.srt.managers.mm_utils")
 
 
 class SharedBuckets:
@@ -47,7 +47,7 @@ class SharedBuckets:
         content = {"flattened_tensor": flat, "metadata": metadata}
         with _shared_by_file_name():
             return [
-                MultiprocessingSerializer.serialize(content, output_str=True)
+                str(MultiprocessingSerializer.serialize(content, output_str=True))
                 for _ in range(num_readers)
             ]
 

@@ -9,7 +9,8 @@ What each shim is for (SGLang 0.5.23):
 4. The seeded mode (`--enable-deterministic-inference`) refuses `torch_native`, and turns on Triton matmuls that need an
    accelerator. Both are opened here; the prefix cache stays on. Tokens are then a function of the seed alone;
    log-probs agree within 1e-6 across batches, not bit by bit.
-5. Forked children: by default each child imports SGLang once more (9 CPU seconds each, beside a trainer that imports
+5. One attention call per layer for the whole batch: see `sglang_cpu_attention`.
+6. Forked children: by default each child imports SGLang once more (9 CPU seconds each, beside a trainer that imports
    Megatron). Without CUDA nothing forbids a fork, so the children share the launcher's modules.
 """
 
@@ -53,6 +54,10 @@ def apply_shims(*, seeded: bool) -> None:
     if seeded:
         _open_seeded_mode()
     _fork_children()
+
+    from megatron_ar3po.platform import sglang_cpu_attention  # imports SGLang: only now
+
+    sglang_cpu_attention.register()
 
 
 def _install_sgl_kernel() -> None:

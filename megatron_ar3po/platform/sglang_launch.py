@@ -1,25 +1,30 @@
-"""`python -m megatron_ar3po.platform.sglang_launch PARENT_PID ARGUMENTS`: one SGLang server; ARGUMENTS is a JSON object of ServerArgs.
+"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID ARGUMENTS`, ARGUMENTS being a JSON
+object of ServerArgs.
 
-Promises: the server and all its children are gone within seconds after the process PARENT_PID, whatever ended it,
-SIGKILL too. Without a GPU the shims of `sglang_cpu` are applied first; beside one this is plain SGLang. Must be started
-as the leader of its own process group, which the guard kills as a whole.
+Promises: the server and all its children end at once when a byte arrives on standard input, and within a second after
+the process PARENT_PID ended, whatever ended it, SIGKILL too; they leave no temporary files. Without a GPU the shims of
+`sglang_cpu` are applied first; beside one this is plain SGLang.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
-import time
+from pathlib import Path
 
 _GUARD_INTERVAL_S = 0.5
 
 
-def start_parent_guard(parent_pid: int) -> None:
-    """Kills this process group once the parent is another one. Looking at the parent's number needs no pipe, whose
-    other end a forked worker of the trainer could hold open long after the trainer has died."""
+def start_guard(parent_pid: int, temporary: str) -> None:
+    """Ends this process group when asked to, or once the parent is another process. End-of-file on standard input would
+    not tell of the parent's death: a forked worker of the trainer may hold the other end open long after it."""
     if os.getpgrp() != os.getpid():
         raise ValueError(
             f"sglang_launch (pid {os.getpid()}) is not the leader of its process group {os.getpgrp()}; start it in a "
@@ -27,17 +32,34 @@ def start_parent_guard(parent_pid: int) -> None:
         )
 
     def watch() -> None:
-        while os.getppid() == parent_pid:
-            time.sleep(_GUARD_INTERVAL_S)
+        asked = False
+        while not asked and os.getppid() == parent_pid:
+            asked = bool(select.select([sys.stdin], [], [], _GUARD_INTERVAL_S)[0])
+        shutil.rmtree(temporary, ignore_errors=True)
+        for path in shared_memory_files(os.getpgrp()):
+            path.unlink(missing_ok=True)
         os.killpg(os.getpgrp(), signal.SIGKILL)
 
-    threading.Thread(target=watch, name="parent-guard", daemon=True).start()
+    threading.Thread(target=watch, name="guard", daemon=True).start()
+
+
+def shared_memory_files(group: int) -> set[Path]:
+    """What the schedulers of this server map under SGLang's name: it unlinks them only when it ends by itself."""
+    found: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if os.getpgid(int(process.name)) == group:
+                maps = (process / "maps").read_text(encoding="utf-8", errors="replace")
+                found.update(re.findall(r"/dev/shm/sglang_loads_\S+", maps))
+        except OSError:
+            continue  # it ended meanwhile
+    return {Path(name) for name in found}
 
 
 def main() -> None:
-    # A cluster's warning reaches every process of a job step; the trainer still needs its server to end the step.
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    start_parent_guard(int(sys.argv[1]))
+    temporary = tempfile.mkdtemp(prefix="ar3po_sglang_")
+    tempfile.tempdir = temporary  # SGLang leaves its sockets and metric files behind
+    start_guard(int(sys.argv[1]), temporary)
     arguments = json.loads(sys.argv[2])
 
     import torch
@@ -54,6 +76,7 @@ def main() -> None:
     try:
         run_server(ServerArgs(**arguments))
     finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         kill_process_tree(os.getpid(), include_parent=False)
 
 

@@ -178,7 +178,9 @@ class RolloutController:
         """The server may abort a request of its own accord (a pause, a restart): what it had is no answer."""
         for attempt in range(self._config.max_retries + 1):
             request = GenerationRequest(
-                request_id=draw.response_id if not attempt else f"{draw.response_id}.again{attempt}",
+                request_id=draw.response_id
+                if not attempt
+                else f"{draw.response_id}.again{attempt}",
                 prompt_token_ids=draw.prompt.token_ids,
                 sampling=draw.sampling,
                 seed=draw.seed,

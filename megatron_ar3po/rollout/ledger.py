@@ -40,9 +40,7 @@ class LedgerError(RuntimeError):
 class Ledger:
     """Rows of one replica. `servers` says, for each server that runs, what was counted here and what there."""
 
-    def __init__(
-        self, path: Path, servers: Callable[[], Sequence[ServerRow]] = lambda: ()
-    ) -> None:
+    def __init__(self, path: Path, servers: Callable[[], Sequence[ServerRow]] = lambda: ()) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._servers = servers
@@ -118,7 +116,7 @@ def prompt_row(
 
 
 def outcome(group: ResponseGroup) -> str:
-    """How sampling ended for a prompt, before anything is borrowed. An unsolved prompt says why as far as it is known."""
+    """How sampling ended for a prompt, before anything is borrowed; unsolved ones say why, if known."""
     correct = [scored.is_correct for scored in group.responses]
     if any(correct):
         return "all_correct" if all(correct) else "mixed"
@@ -167,7 +165,9 @@ def read_counters(url: str) -> ServerUsage:
     address = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_S)
     try:
-        connection.request("GET", "/metrics/")  # without the slash the server answers with a redirect
+        connection.request(
+            "GET", "/metrics/"
+        )  # without the slash the server answers with a redirect
         page = connection.getresponse().read().decode()
     finally:
         connection.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
@@ -51,6 +51,7 @@ def server_arguments(
             "device": "cpu",
             "attention_backend": "torch_native",
             "max_total_tokens": config.max_total_tokens,
+            "disable_overlap_schedule": True,  # nothing overlaps on a CPU, and each answer costs a step more
             "sleep_on_idle": True,  # an idle scheduler would otherwise take one of the trainer's cores
         }
     return arguments | dict(config.sglang)
@@ -69,7 +70,11 @@ def check_pass_through(options: Mapping[str, Any]) -> None:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            hint = f"the nearest one is {near[0]}" if near else "see `python -m sglang.launch_server --help`"
+            hint = (
+                f"the nearest one is {near[0]}"
+                if near
+                else "see `python -m sglang.launch_server --help`"
+            )
             raise ValueError(f"rollout.sglang.{name} is no option of this SGLang; {hint}.")
 
 
@@ -78,4 +83,4 @@ def _server_argument_names() -> list[str]:
     import msgspec
     from sglang.srt.server_args import ServerArgs
 
-    return [field.name for field in msgspec.structs.fields(ServerArgs)]
+    return [field.name for field in msgspec.structs.fields(cast(Any, ServerArgs))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import requests
 
@@ -33,7 +34,7 @@ class ServerControl:
             {"new_version": str(policy_version), "abort_all_requests": False},
         )
 
-    def _post(self, path: str, body: dict[str, object] | None) -> None:
+    def _post(self, path: str, body: dict[str, Any] | None) -> None:
         for url in self._urls():
             try:
                 answer = requests.post(url + path, json=body, timeout=self._timeout_s)

@@ -61,7 +61,9 @@ class ServerUsage:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generated_tokens: int = 0
-    lost_requests: int = 0  # sent, no readable answer: the server may have counted them, in whole or in part
+    lost_requests: int = (
+        0  # sent, no readable answer: the server may have counted them, in whole or in part
+    )
 
     def __add__(self, other: ServerUsage) -> ServerUsage:
         return ServerUsage(
@@ -80,8 +82,8 @@ class _ServerState:
 
 
 class SglangEngine:
-    """A `RolloutEngine`. `on_server_lost(server)` blocks until the server runs again and holds the current weights under
-    the current version; without one a lost server ends the run."""
+    """A `RolloutEngine`. `on_server_lost(server)` blocks until the server runs again and holds the current weights
+    under the current version; without one a lost server ends the run."""
 
     def __init__(
         self,
@@ -113,12 +115,17 @@ class SglangEngine:
             except _LostRequest as lost:
                 failure = lost
                 logger.warning(
-                    "request %s, try %d on %s: %s", request.request_id, attempt + 1, state.server.name, lost
+                    "request %s, try %d on %s: %s",
+                    request.request_id,
+                    attempt + 1,
+                    state.server.name,
+                    lost,
                 )
             await self._repair_if_lost(state, process)
         raise RolloutEngineError(
             f"request {request.request_id} brought no usable answer from server {state.server.name} in "
-            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); the last: {failure}. "
+            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); "
+            f"the last: {failure}. "
             f"{state.server.last_words()}"
         )
 
@@ -139,7 +146,9 @@ class SglangEngine:
         prefix = zlib.crc32(np.asarray(prompt_token_ids, dtype=np.int32).tobytes())
         return self._servers[prefix % len(self._servers)]
 
-    async def _attempt(self, server: Server, request: GenerationRequest, attempt: int) -> Generation:
+    async def _attempt(
+        self, server: Server, request: GenerationRequest, attempt: int
+    ) -> Generation:
         key = (server.name, server.num_restarts)
         rid = _try_id(request.request_id, attempt)
         started = time.monotonic()
@@ -167,7 +176,9 @@ class SglangEngine:
         except aiohttp.ClientError as error:
             raise _LostRequest(f"{type(error).__name__}: {error}") from error
         finally:
-            if not answered:  # cancelled by us too: the server aborts a request whose client has gone
+            if (
+                not answered
+            ):  # cancelled by us too: the server aborts a request whose client has gone
                 self._count(key, ServerUsage(lost_requests=1))
         return replace(generation, server=server.name, elapsed_s=time.monotonic() - started)
 
@@ -189,11 +200,13 @@ class SglangEngine:
         }
 
     async def _repair_if_lost(self, state: _ServerState, process: int) -> None:
-        """Waits until the server of a lost request serves again. The first of its requests to come here restarts it, the
-        others find it done."""
+        """Waits until the server of a lost request serves again. The first of its requests to come here restarts it,
+        the others find it done."""
         async with state.repair:
             server = state.server
-            if server.num_restarts != process or (server.is_running() and await self._is_healthy(server)):
+            if server.num_restarts != process or (
+                server.is_running() and await self._is_healthy(server)
+            ):
                 return
             if self.on_server_lost is None:
                 raise RolloutEngineError(f"server {server.name} was lost. {server.last_words()}")
@@ -217,7 +230,10 @@ class SglangEngine:
                 timeout=self._limit(_ABORT_TIMEOUT_S),
             ):
                 pass
-        except (aiohttp.ClientError, asyncio.TimeoutError):  # a server that cannot hear runs nothing we wait for
+        except (
+            aiohttp.ClientError,
+            asyncio.TimeoutError,
+        ):  # a server that cannot hear runs nothing we wait for
             logger.info("server %s did not take the abort of %s", server.name, rid)
 
     def _count(self, key: tuple[str, int], usage: ServerUsage) -> None:
@@ -297,7 +313,9 @@ def _check_tokens(
             f"{len(token_ids)} output_ids and {len(logprobs)} log-probs that do not speak of the same tokens"
         )
     if token_ids.min() < 0 or token_ids.max() >= vocab_size:
-        raise _LostRequest(f"token ids outside the vocabulary of {vocab_size}: {token_ids.tolist()[:20]}")
+        raise _LostRequest(
+            f"token ids outside the vocabulary of {vocab_size}: {token_ids.tolist()[:20]}"
+        )
     if not np.isfinite(logprobs).all():
         raise _LostRequest("a log-prob that is not finite")
 
@@ -314,6 +332,7 @@ def _policy_version(meta: dict[str, Any]) -> int:
         )
     if not version.isdigit():
         raise RolloutEngineError(
-            f"the server's weight version is {version!r}: it was never given the run's weights. Publish before sampling."
+            f"the server's weight version is {version!r}: it was never given the run's weights. "
+            "Publish before sampling."
         )
     return int(version)

@@ -128,7 +128,7 @@ def test_every_response_is_whole_and_the_books_balance(server, make_controller, 
         assert 1 <= response.num_tokens <= 12 and len(response.logprobs) == response.num_tokens
         assert (response.token_ids[-1] == STOP_TOKEN_ID) == (response.finish_reason == "stop")
         assert (response.finish_reason == "length") <= (response.num_tokens == 12)
-        assert -12 < response.logprobs.min() and response.logprobs.max() <= 0
+        assert response.logprobs.min() > -12 and response.logprobs.max() <= 0
         assert (response.policy_version, response.server) == (0, "dp0.s0")
     after = server_counts(server)
     assert after.requests - before.requests == len(responses)
@@ -182,6 +182,31 @@ def test_continuous_and_barrier_give_identical_groups(make_controller):
             np.testing.assert_allclose(x.response.logprobs, y.response.logprobs, atol=1e-5)
 
 
+def test_logprobs_are_those_of_the_model_in_transformers(model, make_controller):
+    """Sampled one token at a time, in a batch, behind a cached prefix; recomputed there in one forward."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    controller = make_controller(max_response_tokens=40, num_stages=1)
+    prompts = [*make_prompts(6, length=5), *make_prompts(2, length=90)]
+    groups = controller.collect(
+        [StepPrompt(position=i, prompt=p.prompt) for i, p in enumerate(prompts)],
+        step=1,
+        policy_version=0,
+    )
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    for group in groups:
+        for scored in group.responses:
+            ids = [*group.prompt.token_ids, *scored.response.token_ids.tolist()]
+            with torch.no_grad():
+                logprobs = reference(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+            expected = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+            first = len(group.prompt.token_ids) - 1
+            np.testing.assert_allclose(
+                scored.response.logprobs, expected[first:].numpy(), atol=2e-5
+            )
+
+
 def test_weights_of_another_version_are_refused(make_controller):
     with pytest.raises(RolloutEngineError, match="policy version 0, the trainer is at 1"):
         make_controller().collect(make_prompts(1), step=1, policy_version=1)
@@ -197,8 +222,8 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     server, make_controller, tmp_path
 ):
     """SIGKILL of the whole server in the middle of a step. The tokens of lost and kept samples are those of an
-    undisturbed step, since seeds do not depend on who was lost. Weights are not re-published here: the server starts from
-    the same file."""
+    undisturbed step, since seeds do not depend on who was lost. Weights are not re-published here: the server starts
+    from the same file."""
 
     def restart(lost: SglangServer) -> None:
         lost.restart()
@@ -268,11 +293,16 @@ def test_nothing_is_left_when_the_trainer_is_killed(model, tmp_path):
         time.sleep(600)
     """
     trainer = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
     assert trainer.stdout is not None
     group, worker = map(int, trainer.stdout.readline().split())
     assert len(processes_of(group)) >= 3  # launcher, scheduler, detokenizer
+    shared = shared_memory_of(group)
+    assert shared
     trainer.kill()
     trainer.wait(10)
     deadline = time.monotonic() + 10
@@ -280,6 +310,14 @@ def test_nothing_is_left_when_the_trainer_is_killed(model, tmp_path):
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     assert processes_of(group) == []
+    assert not any(Path(name).exists() for name in shared)
+    assert list(tmp_path.glob("ar3po_sglang_*")) == []
+
+
+def shared_memory_of(group: int) -> set[str]:
+    from megatron_ar3po.platform.sglang_launch import shared_memory_files
+
+    return {str(path) for path in shared_memory_files(group)}
 
 
 def processes_of(group: int) -> list[str]:

@@ -181,7 +181,9 @@ def test_an_error_ends_all_other_requests():
     controller = make_controller(engine, FakeVerifier())
     with pytest.raises(RolloutEngineError, match="server lost"):
         controller.collect(make_prompts(4), step=1, policy_version=0)
-    assert engine.num_running <= 1  # the one that raised before its sleep; none of the others sleeps on
+    assert (
+        engine.num_running <= 1
+    )  # the one that raised before its sleep; none of the others sleeps on
     engine.delay_s = lambda request: 0.0
     assert len(controller.collect(make_prompts(1), step=2, policy_version=0)) == 1
 

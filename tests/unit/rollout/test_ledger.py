@@ -54,7 +54,10 @@ def rows(path):
         ([scored("correct"), scored("correct")], "all_correct"),
         ([scored("correct"), scored("error")], "mixed"),
         ([scored(), scored("timeout")], "verifier_error"),
-        ([scored(finish_reason="length"), scored("truncated", finish_reason="length")], "truncated"),
+        (
+            [scored(finish_reason="length"), scored("truncated", finish_reason="length")],
+            "truncated",
+        ),
         ([scored(), scored("truncated", finish_reason="length")], "all_wrong"),
     ],
 )

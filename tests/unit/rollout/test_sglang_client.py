@@ -1,4 +1,4 @@
-"""The client against a scripted HTTP server in the same event loop. What a real SGLang answers is tests/e2e's matter."""
+"""The client against a scripted HTTP server in the same event loop. What a real SGLang answers: tests/e2e."""
 
 import asyncio
 import json

@@ -11,7 +11,14 @@ from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.types import Prompt, StepPrompt
 
-MIXED = {0, 3, 4, 7, 8, 9}  # places of prompts whose first response is right and whose second is wrong
+MIXED = {
+    0,
+    3,
+    4,
+    7,
+    8,
+    9,
+}  # places of prompts whose first response is right and whose second is wrong
 
 
 class PromptSupply:

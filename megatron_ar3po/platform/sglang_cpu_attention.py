@@ -1,0 +1,114 @@
+"""SGLang's `torch_native` attention with one call for the whole batch instead of one per sequence.
+
+SGLang 0.5.23 loops over the sequences in Python, layer by layer, which with a small model and many short sequences is a
+good part of a server's work. Here the sequences of a batch are padded to the longest and masked; what is out of the
+ordinary (encoder-decoder models, sliding windows, very long batches) is left to SGLang's own loop.
+
+Imported in the server's processes only, after the shims.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from sglang.srt.layers.attention import attention_registry
+from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+# Padded keys and values are copies: a batch that would need more than this many elements goes through the loop.
+_MAX_PADDED_ELEMENTS = 64 * 1024 * 1024
+
+
+class BatchedTorchNativeAttention(TorchNativeAttnBackend):
+    """Legend: N sequences, Q query tokens of the longest, L tokens of the longest, H heads, D head size."""
+
+    def _run_sdpa_forward_decode(
+        self,
+        query: Tensor,  # [N, H, D], one new token per sequence
+        output: Tensor,  # [N, H, D]
+        k_cache: Tensor,  # [slots, H of keys, D]
+        v_cache: Tensor,
+        req_to_token: Tensor,  # [requests, positions] -> slot
+        req_pool_indices: Tensor,  # [N]
+        seq_lens: Tensor,  # [N]
+        encoder_lens: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        longest = int(seq_lens.max())
+        if not _is_plain(len(seq_lens), longest, k_cache, encoder_lens, options):
+            return super()._run_sdpa_forward_decode(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+                encoder_lens, **options,
+            )  # fmt: skip
+        visible = torch.arange(longest) < seq_lens[:, None]  # [N, L]
+        slots = req_to_token[req_pool_indices, :longest].masked_fill(~visible, 0)
+        attended = scaled_dot_product_attention(
+            query[:, :, None],
+            k_cache[slots].transpose(1, 2).to(query.dtype),
+            v_cache[slots].transpose(1, 2).to(query.dtype),
+            attn_mask=visible[:, None, None],
+            enable_gqa=options.get("enable_gqa", False),
+            scale=options.get("scaling"),
+        )  # [N, H, 1, D]
+        output.copy_(attended[:, :, 0])
+        return output
+
+    def _run_sdpa_forward_extend(
+        self,
+        query: Tensor,  # [tokens, H, D], the new tokens of all sequences end to end
+        output: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        req_to_token: Tensor,
+        req_pool_indices: Tensor,
+        seq_lens: Tensor,  # [N], cached prefix and new tokens
+        extend_prefix_lens: Tensor,  # [N]
+        extend_seq_lens: Tensor,  # [N], new tokens
+        encoder_lens: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        longest = int(seq_lens.max())
+        is_causal = options.get("causal", False)
+        if not is_causal or not _is_plain(len(seq_lens), longest, k_cache, encoder_lens, options):
+            return super()._run_sdpa_forward_extend(
+                query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+                extend_prefix_lens, extend_seq_lens, encoder_lens, **options,
+            )  # fmt: skip
+        new = torch.arange(int(extend_seq_lens.max()))  # [Q]
+        is_token = new < extend_seq_lens[:, None]  # [N, Q]
+        keys = torch.arange(longest)  # [L]
+        slots = req_to_token[req_pool_indices, :longest].masked_fill(keys >= seq_lens[:, None], 0)
+        position = extend_prefix_lens[:, None] + new  # [N, Q]
+        padded = query.new_zeros(len(seq_lens), len(new), *query.shape[1:])
+        padded[is_token] = query
+        attended = scaled_dot_product_attention(
+            padded.transpose(1, 2),
+            k_cache[slots].transpose(1, 2).to(query.dtype),
+            v_cache[slots].transpose(1, 2).to(query.dtype),
+            attn_mask=(keys <= position[:, :, None])[:, None],
+            enable_gqa=options.get("enable_gqa", False),
+            scale=options.get("scaling"),
+        )  # [N, H, Q, D]
+        output.copy_(attended.transpose(1, 2)[is_token])
+        return output
+
+
+def _is_plain(
+    num_sequences: int,
+    longest: int,
+    k_cache: Tensor,
+    encoder_lens: Tensor | None,
+    options: dict[str, Any],
+) -> bool:
+    return (
+        encoder_lens is None
+        and not options.get("is_cross_attn", False)
+        and options.get("sliding_window_size") is None
+        and num_sequences * longest * k_cache.shape[1] * k_cache.shape[2] <= _MAX_PADDED_ELEMENTS
+    )
+
+
+def register() -> None:
+    attention_registry.register_attention_backend("torch_native")(BatchedTorchNativeAttention)

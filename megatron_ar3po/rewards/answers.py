@@ -307,8 +307,8 @@ def _read_matrix(text: str, depth: int) -> Answer | None:
             tuple(read(cell, depth=depth) for cell in row.split("&")) for row in rows[:MAX_ITEMS]
         ]
         return Matrix(tuple(cells)) if sum(map(len, cells)) <= 4 * MAX_ITEMS else None
-    equations: tuple[Answer, ...] = tuple(read(row.replace("&", " "), depth=depth) for row in rows)
-    return Items(equations, joined_by="and") if len(equations) > 1 else equations[0]
+    equations = [read(row.replace("&", " "), depth=depth) for row in rows]
+    return Items(tuple(equations), joined_by="and") if len(equations) > 1 else equations[0]
 
 
 def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | None:

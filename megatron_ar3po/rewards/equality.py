@@ -195,6 +195,8 @@ class Comparison:
             return self._matching([Leaf(group) for group in leaf.groups], items.items)
         if leaf.text == r"\emptyset":
             return not items.items
+        if items.joined_by == "or" and not items.opening:  # two spellings of one value
+            return all(self.answers_equal(leaf, item) for item in items.items)
         return (
             items.opening in ("", "{")
             and len(items.items) == 1
@@ -276,8 +278,9 @@ class Comparison:
         self.leaves += 1
         if self.leaves > MAX_COMPARISONS:
             raise TooManyComparisons
-        if not same_unit(a.unit, b.unit):
-            self.note(f"unit: {a.unit} is not {b.unit}")
+        a_unit, b_unit = ("percent" if x.is_percent else x.unit for x in (a, b))
+        if not same_unit(a_unit, b_unit):
+            self.note(f"unit: {a_unit} is not {b_unit}")
             return False
         if compact(a.text) == compact(b.text):
             return a.is_percent == b.is_percent or not (a.unit or b.unit) or a.value is not None

@@ -61,6 +61,7 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.ASCII,
 )
+_SCRIPTS = ("^", "_")
 _NUMBER_STARTS = tuple(".0123456789")
 _PAIRS = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
 ZERO: Node = ("num", Fraction(0))
@@ -114,7 +115,11 @@ def _tokens(text: str) -> list[tuple[str, str]]:
 
 def _is_bare_number(tokens: list[tuple[str, str]]) -> bool:
     """The last token is a number, and not an exponent: the space in "2^6 3^5" is a product."""
-    return bool(tokens) and tokens[-1][0] == "number" and (len(tokens) < 2 or tokens[-2][1] != "^")
+    return (
+        bool(tokens)
+        and tokens[-1][0] == "number"
+        and (len(tokens) < 2 or tokens[-2][1] not in _SCRIPTS)
+    )
 
 
 class _Parser:
@@ -234,7 +239,7 @@ class _Parser:
             return (
                 not self._at
                 or self._kind(-1) not in ("number", "repeating")
-                or self.peek(-2) == "^"
+                or self.peek(-2) in _SCRIPTS
             )
         if kind in ("letter", "word", "open"):
             return True

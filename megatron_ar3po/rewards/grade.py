@@ -25,6 +25,7 @@ class Grade:
     reward: float | None = None
     is_marked: bool = False
     elapsed_s: float = 0.0
+    tried: tuple[str, ...] = ()  # one line for each layer, when they were asked for
 
 
 # What a factory named by `rewards.verifier: package.module:factory` returns: (response, ground truth) -> its grade;

@@ -46,6 +46,7 @@ class GradingOptions:
     strict: bool = False  # exactly one format, no unclosed box
     fallback: bool = True  # without a marked answer the last formula or number counts
     tolerance: str = "0"  # absolute, of numbers
+    show_layers: bool = False  # say in the grade what was tried
 
     @property
     def version(self) -> str:
@@ -53,13 +54,7 @@ class GradingOptions:
         return f"{VERSION}:{self.answer_format}:{marks}:{self.tolerance}"
 
 
-def grade_math(
-    text: str,
-    ground_truth: str,
-    options: GradingOptions | None = None,
-    tried: list[str] | None = None,
-) -> Grade:
-    """`tried`, when given, receives one line for each layer that was tried."""
+def grade_math(text: str, ground_truth: str, options: GradingOptions | None = None) -> Grade:
     options = options or GradingOptions()
     too_large = _too_large(text, ground_truth)
     if too_large:
@@ -82,26 +77,23 @@ def grade_math(
         return Grade(
             status="too_large", reason=f"the {side} is longer than {MAX_ANSWER} characters"
         )
-    grade = _compare(found, expected, mark, Fraction(options.tolerance), tried)
+    grade = _compare(found, expected, mark, options)
     return replace(grade, is_marked=mark not in ("answer", FALLBACK))
 
 
-def _compare(
-    found: str, expected: str, mark: str, tolerance: Fraction, tried: list[str] | None
-) -> Grade:
-    comparison = Comparison(tolerance=tolerance, tried=tried if tried is not None else [])
+def _compare(found: str, expected: str, mark: str, options: GradingOptions) -> Grade:
+    comparison = Comparison(tolerance=Fraction(options.tolerance))
     shown = found if len(found) <= 200 else found[:197] + "..."
     try:
         equal = comparison.equal(expected, found)
     except TooManyComparisons:
         return Grade(status="too_large", extracted=shown, reason="more parts than are compared")
-    last = next(
-        (line for line in reversed(comparison.tried) if not line.startswith("shape")), "shape"
-    )
+    last = next((line for line in reversed(comparison.tried) if line[:5] != "shape"), "shape")
     return Grade(
         status="correct" if equal else "incorrect",
         extracted=shown,
         reason=f"found by {mark}; {last}"[:300],
+        tried=tuple(comparison.tried) if options.show_layers else (),
     )
 
 

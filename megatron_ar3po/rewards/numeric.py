@@ -173,10 +173,11 @@ _UNARY: dict[str, Callable[[MPContext, Any], Any]] = {
 _GROWS = frozenset({"exp", "sinh", "cosh", "tanh", "coth", "sech", "csch"})
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def _context(digits: int) -> MPContext:
     context = MPContext()
     context.dps = digits
+    context.extent = 0  # the largest |log2| of a value met since this was last set to 0
     return context
 
 
@@ -218,8 +219,11 @@ def _value(node: Node, point: Mapping[str, Any], ctx: MPContext, log_base: int) 
 def _sized(ctx: MPContext, value: Any) -> Any:
     if not ctx.isfinite(value):
         raise Undefined("not finite")
-    if value != 0 and abs(ctx.mag(value)) > MAX_MAGNITUDE:
-        raise TooLarge("a value too large or too small")
+    if value != 0:
+        magnitude = abs(ctx.mag(value))
+        if magnitude > MAX_MAGNITUDE:
+            raise TooLarge("a value too large or too small")
+        ctx.extent = max(ctx.extent, magnitude)
     return value
 
 
@@ -296,7 +300,7 @@ def constants_equal(left: Node, right: Node, *, tolerance: Fraction = Fraction(0
 def _same_constant(left: Node, right: Node, log_base: int, tolerance: Fraction) -> bool:
     digits = DIGITS + _written_digits(left) + _written_digits(right)
     ctx = _context(min(digits, 2_000))
-    a, b = approximate(left, {}, ctx, log_base), approximate(right, {}, ctx, log_base)
+    a, b, ctx = _both_values(left, right, {}, ctx, log_base)
     if tolerance and ctx.im(a) == 0 and ctx.im(b) == 0:
         return abs(a - b) <= ctx.mpf(tolerance.numerator) / tolerance.denominator
     return _close(
@@ -307,6 +311,24 @@ def _same_constant(left: Node, right: Node, log_base: int, tolerance: Fraction) 
             approximate(left, {}, finer, log_base),
             approximate(right, {}, finer, log_base),
         ),
+    )
+
+
+def _both_values(
+    left: Node, right: Node, point: Mapping[str, Any], ctx: MPContext, log_base: int
+) -> tuple[Any, Any, MPContext]:
+    """Both values, with enough digits to see the smallest term beside the largest (pi 10^50 + 1 is not pi 10^50)."""
+    ctx.extent = 0
+    a, b = approximate(left, point, ctx, log_base), approximate(right, point, ctx, log_base)
+    needed = DIGITS + int(ctx.extent * 0.61)  # both ends: terms of 2^extent and of 2^-extent
+    if needed <= ctx.dps + 12:
+        return a, b, ctx
+    fine = _context(needed)
+    finer_point = {name: fine.mpf(value) for name, value in point.items()}
+    return (
+        approximate(left, finer_point, fine, log_base),
+        approximate(right, finer_point, fine, log_base),
+        fine,
     )
 
 
@@ -341,12 +363,12 @@ def _agree_everywhere(left: Node, right: Node, names: Sequence[str], log_base: i
     confirmed = 0
     for number, point in enumerate(probing_points(names, ctx)):
         try:
-            a, b = approximate(left, point, ctx, log_base), approximate(right, point, ctx, log_base)
+            a, b, fine = _both_values(left, right, point, ctx, log_base)
         except Undefined:
             continue
         except TooLarge:
             return False
-        if number >= _POSITIVE_POINTS and (ctx.im(a) != 0 or ctx.im(b) != 0):
+        if number >= _POSITIVE_POINTS and (fine.im(a) != 0 or fine.im(b) != 0):
             continue
 
         def again(finer: MPContext, point: Mapping[str, Any] = point) -> tuple[Any, Any]:
@@ -355,7 +377,7 @@ def _agree_everywhere(left: Node, right: Node, names: Sequence[str], log_base: i
                 right, same, finer, log_base
             )
 
-        if not _close(a, b, ctx, again):
+        if not _close(a, b, fine, again):
             return False
         confirmed += 1
     return confirmed >= 2

@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,7 +68,7 @@ class PoolCounts:
 class _Item:
     text: str
     ground_truth: str
-    tolerance: str
+    overrides: Mapping[str, Any]
     future: Future[Grade] = field(default_factory=Future)
     deaths: int = 0
     is_running: bool = False
@@ -89,18 +89,17 @@ class VerifierPool:
         for feeder in self._feeders:
             feeder.start()
 
-    def submit(self, text: str, ground_truth: str, tolerance: str = "") -> Future[Grade]:
-        item = _Item(text, ground_truth, tolerance)
+    def submit(self, text: str, ground_truth: str, **overrides: Any) -> Future[Grade]:
+        """Grade one item; `overrides` replace single `GradingOptions` for it."""
+        item = _Item(text, ground_truth, overrides)
         with self._changed:
             self._refuse_if_unusable()
             self._queue.append(item)
             self._changed.notify()
         return item.future
 
-    def submit_all(
-        self, pairs: Sequence[tuple[str, str]], tolerance: str = ""
-    ) -> list[Future[Grade]]:
-        items = [_Item(text, ground_truth, tolerance) for text, ground_truth in pairs]
+    def submit_all(self, pairs: Sequence[tuple[str, str]], **overrides: Any) -> list[Future[Grade]]:
+        items = [_Item(text, ground_truth, overrides) for text, ground_truth in pairs]
         with self._changed:
             self._refuse_if_unusable()
             self._queue.extend(items)
@@ -240,10 +239,13 @@ class _Feeder(threading.Thread):
         waiting = deque(batch)
         try:
             self._ensure_started()
-            self._send([[item.text, item.ground_truth, item.tolerance] for item in batch])
+            self._send([[item.text, item.ground_truth, item.overrides] for item in batch])
             while waiting:
                 answer = self._receive(self._settings.timeout_s + _GRACE_S)
-                self._finish(waiting.popleft(), Grade(**answer["grade"]))
+                self._finish(
+                    waiting.popleft(),
+                    Grade(**{**answer["grade"], "tried": tuple(answer["grade"]["tried"])}),
+                )
                 if answer["restart"]:
                     self.kill()
                     break
@@ -337,7 +339,7 @@ class _Feeder(threading.Thread):
                     or f"nothing ({type(error).__name__})"
                 )
 
-    def _send(self, items: list[list[str]]) -> None:
+    def _send(self, items: list[list[Any]]) -> None:
         """Write a batch; a worker that does not take it in time is as good as dead."""
         assert self._process is not None and self._process.stdin is not None
         descriptor = self._process.stdin.fileno()

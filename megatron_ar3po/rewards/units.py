@@ -29,6 +29,7 @@ _SYNONYMS = {
 _CANONICAL = {word: unit for unit, words in _SYNONYMS.items() for word in [unit, *words.split()]}
 _KNOWN = frozenset(_CANONICAL) | {f"{word}s" for word in _CANONICAL if len(word) > 2}
 # One letter is a unit only inside \text{...}, or after a space behind a plain number.
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")
 _MAX_PIECES = 12
 _MAX_UNIT_CHARS = 120
@@ -94,6 +95,8 @@ def same_unit(left: str, right: str) -> bool:
 
 def _is_unit(pieces: Sequence[re.Match[str]], core: str) -> bool:
     """Whether these pieces, all that follows the core, name a unit."""
+    if _FUNCTION.search(core) and pieces[0]["sign"] == "°":
+        return False  # \sin 30° is no angle
     if all(piece["sign"] in ("/", "*") for piece in pieces) or pieces[0]["sign"] in ("/", "*"):
         return False
     after_number = bool(_PLAIN_NUMBER.fullmatch(core))

@@ -190,7 +190,7 @@ class ResponseVerifier:
                 elapsed_s=time.perf_counter() - started,
             )
         return await asyncio.wrap_future(
-            self._pool.submit(text, prompt.ground_truth, _tolerance_of(prompt))
+            self._pool.submit(text, prompt.ground_truth, **_overrides_of(prompt))
         )
 
     def _reward(self, grade: Grade) -> float:
@@ -200,11 +200,11 @@ class ResponseVerifier:
         return reward + self._config.format_reward * grade.is_marked
 
 
-def _tolerance_of(prompt: Prompt) -> str:
-    """The prompt's own tolerance (OlympiadBench calls it `error`), or '' for that of the config."""
+def _overrides_of(prompt: Prompt) -> dict[str, str]:
+    """The prompt's own tolerance (OlympiadBench calls it `error`), if it has one."""
     error = prompt.metadata.get("error")
     try:
         tolerance = float(error) if isinstance(error, str | int | float) else 0.0
     except ValueError:
-        return ""  # a list of tolerances, one for each part of an answer: not for us
-    return repr(tolerance) if 0 < tolerance < float("inf") else ""
+        return {}  # a list of tolerances, one for each part of an answer: not for us
+    return {"tolerance": repr(tolerance)} if 0 < tolerance < float("inf") else {}

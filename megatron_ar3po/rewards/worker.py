@@ -131,7 +131,7 @@ def limit_memory(num_bytes: int, *, may_write_files: bool) -> None:
 
 
 def load_grader(settings: dict[str, Any]) -> GradeItem:
-    """The function that grades one item [text, ground truth, tolerance]."""
+    """The function that grades one item [text, ground truth, overridden options]."""
     name = settings["grader"]
     if name == "math":
         return _math_grader(settings["options"])
@@ -148,9 +148,8 @@ def _math_grader(options: dict[str, Any]) -> GradeItem:
     symbolic.preload()
 
     def grade(item: list[Any]) -> Grade:
-        text, ground_truth, tolerance = item
-        options = replace(base, tolerance=tolerance) if tolerance else base
-        return grade_math(text, ground_truth, options)
+        text, ground_truth, overrides = item
+        return grade_math(text, ground_truth, replace(base, **overrides) if overrides else base)
 
     return grade
 

@@ -1,0 +1,182 @@
+"""`ar3po grade`: the verifier of a training run, for files and single pairs.
+
+ar3po grade --input FILE.jsonl --output FILE.jsonl    {"gold", "response"} or {"gold", "pred"} a line
+ar3po grade --gold '1/2' --pred '0.5'                 one pair, with the layers that were tried
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+
+_IN_FLIGHT = 4096  # items between reading and writing
+
+
+def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
+    """Add `grade` to the subcommands; its `run` default is `run_grade`."""
+    parser: argparse.ArgumentParser = subparsers.add_parser(
+        "grade", help="grade responses or answers against ground truths", description=__doc__
+    )
+    parser.add_argument("--input", type=Path, help="JSONL: gold with response or pred")
+    parser.add_argument("--output", type=Path, help="JSONL: the same with reward, status, reason")
+    parser.add_argument("--gold", help="one ground truth")
+    parser.add_argument("--pred", help="one answer or response")
+    parser.add_argument(
+        "--kind",
+        choices=["response", "answer"],
+        help="what is graded: a whole response, or an answer; by default the field's name says",
+    )
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one item")
+    parser.add_argument("--tolerance", type=float, default=0.0, help="absolute, of numbers")
+    parser.add_argument(
+        "--answer-format", default="any", choices=["any", "boxed", "answer_line", "hashes"]
+    )
+    parser.add_argument("--strict", action="store_true", help="only the named answer format counts")
+    parser.set_defaults(run=run_grade)
+    return parser
+
+
+def run_grade(args: argparse.Namespace) -> int:
+    if (args.input is None) == (args.gold is None):
+        raise ValueError("ar3po grade takes either --input and --output, or --gold and --pred.")
+    if args.gold is not None:
+        if args.pred is None:
+            raise ValueError(f"--gold {args.gold!r} has nothing to compare with; add --pred.")
+        return _grade_pair(args)
+    if args.output is None:
+        raise ValueError(f"--input {args.input} needs --output: where to write the verdicts.")
+    if args.output.resolve() == args.input.resolve():
+        raise ValueError(f"--output {args.output} would overwrite --input; name another file.")
+    return _grade_file(args)
+
+
+def _settings(args: argparse.Namespace) -> PoolSettings:
+    if args.strict and args.answer_format == "any":
+        raise ValueError("--strict needs one --answer-format; use boxed, answer_line or hashes.")
+    if args.workers < 1 or args.timeout <= 0:
+        raise ValueError(f"--workers {args.workers} and --timeout {args.timeout} must be positive.")
+    options = {
+        "answer_format": args.answer_format,
+        "strict": args.strict,
+        "fallback": not args.strict,
+        "tolerance": repr(args.tolerance),
+    }
+    return PoolSettings(options=options, num_workers=args.workers, timeout_s=args.timeout)
+
+
+def _grade_pair(args: argparse.Namespace) -> int:
+    args.workers = 1
+    with VerifierPool(_settings(args)) as pool:
+        is_answer = args.kind != "response"
+        grade = pool.submit(args.pred, args.gold, is_answer=is_answer, show_layers=True).result()
+    for number, line in enumerate(grade.tried, 1):
+        print(f"{number:3d}  {line}")
+    print(f"extracted  {grade.extracted}")
+    print(f"status     {grade.status}  ({grade.reason})")
+    print(f"reward     {_reward(grade):g}")
+    return 0
+
+
+def _grade_file(args: argparse.Namespace) -> int:
+    if not args.input.is_file():
+        raise ValueError(f"--input {args.input} is not a file.")
+    settings = _settings(args)
+    num_bytes = args.input.stat().st_size
+    counts: Counter[str] = Counter()
+    in_flight: deque[tuple[dict[str, Any], Future[Grade]]] = deque()
+    console = Console(stderr=True)
+    with (
+        VerifierPool(settings) as pool,
+        args.output.open("w", encoding="utf-8") as output,
+        Progress(console=console, disable=not console.is_terminal) as progress,
+    ):
+        task = progress.add_task("grade", total=num_bytes)
+        for row, text, overrides, position in _rows(args.input, args.kind):
+            in_flight.append((row, pool.submit(text, row["gold"], **overrides)))
+            if len(in_flight) >= _IN_FLIGHT:
+                _write(in_flight.popleft(), output, counts)
+            progress.update(task, completed=position)
+        while in_flight:
+            _write(in_flight.popleft(), output, counts)
+        progress.update(task, completed=num_bytes)
+    total = sum(counts.values())
+    shares = ", ".join(f"{status} {count}" for status, count in counts.most_common())
+    print(f"{total} graded: {shares or 'nothing'}; written to {args.output}", file=sys.stderr)
+    return 0
+
+
+def _rows(
+    path: Path, kind: str | None
+) -> Iterator[tuple[dict[str, Any], str, dict[str, Any], int]]:
+    """(row, text to grade, overridden options, bytes read so far)."""
+    position = 0
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            position += len(line)
+            if not line.strip():
+                continue
+            row = _parsed(line, f"{path}:{number}")
+            field = "response" if isinstance(row.get("response"), str) else "pred"
+            is_answer = kind == "answer" if kind else field == "pred"
+            overrides: dict[str, Any] = {"is_answer": True} if is_answer else {}
+            if isinstance(row.get("error"), int | float | str):
+                overrides |= _tolerance(row["error"])
+            yield row, row[field], overrides, position
+
+
+def _parsed(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON ({error}); write one object a line.") from None
+    texts = [row.get(name) for name in ("response", "pred")] if isinstance(row, dict) else []
+    if (
+        not texts
+        or not isinstance(row.get("gold"), str)
+        or not any(isinstance(t, str) for t in texts)
+    ):
+        raise ValueError(f"{place} needs the strings 'gold' and one of 'response' and 'pred'.")
+    return row
+
+
+def _tolerance(error: float | str) -> dict[str, str]:
+    """OlympiadBench's `error`: the absolute tolerance of this row; a list of them is not for us."""
+    try:
+        value = float(error)
+    except ValueError:
+        return {}
+    return {"tolerance": repr(value)} if 0 < value < float("inf") else {}
+
+
+def _write(
+    graded: tuple[dict[str, Any], Future[Grade]], output: TextIO, counts: Counter[str]
+) -> None:
+    row, future = graded
+    grade = future.result()
+    counts[grade.status] += 1
+    verdict = {
+        "reward": _reward(grade),
+        "status": grade.status,
+        "extracted": grade.extracted,
+        "reason": grade.reason,
+        "elapsed_s": round(grade.elapsed_s, 6),
+    }
+    output.write(json.dumps({**row, **verdict}, ensure_ascii=False) + "\n")
+
+
+def _reward(grade: Grade) -> float:
+    return 1.0 if grade.status == "correct" else 0.0

@@ -37,6 +37,11 @@ from megatron_ar3po.types import (
 
 T = TypeVar("T")
 
+# SGLang 0.5.23 would otherwise cut the answer short without a word (scheduler.init_req_max_new_tokens), or refuse a
+# prompt that leaves less room than this, whatever the answer's limit (tp_worker.max_req_input_len).
+_RESERVED_TOKENS = 2
+_LEAST_ROOM = 5
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutProgress:
@@ -206,10 +211,12 @@ class RolloutController:
         length = len(prompt.token_ids)
         if not length:
             raise ValueError(f"{name} is empty; remove it from data.path.")
-        if length + sampling.max_response_tokens > self._max_context_tokens:
+        needed = length + max(sampling.max_response_tokens, _LEAST_ROOM) + _RESERVED_TOKENS
+        if needed > self._max_context_tokens:
             raise ValueError(
-                f"{name} has {length} tokens; with rollout.max_response_tokens={sampling.max_response_tokens} that "
-                f"exceeds the model's context of {self._max_context_tokens}. Shorten the prompt or lower the limit."
+                f"{name} has {length} tokens; with rollout.max_response_tokens={sampling.max_response_tokens} and the "
+                f"{_RESERVED_TOKENS} tokens that the server keeps for itself that exceeds the model's context of "
+                f"{self._max_context_tokens}. Shorten the prompt or lower the limit."
             )
         if min(prompt.token_ids) < 0 or max(prompt.token_ids) >= self._vocab_size:
             raise ValueError(

@@ -169,6 +169,7 @@ class SglangEngine:
             self._count(key, usage_of(meta))
             answered = True
             generation = parse_generation(answer, vocab_size=self._vocab_size)
+            _check_length(generation, request, server)
         except asyncio.TimeoutError as error:
             await self._abort_try(server, rid)
             limit = self._config.request_timeout_s
@@ -318,6 +319,17 @@ def _check_tokens(
         )
     if not np.isfinite(logprobs).all():
         raise _LostRequest("a log-prob that is not finite")
+
+
+def _check_length(generation: Generation, request: GenerationRequest, server: Server) -> None:
+    limit, length = request.sampling.max_response_tokens, len(generation.token_ids)
+    if generation.finish_reason == "length" and length < limit:
+        raise RolloutEngineError(
+            f"server {server.name} cut request {request.request_id} after {length} of "
+            f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and answer "
+            "do not fit its KV cache. Raise rollout.max_total_tokens (CPU) or rollout.sglang.mem_fraction_static (GPU), "
+            "or lower the limit."
+        )
 
 
 def _policy_version(meta: dict[str, Any]) -> int:

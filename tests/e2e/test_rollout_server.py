@@ -213,9 +213,19 @@ def test_weights_of_another_version_are_refused(make_controller):
 
 
 def test_prompt_and_answer_may_fill_the_context_to_the_last_token(make_controller):
-    prompts = make_prompts(2, length=MAX_CONTEXT_TOKENS - 12)
-    groups = make_controller(num_stages=1).collect(prompts, step=1, policy_version=0)
-    assert [len(g.responses) for g in groups] == [4, 4]
+    """All but the two tokens that the server keeps; one more is refused before it is sent."""
+    controller = make_controller(num_stages=1)
+    prompts = make_prompts(2, length=MAX_CONTEXT_TOKENS - 14)
+    responses = [
+        r.response
+        for g in controller.collect(prompts, step=1, policy_version=0)
+        for r in g.responses
+    ]
+    assert {r.num_tokens for r in responses if r.finish_reason == "length"} == {12}
+    with pytest.raises(ValueError, match="exceeds the model's context of 512"):
+        controller.collect(
+            make_prompts(1, length=MAX_CONTEXT_TOKENS - 13), step=1, policy_version=0
+        )
 
 
 def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(

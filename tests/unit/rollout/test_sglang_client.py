@@ -264,6 +264,16 @@ def test_weights_of_unknown_or_mixed_version_end_the_run(meta, message):
     assert len(server.bodies) == 1
 
 
+def test_an_answer_cut_short_by_the_server_ends_the_run():
+    meta = {"finish_reason": {"type": "length", "length": 3}}
+    server = ScriptedServer(lambda n, body: good(body, meta=meta))
+    error, _ = ask(server)
+    with pytest.raises(
+        RolloutEngineError, match=r"after 3 of rollout\.max_response_tokens=8 tokens"
+    ):
+        raise error
+
+
 def test_an_aborted_request_comes_back_as_aborted():
     meta = {"finish_reason": {"type": "abort", "message": "x"}, "output_token_logprobs": []}
     server = ScriptedServer(lambda n, body: good(body, output_ids=[], meta=meta))

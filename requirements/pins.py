@@ -2,6 +2,7 @@
 anything is installed.
 
     python requirements/pins.py sglang        # prints 0.5.23
+    python requirements/pins.py torch gpu     # of requirements/gpu.txt
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
+ALL_FILES = ("base", "cpu", "nodeps", "gpu", "gpu_build", "launch", "dev", "lock")
 
 
 def requirements(name: str) -> list[str]:
@@ -25,17 +27,18 @@ def requirements(name: str) -> list[str]:
     return found
 
 
-def version(package: str) -> str:
-    """The version pinned for `package`; the files are searched in the order base, cpu, nodeps, gpu, ..., lock."""
+def version(package: str, file: str = "") -> str:
+    """The version pinned for `package` in `file`; without one in the first of base, cpu, nodeps, gpu, ..., lock."""
     pattern = re.compile(rf"{re.escape(package)}(\[[^]]*\])?==(\S+)", re.IGNORECASE)
-    for name in ("base", "cpu", "nodeps", "gpu", "gpu_build", "launch", "dev", "lock"):
+    for name in [file] if file else ALL_FILES:
         for line in requirements(name):
             if match := pattern.fullmatch(line):
                 return match.group(2)
+    where = f"in {file}.txt" if file else "in any file"
     raise ValueError(
-        f"{package} is pinned in no file of {FOLDER}; add it to the file of its extra."
+        f"{package} is not pinned {where} of {FOLDER}; add it to the file of its extra."
     )
 
 
 if __name__ == "__main__":
-    print(version(sys.argv[1]))
+    print(version(*sys.argv[1:3]))

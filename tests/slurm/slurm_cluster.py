@@ -77,7 +77,7 @@ class Job:
 class SlurmCluster:
     """`start` to use it, `stop` to end it. Partitions: batch (default) and urgent, which pre-empts it."""
 
-    num_nodes: int = 2
+    num_nodes: int = 4
     root: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp")))
     daemons: list[subprocess.Popen[bytes]] = field(default_factory=list)
 

@@ -1,4 +1,4 @@
-"""The shipped scripts, unmodified, on a real Slurm of two nodes. The trainer is the stand-in beside this file, so what
+"""The shipped scripts, unmodified, on a real Slurm of four nodes. The trainer is the stand-in beside this file, so what
 is proven here is the launching: containers, signals, requeue, caps, failures. The real trainer has a file of its own.
 """
 
@@ -104,7 +104,7 @@ def test_a_job_of_a_higher_partition_preempts_and_the_run_resumes_from_its_check
 ):
     job_id = submit(cluster, job_env | {"STAND_IN_STEP_S": "1"}, "run.num_steps=12")
     cluster.wait_for_file(run_dir / "began.0")
-    urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=2", "--exclusive", "--output=/dev/null",
+    urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--nodes=4", "--exclusive", "--output=/dev/null",
                          "--wrap=sleep 2").strip()  # fmt: skip
     job = cluster.wait_for_job(job_id)
     assert (job.state, job.restarts) == ("COMPLETED", 1), output_of(tmp_path, job_id)

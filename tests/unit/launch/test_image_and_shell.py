@@ -1,0 +1,104 @@
+"""What can be held true of scripts and image without a container engine: linters, and that the Dockerfile's files,
+versions and checks are there. Not exercised: that the GPU image builds.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+BIN = Path(sys.executable).parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+sys.path.insert(0, str(ROOT / "requirements"))
+
+import pins  # noqa: E402
+
+
+def tracked(*patterns: str) -> list[str]:
+    listed = subprocess.run(
+        ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return listed.stdout.split()
+
+
+def test_every_shell_script_passes_shellcheck():
+    scripts = [*tracked("*.sh"), *tracked(".ci/run", "tests/slurm/sacct")]
+    done = subprocess.run(
+        [BIN / "shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(scripts) >= 4
+
+
+def test_the_dockerfile_passes_hadolint():
+    done = subprocess.run(
+        [BIN / "hadolint", "Dockerfile"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_base_image_carries_the_pinned_sglang():
+    tag = re.search(r"^ARG BASE_IMAGE=lmsysorg/sglang:v(\S+)$", DOCKERFILE, re.MULTILINE)
+    assert tag is not None
+    assert tag.group(1) == pins.version("sglang", "gpu") == pins.version("sglang", "nodeps")
+
+
+def test_everything_the_dockerfile_copies_exists():
+    copied = [line.split()[1:-1] for line in DOCKERFILE.splitlines() if line.startswith("COPY ")]
+    assert copied
+    for source in [s for words in copied for s in words]:
+        assert (ROOT / source).exists(), source
+
+
+@pytest.mark.parametrize(("found", "code"), [("2.14.1", 0), ("2.11.0", 1)])
+def test_a_base_image_with_another_torch_is_refused(found, code, tmp_path):
+    """The Dockerfile's own check, run with an interpreter that pretends to be the base image's."""
+    check = DOCKERFILE.partition("# The base must be")[2].partition("RUN ")[2].partition("\n\n")[0]
+    fake = tmp_path / "python3"
+    fake.write_text(
+        "#!/bin/bash\n"
+        f'case "$*" in *pins.py*) exec {sys.executable} "$@" ;;\n'
+        f"*torch*) echo {found} ;; *) echo {pins.version('sglang', 'gpu')} ;; esac\n"
+    )
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", check],
+        cwd=ROOT,
+        env={"PATH": f"{tmp_path}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert ("BASE_IMAGE holds torch 2.11.0" in done.stderr) == bool(code)
+
+
+def test_every_pin_of_the_cpu_environment_is_the_one_in_the_lock_file():
+    def canonical(line: str) -> str:
+        return re.sub(r"[-_.]+", "-", re.sub(r"\[[^]]*\]", "", line)).lower()
+
+    locked = {canonical(line) for line in pins.requirements("lock")}
+    for name in ("cpu", "launch", "dev"):
+        for line in pins.requirements(name):
+            assert canonical(line) in locked, f"{line} of {name}.txt is not in lock.txt"
+
+
+def test_a_package_that_is_not_pinned_is_refused():
+    with pytest.raises(ValueError, match=r"nothing is not pinned in gpu\.txt"):
+        pins.version("nothing", "gpu")
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "examples").glob("*/model_config.json")), ids=str)
+def test_a_models_shape_file_is_beside_a_config_that_names_the_model(config):
+    values = json.loads(config.read_text())
+    assert values["architectures"][0].endswith("ForCausalLM")
+    assert (config.parent / "config.yaml").is_file()
+    assert (config.parent / "README.md").is_file()

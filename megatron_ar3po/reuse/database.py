@@ -82,6 +82,10 @@ CREATE TABLE loans (
 """
 
 
+# What SQLite raises over a damaged file; its own message may quote bytes that are no UTF-8 any more.
+SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
+
+
 class ReuseStoreError(ValueError):
     """The store cannot be used as asked: the message says what was found and what to do."""
 
@@ -209,6 +213,8 @@ def explained(path: Path) -> Iterator[None]:
     """SQLite's short messages become sentences that say what to do."""
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise ReuseStoreError(_DAMAGED.format(path=path, what=error)) from error
     except sqlite3.DatabaseError as error:
         raise ReuseStoreError(_explain(path, str(error))) from error
 
@@ -221,7 +227,7 @@ _DAMAGED = (
 
 def _explain(path: Path, what: str) -> str:
     lower = what.lower()
-    if "malformed" in lower or "not a database" in lower or "no such table" in lower:
+    if "malformed" in lower or "not a database" in lower or "no such" in lower:
         return _DAMAGED.format(path=path, what=what)
     if "full" in lower:
         return f"no space left on the disk of {path}; what was deposited before is kept. Free some space and resume."

@@ -13,12 +13,14 @@ import fcntl
 import json
 import os
 import socket
+import struct
 from datetime import datetime, timezone
 from pathlib import Path
 
 from megatron_ar3po.reuse.database import ReuseStoreError
 
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
 _held_here: set[str] = set()
 
 
@@ -44,7 +46,7 @@ class OwnerLock:
                 self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
             )
         except OSError as error:
-            note = self._read_note()
+            note = _read_note(self._descriptor)
             os.close(self._descriptor)
             if error.errno in _NO_LOCKS_HERE:
                 raise ReuseStoreError(
@@ -77,10 +79,29 @@ class OwnerLock:
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(note).encode(), 0)
 
-    def _read_note(self) -> str:
-        try:
-            note = json.loads(os.pread(self._descriptor, 4096, 0))
-            job = f", Slurm job {note['job']}" if note["job"] else ""
-            return f"process {note['pid']} on {note['host']}{job}, since {note['since']}"
-        except (ValueError, KeyError):  # the other writer is just writing its note
-            return "a process that has not left its name yet"
+
+def _read_note(descriptor: int) -> str:
+    try:
+        note = json.loads(os.pread(descriptor, 4096, 0))
+        job = f", Slurm job {note['job']}" if note["job"] else ""
+        return f"process {note['pid']} on {note['host']}{job}, since {note['since']}"
+    except (ValueError, KeyError):  # the writer is just writing its note
+        return "a process that has not left its name yet"
+
+
+def owner_of(shard: Path) -> str | None:
+    """Who writes to the shard now, or None where nobody does."""
+    path = shard.with_suffix(".owner")
+    if os.path.realpath(path) in _held_here:
+        return f"process {os.getpid()} on {socket.gethostname()} (this one)"
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:  # no note: nobody ever opened it here, or it is a copy
+        return None
+    try:
+        # Asking (F_GETLK) instead of trying: a lock held for a moment could turn away a run that is just starting.
+        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0]
+        return _read_note(descriptor) if kind == fcntl.F_WRLCK else None
+    finally:
+        os.close(descriptor)

@@ -23,6 +23,11 @@ def owner_dp_rank(prompt_id: str, dp_size: int) -> int:
     return int(prompt_id[:16], 16) % dp_size
 
 
+def prompt_key(prompt_id: str) -> int:
+    """The first 64 bits of a prompt id as SQLite's signed integer."""
+    return int(prompt_id[:16], 16) - (1 << 63)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class ShardSet:
     """All shards that were made for one DP size by one (re)sharding."""

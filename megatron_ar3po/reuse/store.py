@@ -58,6 +58,7 @@ from megatron_ar3po.reuse.shards import (
     current_set,
     has_answers,
     owner_dp_rank,
+    prompt_key,
     remove_other_sets,
 )
 from megatron_ar3po.types import Prompt, ScoredResponse
@@ -536,11 +537,6 @@ class NullStore:
 
     def close(self) -> None:
         pass
-
-
-def prompt_key(prompt_id: str) -> int:
-    """The first 64 bits of a prompt id as SQLite's signed integer."""
-    return int(prompt_id[:16], 16) - (1 << 63)
 
 
 def _set_to_open(

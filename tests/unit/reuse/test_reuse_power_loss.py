@@ -24,7 +24,7 @@ from fakes.reuse_cases import (
 from megatron_ar3po.reuse.database import ReuseStoreError
 
 OPTIONS = {"max_responses_per_prompt": 2}
-STEPS = range(2, 5)
+STEPS = range(2, 4)
 
 
 def responses_of(step: int) -> list:
@@ -32,7 +32,7 @@ def responses_of(step: int) -> list:
 
 
 def record(folder: Path, *pragmas: str) -> tuple[Disk, list[Event]]:
-    """Three deposits with evictions and loans on a shard that holds one already."""
+    """Two deposits with evictions and loans on a shard that holds one already."""
     with open_store(folder, **OPTIONS) as store:
         deposit(store, responses_of(1), 1)
         name = store.path.name
@@ -76,7 +76,7 @@ def wrong_with(folder: Path, disk: Disk, acknowledged: int) -> str | None:
             held = contents(store.path)
             for step in range(1, acknowledged + 2):
                 expected = (
-                    {r.response.response_id for r in responses_of(step)} if step <= 4 else set()
+                    {r.response.response_id for r in responses_of(step)} if step <= 3 else set()
                 )
                 there = expected & held.keys()
                 if step <= acknowledged and there != expected:

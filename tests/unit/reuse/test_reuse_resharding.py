@@ -8,7 +8,7 @@ import pytest
 from fakes.reuse_cases import alive, contents, deposit, make_prompt, make_response, open_store
 
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.reuse import resharding
+from megatron_ar3po.reuse.resharding import ShardBuilder
 from megatron_ar3po.reuse.shards import owner_dp_rank
 
 
@@ -112,7 +112,7 @@ def test_an_interrupted_resharding_is_taken_up_again_or_given_up(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(resharding, "_copy_response", killed)
+        patched.setattr(ShardBuilder, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             open_store(tmp_path, dp_rank=1, dp_size=3)
     assert contents(*old) == before

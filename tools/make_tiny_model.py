@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_once import is_made, made_whole
 from task_progress import task_progress
 from tiny_sum_task import (
     CHARACTERS,
@@ -92,30 +92,14 @@ def main() -> None:
     torch.set_num_threads(1)
     disable_progress_bar()  # a bar for one file of a megabyte
     recipe = Recipe(seed=args.seed, num_steps=args.steps)
-    if not args.force and is_made(args.out, recipe):
+    if not args.force and is_made(args.out, asdict(recipe)):
         print(f"{args.out} is there already")
         return
-    make(args.out, recipe)
-
-
-def is_made(folder: Path, recipe: Recipe) -> bool:
-    facts = folder / "task.json"  # written last
-    return facts.is_file() and json.loads(facts.read_text())["recipe"] == asdict(recipe)
-
-
-def make(folder: Path, recipe: Recipe) -> None:
-    """In a folder beside it, renamed when all is there."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        new = Path(temporary) / "new"
-        new.mkdir()
-        facts = write_task(new, recipe) | {"seconds": round(time.monotonic() - started, 1)}
-        (new / "task.json").write_text(json.dumps(facts, indent=2) + "\n")
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        new.rename(folder)
-    print(f"{folder}: made in {facts['seconds']} s; held-out prompts: {facts['heldout']}")
+    with made_whole(args.out) as folder:
+        facts = write_task(folder, recipe)
+        (folder / "task.json").write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"{args.out}: made in {time.monotonic() - started:.0f} s; start: {facts['heldout']}")
 
 
 def write_task(folder: Path, recipe: Recipe) -> dict[str, Any]:

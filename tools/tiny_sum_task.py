@@ -33,8 +33,8 @@ CHARACTERS = PAD + STOP + UNKNOWN + "0123456789+-*/=;x"  # a token's id is its p
 
 Operands = tuple[int, ...]
 
-# (name, lowest and highest pass rate of the teacher)
-DIFFICULTIES = (("core", 0.0, 0.06), ("mixed", 0.15, 0.75), ("easy", 0.9, 1.0))
+# (name, share of the prompts, lowest and highest pass rate of the teacher)
+DIFFICULTIES = (("core", 0.4, 0.0, 0.1), ("mixed", 0.3, 0.25, 0.75), ("easy", 0.3, 0.9, 1.0))
 
 
 def prompt_text(operands: Operands) -> str:
@@ -66,9 +66,9 @@ class Teacher:
     shift: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def with_misconceptions(cls, seed: int, num_wrong: int = 18, num_shaky: int = 26) -> Teacher:
+    def with_misconceptions(cls, seed: int, num_wrong: int = 14, num_shaky: int = 24) -> Teacher:
         rng = random.Random(f"teacher {seed}")
-        wrong = [rng.choice((0.95, 0.97, 0.985)) for _ in range(num_wrong)]
+        wrong = [rng.choice((0.93, 0.95, 0.97)) for _ in range(num_wrong)]
         shaky = [rng.uniform(0.25, 0.65) for _ in range(num_shaky)]
         rates = wrong + shaky + [0.01] * (MODULUS**2 - num_wrong - num_shaky)
         rng.shuffle(rates)
@@ -103,10 +103,8 @@ def choose_prompts(
     """{operands: difficulty}: each difficulty gets a third, no sequence twice and none of
     `avoid`."""
     rng = random.Random(f"prompts {seed}")
-    room = {
-        name: len(range(i, num_prompts, len(DIFFICULTIES)))
-        for i, (name, _, _) in enumerate(DIFFICULTIES)
-    }
+    room = {name: round(share * num_prompts) for name, share, _, _ in DIFFICULTIES}
+    room["easy"] += num_prompts - sum(room.values())
     chosen: dict[Operands, str] = {}
     while any(room.values()):
         operands = draw_operands(rng)
@@ -118,7 +116,7 @@ def choose_prompts(
 
 
 def difficulty(pass_rate: float) -> str | None:
-    return next((name for name, low, high in DIFFICULTIES if low <= pass_rate <= high), None)
+    return next((name for name, _, low, high in DIFFICULTIES if low <= pass_rate <= high), None)
 
 
 def records(

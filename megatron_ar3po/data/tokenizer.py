@@ -62,12 +62,12 @@ def stop_token_ids(
     (instruction-tuned checkpoints often name the end of a turn only there) and `extra`
     (rollout.extra_stop_token_ids)."""
     folder = Path(path)
-    found = {tokenizer.eos_token_id, *extra}
+    found: list[Any] = [tokenizer.eos_token_id, *extra]
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             value = _read_json(folder / name).get("eos_token_id")
-            found.update(value if isinstance(value, list) else [value])
-    ids = sorted(int(token_id) for token_id in found if token_id is not None)
+            found.extend(value if isinstance(value, list) else [value])
+    ids = sorted({int(token_id) for token_id in found if token_id is not None})
     if not ids:
         raise ValueError(
             f"model.path={str(path)!r} names no end-of-sequence token, so no response would ever "

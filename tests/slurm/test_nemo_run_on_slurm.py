@@ -1,5 +1,5 @@
-"""`ar3po launch slurm` on a real Slurm. The trainer is the stand-in beside this file; `sacct` is answered from scontrol,
-because the cluster keeps no accounting.
+"""`ar3po launch slurm` on a real Slurm. The trainer is the stand-in beside this file; `sacct` is answered from
+scontrol, because the cluster keeps no accounting.
 """
 
 from __future__ import annotations

@@ -1,0 +1,67 @@
+"""The real trainer - Megatron-Core on gloo over two nodes, an SGLang server on each - started by the shipped script of
+the 32B example with overrides that make it small. Not exercised: GPUs, NCCL, tensor parallelism across processes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from slurm_cluster import ROOT
+
+TINY = ROOT / ".cache" / "tiny_sum"
+SMALL = [
+    "run.num_steps=3",
+    "model.dtype=float32",
+    "data.apply_chat_template=false",
+    "data.max_prompt_tokens=8",
+    "rewards.verifier=last_number",
+    "rewards.num_workers=1",
+    "rollout.prompts_per_step=8",
+    "rollout.max_response_tokens=6",
+    "rollout.max_total_tokens=8192",
+    "rollout.sglang.mem_fraction_static=0.5",
+    "algorithm.num_mini_batches=1",
+    "actor.tensor_parallel_size=1",
+    "actor.sequence_parallel=false",
+    "actor.max_tokens_per_microbatch=2048",
+    "actor.recompute=none",
+    "evaluation.path=",
+    "checkpoint.every_steps=0",
+]
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    return [
+        json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
+
+
+@pytest.mark.timeout(900)
+def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_done(
+    cluster, job_env, run_dir, tmp_path
+):
+    if not (TINY / "model" / "config.json").is_file():
+        pytest.skip(
+            "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"
+        )
+    del job_env["AR3PO_TRAINER"], job_env["EVAL_PATH"]
+    job_env |= {"MODEL_PATH": f"{TINY}/model", "DATA_PATH": f"{TINY}/train.jsonl", "PYTHONPATH": ""}
+    script = ROOT / "launch_slurm" / "ar3po_32b.sh"
+    options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
+    job_id = cluster.sbatch(script, *SMALL, options=options, env=job_env)
+    first_log = run_dir / f"logs/job_{job_id}/restart_0/node_0.log"
+    cluster.wait_for_file(first_log, timeout_s=60)
+
+    # Warned before the trainer is up: a signal would be lost, the request to stop is not. It ends after its first step.
+    cluster.run("scancel", "--batch", "--signal=USR1", str(job_id))
+
+    job = cluster.wait_for_job(job_id, timeout_s=600)
+    told = (tmp_path / f"job-{job_id}.out").read_text()
+    assert (job.state, job.restarts) == ("COMPLETED", 1), told
+    assert (run_dir / "DONE").exists()
+    assert steps_of(run_dir)[-3:] == [1, 2, 3]
+    second_log = run_dir / f"logs/job_{job_id}/restart_1/node_0.log"
+    assert "resumed from" in second_log.read_text()
+    assert "the run is DONE" in told

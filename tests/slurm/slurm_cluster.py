@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -110,19 +110,19 @@ class SlurmCluster:
         self._spawn(
             "munged", "-F", "-f", "--num-threads=2", f"--log-file={root}/log/munged", *files
         )
-        self._wait_until(
+        self.wait_until(
             lambda: (self.root / "munge").exists(), timeout_s, "munged opens its socket"
         )
         self._spawn("slurmctld", "-D", "-c")
         for node in self.nodes:
             self._spawn("slurmd", "-D", "-N", node)
-        self._wait_until(self.is_idle, timeout_s, "all nodes are idle")
+        self.wait_until(self.is_idle, timeout_s, "all nodes are idle")
 
     def stop(self) -> None:
         """Ends jobs first: their step daemons are not children of this process."""
         if self.daemons:
             self.run("scancel", "--user=root", check=False)
-            self._wait_until(self.is_idle, 30, "jobs end", check=False)
+            self.wait_until(self.is_idle, 30, "jobs end", check=False)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in reversed(self.daemons):
@@ -162,12 +162,12 @@ class SlurmCluster:
 
     def wait_for_job(self, job_id: int, timeout_s: float = 120) -> Job:
         """Until the job has ended for good and its nodes are free."""
-        self._wait_until(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} ends")
-        self._wait_until(self.is_idle, timeout_s, f"the nodes of job {job_id} are free")
+        self.wait_until(lambda: self.job(job_id).state in ENDED, timeout_s, f"job {job_id} ends")
+        self.wait_until(self.is_idle, timeout_s, f"the nodes of job {job_id} are free")
         return self.job(job_id)
 
     def wait_for_file(self, path: Path, timeout_s: float = 60) -> None:
-        self._wait_until(path.exists, timeout_s, f"{path} appears")
+        self.wait_until(path.exists, timeout_s, f"{path} appears")
 
     def is_idle(self) -> bool:
         states = self.run("sinfo", "-h", "-N", "-p", "batch", "-o", "%T", check=False).split()
@@ -186,7 +186,9 @@ class SlurmCluster:
                 )
             )
 
-    def _wait_until(self, condition, timeout_s: float, what: str, check: bool = True) -> None:
+    def wait_until(
+        self, condition: Callable[[], bool], timeout_s: float, what: str, check: bool = True
+    ) -> None:
         end = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > end:

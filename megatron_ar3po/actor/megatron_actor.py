@@ -16,6 +16,7 @@ from torch import Tensor
 from megatron_ar3po.actor import checkpoint
 from megatron_ar3po.actor.forward_step import LossFunction, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
+from megatron_ar3po.actor.hf_folder import write_hf_folder
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
 from megatron_ar3po.actor.model_shape import read_model_shape
@@ -24,6 +25,8 @@ from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, UpdateStats
+
+_EXPORT_FILE_BYTES = 4 * 1024**3
 
 
 class MegatronActor:
@@ -76,6 +79,13 @@ class MegatronActor:
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
         with self._weights_present():
             yield from hf_buckets(self.policy, self.layout, max_bytes)
+
+    def export_hf(self, folder: Path) -> None:
+        """Collective over all ranks; the leader of replica 0 writes `folder` as a Hugging Face checkpoint of the
+        dtype it trains in."""
+        buckets = self.hf_buckets(_EXPORT_FILE_BYTES)
+        if self.layout.dp_rank == 0:
+            write_hf_folder(buckets, source=Path(self.config.model.path), target=folder)
 
     def save(self, folder: Path) -> None:
         checkpoint.save(folder, self.policy, self.optimizer)

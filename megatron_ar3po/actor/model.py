@@ -52,6 +52,7 @@ def initialize_megatron(layout: ParallelLayout, seed: int, timeout_s: float = 18
         tensor_model_parallel_size=layout.tensor_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_parallel_size,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),
+        create_gloo_process_groups=False,  # the host's side has its own (distributed.collectives)
     )
     ours = (layout.tp_rank, layout.data_parallel_size, layout.dp_rank, layout.pp_rank)
     theirs = (

@@ -55,7 +55,9 @@ class Optimizer:
             params_dtype=dtype,
             use_distributed_optimizer=actor.use_distributed_optimizer,
         )
-        self.inner = cast(ChainedOptimizer, get_megatron_optimizer(config, [model]))
+        self.inner = cast(
+            ChainedOptimizer, get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
+        )
         decay_steps = max(total_steps, actor.lr_warmup_steps + 1)
         self.scheduler = OptimizerParamScheduler(
             self.inner,

@@ -2,8 +2,8 @@
 
 Without a GPU the bytes lie in shared memory. One buffer serves all buckets of a publish: a server has read a bucket
 when it answers, and fresh shared pages cost as much as the copy itself. On a GPU every bucket is a tensor of its own,
-passed as a CUDA IPC handle, since a server may answer before its copy has run. (PyTorch cannot export memory of
-`expandable_segments`.)
+passed as a CUDA IPC handle, since a server may answer before its copy has run: PyTorch frees it when the server has let
+go. (PyTorch cannot export memory of `expandable_segments`.)
 
 The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
 """
@@ -36,7 +36,7 @@ class SharedBuckets:
 
     def __init__(self) -> None:
         self._buffer: Tensor | None = None
-        self._held: list[Tensor] = []
+        self._exported: Tensor | None = None
 
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
@@ -52,8 +52,7 @@ class SharedBuckets:
             ]
 
     def close(self) -> None:
-        self._buffer = None
-        self._held.clear()
+        self._buffer = self._exported = None
         if torch.cuda.is_available():
             torch.cuda.ipc_collect()
 
@@ -68,8 +67,8 @@ class SharedBuckets:
 
             monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
             bucket = FlattenedTensorBucket(named_tensors=list(tensors))
-            self._held.append(bucket.get_flattened_tensor())
-            return self._held[-1], bucket.get_metadata()
+            self._exported = bucket.get_flattened_tensor()
+            return self._exported, bucket.get_metadata()
         size = sum(x.nbytes for _, x in tensors)
         flat = self._shared(size)
         metadata, start = [], 0

@@ -488,6 +488,24 @@ def hf_to_megatron_to_hf_is_exact_at(model: str, cut: Cut) -> None:
     _round_trip(model, model == "llama", cut)
 
 
+@case(1)
+@case(2, cut=OF_2[:3])
+def the_exported_folder_loads_in_transformers(cut: Cut | None = None) -> None:
+    import torch.distributed as dist
+    import transformers
+
+    folder, model = checkpoint("qwen2", True)
+    actor = make_actor(folder, cut or Cut())
+    run_updates(actor, range(2), 2)
+    target = shared_folder() / "exported"
+    actor.export_hf(target)
+    dist.barrier()
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32)
+    expected = reference_updates(model, steps=2).weights[-1]
+    for name, parameter in loaded.named_parameters():
+        assert (parameter - expected[name]).abs().max() <= 1e-5, name
+
+
 def _checkpoint_continues(saved_at: Cut, loaded_at: Cut, tied: bool) -> None:
     """Two updates, save, load elsewhere, a third update: the weights of three updates in one go. AdamW's step counts
     in its bias correction, so a step that was lost, or counted per parameter, shows."""
@@ -538,6 +556,33 @@ def a_layout_that_cannot_cut_the_model_says_which_can() -> None:
         assert "use 1, 2." in str(error)
     else:
         raise AssertionError("TP 4 was accepted for 2 key-value heads")
+
+
+@case(2)
+def one_lost_server_stops_the_publish_on_every_rank() -> None:
+    """Two replicas; the second one's server is not there. Nothing hangs, and both ranks say which server it was."""
+    import torch.distributed as dist
+
+    from megatron_ar3po.config.schema import WeightSyncConfig
+    from megatron_ar3po.distributed.collectives import Ranks
+    from megatron_ar3po.interfaces import WeightPublishError
+    from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+
+    folder, _ = checkpoint("qwen2", False)
+    actor = make_actor(folder, Cut())
+    lost = "http://127.0.0.1:9"
+    publisher = ColocatedPublisher(
+        actor=actor,
+        ranks=Ranks(actor.layout, 60),
+        servers=lambda: [lost] if dist.get_rank() == 1 else [],
+        config=WeightSyncConfig(),
+    )
+    try:
+        publisher.publish(1)
+    except WeightPublishError as error:
+        assert f"server {lost} was lost at /pause_generation" in str(error)
+    else:
+        raise AssertionError("the publish went on without a server")
 
 
 # ------------------------------------------------------------------------------------- program

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
 
 from megatron_ar3po.launch.cli import add_launch_parser
 from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
+from megatron_ar3po.reuse.cli import add_reuse_parser
+from megatron_ar3po.rewards.cli import add_grade_parser, run_grade
 from megatron_ar3po.train import add_train_arguments, train_command
 
 _ABOUT = """\
@@ -18,6 +23,8 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po report runs/NAME                       what a run did
+  ar3po reuse stats runs/NAME                  what its reuse store holds
+  ar3po grade --gold 1/2 --pred 0.5            how the verifier sees an answer
 """
 
 
@@ -32,12 +39,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_plan_parser(subparsers)
     add_launch_parser(subparsers)
     add_report_parser(subparsers)
+    add_reuse_parser(subparsers, make_grader=_todays_grader)
+    add_grade_parser(subparsers).set_defaults(command=run_grade)
     arguments = parser.parse_args(argv)
     try:
         return arguments.command(arguments)
     except ValueError as error:  # the outermost frame: a user can mend it, the message says how
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 2
+
+
+def _todays_grader(config_file: Path, stack: ExitStack) -> Any:
+    from megatron_ar3po.todays_grader import TodaysGrader  # a tokenizer is slow to import
+
+    return TodaysGrader(config_file, stack)
 
 
 if __name__ == "__main__":

@@ -64,3 +64,26 @@ def test_nemo_runs_job_saves_before_its_time_limit_is_requeued_and_finishes(
     job = cluster.wait_for_job(job_id)
     assert (job.state, job.restarts) == ("COMPLETED", 1)
     assert (run / "DONE").exists()
+
+
+def test_nemo_run_starts_a_sweep_on_this_machine_and_waits_for_it(job_env, run_dir):
+    run_dir.mkdir()
+    config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
+    words = [
+        f"model.path={job_env['MODEL_PATH']}",
+        f"data.path={job_env['DATA_PATH']}",
+        "evaluation.path=",
+    ]
+    command = [sys.executable, "-m", "megatron_ar3po.cli", "launch", "local", config, *words]
+    done = subprocess.run(
+        [*command, "run.num_steps=2", "--nproc-per-node=2"],
+        cwd=run_dir,
+        env={**os.environ, **job_env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "rank 1 of 2 starts at step 0" in done.stdout
+    assert (run_dir / "runs/qwen2.5_7b/DONE").exists()

@@ -157,6 +157,10 @@ def make_actor(folder: Path, cut: Cut, **overrides: Any) -> Any:
     from megatron.core import parallel_state  # isort: skip  behind the actor, which prepares it
 
     if parallel_state.model_parallel_is_initialized():
+        # Megatron only forgets its groups; each keeps polling threads that slow every later case down.
+        for group in parallel_state._global_process_group_list or []:
+            if group is not None and group is not dist.group.WORLD:
+                dist.destroy_process_group(group)
         parallel_state.destroy_model_parallel()
     actor_options: dict[str, Any] = {
         "tensor_parallel_size": cut.tp,

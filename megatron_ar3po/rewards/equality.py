@@ -401,7 +401,7 @@ def _difference(relation: Relation) -> tuple[Node, str] | None:
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
 _BASED = re.compile(
-    r"([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?) ?_ ?\{? ?(?:\\text ?\{)?\(?(\d{1,2})\)? ?\}*"
+    r"\(?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\)? ?_ ?\{? ?(?:\\text ?\{)?\(?(\d{1,2})\)? ?\}*"
 )
 
 

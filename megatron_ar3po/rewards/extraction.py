@@ -101,7 +101,11 @@ def answer_text(text: str) -> str:
 
 
 def _tail(text: str) -> str:
-    text = text[-MAX_TAIL:]
+    if (
+        len(text) > MAX_TAIL
+    ):  # but a box that is longer than that is still the answer, and refused by its size
+        box = text.rfind("\\boxed")
+        text = text[min(len(text) - MAX_TAIL, box if box >= 0 else len(text)) :]
     if "</think>" in text:
         after = text.rpartition("</think>")[2]
         text = after if after.strip() else text
@@ -214,8 +218,6 @@ def _core(text: str) -> str | None:
 
 def _is_prose(text: str) -> bool:
     """Words around the answer, other than a unit behind it."""
-    if len(text) > 400:
-        return True
     formulas = list(_MATH.finditer(text))
     outside = _MATH.sub(" ", text)
     words = _words(outside)

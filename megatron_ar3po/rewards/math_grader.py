@@ -33,7 +33,7 @@ from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.tidy import tidy
 
 VERSION = "math-1"  # raise it whenever the same text could be graded differently
-MAX_RESPONSE = 2_000_000
+MAX_RESPONSE = 500_000
 MAX_GROUND_TRUTH = 60_000
 
 
@@ -160,7 +160,8 @@ def _is_understood(leaf: Leaf) -> bool:
     words = leaf.text.replace(r"\text", "").split()
     if len(words) <= 8 and all(word.strip("{}.,'-()").isalpha() for word in words):
         return True
-    if len(leaf.text) <= 24 and "\\" not in leaf.text:
+    is_closed = sum(c in "([{" for c in leaf.text) == sum(c in ")]}" for c in leaf.text)
+    if len(leaf.text) <= 24 and "\\" not in leaf.text and is_closed:
         return True  # a name, a base, a time: compared by its spelling
     try:
         symbolic.parse(leaf.text)

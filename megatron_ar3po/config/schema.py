@@ -189,7 +189,7 @@ class RolloutConfig:
     deterministic: bool = (
         False  # the server honours per-response seeds: the same run draws the same samples
     )
-    max_concurrent_requests: int = 64  # per server
+    max_concurrent_requests: int = 256  # per server
     servers_per_replica: int = (
         1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
     )

@@ -46,7 +46,12 @@ def server_arguments(
     }
     if config.deterministic:
         arguments["enable_deterministic_inference"] = True
-    if not on_gpu:
+    if on_gpu:
+        arguments |= {
+            "enable_memory_saver": True,  # sleep and wake: the GPU changes hands with the actor
+            "mem_fraction_static": 0.6,  # the actor loads beside the starting server
+        }
+    else:
         arguments |= {
             "device": "cpu",
             "attention_backend": "torch_native",

@@ -86,10 +86,11 @@ def test_arguments_follow_the_config():
     assert (given["device"], given["max_total_tokens"]) == ("cpu", 512)
 
 
-def test_beside_a_gpu_sglang_chooses_its_own_memory_and_kernels():
+def test_beside_a_gpu_sglang_chooses_its_own_kernels_and_can_sleep():
     given = arguments(on_gpu=True)
     assert {"device", "attention_backend", "max_total_tokens"}.isdisjoint(given)
     assert "enable_deterministic_inference" not in given
+    assert given["enable_memory_saver"] is True
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ from typing import Any
 import torch
 
 CASES: dict[int, dict[str, Callable[[], None]]] = {1: {}, 2: {}, 4: {}}
+EXHAUSTIVE: set[str] = (
+    set()
+)  # every combination, for make chaos; make test runs a covering selection
 LEARNING_RATE, WEIGHT_DECAY, CLIP_GRAD, TEMPERATURE = 1e-3, 0.01, 0.5, 0.8
 # AdamW turns a gradient of 1e-8, which is rounding, into a whole step. With a larger eps the comparison is about sums.
 ADAM_EPS = 1e-5
@@ -32,7 +35,9 @@ LENGTHS = (9, 23, 14, 6, 17, 12, 40, 8)  # two packs' worth of unequal sequences
 PROMPT = 4
 
 
-def case(*world_sizes: int, **variants: Sequence[Any]) -> Callable[[Callable[..., None]], Any]:
+def case(
+    *world_sizes: int, exhaustive: bool = False, **variants: Sequence[Any]
+) -> Callable[[Callable[..., None]], Any]:
     """Registers a function under its name; with `layout=[...]` and the like once per value."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -41,6 +46,8 @@ def case(*world_sizes: int, **variants: Sequence[Any]) -> Callable[[Callable[...
                 label = "-".join(_label(v) for v in chosen.values())
                 name = function.__name__ + (f"[{label}]" if label else "")
                 CASES[world_size][name] = lambda f=function, c=chosen: f(**c)
+                if exhaustive:
+                    EXHAUSTIVE.add(name)
         return function
 
     return register
@@ -73,6 +80,7 @@ class Cut:
 
 # Layouts of a world; what tp and pp leave over is dp.
 OF_2 = (Cut(tp=2), Cut(pp=2), Cut(), Cut(tp=2, sp=True))
+MODELS = ("qwen2", "qwen3", "llama")
 OF_4 = (Cut(tp=2, pp=2), Cut(tp=2, pp=2, sp=True), Cut(tp=2), Cut(pp=2))
 
 
@@ -354,13 +362,13 @@ def _logprobs_match(architecture: str, tied: bool, cut: Cut) -> None:
         assert worst <= 1e-5, f"log-probs differ by {worst:.2e}"
 
 
-@case(1, architecture=("qwen2", "qwen3", "llama"), tied=(False, True))
+@case(1, architecture=MODELS, tied=(False, True))
 def logprobs_match_transformers(architecture: str, tied: bool) -> None:
     _logprobs_match(architecture, tied, Cut())
 
 
-@case(2, model=("qwen2", "qwen3", "llama"), cut=OF_2)
-@case(4, model=("qwen2", "qwen3", "llama"), cut=OF_4[:2])
+@case(2, model=MODELS, cut=OF_2)
+@case(4, model=MODELS, cut=OF_4[:2])
 def logprobs_match_transformers_at(model: str, cut: Cut) -> None:
     _logprobs_match(model, tied=model == "llama", cut=cut)
 
@@ -392,7 +400,7 @@ def _assert_same_on_all_ranks(value: Any) -> None:
     assert all(other == value for other in everyone)
 
 
-@case(1, model=("qwen2", "qwen3", "llama"), num_micro=(1, 4))
+@case(1, model=MODELS, num_micro=(1, 4))
 def two_updates_match_the_reference(model: str, num_micro: int) -> None:
     _updates_match(model, model == "llama", Cut(), num_micro)
 
@@ -408,6 +416,14 @@ def two_updates_match_the_reference_at(cut: Cut, num_micro: int) -> None:
 def two_updates_match_the_reference_for(model: str, cut: Cut) -> None:
     """Tied embeddings (llama) over pipeline stages; norms of queries and keys (qwen3) over TP."""
     _updates_match(model, model == "llama", cut, num_micro=2)
+
+
+@case(1, exhaustive=True, model=MODELS, tied=(False, True), cut=(Cut(),), num_micro=(1, 4))
+@case(2, exhaustive=True, model=MODELS, tied=(False, True), cut=OF_2, num_micro=(1, 4))
+@case(4, exhaustive=True, model=MODELS, tied=(False, True), cut=OF_4, num_micro=(1, 4))
+def every_combination_of_two_updates(model: str, tied: bool, cut: Cut, num_micro: int) -> None:
+    _logprobs_match(model, tied, cut)
+    _updates_match(model, tied, cut, num_micro)
 
 
 @case(1)
@@ -481,13 +497,13 @@ def _round_trip(architecture: str, tied: bool, cut: Cut) -> None:
     assert_weights_equal(actor, {n: p.detach() for n, p in expected.items()}, 0.0)
 
 
-@case(1, model=("qwen2", "qwen3", "llama"), tied=(False, True))
+@case(1, model=MODELS, tied=(False, True))
 def hf_to_megatron_to_hf_is_exact(model: str, tied: bool) -> None:
     _round_trip(model, tied, Cut())
 
 
-@case(2, model=("qwen2", "qwen3", "llama"), cut=OF_2[:3])
-@case(4, model=("qwen2", "qwen3", "llama"), cut=(OF_4[0], OF_4[2]))
+@case(2, model=MODELS, cut=OF_2[:3])
+@case(4, model=MODELS, cut=(OF_4[0], OF_4[2]))
 def hf_to_megatron_to_hf_is_exact_at(model: str, cut: Cut) -> None:
     _round_trip(model, model == "llama", cut)
 
@@ -604,7 +620,7 @@ def main(results: Path, chosen: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CASES_DIR"] = folder
         for name, run in CASES[world_size].items():
-            if chosen and name not in chosen:
+            if name not in chosen if chosen else name in EXHAUSTIVE:
                 continue
             started = time.perf_counter()
             failure = ""

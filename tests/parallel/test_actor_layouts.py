@@ -3,6 +3,7 @@ was asked for run in it."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import signal
@@ -41,6 +42,11 @@ def outcomes_of(
     return outcomes
 
 
+def _end_with_parent() -> None:
+    """Linux's PR_SET_PDEATHSIG: when pytest is killed, torchrun gets SIGTERM and ends its ranks."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+
+
 def _run(world_size: int, chosen: list[str], folder: Path) -> dict[str, Outcome]:
     results, log = folder / "results.jsonl", folder / "torchrun.log"
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
@@ -55,6 +61,7 @@ def _run(world_size: int, chosen: list[str], folder: Path) -> dict[str, Outcome]
             cwd=root,
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)},
             start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
         try:
             ended = f"torchrun ended with {process.wait(TIME_LIMIT_S)}"
@@ -71,10 +78,17 @@ def _run(world_size: int, chosen: list[str], folder: Path) -> dict[str, Outcome]
     return {name: found.get(name, missing) for name in chosen}
 
 
-@pytest.mark.parametrize(
-    ("world_size", "name"),
-    [(world_size, name) for world_size, cases in actor_cases.CASES.items() for name in cases],
-)
+def _cases() -> list[Any]:
+    return [
+        pytest.param(
+            world_size, name, marks=[pytest.mark.chaos] if name in actor_cases.EXHAUSTIVE else []
+        )
+        for world_size, cases in actor_cases.CASES.items()
+        for name in cases
+    ]
+
+
+@pytest.mark.parametrize(("world_size", "name"), _cases())
 def test_actor_at_world_size(
     world_size: int, name: str, outcomes_of: Callable[[int], dict[str, Outcome]]
 ) -> None:

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, check_balance, server_rows
+from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_rows
+from megatron_ar3po.rollout.server_arguments import check_pass_through
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
@@ -44,8 +47,45 @@ def model(tmp_path_factory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
+@dataclass
+class Trainer:
+    """A process that starts a server, forks a worker, prints the server's process group and the worker's pid."""
+
+    process: subprocess.Popen[str]
+    temporary: Path
+
+
 @pytest.fixture(scope="module")
-def server(model, tmp_path_factory) -> Iterator[SglangServer]:
+def doomed_trainer(model, tmp_path_factory) -> Iterator[Trainer]:
+    temporary = tmp_path_factory.mktemp("trainer")
+    script = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+        from pathlib import Path
+        from e2e.test_rollout_server import make_server
+        server = make_server(Path({str(model)!r}), Path({str(temporary)!r}))
+        server.start()
+        server.wait_ready()
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(600)
+        print(server.process_group, worker, flush=True)
+        time.sleep(600)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
+    yield Trainer(process, temporary)
+    process.kill()
+    process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def server(model, doomed_trainer, tmp_path_factory) -> Iterator[SglangServer]:
+    """The other server starts meanwhile, for the last test of this file."""
     server = make_server(model, tmp_path_factory.mktemp("logs"))
     server.start()
     try:
@@ -118,8 +158,14 @@ def a_third_is_correct(prompt, response) -> bool:
     return int(response.token_ids[0]) % 6 == 0
 
 
+def test_an_unknown_server_option_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"sglang\.mem_fraction is no option.*mem_fraction_static"):
+        check_pass_through({"mem_fraction": 0.5})
+    check_pass_through({"mem_fraction_static": 0.5})
+
+
 def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
-    before = server_counts(server)
+    before = read_counters(server.url)
     controller = make_controller(FakeVerifier(a_third_is_correct))
     groups = controller.collect(make_prompts(16), step=1, policy_version=0)
     responses = [r.response for g in groups for r in g.responses]
@@ -130,18 +176,12 @@ def test_every_response_is_whole_and_the_books_balance(server, make_controller, 
         assert (response.finish_reason == "length") <= (response.num_tokens == 12)
         assert response.logprobs.min() > -12 and response.logprobs.max() <= 0
         assert (response.policy_version, response.server) == (0, "dp0.s0")
-    after = server_counts(server)
+    after = read_counters(server.url)
     assert after.requests - before.requests == len(responses)
     assert after.generated_tokens - before.generated_tokens == sum(r.num_tokens for r in responses)
     assert after.prompt_tokens - before.prompt_tokens == 8 * len(responses)
     # the siblings of a prompt find its prefix in the cache
     assert sum(r.num_cached_tokens > 0 for r in responses) > len(responses) / 3
-
-
-def server_counts(server):
-    from megatron_ar3po.rollout.ledger import read_counters
-
-    return read_counters(server.url)
 
 
 def test_same_seed_same_tokens_alone_and_in_a_batch(make_controller):
@@ -273,61 +313,21 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     Ledger(tmp_path / "dp00.jsonl", lambda: server_rows(controller.engine)).reconcile(step=5)
 
 
-def test_server_that_dies_while_starting_says_why(tmp_path):
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "config.json").write_text('{"architectures": ["NoSuchModel"], "model_type": "none"}')
-    server = make_server(broken, tmp_path / "logs")
-    server.start()
-    with pytest.raises(RolloutEngineError, match="died while starting") as error:
-        server.wait_ready()
-    assert "exit code" in str(error.value) and str(server.log_path) in str(error.value)
-    assert "none" in str(error.value)  # SGLang's own complaint about the model type
-    server.stop()
-
-
-def test_nothing_is_left_when_the_trainer_is_killed(model, tmp_path):
+def test_nothing_is_left_when_the_trainer_is_killed(doomed_trainer):
     """SIGKILL leaves the trainer no chance to stop its server; a forked worker of the trainer lives on meanwhile."""
-    script = f"""
-        import os, sys, time
-        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-        from pathlib import Path
-        from e2e.test_rollout_server import make_server
-        server = make_server(Path({str(model)!r}), Path({str(tmp_path)!r}))
-        server.start()
-        server.wait_ready()
-        worker = os.fork()
-        if worker == 0:
-            time.sleep(60)
-        print(server.process_group, worker, flush=True)
-        time.sleep(600)
-    """
-    trainer = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(tmp_path)},
-    )
-    assert trainer.stdout is not None
-    group, worker = map(int, trainer.stdout.readline().split())
+    assert doomed_trainer.process.stdout is not None
+    group, worker = map(int, doomed_trainer.process.stdout.readline().split())
     assert len(processes_of(group)) >= 3  # launcher, scheduler, detokenizer
-    shared = shared_memory_of(group)
-    assert shared
-    trainer.kill()
-    trainer.wait(10)
-    deadline = time.monotonic() + 10
+    shared = shared_memory_files(group)
+    assert shared and list(doomed_trainer.temporary.glob("ar3po_sglang_*"))
+    doomed_trainer.process.kill()
+    deadline = time.monotonic() + 20
     while processes_of(group) and time.monotonic() < deadline:
         time.sleep(0.1)
     os.kill(worker, signal.SIGKILL)
     assert processes_of(group) == []
-    assert not any(Path(name).exists() for name in shared)
-    assert list(tmp_path.glob("ar3po_sglang_*")) == []
-
-
-def shared_memory_of(group: int) -> set[str]:
-    from megatron_ar3po.platform.sglang_launch import shared_memory_files
-
-    return {str(path) for path in shared_memory_files(group)}
+    assert not any(path.exists() for path in shared)
+    assert list(doomed_trainer.temporary.glob("ar3po_sglang_*")) == []
 
 
 def processes_of(group: int) -> list[str]:

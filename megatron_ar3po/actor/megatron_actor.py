@@ -38,7 +38,7 @@ class MegatronActor:
         shape.check_layout(layout)
         initialize_megatron(layout, config.run.seed, config.run.collective_timeout_s)
         policy = build_model(shape, layout, config.actor, getattr(torch, config.model.dtype))
-        load_hf_weights(policy, Path(config.model.path))
+        self._load_together(policy)
         self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
         self.model = wrap_for_training(self.policy, config.actor)
         self._memory: list[Any] = cast(
@@ -50,6 +50,19 @@ class MegatronActor:
         self.reference: dict[str, Tensor] | None = None
         if config.algorithm.kl_coef != 0:
             self.reference = self._weights_on_host()
+
+    def _load_together(self, policy: PolicyModel) -> None:
+        """A value that is not finite lies in one rank's shard: all ranks must learn of it before they go on."""
+        problem = None
+        try:
+            load_hf_weights(policy, Path(self.config.model.path))
+        except ValueError as error:
+            problem = str(error)
+        problems: list[str | None] = [problem] * self.layout.world_size
+        if self.layout.world_size > 1:
+            dist.all_gather_object(problems, problem)
+        if found := [text for text in problems if text is not None]:
+            raise ValueError(found[0])
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
         logprobs = self._forward_logprobs(batch.micro_batches)

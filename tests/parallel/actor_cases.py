@@ -578,6 +578,24 @@ def a_layout_that_cannot_cut_the_model_says_which_can() -> None:
         raise AssertionError("TP 4 was accepted for 2 key-value heads")
 
 
+@case(2, cut=OF_2[:2])
+def a_value_that_is_not_finite_in_one_shard_stops_every_rank(cut: Cut) -> None:
+    import torch.distributed as dist
+
+    _, model = checkpoint("qwen2", False)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 95] = float("inf")  # the last rank's part
+    folder = shared_folder()
+    model.save_pretrained(folder)
+    dist.barrier()
+    try:
+        make_actor(folder, cut)
+    except ValueError as error:
+        assert "model.layers.1.mlp.down_proj.weight" in str(error)
+    else:
+        raise AssertionError("infinity was loaded")
+
+
 @case(2)
 def one_lost_server_stops_the_publish_on_every_rank() -> None:
     """Two replicas; the second one's server is not there. Nothing hangs, and both ranks say which server it was."""

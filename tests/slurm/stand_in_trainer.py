@@ -38,7 +38,7 @@ def main(config_file: str, overrides: list[str]) -> int:
             (run / f"began.{restart}").touch()
             if Path(os.environ["AR3PO_STOP_FILE"]).exists():
                 (run / "STOPPED").write_text(json.dumps({"step": step}))
-        elif not wait_for(step, checkpoint):
+        elif not wait_for(step, checkpoint, run):
             return 1
         if (run / "STOPPED").exists():
             print(f"rank {rank} stopped at step {step}", flush=True)
@@ -48,10 +48,13 @@ def main(config_file: str, overrides: list[str]) -> int:
     return 0
 
 
-def wait_for(step: int, checkpoint: Path) -> bool:
+def wait_for(step: int, checkpoint: Path, run: Path) -> bool:
+    """Until rank 0 has taken the step, or has ended the run."""
     end = time.monotonic() + 60
     while time.monotonic() < end:
         if checkpoint.exists() and int(checkpoint.read_text() or 0) >= step:
+            return True
+        if (run / "STOPPED").exists() or (run / "DONE").exists():
             return True
         time.sleep(0.05)
     return False

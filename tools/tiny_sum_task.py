@@ -34,7 +34,7 @@ CHARACTERS = PAD + STOP + UNKNOWN + "0123456789+-*/=;x"  # a token's id is its p
 Operands = tuple[int, ...]
 
 # (name, share of the prompts, lowest and highest pass rate of the teacher)
-DIFFICULTIES = (("core", 0.4, 0.0, 0.1), ("mixed", 0.3, 0.25, 0.75), ("easy", 0.3, 0.9, 1.0))
+DIFFICULTIES = (("core", 0.45, 0.0, 0.1), ("mixed", 0.25, 0.25, 0.75), ("easy", 0.3, 0.9, 1.0))
 
 
 def prompt_text(operands: Operands) -> str:
@@ -66,9 +66,9 @@ class Teacher:
     shift: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def with_misconceptions(cls, seed: int, num_wrong: int = 14, num_shaky: int = 24) -> Teacher:
+    def with_misconceptions(cls, seed: int, num_wrong: int = 16, num_shaky: int = 24) -> Teacher:
         rng = random.Random(f"teacher {seed}")
-        wrong = [rng.choice((0.93, 0.95, 0.97)) for _ in range(num_wrong)]
+        wrong = [rng.choice((0.94, 0.96, 0.98)) for _ in range(num_wrong)]
         shaky = [rng.uniform(0.25, 0.65) for _ in range(num_shaky)]
         rates = wrong + shaky + [0.01] * (MODULUS**2 - num_wrong - num_shaky)
         rng.shuffle(rates)

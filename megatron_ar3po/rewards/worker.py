@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from megatron_ar3po.rewards.grade import Grade, Grader
@@ -74,13 +74,13 @@ def main() -> None:
     for line in sys.stdin.buffer:
         for item in json.loads(line):
             answer = grade_one(alarm, grade, item, settings["timeout_s"])
-            if answer["restart"]:
-                write_line(results, answer)
-                return
             write_line(results, answer)
+            if answer[0]:
+                return
 
 
-def grade_one(alarm: Alarm, grade: GradeItem, item: list[Any], limit_s: float) -> dict[str, Any]:
+def grade_one(alarm: Alarm, grade: GradeItem, item: list[Any], limit_s: float) -> list[Any]:
+    """[whether the worker ends now, then the fields of the grade in their order]."""
     started = time.perf_counter()
     needs_restart = False
     try:
@@ -93,11 +93,12 @@ def grade_one(alarm: Alarm, grade: GradeItem, item: list[Any], limit_s: float) -
     except Exception as error:
         # The door where untrusted text is graded: whatever it provokes becomes a counted verdict, never a crash.
         result = Grade(status="error", reason=f"{type(error).__name__}: {error}"[:300])
-    result = replace(result, elapsed_s=time.perf_counter() - started)
-    return {"grade": asdict(result), "restart": needs_restart}
+    elapsed_s = time.perf_counter() - started
+    fields = (result.status, result.extracted, result.reason, result.reward, result.is_marked)
+    return [needs_restart, *fields, elapsed_s, result.tried]
 
 
-def write_line(descriptor: int, answer: dict[str, Any]) -> None:
+def write_line(descriptor: int, answer: list[Any]) -> None:
     data = json.dumps(answer).encode() + b"\n"
     while data:
         data = data[os.write(descriptor, data) :]

@@ -99,7 +99,6 @@ def spelled(draw: st.DrawFn, value: Fraction) -> str:
         "x = {}",
         "{}.",
         r"{} \text{{ cm}}",
-        r"\left({}\right)",
     ]
     return draw(st.sampled_from(around)).format(text)
 

@@ -1,0 +1,312 @@
+"""The verifier beside four others: agreement, false accepts, processor time, on cases that others labelled.
+
+    python benchmarks/verifier.py --data FOLDER --anchors VENV/bin/python [--max-responses 600]
+
+FOLDER/verifier holds pairs.jsonl, pairs_free_text.jsonl ({"gold", "pred", "expected"}) and responses.jsonl ({"gold",
+"response", "expected"}). The others live in an environment of their own, never in the project's:
+
+    python3.11 -m venv VENV
+    VENV/bin/pip install math-verify==0.9.0 regex word2number
+    VENV/bin/pip install --no-deps evalscope==0.17.1 verl==0.9.1
+
+math-verify 0.9.0 wraps both sides in a box; Qwen2.5-Math's grader comes in evalscope 0.17.1; DAPO's scorer in verl 0.9.1;
+latex2sympy2 1.9.1 (equal parses, or simplify(a - b) == 0) runs in this environment, whose antlr it wants. Each runs in one
+process, one item at a time; an item that takes 10 s ends it and counts as refused. Times are processor time of one core
+(not wall time: other work on the machine does not count); the first item of each set, which imports and warms up, is
+graded twice and timed the second time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import select
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LIMIT_S = 10.0
+SETS = {
+    "pairs": "pairs.jsonl",
+    "free text": "pairs_free_text.jsonl",
+    "responses": "responses.jsonl",
+}
+Judge = Callable[[str, str, bool], bool]  # (text, gold, is a whole response) -> accepted
+
+
+# --- the graders; each import happens in the process that serves it
+
+
+def ours() -> Judge:
+    from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
+
+    answer = GradingOptions(is_answer=True)
+    return lambda text, gold, whole: (
+        grade_math(text, gold, None if whole else answer).status == "correct"
+    )
+
+
+def math_verify() -> Judge:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
+
+    def boxed(text: str) -> str:
+        return text if re.search(r"\$|\\boxed|\\\(|\\\[", text) else rf"\boxed{{{text}}}"
+
+    def judge(text: str, gold: str, whole: bool) -> bool:
+        answer = parse(text if whole else boxed(text), extraction_config=config)
+        return bool(verify(parse(boxed(gold), extraction_config=config), answer))
+
+    return judge
+
+
+def qwen() -> Judge:
+    import importlib.util
+
+    package = importlib.util.find_spec("evalscope")
+    assert package is not None and package.origin is not None
+    path = (
+        Path(package.origin).parent / "metrics" / "math_parser.py"
+    )  # its package imports far more
+    spec = importlib.util.spec_from_file_location("qwen_grader", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def judge(text: str, gold: str, whole: bool) -> bool:
+        answer = module.extract_answer(text) if whole else text
+        return bool(
+            module.math_equal(module.strip_answer_string(answer), module.strip_answer_string(gold))
+        )
+
+    return judge
+
+
+def dapo() -> Judge:
+    import importlib.util
+
+    package = importlib.util.find_spec("verl")
+    assert package is not None and package.submodule_search_locations
+    path = (
+        Path(next(iter(package.submodule_search_locations)))
+        / "utils"
+        / "reward_score"
+        / "math_dapo.py"
+    )
+    spec = importlib.util.spec_from_file_location("math_dapo", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda text, gold, whole: bool(
+        module.compute_score(text if whole else f"Answer: {text}", gold)["acc"]
+    )
+
+
+def plain_latex2sympy2() -> Judge:
+    import contextlib
+    import io
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        from latex2sympy2 import latex2sympy
+        from sympy import simplify
+
+    def judge(text: str, gold: str, whole: bool) -> bool:
+        answer = (re.findall(r"\\boxed\{(.*)\}", text) or [text])[-1] if whole else text
+        if answer == gold:
+            return True
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            try:
+                a, b = latex2sympy(answer), latex2sympy(gold)
+                return bool(a == b or simplify(a - b) == 0)
+            except Exception:
+                return False  # it raises whatever it likes at what it cannot read
+
+    return judge
+
+
+GRADERS: dict[str, Callable[[], Judge]] = {
+    "ours": ours,
+    "math-verify": math_verify,
+    "qwen": qwen,
+    "latex2sympy2": plain_latex2sympy2,
+    "dapo": dapo,
+}
+
+
+def serve(name: str) -> None:
+    """Answer {"text", "gold", "whole"} lines with {"accepted", "seconds"}."""
+    out, sys.stdout = sys.stdout, sys.stderr
+    judge = GRADERS[name]()
+    print("ready", file=out, flush=True)
+    for line in sys.stdin:
+        question = json.loads(line)
+        started = time.process_time()
+        try:
+            accepted = judge(question["text"], question["gold"], question["whole"])
+        except Exception:
+            accepted = False  # a crash of a grader is a refusal
+        answer = {"accepted": accepted, "seconds": time.process_time() - started}
+        print(json.dumps(answer), file=out, flush=True)
+
+
+# --- the measurement
+
+
+class Server:
+    """One grader in a process of its own; killed and started again when an item takes too long."""
+
+    def __init__(self, name: str, python: str) -> None:
+        self._name, self._python = name, python
+        self._process: subprocess.Popen[str] | None = None
+
+    def ask(self, text: str, gold: str, whole: bool) -> dict[str, Any] | None:
+        process = self._running()
+        assert process.stdin is not None
+        process.stdin.write(json.dumps({"text": text, "gold": gold, "whole": whole}) + "\n")
+        process.stdin.flush()
+        line = self._line(process, LIMIT_S)
+        return json.loads(line) if line else None
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def _running(self) -> subprocess.Popen[str]:
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [self._python, __file__, "--serve", self._name],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+                bufsize=1,
+            )
+            if not self._line(self._process, 120.0):
+                raise RuntimeError(
+                    f"{self._name} does not start in {self._python}; see the top of {__file__}."
+                )
+        return self._process
+
+    def _line(self, process: subprocess.Popen[str], limit_s: float) -> str:
+        assert process.stdout is not None
+        ready, _, _ = select.select([process.stdout], [], [], limit_s)
+        line = process.stdout.readline() if ready else ""
+        if not line:
+            self.close()
+        return line
+
+
+def measure(name: str, python: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+    server = Server(name, python)
+    times, wrong_accepts, wrong_refusals, killed = [], 0, 0, 0
+    try:
+        for number, row in enumerate(rows):
+            whole = "response" in row
+            question = (row["response"] if whole else row["pred"], row["gold"], whole)
+            if number == 0:
+                server.ask(*question)
+            answer = server.ask(*question)
+            killed += answer is None
+            accepted = answer is not None and answer["accepted"]
+            times.append(LIMIT_S if answer is None else answer["seconds"])
+            wrong_accepts += accepted and not row["expected"]
+            wrong_refusals += not accepted and row["expected"]
+    finally:
+        server.close()
+    return {
+        "rows": len(rows),
+        "agree": 100 * (1 - (wrong_accepts + wrong_refusals) / len(rows)),
+        "accepts": wrong_accepts,
+        "refusals": wrong_refusals,
+        "killed": killed,
+        "median_us": statistics.median(times) * 1e6,
+        "p99_us": statistics.quantiles(times, n=100)[98] * 1e6,
+        "per_s": len(times) / sum(times),
+    }
+
+
+def pool_overhead_us(rows: list[dict[str, Any]], num_items: int = 20_000) -> float:
+    """Processor time of this process and of the worker beyond the grading itself, for one item of a full queue."""
+    import os
+
+    from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+
+    pairs = [(row["response"], row["gold"]) for row in rows]
+    pairs = (pairs * (num_items // len(pairs) + 1))[:num_items]
+    with VerifierPool(PoolSettings()) as pool:
+        pool.wait_until_ready()
+        pool.grade_all(pairs[:1000])
+        started = time.process_time() + _process_seconds(
+            pool.worker_pids[0], os.sysconf("SC_CLK_TCK")
+        )
+        pool.grade_all(pairs)
+        ended = time.process_time() + _process_seconds(
+            pool.worker_pids[0], os.sysconf("SC_CLK_TCK")
+        )
+    from megatron_ar3po.rewards.math_grader import grade_math
+
+    grading = time.process_time()
+    for text, gold in pairs:
+        grade_math(text, gold)
+    grading = time.process_time() - grading
+    return (ended - started - grading) / num_items * 1e6
+
+
+def _process_seconds(pid: int, ticks: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / ticks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--serve", choices=GRADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--anchors", help="the Python of the environment with the other graders")
+    parser.add_argument(
+        "--max-responses", type=int, default=600, help="an even sample of the responses; 0: all"
+    )
+    parser.add_argument("--graders", nargs="*", default=list(GRADERS), choices=list(GRADERS))
+    args = parser.parse_args()
+    if args.serve:
+        serve(args.serve)
+        return
+    if args.data is None:
+        parser.error("--data is needed: the folder that holds verifier/pairs.jsonl")
+    for title, name in SETS.items():
+        lines = (args.data / "verifier" / name).read_text(encoding="utf-8").splitlines()
+        rows = [json.loads(line) for line in lines]
+        if title == "responses" and 0 < args.max_responses < len(rows):
+            rows = rows[:: -(-len(rows) // args.max_responses)]
+        print(
+            f"\n{title}: {len(rows)} rows, {sum(row['expected'] for row in rows)} of them correct\n"
+        )
+        print(
+            "| grader | agree % | false accepts | false refusals | killed | median µs | p99 µs | items/s |"
+        )
+        print("|---|---|---|---|---|---|---|---|")
+        for grader in args.graders:
+            python = sys.executable if grader in ("ours", "latex2sympy2") else args.anchors
+            if python is None:
+                continue
+            m = measure(grader, python, rows)
+            print(
+                f"| {grader} | {m['agree']:.1f} | {m['accepts']:.0f} | {m['refusals']:.0f} | {m['killed']:.0f} "
+                f"| {m['median_us']:.0f} | {m['p99_us']:.0f} | {m['per_s']:.0f} |",
+                flush=True,
+            )
+        if title == "responses":
+            print(f"\npool overhead: {pool_overhead_us(rows):.0f} µs of processor time per item")
+
+
+if __name__ == "__main__":
+    main()

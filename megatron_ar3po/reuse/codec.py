@@ -4,15 +4,16 @@ The binary part of a response of L tokens is
 
     width (1 byte) | token ids (L x width bytes, little endian) | log-probs (L x float32)
 
-with width 2, 3 or 4, the smallest that holds its largest token id. Log-probs are kept exactly: `reuse.option=stored`
-trains on them. Nothing is compressed: log-probs do not shrink, and the time would be most of a deposit's
-(docs/reuse_store.md has the figures).
+with width 2, 3 or 4, the smallest that holds every token id of the deposit. Log-probs are kept exactly:
+`reuse.option=stored` trains on them. Nothing is compressed: log-probs hardly shrink, and compressing would take most of
+a deposit's time (docs/reuse_store.md has the figures).
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
 
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
 _NOT_OF_THE_RESPONSE = ("num_tokens", "verdict", "session", "deposit_step")
 
 
@@ -48,15 +50,43 @@ def checksum(details: bytes, data: bytes) -> int:
     return zlib.crc32(data, zlib.crc32(details))
 
 
-def encode_response(scored: ScoredResponse, *, session: int, deposit_step: int) -> EncodedRow:
-    response, verdict = scored.response, scored.verdict
-    logprobs = np.asarray(response.logprobs, dtype="<f4")
-    if len(logprobs) != response.num_tokens or not np.isfinite(logprobs).all():
-        raise ValueError(
-            f"response {response.response_id} has {response.num_tokens} tokens and {len(logprobs)} log-probs, "
-            f"{int((~np.isfinite(logprobs)).sum())} of them not finite; every sampled token needs its log-prob."
+def encode_responses(
+    responses: Sequence[ScoredResponse], *, session: int, deposit_step: int
+) -> Iterator[EncodedRow]:
+    """One row per response. Their arrays are converted together: that is most of a deposit's own time."""
+    if not responses:
+        return
+    logprobs = _joined_logprobs([scored.response for scored in responses]).tobytes()
+    width, packed = _pack(np.concatenate([scored.response.token_ids for scored in responses]))
+    header, start = bytes([width]), 0
+    for scored in responses:
+        end = start + scored.response.num_tokens
+        data = b"".join(
+            (header, packed[width * start : width * end], logprobs[4 * start : 4 * end])
         )
-    details = json.dumps(
+        start = end
+        details = _details(scored, session=session, deposit_step=deposit_step)
+        yield EncodedRow(details, data, checksum(details, data))
+
+
+def _joined_logprobs(responses: Sequence[Response]) -> np.ndarray:
+    """[sum of L] float32. Refuses a response without one finite log-prob for every token."""
+    joined = np.concatenate([response.logprobs for response in responses]).astype("<f4")
+    if np.isfinite(joined).all() and all(len(r.logprobs) == r.num_tokens for r in responses):
+        return joined
+    for response in responses:
+        num_bad = int((~np.isfinite(np.asarray(response.logprobs, dtype="<f4"))).sum())
+        if num_bad or len(response.logprobs) != response.num_tokens:
+            break
+    raise ValueError(
+        f"response {response.response_id} has {response.num_tokens} tokens and {len(response.logprobs)} log-probs, "
+        f"{num_bad} of them not finite; every sampled token needs its log-prob."
+    )
+
+
+def _details(scored: ScoredResponse, *, session: int, deposit_step: int) -> bytes:
+    response, verdict = scored.response, scored.verdict
+    return _to_json(
         {
             "response_id": response.response_id,
             "prompt_id": response.prompt_id,
@@ -79,11 +109,8 @@ def encode_response(scored: ScoredResponse, *, session: int, deposit_step: int) 
             },
             "session": session,
             "deposit_step": deposit_step,
-        },
-        separators=(",", ":"),
+        }
     ).encode()
-    data = pack_tokens(response.token_ids) + logprobs.tobytes()
-    return EncodedRow(details, data, checksum(details, data))
 
 
 def decode_response(row: EncodedRow) -> ScoredResponse:
@@ -104,7 +131,7 @@ def decode_response(row: EncodedRow) -> ScoredResponse:
 
 
 def encode_prompt(prompt: Prompt) -> EncodedRow:
-    details = json.dumps(
+    details = _to_json(
         {
             "prompt_id": prompt.prompt_id,
             "num_tokens": len(prompt.token_ids),
@@ -112,8 +139,7 @@ def encode_prompt(prompt: Prompt) -> EncodedRow:
             "text": prompt.text,
             "source": prompt.source,
             "metadata": dict(prompt.metadata),
-        },
-        separators=(",", ":"),
+        }
     ).encode()
     data = pack_tokens(np.asarray(prompt.token_ids, dtype=np.int64))
     return EncodedRow(details, data, checksum(details, data))
@@ -129,13 +155,19 @@ def decode_prompt(row: EncodedRow) -> Prompt:
 
 
 def pack_tokens(token_ids: np.ndarray) -> bytes:
+    width, packed = _pack(token_ids)
+    return bytes([width]) + packed
+
+
+def _pack(token_ids: np.ndarray) -> tuple[int, bytes]:
+    """(bytes per token, tokens)"""
     ids = np.ascontiguousarray(token_ids, dtype="<u4")
     largest = int(ids.max(initial=0))
     if largest < 1 << 16:
-        return b"\x02" + ids.astype("<u2").tobytes()
+        return 2, ids.astype("<u2").tobytes()
     if largest < 1 << 24:
-        return b"\x03" + ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
-    return b"\x04" + ids.tobytes()
+        return 3, ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    return 4, ids.tobytes()
 
 
 def unpack_tokens(data: bytes, num_tokens: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from megatron_ar3po.config.schema import ReuseConfig
-from megatron_ar3po.reuse.codec import encode_prompt, encode_response
+from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
 from megatron_ar3po.reuse.database import (
     ReuseStoreError,
     ShardState,
@@ -208,7 +208,7 @@ def _regrade_row(
     if not scored.is_correct:
         return "not_correct"
     key, question = prompt_key(prompt.prompt_id), encode_prompt(prompt)
-    answer = encode_response(scored, session=row.session, deposit_step=row.deposit_step)
+    (answer,) = encode_responses([scored], session=row.session, deposit_step=row.deposit_step)
     builders[owner_dp_rank(prompt.prompt_id, len(builders))].add(
         prompt=(key, prompt.prompt_id, question.details, question.data, question.crc),
         place=(

@@ -26,7 +26,7 @@ import secrets
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import blake2b
 from pathlib import Path
@@ -37,12 +37,11 @@ from megatron_ar3po.reuse.codec import (
     EncodedRow,
     decode_response,
     encode_prompt,
-    encode_response,
+    encode_responses,
 )
 from megatron_ar3po.reuse.database import (
     Fingerprint,
     ReuseStoreError,
-    ShardState,
     create_database,
     explained,
     open_for_writing,
@@ -78,6 +77,15 @@ class _Row:
     evicted_step: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """A response that a deposit brings, with the row it will have (its id is still open)."""
+
+    key: int
+    row: _Row
+    scored: ScoredResponse
+
+
 class ReuseStore:
     """See the module. Open with `ReuseStore.open`."""
 
@@ -96,7 +104,10 @@ class ReuseStore:
         self._config = config
         self._run_seed = run_seed
         with explained(path):
-            self._state: ShardState = read_state(connection, path)
+            state = read_state(connection, path)
+        self._made_for = state
+        self._clock, self._committed = state.clock, state.committed
+        self._next_id, self._num_responses = state.next_id, state.num_responses
         self._session: int | None = None
         self._sampler = "{}"
         self._was_made_now = False
@@ -168,12 +179,27 @@ class ReuseStore:
         self._advance_clock(step)
         if not by_prompt and not self._pending_loans:
             return 0
+        entering: list[_Arrival] = []
+        driven_out: list[tuple[int, int, int]] = []
+        new_prompts: list[Prompt] = []
         with self._write():
-            num_new = sum(
-                self._deposit_prompt(prompts[prompt_id], group)
-                for prompt_id, group in by_prompt.items()
+            for prompt_id in sorted(
+                by_prompt
+            ):  # the order of table `responses`: neighbours share pages
+                arrivals, leaving, is_new = self._who_stays(
+                    prompt_key(prompt_id), by_prompt[prompt_id]
+                )
+                entering += arrivals
+                driven_out += leaving
+                if is_new and arrivals:
+                    new_prompts.append(prompts[prompt_id])
+            self._connection.executemany(
+                "UPDATE responses SET evicted_step = ? WHERE prompt = ? AND id = ?", driven_out
             )
-        return num_new
+            self._insert_prompts(new_prompts)
+            self._insert_responses(entering)
+            self._num_responses += len(entering) - len(driven_out)
+        return len(entering)
 
     def borrow(
         self, prompt_id: str, *, step: int, position: int = 0, exclude: Collection[str] = ()
@@ -220,19 +246,19 @@ class ReuseStore:
         if self._pending_loans:
             with self._write():
                 pass
-        return {"step": self._state.clock}
+        return {"step": self._clock}
 
     def rollback(self, cursor: Mapping[str, int]) -> None:
         """The store as of the end of step `cursor['step']`; what later steps did is gone for good. The cursor of a
         run without reuse is empty and means a store before its first step."""
         step = cursor.get("step", 0)
-        if step < self._state.committed:
+        if step < self._committed:
             raise ReuseStoreError(
-                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._state.committed} "
+                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._committed} "
                 "what earlier steps evicted is gone. Resume from that checkpoint or a later one, or remove the "
                 "reuse folder to resume with an empty store."
             )
-        if step > 0 and self._was_made_now and self._state.next_id == 1:
+        if step > 0 and self._was_made_now and self._next_id == 1:
             self._refuse_to_replace_a_lost_shard(step)
         self._pending_loans.clear()
         with self._write():
@@ -248,8 +274,8 @@ class ReuseStore:
             (alive,) = self._connection.execute(
                 "SELECT COUNT(*) FROM responses WHERE evicted_step IS NULL"
             ).fetchone()
-            dropped = self._state.num_responses - alive
-            self._state = replace(self._state, clock=step, num_responses=alive)
+            dropped = self._num_responses - alive
+            self._clock, self._num_responses = step, alive
         if dropped:
             logger.info(
                 "reuse store: back to step %d, %d responses (before: %d)",
@@ -261,21 +287,21 @@ class ReuseStore:
     def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
         """The oldest checkpoint that is kept has this cursor: no rollback will go to before it, so what was evicted
         up to then is deleted."""
-        step = min(cursor.get("step", 0), self._state.clock)
-        if step <= self._state.committed:
+        step = min(cursor.get("step", 0), self._clock)
+        if step <= self._committed:
             return
         with self._write():
             gone = "(SELECT id FROM responses WHERE evicted_step <= ?)"
             self._connection.execute(f"DELETE FROM loans WHERE response IN {gone}", (step,))
             self._connection.execute(f"DELETE FROM payloads WHERE id IN {gone}", (step,))
             self._connection.execute("DELETE FROM responses WHERE evicted_step <= ?", (step,))
-            self._state = replace(self._state, committed=step)
+            self._committed = step
 
     # -- what it holds ------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Responses that are alive."""
-        return self._state.num_responses
+        return self._num_responses
 
     def stats(self) -> dict[str, float]:
         """Metrics of the moment, cheap enough for every step."""
@@ -306,7 +332,7 @@ class ReuseStore:
     @contextmanager
     def _write(self) -> Iterator[None]:
         """One transaction that takes the pending loans along. A failure leaves file and memory as they were."""
-        state, session = self._state, self._session
+        before = (self._clock, self._committed, self._next_id, self._num_responses, self._session)
         try:
             with transaction(self._connection, self.path):
                 self._connection.executemany(
@@ -319,21 +345,21 @@ class ReuseStore:
                 yield
                 self._write_state()
         except BaseException:
-            self._state, self._session = state, session
+            self._clock, self._committed, self._next_id, self._num_responses, self._session = before
             raise
         self._pending_loans.clear()
 
     def _refuse_strangers(self, fingerprint: Fingerprint, *, dp_rank: int, dp_size: int) -> None:
-        refuse_strangers(self._state, fingerprint, self.path)
-        if (self._state.dp_rank, self._state.dp_size) != (dp_rank, dp_size):
+        refuse_strangers(self._made_for, fingerprint, self.path)
+        if (self._made_for.dp_rank, self._made_for.dp_size) != (dp_rank, dp_size):
             raise ReuseStoreError(
-                f"{self.path} was made for data-parallel rank {self._state.dp_rank} of {self._state.dp_size}: the file "
-                "was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
+                f"{self.path} was made for data-parallel rank {self._made_for.dp_rank} of {self._made_for.dp_size}: "
+                "the file was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
             )
 
     def _refuse_to_replace_a_lost_shard(self, step: int) -> None:
         """A resume that finds no shard: if its siblings hold answers, this one was lost; else the folder is new."""
-        siblings = ShardSet(1, self._state.dp_size)
+        siblings = ShardSet(1, self._made_for.dp_size)
         if has_answers(self.path.parent, siblings):
             raise ReuseStoreError(
                 f"{self.path} was missing while other shards of {self.path.parent} hold answers. Bring the file back, "
@@ -360,88 +386,75 @@ class ReuseStore:
             raise ValueError(
                 f"response {response.response_id} came without its prompt {response.prompt_id}."
             )
-        owner = owner_dp_rank(response.prompt_id, self._state.dp_size)
-        if owner != self._state.dp_rank:
+        owner = owner_dp_rank(response.prompt_id, self._made_for.dp_size)
+        if owner != self._made_for.dp_rank:
             raise ValueError(
-                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; each "
-                "leader deposits the prompts it owns."
+                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._made_for.dp_rank}; "
+                "each leader deposits the prompts it owns."
             )
 
     def _advance_clock(self, step: int) -> None:
-        if step < self._state.clock:
+        if step < self._clock:
             raise ReuseStoreError(
-                f"{self.path} stands at step {self._state.clock} and is asked to work on step {step}; steps only go "
+                f"{self.path} stands at step {self._clock} and is asked to work on step {step}; steps only go "
                 "forward. A run that resumes calls rollback with its checkpoint's cursor first."
             )
-        self._state = replace(self._state, clock=step)
+        self._clock = step
 
-    def _deposit_prompt(self, prompt: Prompt, group: Sequence[ScoredResponse]) -> int:
-        step = self._state.clock
-        key = prompt_key(prompt.prompt_id)
+    def _who_stays(
+        self, key: int, group: Sequence[ScoredResponse]
+    ) -> tuple[list[_Arrival], list[tuple[int, int, int]], bool]:
+        """(what of `group` enters the store, (step, key, id) of what it drives out, whether the prompt is new)."""
+        step = self._clock
         rows = self._rows(key)
         known = {row.response_id for row in rows}
-        new: dict[str, ScoredResponse] = {}
+        arrivals: dict[str, _Arrival] = {}
         for scored in group:
-            if scored.response.response_id not in known:
-                new.setdefault(scored.response.response_id, scored)
+            name = scored.response.response_id
+            if name not in known and name not in arrivals:
+                row = _Row(0, name, step, scored.response.num_tokens, self._lottery(name), None)
+                arrivals[name] = _Arrival(key, row, scored)
         alive = [row for row in rows if row.evicted_step is None]
-        arrived = [
-            _Row(0, response_id, step, scored.response.num_tokens, self._lottery(response_id), None)
-            for response_id, scored in new.items()
-        ]
-        ranked = sorted(alive + arrived, key=self._rank)
-        evicted = {row.response_id for row in ranked[self._config.max_responses_per_prompt :]}
+        if len(alive) + len(arrivals) <= self._config.max_responses_per_prompt:
+            return list(arrivals.values()), [], not rows
+        ranked = sorted([*alive, *(arrival.row for arrival in arrivals.values())], key=self._rank)
+        leaving = {row.response_id for row in ranked[self._config.max_responses_per_prompt :]}
+        entering = [arrival for name, arrival in arrivals.items() if name not in leaving]
+        driven_out = [(step, key, row.id) for row in alive if row.response_id in leaving]
+        return entering, driven_out, not rows
+
+    def _insert_prompts(self, prompts: Sequence[Prompt]) -> None:
+        rows = [(prompt_key(p.prompt_id), p.prompt_id, encode_prompt(p)) for p in prompts]
         self._connection.executemany(
-            "UPDATE responses SET evicted_step = ? WHERE prompt = ? AND id = ?",
-            [(step, key, row.id) for row in alive if row.response_id in evicted],
-        )
-        kept = [row for row in arrived if row.response_id not in evicted]
-        if kept:
-            self._insert_prompt(key, prompt, is_new=not rows)
-            self._insert_responses(key, kept, new)
-        num_evicted = sum(row.response_id in evicted for row in alive)
-        self._state = replace(
-            self._state, num_responses=self._state.num_responses + len(kept) - num_evicted
-        )
-        return len(kept)
-
-    def _insert_prompt(self, key: int, prompt: Prompt, *, is_new: bool) -> None:
-        if not is_new:
-            return
-        row = encode_prompt(prompt)
-        self._connection.execute(
             "INSERT OR IGNORE INTO prompts VALUES (?, ?, CAST(? AS TEXT), ?, ?)",
-            (key, prompt.prompt_id, row.details, row.data, row.crc),
+            [(key, name, row.details, row.data, row.crc) for key, name, row in rows],
         )
-        (stored,) = self._connection.execute(
-            "SELECT prompt_id FROM prompts WHERE key = ?", (key,)
-        ).fetchone()
-        if stored != prompt.prompt_id:
-            raise ReuseStoreError(
-                f"prompts {stored} and {prompt.prompt_id} share their first 16 hex digits; ids must differ there."
-            )
+        for key, name, _ in rows:
+            (stored,) = self._connection.execute(
+                "SELECT prompt_id FROM prompts WHERE key = ?", (key,)
+            ).fetchone()
+            if stored != name:
+                raise ReuseStoreError(
+                    f"prompts {stored} and {name} share their first 16 hex digits; ids must differ there."
+                )
 
-    def _insert_responses(
-        self, key: int, rows: Sequence[_Row], scored: Mapping[str, ScoredResponse]
-    ) -> None:
-        first = self._state.next_id
-        session = self._session_id()
-        payloads = [
-            encode_response(scored[row.response_id], session=session, deposit_step=row.step)
-            for row in rows
-        ]
+    def _insert_responses(self, arrivals: Sequence[_Arrival]) -> None:
+        first, session = self._next_id, self._session_id()
+        rows = encode_responses(
+            [arrival.scored for arrival in arrivals], session=session, deposit_step=self._clock
+        )
         self._connection.executemany(
             "INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)",
-            [(first + i, p.details, p.data, p.crc) for i, p in enumerate(payloads)],
+            ((id_, row.details, row.data, row.crc) for id_, row in enumerate(rows, start=first)),
         )
         self._connection.executemany(
             "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, NULL)",
-            [
-                (key, first + i, r.response_id, r.step, r.num_tokens, r.lottery)
-                for i, r in enumerate(rows)
-            ],
+            (
+                (a.key, id_, a.row.response_id, a.row.step, a.row.num_tokens, a.row.lottery)
+                for id_, a in enumerate(arrivals, start=first)
+            ),
         )
-        self._state = replace(self._state, next_id=first + len(rows))
+        self._next_id += len(arrivals)
 
     def _session_id(self) -> int:
         """This opening's row in `sessions`; written with the first deposit."""
@@ -449,7 +462,7 @@ class ReuseStore:
             now = datetime.now(timezone.utc).isoformat(timespec="seconds")
             self._session = secrets.randbits(
                 48
-            )  # unique in every shard, so that resharding copies it as it is
+            )  # unique in every shard: resharding copies it as it is
             self._connection.execute(
                 "INSERT INTO sessions VALUES (?, ?, ?)", (self._session, now, self._sampler)
             )
@@ -484,8 +497,10 @@ class ReuseStore:
         return newest != step and not (limit and times >= limit)
 
     def _pick(self, candidates: Sequence[_Row], prompt_id: str, step: int, position: int) -> _Row:
+        stem = f"{self._run_seed}\0borrow\0{prompt_id}\0{step}\0{position}"
+
         def draw(row: _Row) -> bytes:
-            return _hash(self._run_seed, "borrow", prompt_id, step, position, row.response_id)
+            return _hash(f"{stem}\0{row.response_id}")
 
         if self._config.pick == "newest":
             return min(candidates, key=lambda row: (-row.step, draw(row)))
@@ -498,13 +513,14 @@ class ReuseStore:
         return (-row.step if self._config.keep == "newest" else 0, row.lottery, row.response_id)
 
     def _lottery(self, response_id: str) -> int:
-        return int.from_bytes(_hash(self._run_seed, "keep", response_id), "little", signed=True)
+        return int.from_bytes(
+            _hash(f"{self._run_seed}\0keep\0{response_id}"), "little", signed=True
+        )
 
     def _write_state(self) -> None:
-        state = self._state
         self._connection.execute(
             "UPDATE shard SET clock = ?, committed = ?, next_id = ?, num_responses = ?",
-            (state.clock, state.committed, state.next_id, state.num_responses),
+            (self._clock, self._committed, self._next_id, self._num_responses),
         )
 
 
@@ -557,5 +573,5 @@ def _set_to_open(
     return current, remove_other_sets(folder, current)
 
 
-def _hash(*parts: object) -> bytes:
-    return blake2b("\0".join(map(str, parts)).encode(), digest_size=8).digest()
+def _hash(text: str) -> bytes:
+    return blake2b(text.encode(), digest_size=8).digest()

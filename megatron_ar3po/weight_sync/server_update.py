@@ -4,7 +4,7 @@ a `WeightPublishError` that names the server and the call."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import requests
@@ -33,6 +33,7 @@ class ServerUpdate:
         self._sessions = {url: requests.Session() for url in self._urls}
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self._urls)))
         self._buckets = SharedBuckets()
+        self._in_flight: list[Future[requests.Response]] = []
         self._checksums = SentChecksums(server_tp) if verify else None
 
     def open(self) -> None:
@@ -41,6 +42,8 @@ class ServerUpdate:
         self._on_all(lambda url: self._post(url, "/begin_weight_update", {"selector": "all"}))
 
     def send(self, tensors: Sequence[tuple[str, Tensor]]) -> None:
+        """Returns while the servers read: the next bucket is exported and packed meanwhile. A refusal is raised by the
+        next `send`, or by `finish`."""
         if self._checksums is not None:
             self._checksums.add(tensors)
         payloads = self._buckets.pack(tensors, self._server_tp * len(self._urls))
@@ -53,13 +56,19 @@ class ServerUpdate:
             "flush_cache": False,  # once, at the end
             "weight_version": f"unfinished-{self._version}",
         }
-        self._on_all(
-            lambda url: self._post(
-                url, "/update_weights_from_tensor", body | {"serialized_named_tensors": mine[url]}
+        self._await_sent()
+        self._in_flight = [
+            self._pool.submit(
+                self._post,
+                url,
+                "/update_weights_from_tensor",
+                body | {"serialized_named_tensors": mine[url]},
             )
-        )
+            for url in self._urls
+        ]
 
     def finish(self) -> None:
+        self._await_sent()
         self._on_all(lambda url: self._post(url, "/end_weight_update", {}))
         self._on_all(lambda url: self._post(url, "/flush_cache"))
         if self._checksums is not None:
@@ -74,6 +83,11 @@ class ServerUpdate:
         self._buckets.close()
         for session in self._sessions.values():
             session.close()
+
+    def _await_sent(self) -> None:
+        sent, self._in_flight = self._in_flight, []
+        for outcome in sent:
+            outcome.result()
 
     def _on_all(self, call: Callable[[str], Any]) -> None:
         for outcome in [self._pool.submit(call, url) for url in self._urls]:

@@ -1,9 +1,9 @@
 """One bucket of tensors as SGLang takes it: flat bytes plus metadata, passed as a handle, not as a copy.
 
-Without a GPU the bytes lie in shared memory. One buffer serves all buckets of a publish: a server has read a bucket
-when it answers, and fresh shared pages cost as much as the copy itself. On a GPU every bucket is a tensor of its own,
-passed as a CUDA IPC handle, since a server may answer before its copy has run: PyTorch frees it when the server has let
-go. (PyTorch cannot export memory of `expandable_segments`.)
+Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a publish in turn, so that one is filled
+while servers read the other: a server has read a bucket when it answers, and fresh shared pages cost as much as the
+copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may answer before
+its copy has run: PyTorch frees it when the server has let go. (PyTorch cannot export memory of `expandable_segments`.)
 
 The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
 """
@@ -35,12 +35,11 @@ class SharedBuckets:
     torch's own shared-memory manager."""
 
     def __init__(self) -> None:
-        self._buffer: Tensor | None = None
-        self._exported: Tensor | None = None
+        self._buffers: list[Tensor | None] = [None, None]
 
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
-        the next `pack` or `close`."""
+        the `pack` after the next, or `close`."""
         from sglang.srt.utils import MultiprocessingSerializer
 
         flat, metadata = self._flatten(tensors)
@@ -52,7 +51,7 @@ class SharedBuckets:
             ]
 
     def close(self) -> None:
-        self._buffer = self._exported = None
+        self._buffers = [None, None]
         if torch.cuda.is_available():
             torch.cuda.ipc_collect()
 
@@ -67,8 +66,8 @@ class SharedBuckets:
 
             monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
             bucket = FlattenedTensorBucket(named_tensors=list(tensors))
-            self._exported = bucket.get_flattened_tensor()
-            return self._exported, bucket.get_metadata()
+            self._buffers = [self._buffers[1], bucket.get_flattened_tensor()]
+            return bucket.get_flattened_tensor(), bucket.get_metadata()
         size = sum(x.nbytes for _, x in tensors)
         flat = self._shared(size)
         metadata, start = [], 0
@@ -82,11 +81,14 @@ class SharedBuckets:
         return flat, metadata
 
     def _shared(self, size: int) -> Tensor:
-        if self._buffer is None or self._buffer.numel() < size:
+        """The buffer that has rested longest, a larger one if it is too small."""
+        buffer, newer = self._buffers
+        if buffer is None or buffer.numel() < size:
             with _shared_by_file_name():
                 storage = torch.UntypedStorage._new_shared(size, device="cpu")
-            self._buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-        return self._buffer[:size]
+            buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
+        self._buffers = [newer, buffer]
+        return buffer[:size]
 
 
 @contextlib.contextmanager

@@ -109,6 +109,7 @@ class SglangEngine:
         state = self._server_of(request.prompt_token_ids)
         failure: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
+            await self._wait_for_repair(state)
             process = state.server.num_restarts
             try:
                 return await self._attempt(state.server, request, attempt)
@@ -179,7 +180,7 @@ class SglangEngine:
         finally:
             if (
                 not answered
-            ):  # cancelled by us too: the server aborts a request whose client has gone
+            ):  # also when we cancel: the server aborts a request whose client is gone
                 self._count(key, ServerUsage(lost_requests=1))
         return replace(generation, server=server.name, elapsed_s=time.monotonic() - started)
 
@@ -199,6 +200,11 @@ class SglangEngine:
             "sampling_params": parameters,
             "return_logprob": True,
         }
+
+    async def _wait_for_repair(self, state: _ServerState) -> None:
+        if state.repair.locked():
+            async with state.repair:
+                pass
 
     async def _repair_if_lost(self, state: _ServerState, process: int) -> None:
         """Waits until the server of a lost request serves again. The first of its requests to come here restarts it,
@@ -231,10 +237,8 @@ class SglangEngine:
                 timeout=self._limit(_ABORT_TIMEOUT_S),
             ):
                 pass
-        except (
-            aiohttp.ClientError,
-            asyncio.TimeoutError,
-        ):  # a server that cannot hear runs nothing we wait for
+        except (aiohttp.ClientError, asyncio.TimeoutError):
+            # A server that cannot hear runs nothing that we wait for.
             logger.info("server %s did not take the abort of %s", server.name, rid)
 
     def _count(self, key: tuple[str, int], usage: ServerUsage) -> None:

@@ -40,6 +40,7 @@ _POLL_INTERVAL_S = 0.1
 _REPORT_INTERVAL_S = 10.0
 _STOP_GRACE_S = 5.0
 _LAST_LOG_LINES = 15
+_KEEP_ALIVE_S = 24 * 3600
 
 # What torchrun, Slurm's MPI and the trainer set for their own process groups; a server that inherits it joins them.
 _TRAINER_VARIABLES = (
@@ -228,6 +229,8 @@ def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> 
     environment["PYTHONUNBUFFERED"] = (
         "1"  # the last log lines of a dying server are the ones that matter
     )
+    # Connections must outlive a training phase: one that the server closed meanwhile fails the next request sent on it.
+    environment["SGLANG_TIMEOUT_KEEP_ALIVE"] = str(_KEEP_ALIVE_S)
     environment.setdefault("HF_HUB_OFFLINE", "1")
     environment["TOKENIZERS_PARALLELISM"] = "false"
     if gpu_ids:

@@ -268,6 +268,15 @@ def test_prompt_and_answer_may_fill_the_context_to_the_last_token(make_controlle
         )
 
 
+def test_connections_outlive_a_training_phase(make_controller):
+    """SGLang closes idle connections after 5 s unless told otherwise; a request sent on one would be lost."""
+    controller = make_controller(num_stages=1)
+    controller.collect(make_prompts(8), step=6, policy_version=0)
+    time.sleep(6)
+    controller.collect(make_prompts(8), step=7, policy_version=0)
+    assert controller.engine.usage[("dp0.s0", 0)].lost_requests == 0
+
+
 def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     server, make_controller, tmp_path
 ):

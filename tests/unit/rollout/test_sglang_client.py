@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,7 +78,9 @@ class ScriptedServer:
         return web.Response(status=200 if self.healthy else 503)
 
 
-def ask(server: ScriptedServer, *, count=1, on_server_lost=None, **options) -> list[Any]:
+def ask(
+    server: ScriptedServer, *, count=1, spacing_s=0.0, on_server_lost=None, **options
+) -> list[Any]:
     """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end."""
     config = RolloutConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
 
@@ -101,9 +104,12 @@ def ask(server: ScriptedServer, *, count=1, on_server_lost=None, **options) -> l
             )
             for i in range(count)
         ]
-        results = await asyncio.gather(
-            *(engine.generate(r) for r in requests), return_exceptions=True
-        )
+
+        async def send(place: int):
+            await asyncio.sleep(place * spacing_s)
+            return await engine.generate(requests[place])
+
+        results = await asyncio.gather(*map(send, range(count)), return_exceptions=True)
         await engine.close()
         await runner.cleanup()
         return [*results, engine.usage]
@@ -218,6 +224,28 @@ def test_a_dead_server_is_handed_over_once_however_many_requests_it_took_along()
     assert len({body["rid"] for body in server.bodies}) == len(server.bodies)
     assert usage[("dp0.s0", 0)].lost_requests == 8
     assert usage[("dp0.s0", 1)].requests == 8
+
+
+def test_requests_wait_while_their_server_is_being_restarted():
+    """The second request comes while the restart for the first is under way: it is sent once, to the new process."""
+
+    def restart(lost):
+        time.sleep(0.3)
+        lost.num_restarts += 1
+        lost.running = True
+
+    def script(n, body):
+        if server.num_restarts == 0:
+            server.running = False
+            return web.Response(status=500)
+        return good(body)
+
+    server = ScriptedServer(script)
+    _, late, usage = ask(server, count=2, spacing_s=0.1, on_server_lost=restart)
+    assert late.policy_version == 4
+    assert [body["rid"] for body in server.bodies].count("r1") == 1
+    assert "r1.try2" not in {body["rid"] for body in server.bodies}
+    assert usage[("dp0.s0", 0)].lost_requests == 1
 
 
 def test_a_server_that_hangs_counts_as_lost():

@@ -24,6 +24,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+from megatron.core.optimizer.optimizer import MegatronOptimizer
 
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.model import PolicyModel
@@ -57,9 +58,15 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
         if isinstance(one, DistributedOptimizer):
             _load_distributed(one, part)
         else:
-            one.load_state_dict(part)
+            _load_plain(one, part)
     optimizer.scheduler.num_steps = state["num_scheduler_steps"]
     optimizer.scheduler.step(0)
+
+
+def _load_plain(one: MegatronOptimizer, part: dict[str, Any]) -> None:
+    if isinstance(one.optimizer, torch.optim.AdamW):  # Megatron leaves a step of 0 out
+        part.get("optimizer", part)["state"].setdefault("common_step", torch.zeros(()))
+    one.load_state_dict(part)
 
 
 def _load_distributed(one: DistributedOptimizer, part: dict[str, Any]) -> None:

@@ -437,7 +437,7 @@ def updates_without_the_distributed_optimizer_are_the_same(cut: Cut) -> None:
 
 
 @case(1)
-@case(2, cut=OF_2[:3])
+@case(2, cut=OF_2)
 def the_kl_to_the_reference_policy_is_that_of_the_first_weights(cut: Cut | None = None) -> None:
     _updates_match("qwen2", False, cut or Cut(), 2, kl_coef=0.1)
 
@@ -526,7 +526,7 @@ def the_exported_folder_loads_in_transformers(cut: Cut | None = None) -> None:
         assert (parameter - expected[name]).abs().max() <= 1e-5, name
 
 
-def _checkpoint_continues(saved_at: Cut, loaded_at: Cut, tied: bool) -> None:
+def _checkpoint_continues(saved_at: Cut, loaded_at: Cut, tied: bool, **options: Any) -> None:
     """Two updates, save, load elsewhere, a third update: the weights of three updates in one go. AdamW's step counts
     in its bias correction, so a step that was lost, or counted per parameter, shows."""
     import torch.distributed as dist
@@ -534,11 +534,11 @@ def _checkpoint_continues(saved_at: Cut, loaded_at: Cut, tied: bool) -> None:
     folder, model = checkpoint("qwen2", tied)
     reference = reference_updates(model, steps=3)
     target = shared_folder()
-    first = make_actor(folder, saved_at)
+    first = make_actor(folder, saved_at, **copy.deepcopy(options))
     run_updates(first, range(2), 2)
     first.save(target)
     dist.barrier()
-    second = make_actor(folder, loaded_at)
+    second = make_actor(folder, loaded_at, **options)
     run_updates(second, range(5, 6), 2)  # something else first: all of it must be overwritten
     second.load(target)
     assert_weights_equal(second, _saved_names(reference.weights[1], tied), 1e-5)
@@ -550,6 +550,28 @@ def _checkpoint_continues(saved_at: Cut, loaded_at: Cut, tied: bool) -> None:
 @case(1)
 def a_checkpoint_continues_as_if_nothing_had_happened() -> None:
     _checkpoint_continues(Cut(), Cut(), tied=True)
+
+
+@case(1)
+@case(2, cut=OF_2[:2])
+def a_checkpoint_of_the_plain_optimizer_continues_as_well(cut: Cut | None = None) -> None:
+    plain = {"use_distributed_optimizer": False}
+    _checkpoint_continues(cut or Cut(), Cut(), tied=True, actor=plain)
+
+
+@case(1, distributed=(True, False))
+def a_checkpoint_before_the_first_update_continues_too(distributed: bool) -> None:
+    """A run can be stopped before any group carried signal."""
+    options = {"actor": {"use_distributed_optimizer": distributed}}
+    folder, model = checkpoint("qwen2", False)
+    reference = reference_updates(model, steps=1)
+    target = shared_folder()
+    make_actor(folder, Cut(), **copy.deepcopy(options)).save(target)
+    actor = make_actor(folder, Cut(), **options)
+    run_updates(actor, range(5, 6), 2)
+    actor.load(target)
+    run_updates(actor, range(1), 2)
+    assert_weights_equal(actor, reference.weights[0], 1e-5)
 
 
 @case(2, saved_at=OF_2[:3], loaded_at=OF_2[:3])

@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from megatron_ar3po.actor.model import Kernels, transformer_config
+from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.config.schema import ActorConfig
+
+SHAPE = ModelShape(
+    path="MODEL",
+    architecture="Qwen2ForCausalLM",
+    num_layers=2,
+    hidden_size=8,
+    ffn_size=16,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=2,
+    vocab_size=10,
+    max_positions=64,
+    norm_eps=1e-6,
+    rope_theta=1e4,
+    llama3_rope=None,
+    has_qkv_bias=True,
+    has_qk_norm=False,
+    is_tied=False,
+)
+BARE = Kernels(has_cuda=False, has_transformer_engine=False, has_fused_weight_gradient=False)
+
+
+def test_megatron_options_pass_through_under_their_own_names() -> None:
+    actor = ActorConfig(megatron={"layernorm_epsilon": 1e-3})
+    config = transformer_config(SHAPE, actor, torch.float32, BARE)
+    assert config.layernorm_epsilon == 1e-3 and config.num_query_groups == 2
+
+
+def test_an_unknown_megatron_option_names_the_nearest() -> None:
+    actor = ActorConfig(megatron={"layernorm_epsilonn": 1e-3})
+    with pytest.raises(
+        ValueError, match=r"actor\.megatron\.layernorm_epsilonn .* did you mean layernorm_epsilon"
+    ):
+        transformer_config(SHAPE, actor, torch.float32, BARE)
+
+
+def test_a_megatron_option_that_ours_decides_is_refused() -> None:
+    actor = ActorConfig(megatron={"num_layers": 3})
+    with pytest.raises(ValueError, match=r"actor\.megatron\.num_layers=3 clashes with 2"):
+        transformer_config(SHAPE, actor, torch.float32, BARE)
+
+
+def test_the_log_line_says_which_kernels_are_in_use() -> None:
+    assert (
+        BARE.describe() == "Megatron's local layers, torch SDPA; plain weight gradients; device cpu"
+    )
+    engine = Kernels(has_cuda=True, has_transformer_engine=True, has_fused_weight_gradient=True)
+    assert engine.describe() == "Transformer Engine; fused weight gradients; device cuda"

@@ -492,9 +492,12 @@ class ReuseStore:
         times, newest = self._connection.execute(
             "SELECT COUNT(*), MAX(step) FROM loans WHERE response = ?", (row.id,)
         ).fetchone()
-        times += sum(response == row.id for response, _ in self._pending_loans)
+        if newest == step:
+            return False
         limit = self._config.max_times_borrowed
-        return newest != step and not (limit and times >= limit)
+        if not limit:
+            return True
+        return times + sum(response == row.id for response, _ in self._pending_loans) < limit
 
     def _pick(self, candidates: Sequence[_Row], prompt_id: str, step: int, position: int) -> _Row:
         stem = f"{self._run_seed}\0borrow\0{prompt_id}\0{step}\0{position}"

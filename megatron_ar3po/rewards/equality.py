@@ -133,7 +133,9 @@ class Comparison:
             return self._matching(a.items, b.items)
         if (a.opening, a.closing) == (b.opening, b.closing):
             return self._in_order(a.items, b.items)
-        # A tuple whose parentheses were forgotten keeps its order.
+        # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" is none.
+        if "or" in (a.joined_by, b.joined_by):
+            return False
         return (
             {a.opening, b.opening} == {"", "("}
             and {a.closing, b.closing} == {"", ")"}

@@ -21,6 +21,7 @@ Node = tuple[Any, ...]
 
 MAX_TOKENS = 4000
 MAX_DEPTH = 40
+MAX_CHAIN = 16  # divisions in one product
 MAX_DIGITS = 1000  # of one number
 MAX_EXPONENT = 400  # of scientific notation
 
@@ -176,6 +177,7 @@ class _Parser:
             if len(factors) > 8:
                 raise Unreadable("too many signs")
         factors.append(self._product() if self._tight else self._mixed_or_power())
+        num_divisions = 0  # each nests the tree one level deeper
         while True:
             token = self.peek()
             if token == "*":
@@ -184,6 +186,9 @@ class _Parser:
             elif token == "/":
                 self._next()
                 divisor = self._product() if self._tight else self._signed()
+                num_divisions += 1
+                if num_divisions > MAX_CHAIN:
+                    raise Unreadable("a chain of divisions")
                 factors[-1] = ("div", factors[-1], divisor)
             elif not self._tight and self._starts_factor():
                 factors.append(self._power())
@@ -262,8 +267,12 @@ class _Parser:
         raise Unreadable("a tower of powers")
 
     def _postfix(self, node: Node) -> Node:
+        num_signs = 0
         while self.peek() in ("!", "°", "%"):
             sign = self._next()[1]
+            num_signs += 1
+            if num_signs > 3:
+                raise Unreadable("a chain of signs")
             if sign == "!":
                 node = ("fn", "factorial", (node,))
             elif sign == "°":
@@ -382,6 +391,10 @@ class _Parser:
         if self.peek() == "_":
             self._next()
             return ("sym", f"{name}_{self._raw_group()}")
+        if self.peek() == "(" and self._kind(1) == "number" and self.peek(2) == ")":
+            number = self.peek(1)  # I(0) is a value of I, not I times 0
+            self._at += 3
+            return ("sym", f"{name}({number})")
         return ("const", name) if name in ("e", "i") else ("sym", name)
 
     def _raw_group(self) -> str:

@@ -181,7 +181,8 @@ def _unboxed(content: str) -> str:
 def _last_of(pattern: re.Pattern[str], text: str, mark: str) -> Found | None:
     for match in reversed(list(pattern.finditer(text))[-8:]):
         sentence = match[1]
-        inner = _last_of(_ANSWER_IS, sentence, mark) if mark == "answer line" else None
+        is_line = mark == "answer line"  # "Final Answer: the final answer is 5."
+        inner = _last_of(_ANSWER_IS, sentence, "answer is") if is_line else None
         answer = inner.text if inner else _sentence_answer(sentence)
         if answer:
             return Found(answer, mark, match.start())

@@ -28,6 +28,7 @@ MAX_MAGNITUDE = 20_000  # |log2| of an approximate one
 MAX_FACTORIAL = 1_500
 MAX_VARIABLES = 24
 DIGITS = 50
+MAX_DIGITS_AT_WORK = 4_000
 _POSITIVE_POINTS = 3
 _SIGNED_POINTS = 4
 
@@ -323,6 +324,8 @@ def _both_values(
     needed = DIGITS + int(ctx.extent * 0.61)  # both ends: terms of 2^extent and of 2^-extent
     if needed <= ctx.dps + 12:
         return a, b, ctx
+    if needed > MAX_DIGITS_AT_WORK:
+        raise TooLarge("terms too far apart in size")
     fine = _context(needed)
     finer_point = {name: fine.mpf(value) for name, value in point.items()}
     return (

@@ -1,7 +1,7 @@
 r"""Sets of real numbers, however they are written: an interval, a union, an inequality, x \in S.
 
 Two of them are equal when they have the same members. Membership changes only at the critical numbers (the ends of the
-intervals, the zeros of the differences in the inequalities), so it is enough to ask at every critical number, between
+intervals, the zeros of the polynomials in the inequalities), so it is enough to ask at every critical number, between
 each two of them, and beyond both ends.
 """
 
@@ -18,8 +18,9 @@ from megatron_ar3po.rewards.expression import Node, variables
 from megatron_ar3po.rewards.numeric import DIGITS, TooLarge, Undefined, _context, approximate
 
 _ctx = _context(DIGITS)
-_NOISE = _ctx.mpf(10) ** -35
+_NOISE = _ctx.mpf(10) ** -25
 _MAX_CRITICAL = 64
+_MAX_DEGREE = 6
 
 
 class NotASet(ValueError):
@@ -191,17 +192,29 @@ def _from_relation(relation: Relation) -> RealSet:
 
 
 def _zeros(left: Node, right: Node, name: str) -> list[Any]:
-    """Where left = right, if the difference is linear on each side of zero, as in 2x - 1 < 3 or |z| < 2."""
-    zeros = []
-    for start in (1, -1):
-        try:
-            values = [_real_value(left, {name: _ctx.mpf(start * k)}) - _real_value(right, {name: _ctx.mpf(start * k)})
-                      for k in (1, 2, 3)]  # fmt: skip
-        except NotASet:
-            return []
-        slope = values[1] - values[0]
-        if slope == 0 or abs(values[2] - values[1] - slope) > _NOISE * max(1, abs(slope)):
-            continue
-        zero = start * (1 - values[0] / slope)
-        zeros.append(zero)
+    """Where left = right. Only for differences that are polynomials on each side of zero, as in 2x - 1 < 3, x^2 < 4 or
+    |z| < 2; of any other kind nothing is known about what lies between two points."""
+    zeros: list[Any] = []
+    for side in (1, -1):
+        coefficients = _polynomial(left, right, name, side)
+        if len(coefficients) > 1:
+            roots = _ctx.polyroots(coefficients, maxsteps=200, extraprec=200)
+            zeros += [_ctx.re(root) for root in roots if abs(_ctx.im(root)) < _NOISE]
     return zeros
+
+
+def _polynomial(left: Node, right: Node, name: str, side: int) -> list[Any]:
+    """The coefficients of left - right, highest first, fitted at points on one side of zero; it must also hold at three
+    further points."""
+    points = [_ctx.mpf(side * k) / 2 for k in range(1, _MAX_DEGREE + 5)]
+    values = [_real_value(left, {name: x}) - _real_value(right, {name: x}) for x in points]
+    size = _MAX_DEGREE + 1
+    powers = _ctx.matrix([[x ** (size - 1 - j) for j in range(size)] for x in points[:size]])
+    fitted = list(_ctx.lu_solve(powers, _ctx.matrix(values[:size])))
+    scale = max(1, *(abs(value) for value in values))
+    for x, value in zip(points[size:], values[size:], strict=True):
+        if abs(_ctx.polyval(fitted, x) - value) > _NOISE * scale:
+            raise NotASet
+    while fitted and abs(fitted[0]) < _NOISE * scale:
+        fitted.pop(0)
+    return fitted

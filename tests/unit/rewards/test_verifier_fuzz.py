@@ -1,10 +1,12 @@
 """Inputs nobody thought of: no crash, no asymmetry, no two different numbers taken for one.
 
-Not exercised here: time and memory (the pool limits both; test_verifier_pool.py).
+Not exercised here: time and memory (the pool limits both; test_verifier_pool.py). AR3PO_FUZZ_EXAMPLES asks for more
+examples than `make test` has time for.
 """
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +19,7 @@ from megatron_ar3po.rewards.tidy import tidy, words
 
 ANSWER = GradingOptions(is_answer=True)
 fuzz = settings(
-    max_examples=150,
+    max_examples=int(os.environ.get("AR3PO_FUZZ_EXAMPLES", "150")),
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

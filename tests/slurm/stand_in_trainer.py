@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.config.load import load_config
@@ -22,11 +23,16 @@ def main(config_file: str, overrides: list[str]) -> int:
     restart = os.environ.get("SLURM_RESTART_COUNT", "0")
     step_s = float(os.environ.get("STAND_IN_STEP_S", "0.1")) if restart == "0" else 0.1
     crash_rank, crash_step = (int(n) for n in os.environ.get("STAND_IN_CRASH", "-1:-1").split(":"))
-    checkpoint = run / "stand_in_checkpoint"
-    first = int(checkpoint.read_text()) if config.run.resume and checkpoint.exists() else 0
+    checkpoint, start = run / "stand_in_checkpoint", run / f"start.{restart}"
     if rank == 0:
         for marker in ("DONE", "STOPPED"):
             (run / marker).unlink(missing_ok=True)
+        resumed = checkpoint.read_text() if config.run.resume and checkpoint.exists() else "0"
+        write(checkpoint, resumed)
+        write(start, resumed)
+    elif not wait_until(start.exists):
+        return 1
+    first = int(start.read_text())
     print(f"rank {rank} of {os.environ['WORLD_SIZE']} starts at step {first}", flush=True)
     for step in range(first + 1, config.run.num_steps + 1):
         time.sleep(step_s)
@@ -34,11 +40,13 @@ def main(config_file: str, overrides: list[str]) -> int:
             print(f"rank {rank} crashes at step {step}", flush=True)
             return 17
         if rank == 0:
-            checkpoint.write_text(str(step))
+            write(checkpoint, str(step))
             (run / f"began.{restart}").touch()
             if Path(os.environ["AR3PO_STOP_FILE"]).exists():
-                (run / "STOPPED").write_text(json.dumps({"step": step}))
-        elif not wait_for(step, checkpoint, run):
+                write(run / "STOPPED", json.dumps({"step": step}))
+        elif not wait_until(
+            lambda step=step: int(checkpoint.read_text()) >= step or (run / "STOPPED").exists()
+        ):
             return 1
         if (run / "STOPPED").exists():
             print(f"rank {rank} stopped at step {step}", flush=True)
@@ -48,16 +56,19 @@ def main(config_file: str, overrides: list[str]) -> int:
     return 0
 
 
-def wait_for(step: int, checkpoint: Path, run: Path) -> bool:
-    """Until rank 0 has taken the step, or has ended the run."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if checkpoint.exists() and int(checkpoint.read_text() or 0) >= step:
-            return True
-        if (run / "STOPPED").exists() or (run / "DONE").exists():
-            return True
+def write(path: Path, text: str) -> None:
+    """Whole or not at all: other ranks are reading."""
+    path.with_suffix(".part").write_text(text)
+    path.with_suffix(".part").replace(path)
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60) -> bool:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > end:
+            return False
         time.sleep(0.05)
-    return False
+    return True
 
 
 if __name__ == "__main__":

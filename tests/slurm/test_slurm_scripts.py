@@ -10,7 +10,11 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ROOT, SlurmCluster
 
-SCRIPTS = sorted(f.name for f in (ROOT / "launch_slurm").glob("ar3po_*.sh"))
+NODES = {"ar3po_32b.sh": 2, "ar3po_7b.sh": 1, "ar3po_llama8b.sh": 1}
+
+
+def test_the_scripts_run_here_are_all_there_are():
+    assert sorted(NODES) == sorted(f.name for f in (ROOT / "launch_slurm").glob("ar3po_*.sh"))
 
 
 def output_of(folder: Path, job_id: int) -> str:
@@ -30,30 +34,27 @@ def submit(
     return cluster.sbatch(ROOT / "launch_slurm" / script, *words, options=given, env=env)
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_each_shipped_script_runs_in_a_container_on_two_nodes_to_done(
-    script, cluster, job_env, run_dir, tmp_path
+@pytest.mark.parametrize(("script", "nodes"), NODES.items())
+def test_each_shipped_script_runs_in_a_container_to_done(
+    script, nodes, cluster, job_env, run_dir, tmp_path
 ):
     image = tmp_path / "image.sqsh"
     image.touch()
     (tmp_path / "extra").mkdir()
-    job_env |= {
-        "CONTAINER_IMAGE": str(image),
-        "CONTAINER_MOUNTS": f"{tmp_path}/extra:/tmp/ar3po-extra:ro",
-    }
-    job_env["ALGORITHM"] = "dapo"
+    mounts = f"{tmp_path}/extra:/tmp/ar3po-extra:ro"
+    job_env |= {"CONTAINER_IMAGE": str(image), "CONTAINER_MOUNTS": mounts, "ALGORITHM": "dapo"}
 
-    job_id = submit(cluster, job_env, "run.num_steps=3", script=script)
+    job_id = submit(cluster, job_env, "run.num_steps=3", script=script, nodes=nodes)
 
     assert cluster.wait_for_job(job_id).state == "COMPLETED", output_of(tmp_path, job_id)
     assert (run_dir / "DONE").exists()
     logs = [f.read_text() for f in sorted(run_dir.glob(f"logs/job_{job_id}/restart_0/node_*.log"))]
-    assert len(logs) == 2
-    assert "rank 0 of 2 starts at step 0" in logs[0]
-    assert "rank 1 of 2 starts at step 0" in logs[1]
-    assert "preflight: node node2: ready" in logs[1]
-    assert f"algorithm.name=dapo run.dir={run_dir} run.resume=true" in logs[0]
-    assert "run.num_steps=3" in logs[1]
+    assert len(logs) == nodes
+    for node, log in enumerate(logs):
+        assert f"preflight: node node{node + 1}: ready" in log
+        assert f"rank {node} of {nodes} starts at step 0" in log
+        assert f"algorithm.name=dapo run.dir={run_dir} run.resume=true" in log
+        assert "run.num_steps=3" in log
 
 
 def test_usr1_before_the_time_limit_saves_requeues_resumes_and_finishes(

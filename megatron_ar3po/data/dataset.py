@@ -49,8 +49,8 @@ def load_prompts(
         if first.ground_truth != prompt.ground_truth:
             raise ValueError(
                 f"{where}: the prompt is that of {first_where}, but its answer is "
-                f"{prompt.ground_truth!r} and not "
-                f"{first.ground_truth!r}; keep the line that is right."
+                f"{prompt.ground_truth!r} and not {first.ground_truth!r}; keep the line that is "
+                "right."
             )
         num_repeated += first_where != where
     if not prompts:
@@ -117,8 +117,7 @@ class _Reader:
         if name not in record:
             raise ValueError(
                 f"{where}: no answer: field {name!r} (data.answer_field) is missing, there is only "
-                f"{sorted(record)}; "
-                "add the ground truth or name its field."
+                f"{sorted(record)}; add the ground truth or name its field."
             )
         answer = record[name]
         if not isinstance(answer, str) or not answer.strip():
@@ -132,9 +131,8 @@ class _Reader:
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"{where}: the prompt is a chat, but the tokenizer of model.path has no chat "
-                "template; set "
-                "data.apply_chat_template=false and give prompts as strings, or add a chat "
-                "template."
+                "template; set data.apply_chat_template=false and give prompts as strings, or add "
+                "a chat template."
             )
         try:
             text = self.tokenizer.apply_chat_template(
@@ -160,14 +158,14 @@ class _Reader:
         if len(token_ids) > self.config.max_prompt_tokens:
             raise ValueError(
                 f"{where}: the prompt has {len(token_ids)} tokens, more than "
-                "data.max_prompt_tokens="
-                f"{self.config.max_prompt_tokens}; shorten or drop it, or raise the limit."
+                f"data.max_prompt_tokens={self.config.max_prompt_tokens}; shorten or drop it, or "
+                "raise the limit."
             )
         if self.vocab_size is not None and max(token_ids) >= self.vocab_size:
             raise ValueError(
                 f"{where}: token {max(token_ids)} is outside the model's vocabulary of "
-                f"{self.vocab_size}; use the "
-                "tokenizer the model was trained with, or drop the line."
+                f"{self.vocab_size}; use the tokenizer the model was trained with, or drop the "
+                "line."
             )
         return token_ids
 

@@ -62,8 +62,7 @@ class PromptSource:
         if num_prompts > len(self):
             raise ValueError(
                 f"rollout.prompts_per_step={num_prompts} is more than the {len(self)} prompts of "
-                "data.path; lower it "
-                "or add prompts: a step never holds a prompt twice."
+                "data.path; lower it or add prompts: a step never holds a prompt twice."
             )
         first = len(self._in_step)
         for _ in range(min(num_prompts, len(self) - first)):
@@ -89,10 +88,9 @@ class PromptSource:
         if cursor["fingerprint"] != self._fingerprint:
             raise ValueError(
                 "the prompts or their order are not those of the checkpoint: data.path, "
-                "data.shuffle, run.seed, the "
-                "verifier or the chat template has changed; resume with what the run started with, "
-                "or start a new run "
-                "(run.resume=false and another run.dir)."
+                "data.shuffle, run.seed, the verifier or the chat template has changed; resume "
+                "with what the run started with, or start a new run (run.resume=false and another "
+                "run.dir)."
             )
         self._start_epoch(int(cursor["epoch"]))
         self._offset = int(cursor["offset"])

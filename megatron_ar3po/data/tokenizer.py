@@ -26,8 +26,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"model.path={str(path)!r} holds no config.json, so it is no Hugging Face checkpoint; "
-            "name a folder with "
-            "config.json, *.safetensors and the tokenizer's files."
+            "name a folder with config.json, *.safetensors and the tokenizer's files."
         )
     # Without these files transformers makes up an empty tokenizer for some architectures.
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
@@ -43,9 +42,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"the tokenizer in model.path={str(path)!r} has {tokenizer.vocab_size} tokens, but "
-            "config.json has "
-            f"vocab_size={vocab_size}: they belong to different models; use the tokenizer the "
-            "model was trained with."
+            f"config.json has vocab_size={vocab_size}: they belong to different models; use the "
+            "tokenizer the model was trained with."
         )
     return tokenizer
 
@@ -71,8 +69,7 @@ def stop_token_ids(
     if not ids:
         raise ValueError(
             f"model.path={str(path)!r} names no end-of-sequence token, so no response would ever "
-            "end; set eos_token_id "
-            "in generation_config.json or give rollout.extra_stop_token_ids."
+            "end; set eos_token_id in generation_config.json or give rollout.extra_stop_token_ids."
         )
     vocab_size = model_vocab_size(folder)
     if ids[0] < 0 or ids[-1] >= vocab_size:

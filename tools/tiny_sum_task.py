@@ -34,7 +34,7 @@ CHARACTERS = PAD + STOP + UNKNOWN + "0123456789+-*/=;x"  # a token's id is its p
 Operands = tuple[int, ...]
 
 # (name, share of the prompts, lowest and highest pass rate of the teacher)
-DIFFICULTIES = (("core", 0.45, 0.0, 0.1), ("mixed", 0.25, 0.25, 0.75), ("easy", 0.3, 0.9, 1.0))
+DIFFICULTIES = (("core", 0.52, 0.0, 0.1), ("mixed", 0.24, 0.25, 0.75), ("easy", 0.24, 0.9, 1.0))
 
 
 def prompt_text(operands: Operands) -> str:

@@ -286,7 +286,8 @@ def in_own_process(
     try:
         return receiver.recv()
     except EOFError:
-        raise SystemExit("the measuring process died; its own message is above") from None
+        process.join()
+        raise SystemExit(f"the measuring process ended with exit code {process.exitcode}") from None
     finally:
         process.join()
 

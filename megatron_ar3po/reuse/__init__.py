@@ -11,6 +11,7 @@ replica. The promises, each held by a test:
 - Data of another run, model or tokenizer, a damaged file or a second writer is refused with one clear sentence.
 
     store.py       ReuseStore: deposit, borrow, cursor, rollback, commit_checkpoint; NullStore when reuse is off
+    choice.py      which responses stay, which one is lent: pure functions
     database.py    the SQLite file: schema, durability settings, errors in plain words
     codec.py       responses and prompts as rows: compact integers, exact log-probs, a checksum
     owner.py       one writer per shard: a lock, and a note that says who holds it

@@ -28,10 +28,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from hashlib import blake2b
 from pathlib import Path
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.choice import Candidate, choose, lottery_number, turned_away
 from megatron_ar3po.reuse.codec import (
     DamagedRowError,
     EncodedRow,
@@ -66,23 +66,11 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
-    """What table `responses` says of one response."""
-
-    id: int
-    response_id: str
-    step: int
-    num_tokens: int
-    lottery: int
-    evicted_step: int | None
-
-
-@dataclass(frozen=True, slots=True)
 class _Arrival:
     """A response that a deposit brings, with the row it will have (its id is still open)."""
 
     key: int
-    row: _Row
+    row: Candidate
     scored: ScoredResponse
 
 
@@ -213,7 +201,14 @@ class ReuseStore:
                 candidates = self._lendable(prompt_id, step, exclude)
                 if not candidates:
                     return None
-                chosen = self._pick(candidates, prompt_id, step, position)
+                chosen = choose(
+                    candidates,
+                    self._config,
+                    run_seed=self._run_seed,
+                    prompt_id=prompt_id,
+                    step=step,
+                    position=position,
+                )
                 row = self._connection.execute(
                     "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?",
                     (chosen.id,),
@@ -412,13 +407,19 @@ class ReuseStore:
         for scored in group:
             name = scored.response.response_id
             if name not in known and name not in arrivals:
-                row = _Row(0, name, step, scored.response.num_tokens, self._lottery(name), None)
+                row = Candidate(
+                    0,
+                    name,
+                    step,
+                    scored.response.num_tokens,
+                    lottery_number(self._run_seed, name),
+                    None,
+                )
                 arrivals[name] = _Arrival(key, row, scored)
         alive = [row for row in rows if row.evicted_step is None]
-        if len(alive) + len(arrivals) <= self._config.max_responses_per_prompt:
-            return list(arrivals.values()), [], not rows
-        ranked = sorted([*alive, *(arrival.row for arrival in arrivals.values())], key=self._rank)
-        leaving = {row.response_id for row in ranked[self._config.max_responses_per_prompt :]}
+        leaving = turned_away(
+            [*alive, *(arrival.row for arrival in arrivals.values())], self._config
+        )
         entering = [arrival for name, arrival in arrivals.items() if name not in leaving]
         driven_out = [(step, key, row.id) for row in alive if row.response_id in leaving]
         return entering, driven_out, not rows
@@ -468,14 +469,14 @@ class ReuseStore:
             )
         return self._session
 
-    def _rows(self, key: int) -> list[_Row]:
+    def _rows(self, key: int) -> list[Candidate]:
         found = self._connection.execute(
             "SELECT id, response_id, step, num_tokens, lottery, evicted_step FROM responses WHERE prompt = ?",
             (key,),
         )
-        return [_Row(*row) for row in found]
+        return [Candidate(*row) for row in found]
 
-    def _lendable(self, prompt_id: str, step: int, exclude: Collection[str]) -> list[_Row]:
+    def _lendable(self, prompt_id: str, step: int, exclude: Collection[str]) -> list[Candidate]:
         config = self._config
         rows = [
             row
@@ -488,7 +489,7 @@ class ReuseStore:
         ]
         return [row for row in rows if self._may_be_lent_again(row, step)]
 
-    def _may_be_lent_again(self, row: _Row, step: int) -> bool:
+    def _may_be_lent_again(self, row: Candidate, step: int) -> bool:
         times, newest = self._connection.execute(
             "SELECT COUNT(*), MAX(step) FROM loans WHERE response = ?", (row.id,)
         ).fetchone()
@@ -498,27 +499,6 @@ class ReuseStore:
         if not limit:
             return True
         return times + sum(response == row.id for response, _ in self._pending_loans) < limit
-
-    def _pick(self, candidates: Sequence[_Row], prompt_id: str, step: int, position: int) -> _Row:
-        stem = f"{self._run_seed}\0borrow\0{prompt_id}\0{step}\0{position}"
-
-        def draw(row: _Row) -> bytes:
-            return _hash(f"{stem}\0{row.response_id}")
-
-        if self._config.pick == "newest":
-            return min(candidates, key=lambda row: (-row.step, draw(row)))
-        if self._config.pick == "shortest":
-            return min(candidates, key=lambda row: (row.num_tokens, draw(row)))
-        return min(candidates, key=draw)
-
-    def _rank(self, row: _Row) -> tuple[int, int, str]:
-        """The first `max_responses_per_prompt` in this order stay."""
-        return (-row.step if self._config.keep == "newest" else 0, row.lottery, row.response_id)
-
-    def _lottery(self, response_id: str) -> int:
-        return int.from_bytes(
-            _hash(f"{self._run_seed}\0keep\0{response_id}"), "little", signed=True
-        )
 
     def _write_state(self) -> None:
         self._connection.execute(
@@ -574,7 +554,3 @@ def _set_to_open(
             return target, []
         current = target
     return current, remove_other_sets(folder, current)
-
-
-def _hash(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=8).digest()

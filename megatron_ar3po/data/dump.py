@@ -1,5 +1,5 @@
-"""One step's training samples in a file, to be replayed at any layout. Plain tensors and numbers: loading a dump runs no
-code."""
+"""One step's training samples in a file, to be replayed at any layout. Plain tensors and numbers: loading one
+runs no code."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID ARGUMENTS`, ARGUMENTS being a JSON
-object of ServerArgs.
+"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER takes its
+temporary files, ARGUMENTS is a JSON object of ServerArgs.
 
 Promises: the server and all its children end at once when a byte arrives on standard input, and within a second after
 the process PARENT_PID ended, whatever ended it, SIGKILL too; they leave no temporary files. Without a GPU the shims of
@@ -57,10 +57,10 @@ def shared_memory_files(group: int) -> set[Path]:
 
 
 def main() -> None:
-    temporary = tempfile.mkdtemp(prefix="ar3po_sglang_")
+    parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
     tempfile.tempdir = temporary  # SGLang leaves its sockets and metric files behind
-    start_guard(int(sys.argv[1]), temporary)
-    arguments = json.loads(sys.argv[2])
+    start_guard(parent_pid, temporary)
+    arguments = json.loads(sys.argv[3])
 
     import torch
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from megatron_ar3po.config.schema import RolloutConfig
-from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
 # Options that the trainer sets itself: a second value would contradict it.
 _OURS = {
@@ -69,9 +70,7 @@ def check_pass_through(options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"rollout.sglang.{name} is set by {_OURS[name]}; remove it from rollout.sglang."
             )
-    if not options:
-        return  # SGLang takes ten seconds to import
-    known = _server_argument_names()
+    known = server_argument_names() if options else []
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -83,9 +82,13 @@ def check_pass_through(options: Mapping[str, Any]) -> None:
             raise ValueError(f"rollout.sglang.{name} is no option of this SGLang; {hint}.")
 
 
-def _server_argument_names() -> list[str]:
-    ensure_torchvision_schemas()
-    import msgspec
-    from sglang.srt.server_args import ServerArgs
-
-    return [field.name for field in msgspec.structs.fields(cast(Any, ServerArgs))]
+def server_argument_names() -> list[str]:
+    """Read from SGLang's source: to import ServerArgs takes ten seconds, and the server is not started before this."""
+    package = importlib.util.find_spec("sglang")
+    if package is None or not package.submodule_search_locations:
+        raise ValueError("rollout.sglang needs SGLang, which is not installed; see README.md.")
+    path = Path(package.submodule_search_locations[0]) / "srt/arg_groups/field_order.py"
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign):
+            return list(ast.literal_eval(statement.value))
+    raise AssertionError(f"{path} no longer lists the fields of ServerArgs")

@@ -17,10 +17,12 @@ import http.client
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +41,7 @@ HOST = "127.0.0.1"
 _POLL_INTERVAL_S = 0.1
 _REPORT_INTERVAL_S = 10.0
 _STOP_GRACE_S = 5.0
+_KILL_LIMIT_S = 60.0
 _LAST_LOG_LINES = 15
 _KEEP_ALIVE_S = 24 * 3600
 
@@ -103,6 +106,7 @@ class SglangServer:
             on_gpu=torch.cuda.is_available(),
         )
         self._process: subprocess.Popen[bytes] | None = None
+        self._temporary = ""
         self._started_at = 0.0
 
     @property
@@ -124,7 +128,8 @@ class SglangServer:
         assert self._process is None, f"server {self.name} was started twice; stop it first"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-W", "ignore", "-m", "megatron_ar3po.platform.sglang_launch"]
-        command += [str(os.getpid()), json.dumps(self._arguments)]
+        self._temporary = tempfile.mkdtemp(prefix="ar3po_sglang_")
+        command += [str(os.getpid()), self._temporary, json.dumps(self._arguments)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -147,16 +152,17 @@ class SglangServer:
                     f"server {self.name} died while starting. {self.last_words()}"
                 )
             if waited > limit:
+                words = self.last_words()
                 self.stop()
                 raise RolloutEngineError(
                     f"server {self.name} was not ready within rollout.server_start_timeout_s={limit:g}; raise it, or "
-                    f"look for what it waits for. {self.last_words()}"
+                    f"look for what it waits for. {words}"
                 )
             if waited >= next_report:
                 report(
                     f"waiting for server {HOST}:{self.port}: {waited:.0f} s of at most {limit:g} s"
                 )
-                next_report += _REPORT_INTERVAL_S
+                next_report = waited + _REPORT_INTERVAL_S
             time.sleep(_POLL_INTERVAL_S)
         return time.monotonic() - self._started_at
 
@@ -193,12 +199,16 @@ class SglangServer:
             logger.info("server %s did not end within %g s: killed", self.name, _STOP_GRACE_S)
         with contextlib.suppress(ProcessLookupError):  # all of it has ended
             os.killpg(process.pid, signal.SIGKILL)  # also what outlived its leader
-        process.wait(_STOP_GRACE_S)
+        process.wait(_KILL_LIMIT_S)
+        shutil.rmtree(self._temporary, ignore_errors=True)
 
     def last_words(self) -> str:
-        """For an error message: how it ended, its last log lines, and where the others are."""
-        ended = self._process.poll() if self._process is not None else None
-        state = "It runs." if ended is None else f"Its exit code was {ended}."
+        """For an error message: how it stands, its last log lines, and where the others are."""
+        if self._process is None:
+            state = "It was stopped."
+        else:
+            ended = self._process.poll()
+            state = "It still runs." if ended is None else f"Its exit code was {ended}."
         if not self.log_path.is_file():
             return state
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()

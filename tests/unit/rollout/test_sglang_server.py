@@ -1,5 +1,6 @@
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,6 +102,14 @@ def test_an_option_that_the_trainer_sets_is_refused_in_the_pass_through(name):
         check_pass_through({name: 1})
 
 
+def test_an_unknown_option_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"sglang\.mem_fraction is no option.*mem_fraction_static"):
+        check_pass_through({"mem_fraction": 0.5})
+    with pytest.raises(ValueError, match=r"no option of this SGLang; see"):
+        check_pass_through({"qqqq": 1})
+    check_pass_through({"mem_fraction_static": 0.5, "disable_radix_cache": True})
+
+
 def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, monkeypatch):
     """The interpreter is replaced by one that fails; nothing of SGLang is started."""
     failing = tmp_path / "python"
@@ -113,8 +122,11 @@ def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, monkey
         server.wait_ready()
     assert "dp0.s0 died while starting. Its exit code was 7" in str(error.value)
     assert "two: out of luck" in str(error.value) and str(server.log_path) in str(error.value)
+    temporary = Path(server._temporary)
+    assert temporary.is_dir()
     server.stop()
     server.stop()
+    assert not temporary.exists()
 
 
 def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, monkeypatch):

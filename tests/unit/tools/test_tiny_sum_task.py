@@ -70,7 +70,7 @@ def test_prompts_have_the_shares_of_difficulty_and_none_is_held_out_and_trained_
     assert not set(train) & set(heldout)
     assert all(difficulty(teacher.pass_rate(operands)) == name for operands, name in train.items())
     assert sum(teacher.pass_rate(operands) <= 0.2 for operands in train) >= 300 / 4
-    assert 0.4 < sum(map(teacher.pass_rate, train)) / 300 < 0.55
+    assert 0.3 < sum(map(teacher.pass_rate, train)) / 300 < 0.5
 
 
 def test_the_same_seed_gives_the_same_task_and_another_seed_another():

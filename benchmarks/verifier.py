@@ -9,11 +9,11 @@ FOLDER/verifier holds pairs.jsonl, pairs_free_text.jsonl ({"gold", "pred", "expe
     VENV/bin/pip install math-verify==0.9.0 regex word2number
     VENV/bin/pip install --no-deps evalscope==0.17.1 verl==0.9.1
 
-math-verify 0.9.0 wraps both sides in a box; Qwen2.5-Math's grader comes in evalscope 0.17.1; DAPO's scorer in verl 0.9.1;
-latex2sympy2 1.9.1 (equal parses, or simplify(a - b) == 0) runs in this environment, whose antlr it wants. Each runs in one
-process, one item at a time; an item that takes 10 s ends it and counts as refused. Times are processor time of one core
-(not wall time: other work on the machine does not count); the first item of each set, which imports and warms up, is
-graded twice and timed the second time.
+math-verify 0.9.0 wraps both sides in a box; Qwen2.5-Math's grader comes in evalscope 0.17.1; DAPO's scorer in verl
+0.9.1; latex2sympy2 1.9.1 (equal parses, or simplify(a - b) == 0) runs in this environment, whose antlr it wants. Each
+runs in one process, one item at a time; an item that takes 10 s ends it and counts as refused. Times are processor time
+of one core (not wall time: other work on the machine does not count); the first item of each set, which imports and
+warms up, is graded twice and timed the second time.
 """
 
 from __future__ import annotations

@@ -215,9 +215,17 @@ def read(text: str, *, depth: int = 0) -> Answer:
     return _read_leaf(text)
 
 
+_NAMED_VALUES = {
+    **dict.fromkeys(("allrealnumbers", "allreals", "therealnumbers", "realnumbers"), r"\mathbb{R}"),
+    **dict.fromkeys(("infinity", "inf", "positiveinfinity"), r"\infty"),
+    **dict.fromkeys(("-infinity", "-inf", "negativeinfinity"), r"-\infty"),
+}
+
+
 def _read_leaf(text: str) -> Leaf:
     if text.startswith("+"):
         text = text[1:].lstrip()
+    text = _NAMED_VALUES.get(re.sub(r"\\text|[{} ]", "", text).lower(), text)
     groups = tuple(text.split(",")) if _THOUSANDS.fullmatch(text) else ()
     if plain_value(text) is not None:
         return Leaf(text, groups=groups)
@@ -261,6 +269,8 @@ def _read_wrapped(text: str, depth: int) -> Answer | None:
     inside = _whole_group(text, "{", "}")
     if inside is None:
         return None
+    if _SET_BUILDER.fullmatch(inside):
+        return _read_set(inside, depth)
     answer = read(inside, depth=depth)
     return (
         replace(answer, opening="{", closing="}")
@@ -276,6 +286,11 @@ _CHOICE = re.compile(
 
 def _read_choice(text: str, depth: int) -> Answer | None:
     plain = text
+    named = re.fullmatch(
+        r"(?:\\text ?\{)? ?(?:option|choice) ?\(?([A-J])\)?\}?", text, re.IGNORECASE
+    )
+    if named:
+        return Leaf(named[1])
     if text.startswith(r"\text"):
         plain = re.sub(r"^\\text ?\{([^{}]*)\}", r"\1 ", text)
     match = _CHOICE.fullmatch(plain.strip())
@@ -283,7 +298,8 @@ def _read_choice(text: str, depth: int) -> Answer | None:
 
 
 _MATRIX = re.compile(
-    r"[\[(]? ?\\begin ?\{(?P<name>[pb]?matrix\*?|smallmatrix|array|cases|aligned|align\*?|gathered)\}"
+    r"(?:[\[(]|(?P<system>\\\{))? ?\\begin ?\{(?P<name>[pb]?matrix\*?"
+    r"|smallmatrix|array|cases|aligned|align\*?|gathered)\}"
     r" ?(?:\{[lcr| ]*\}|\[[lcr]\])?(?P<body>.*)\\end ?\{(?P=name)\} ?[\])]?",
     re.DOTALL,
 )
@@ -302,7 +318,7 @@ def _read_matrix(text: str, depth: int) -> Answer | None:
     rows = [row for row in rows if row]
     if not rows or len(rows) > MAX_ITEMS:
         return None
-    if "matrix" in match["name"] or match["name"] == "array":
+    if not match["system"] and ("matrix" in match["name"] or match["name"] == "array"):
         cells = [
             tuple(read(cell, depth=depth) for cell in row.split("&")) for row in rows[:MAX_ITEMS]
         ]
@@ -366,6 +382,8 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     signs = ["=" if sign == "approx" else sign for sign in signs]
     members = tuple(read(member, depth=depth) for member in texts)
     relation = Relation(members, tuple(signs), tuple(texts))
+    if signs == ["="] and re.fullmatch(r"[A-Za-z]", texts[1]) and not is_label(texts[0]):
+        return Named(texts[1], members[0], relation)  # "5 = x"
     return _named(relation) or relation
 
 
@@ -465,8 +483,11 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
     return None
 
 
+_SET_BUILDER = re.compile(r"(\(?[A-Za-z, ]+\)?(?: ?\\in ?[^|:]*)?) ?[|:] ?(.+)", re.DOTALL)
+
+
 def _read_set(inside: str, depth: int) -> Answer:
-    builder = re.fullmatch(r"(\(?[A-Za-z, ]+\)?(?: ?\\in ?[^|:]*)?) ?[|:] ?(.+)", inside, re.DOTALL)
+    builder = _SET_BUILDER.fullmatch(inside)
     if builder:
         condition = read(builder[2], depth=depth)
         return (

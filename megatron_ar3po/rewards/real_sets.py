@@ -81,6 +81,10 @@ def _from_items(items: Items) -> RealSet:
         return _interval(items)
     if items.opening == "{":
         return _finite([_constant(item) for item in items.items])
+    if not items.opening and all(isinstance(item, Items) for item in items.items):
+        if items.joined_by == ",":
+            raise NotASet
+        return _combined([real_set(item) for item in items.items], any_of=True)  # intervals
     if not items.opening and all(isinstance(item, Relation | Named) for item in items.items):
         return _combined([real_set(item) for item in items.items], any_of=items.joined_by == "or")
     raise NotASet

@@ -23,7 +23,7 @@ _SYNONYMS = {
     "degree": "deg degs", "radian": "rad rads", "percent": "pct percentage percents", "mph": "", "kph": "kmh",
     "newton": "n", "joule": "j", "watt": "w", "volt": "v", "ampere": "a amp amps", "kelvin": "k", "hertz": "hz",
     "pascal": "pa", "kilojoule": "kj", "kilowatt": "kw", "kilopascal": "kpa", "mole": "mol mols", "celsius": "c",
-    "fahrenheit": "f", "unit": "", "square_unit": "", "am": "", "pm": "", "ohm": "",
+    "fahrenheit": "f", "unit": "", "square_unit": "", "am": "", "pm": "", "th": "st nd rd", "ohm": "",
     "coulomb": "", "electronvolt": "ev",
 }  # fmt: skip
 _CANONICAL = {word: unit for unit, words in _SYNONYMS.items() for word in [unit, *words.split()]}

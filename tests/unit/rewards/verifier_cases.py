@@ -93,7 +93,10 @@ EQUAL_STRUCTURES: list[Pair] = [
     ("y = 2x", r"x = \frac{y}{2}"), (r"\begin{pmatrix}1\\2\end{pmatrix}", "(1,2)"), (r"\{4\}", "4"), ("2,2,3", "3,2,2"),
     (r"\begin{pmatrix}1/2\\2\end{pmatrix}", r"\begin{pmatrix}0.5\\\sqrt4\end{pmatrix}"), ("(B)", "B"), (r"\text{(B)}", "B"),
     (r"\textbf{(B)}\ 12", "B"), ("B. 12", "B"), ("(B) 12", "12"), ("C) the dog", r"\text{C}"), ("1,000, 2,000", "2000, 1000"),
-    (r"\frac{7}{3} \text{ or } 2\frac{1}{3}", "7/3"), ("f(1) < f(2)", "f(2) > f(1)"), (r"\{(1,2),(2,1)\}", "(2,1),(1,2)"),
+    (r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.", "x=1, y=2"), (r"\begin{cases}x=1\\y=2\end{cases}", "y=2,x=1"),
+    ("5 = x", "5"), ("{x|x>1}", r"(1,\infty)"), (r"(-\infty,-1) \text{ or } (1,\infty)", r"(-\infty,-1)\cup(1,\infty)"),
+    (r"\text{all real numbers}", r"\mathbb{R}"), ("infinity", r"\infty"), ("Option C", "C"), (r"\text{Choice (C)}", "C"), ("5th", "5"),
+    ("x^2<4", "(-2,2)"), ("x^2-5x+6>0", r"(-\infty,2)\cup(3,\infty)"), (r"\frac{7}{3} \text{ or } 2\frac{1}{3}", "7/3"), ("f(1) < f(2)", "f(2) > f(1)"), (r"\{(1,2),(2,1)\}", "(2,1),(1,2)"),
 ]  # fmt: skip
 
 DIFFERENT_STRUCTURES: list[Pair] = [
@@ -109,6 +112,8 @@ DIFFERENT_STRUCTURES: list[Pair] = [
     (r"\emptyset", "0"), (r"3\pm2", r"3\pm 1"), (r"\pm 2", "2"), (r"x\in(1,2)", r"x\in[1,2]"), (r"|x|<3", r"|x|\le 3"),
     ("A", "B"), ("(A)", "(B)"), ("(B) 12", "C"), (r"\text{odd}", r"\text{even}"), (r"\text{no}", r"\text{yes}"), ("x", "y"),
     (r"\overline{AB}", r"\overline{CD}"), (r"\vec{a}", "a"), ("x_1", "x_2"), ("1:2:3", "3:2:1"), ("(1,2)", r"\{1,2\}x"), ("", "1"),
+    ("x^2-7x+10=0", "x^2+7x+10=0"), ("f(0)", "0"), ("f(2)", "2f"), (r"x=-3 \text{ or } x=3", "(-3,3)"), (r"x^2\le 4", "(-2,2)"), ("6 = x", "5"),
+    (r"e^x > 1", "x < 0"), (r"\sin x > 0", "x > 0"), ("Option C", "D"),
 ]  # fmt: skip
 
 # --- expressions

@@ -309,7 +309,9 @@ class _PromptRollout:
             ),
             sampling=controller.sampling,
             policy_version=self._policy_version,
-            rank=(-stage, position),
+            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others are done
+            # (benchmarks/rollout_stages.py).
+            rank=(stage, position),
         )
 
 

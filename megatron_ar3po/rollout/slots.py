@@ -11,10 +11,7 @@ from typing import Any
 
 
 class PrioritySlots:
-    """Like a semaphore, but the smallest `rank` goes first; among equals the first to come.
-
-    Later stages rank first: a prompt in its last stage has the longest chain behind it, and starting it late is what
-    leaves servers idle at the end of a step."""
+    """Like a semaphore, but the smallest `rank` goes first; among equals the first to come."""
 
     def __init__(self, num_slots: int) -> None:
         assert num_slots >= 1, f"{num_slots} slots let nothing through"

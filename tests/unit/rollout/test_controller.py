@@ -134,14 +134,21 @@ def test_no_more_requests_are_in_flight_than_allowed():
     assert engine.max_running == 6
 
 
-def test_later_stages_go_first_when_slots_are_scarce():
-    """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, and prompt 0 goes before prompt 2."""
+def test_first_stages_go_first_when_slots_are_scarce():
+    """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, yet prompt 2 begins before it goes on."""
     engine = FakeRolloutEngine(delay_s=lambda r: 0.005)
     controller = make_controller(
         engine, FakeVerifier(), max_concurrent_requests=1, responses_per_stage=1
     )
     controller.collect(make_prompts(3), step=1, policy_version=0)
-    assert engine.finished.index("s1.p0.2.0") < engine.finished.index("s1.p2.1.0")
+    assert [name[3:] for name in engine.finished] == [
+        "p0.1.0",
+        "p1.1.0",
+        "p2.1.0",
+        "p0.2.0",
+        "p1.2.0",
+        "p2.2.0",
+    ]
 
 
 def test_stale_weights_are_refused():

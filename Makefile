@@ -34,7 +34,7 @@ $(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt req
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(TINY)/task.json: tools/make_tiny_model.py | $(STAMP)
+$(TINY)/task.json: tools/make_tiny_model.py tools/tiny_sum_task.py | $(STAMP)
 	$(BIN)/python tools/make_tiny_model.py --out $(TINY)
 
 train: $(STAMP) $(TINY)/task.json  ## the main job: AR3PO on examples/tiny_sum, real SGLang, real Megatron

@@ -38,6 +38,12 @@ def without_clocks(row: dict) -> dict:
     return {k: v for k, v in row.items() if not k.startswith(("time/", "memory/", "weight_sync/"))}
 
 
+def largest_mismatches(run) -> list[float]:
+    """One figure for each step that trained; a step without signal has none."""
+    name = "mismatch/logprob_abs_max"
+    return [row[name] for row in run.metrics if name in row]
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory, module_runs):
     """Six steps in one go: the run the other tests compare with."""
@@ -81,8 +87,9 @@ def test_it_ends_with_a_short_table(whole_run):
 
 
 def test_server_and_actor_agree_about_every_token(whole_run):
-    for row in whole_run.metrics[1:]:
-        assert row["mismatch/logprob_abs_max"] <= 1e-4
+    seen = largest_mismatches(whole_run)
+    assert len(seen) >= 3
+    assert max(seen) <= 1e-4
 
 
 def test_unsolved_prompts_enter_stage_2_and_solved_ones_do_not(whole_run):
@@ -126,9 +133,9 @@ def test_the_real_loop_runs_at_other_layouts_and_algorithms(start_run, name, ran
     run.wait().succeeded()
     rows = run.metrics
     assert [row["step"] for row in rows] == [0, 1, 2]
+    assert max(largest_mismatches(run)) <= 1e-4
+    assert max(row.get("actor/grad_norm", 0) for row in rows) > 0
     for row in rows[1:]:
-        assert row["mismatch/logprob_abs_max"] <= 1e-4
-        assert row["actor/grad_norm"] > 0
         assert "rollout/stage_2/responses" not in row
         assert row["rollout/responses_generated"] == 8 * row["rollout/prompts"]
     if name == "dapo":

@@ -309,8 +309,8 @@ class _PromptRollout:
             ),
             sampling=controller.sampling,
             policy_version=self._policy_version,
-            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others are done
-            # (benchmarks/rollout_stages.py).
+            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others
+            # are done (benchmarks/rollout_stages.py).
             rank=(stage, position),
         )
 

@@ -135,7 +135,7 @@ def test_no_more_requests_are_in_flight_than_allowed():
 
 
 def test_first_stages_go_first_when_slots_are_scarce():
-    """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, yet prompt 2 begins before it goes on."""
+    """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, yet prompt 2 begins first."""
     engine = FakeRolloutEngine(delay_s=lambda r: 0.005)
     controller = make_controller(
         engine, FakeVerifier(), max_concurrent_requests=1, responses_per_stage=1

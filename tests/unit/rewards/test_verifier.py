@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 from megatron_ar3po.config.schema import RewardsConfig
-from megatron_ar3po.rewards.verifier import check_ground_truth, make_verifier, overlong_penalty
+from megatron_ar3po.rewards.verifier import (
+    check_ground_truth,
+    check_ground_truths,
+    make_verifier,
+    overlong_penalty,
+)
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -90,3 +95,83 @@ def test_a_ground_truth_is_checked_for_the_verifier_that_will_use_it() -> None:
     assert check_ground_truth("5", "last_number") is None
     assert "no plain integer" in (check_ground_truth("x", "last_number") or "")
     assert check_ground_truth("  ", "last_number") == "it is empty"
+
+
+# --- the math verifier, in its worker processes
+
+
+def test_a_math_response_is_graded_in_a_worker_and_earns_the_format_reward() -> None:
+    config = RewardsConfig(verifier="math", format_reward=0.25)
+    verdict = verify(config, r"So it is $\boxed{\frac{2}{4}}$.", "0.5")
+    assert (verdict.reward, verdict.status, verdict.extracted) == (1.25, "correct", r"\frac{2}{4}")
+
+
+def test_many_responses_are_verified_at_once_and_the_event_loop_stays_free() -> None:
+    """Eight responses, one of which hangs until its limit; meanwhile the loop ticks."""
+    config = RewardsConfig(verifier="chaos_grader:make_grader", num_workers=2, timeout_s=0.5)
+
+    async def run() -> tuple[list[str], int]:
+        verifier = make_verifier(config, CharTokenizer())
+        prompt = Prompt(prompt_id="p", token_ids=(1,), ground_truth="5")
+        try:
+            texts = ["5", "loop", "5", "6", "5", "6", "5", "5"]
+            verdicts = asyncio.gather(
+                *(verifier.verify(prompt, response_of(text)) for text in texts)
+            )
+            ticks = 0
+            while not verdicts.done():
+                await asyncio.sleep(0.01)
+                ticks += 1
+            return [verdict.status for verdict in await verdicts], ticks
+        finally:
+            verifier.close()
+
+    statuses, ticks = asyncio.run(run())
+    right, wrong = "correct", "incorrect"
+    assert statuses == [right, "timeout", right, wrong, right, wrong, right, right]
+    assert ticks >= 5
+
+
+def test_a_prompt_may_bring_its_own_tolerance() -> None:
+    verifier = make_verifier(RewardsConfig(verifier="math"), CharTokenizer())
+    try:
+        for error, status in (("1e-1", "correct"), (None, "incorrect"), ("1e-1,1e-2", "incorrect")):
+            prompt = Prompt(
+                prompt_id="p", token_ids=(1,), ground_truth="2.4", metadata={"error": error}
+            )
+            verdict = asyncio.run(verifier.verify(prompt, response_of(r"\boxed{2.45}")))
+            assert verdict.status == status
+    finally:
+        verifier.close()
+
+
+def test_the_ground_truths_of_a_dataset_are_checked_once_each() -> None:
+    texts = ["5", r"\frac{1}{2}", "", r"\oslash ???", "5", r"\oslash ???"]
+    reasons = check_ground_truths(texts, RewardsConfig(verifier="math"))
+    assert [reason is None for reason in reasons] == [True, True, False, False, True, False]
+    assert reasons[2] == "it is empty"
+    assert check_ground_truths(["x"], RewardsConfig(verifier="last_number")) != [None]
+
+
+def test_the_version_follows_every_option_that_can_change_a_verdict() -> None:
+    versions = set()
+    for config in (
+        RewardsConfig(verifier="math"),
+        RewardsConfig(verifier="math", answer_format="boxed"),
+        RewardsConfig(verifier="math", answer_format="boxed", strict_format=True),
+        RewardsConfig(verifier="math", answer_fallback=False),
+        RewardsConfig(verifier="math", tolerance=0.1),
+        RewardsConfig(verifier="math", truncated="grade"),
+        RewardsConfig(verifier="last_number"),
+    ):
+        verifier = make_verifier(config, CharTokenizer())
+        versions.add(verifier.version)
+        verifier.close()
+    assert len(versions) == 7
+
+
+def test_an_unknown_verifier_is_named_with_the_known_ones() -> None:
+    with pytest.raises(
+        ValueError, match=r"rewards\.verifier=maths is unknown; use math, last_number"
+    ):
+        make_verifier(RewardsConfig(verifier="maths"), CharTokenizer())

@@ -65,9 +65,9 @@ def add_launch_parser(subparsers: Any) -> None:
 
 
 def launch_command(arguments: argparse.Namespace) -> int:
-    # Beside the runs instead of in the home folder; read when nemo_run is imported. Not "nemo_run": without a
-    # container NeMo-Run replaces "/nemo_run" in every path of its batch script.
-    os.environ.setdefault("NEMORUN_HOME", str(Path.cwd() / "runs" / "nemo"))
+    # Beside the runs instead of in the home folder. Not called "nemo_run": without a container NeMo-Run replaces
+    # "/nemo_run" in every path of its batch script. The variable is read when nemo_run is imported.
+    home = os.environ.setdefault("NEMORUN_HOME", str(Path.cwd() / "runs" / "nemo"))
     try:
         import nemo_run as run
     except ImportError as error:
@@ -76,7 +76,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
 
     config = Path(arguments.config).resolve()
     base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
-    with run.Experiment(base) as experiment:
+    with run.Experiment(base, base_dir=home) as experiment:
         for variant in variants(base, arguments.vary):
             executor = _executor(arguments)
             recipe = training(

@@ -87,8 +87,12 @@ class SlurmCluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment of a client; none of an outer job's variables."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
+        """The environment of a client; no variables of an outer job or of NeMo-Run."""
+        kept = {
+            k: v
+            for k, v in os.environ.items()
+            if not k.startswith(("SLURM_", "SBATCH_", "NEMORUN_"))
+        }
         return {**kept, "SLURM_CONF": str(self.root / "slurm.conf")}
 
     def start(self, timeout_s: float = 60.0) -> None:

@@ -70,7 +70,8 @@ def test_a_sweep_plans_one_run_for_each_combination(tmp_path):
         assert f"run.name=qwen2.5_7b_{name}" in text
 
 
-def test_a_variant_that_cannot_start_is_refused_before_anything_is_submitted():
+def test_a_variant_that_cannot_start_is_refused_before_anything_is_submitted(tmp_path, monkeypatch):
+    monkeypatch.setenv("NEMORUN_HOME", str(tmp_path))
     from megatron_ar3po.launch.cli import add_launch_parser
 
     parser = argparse.ArgumentParser()

@@ -414,6 +414,7 @@ def is_label(text: str) -> bool:
         return False
     bare = re.sub(r"_ ?(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\\?[A-Za-z]+|\d)", "", text)
     bare = re.sub(r"\\text ?\{[^{}]*\}", "T", bare)
+    bare = re.sub(r"\^ ?\{ ?-1 ?\}(?= ?\()", "", bare)  # the inverse of a function
     bare = re.sub(r"(?<=[A-Za-z']) ?\([^()]*\)", "", bare)
     if not re.search(r"[A-Za-z]", bare) or re.search(r"[-+*^!<>=&°%\d]", bare):
         return False

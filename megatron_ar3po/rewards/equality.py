@@ -217,8 +217,8 @@ class Comparison:
 
     def _operations_equal(self, a: SetOperation, b: SetOperation) -> bool:
         if a.sign != b.sign:
-            return False
-        if a.sign == "setminus":
+            equal = False
+        elif a.sign == "setminus":
             equal = self._in_order(a.parts, b.parts)
         else:
             equal = len(a.parts) == len(b.parts) and self._matching(a.parts, b.parts)

@@ -74,6 +74,13 @@ _COMMANDS: dict[str, str] = {
     "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "reals": r"\mathbb{R}", "vartheta": r"\theta ", "lg": r"\log_{10}",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+_STYLED_LETTER = re.compile(
+    r"\\(?:mathbf|mathit|mathsf|mathcal|mathfrak|mathscr|boldsymbol|bm) ?\{([A-Za-z])\}"
+)
+_TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
+_ABOUT = re.compile(
+    r"(?:about|approximately|approx\.?|roughly|around|exactly)\s+(?=\S)", re.IGNORECASE
+)
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s")
 _SURE_THOUSANDS = re.compile(r"(?<=\d) ?(?:\{ ?, ?\}|,\\!)\s*(?=\d{3})")
 _LAYOUT = re.compile(
@@ -137,7 +144,7 @@ def tidy(text: str) -> str:
         if "\\\\[" not in text:
             text = text.replace(r"\[", " ").replace(r"\]", " ")
         text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)\s*\.", "", text)
-        text = _COMMAND.sub(_command, _LAYOUT.sub("", text))
+        text = _COMMAND.sub(_command, _STYLED_LETTER.sub(r"\1 ", _LAYOUT.sub("", text)))
     elif "{" in text:
         text = _SURE_THOUSANDS.sub("", text)
     text = _SPACING.sub(" ", text)
@@ -148,6 +155,7 @@ def tidy(text: str) -> str:
     if "^" in text:
         text = _PRIME.sub(lambda m: m[1] or m[2], _DEGREE.sub("°", text))
     text = re.sub(r" {2,}", " ", text).strip()
+    text = _TIMES_TEN.sub("*", _ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text)
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
     return _without_trailing_marks(text).lstrip(" *:")
 

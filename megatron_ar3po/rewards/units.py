@@ -27,7 +27,11 @@ _SYNONYMS = {
     "coulomb": "", "electronvolt": "ev",
 }  # fmt: skip
 _CANONICAL = {word: unit for unit, words in _SYNONYMS.items() for word in [unit, *words.split()]}
-_KNOWN = frozenset(_CANONICAL) | {f"{word}s" for word in _CANONICAL if len(word) > 2}
+_KNOWN = (
+    frozenset(_CANONICAL)
+    | {"square", "sq", "cubic", "cu", "per"}
+    | {f"{word}s" for word in _CANONICAL if len(word) > 2}
+)
 # One letter is a unit only inside \text{...}, or after a space behind a plain number.
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")

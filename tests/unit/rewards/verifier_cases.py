@@ -40,6 +40,7 @@ UNITS: list[Pair] = [
     (r"\frac{1}{4} \text{ mile}", "0.25"), ("5 m", "5"), ("8 kg", r"8\text{ kilograms}"), ("3 in.", r"3 \text{ inches}"),
     ("4:30 p.m.", r"4:30 \text{ pm}"), ("6 am", r"6\text{ a.m.}"), (r"864 \mbox{ inches}^3", "864 cubic inches"),
     (r"50\%", "0.5"), (r"50\%", "50"), (r"5\%", "5 percent"), ("12.5%", "1/8"), (r"\frac{1}{4}", r"25\%"),
+    ("about 3.5", "3.5"), ("5 sq. units", "5"), (r"20^\circ\text{C}", "20"), (r"2\pi \text{ rad}", r"2\pi"), ("6.02 x 10^23", "6.02e23"),
     ("20 pct", r"20\%"), (r"\frac{100}{3}\%", r"\frac{1}{3}"), ("20", "20 percentage"),
 ]  # fmt: skip
 
@@ -94,6 +95,8 @@ EQUAL_STRUCTURES: list[Pair] = [
     (r"\begin{pmatrix}1/2\\2\end{pmatrix}", r"\begin{pmatrix}0.5\\\sqrt4\end{pmatrix}"), ("(B)", "B"), (r"\text{(B)}", "B"),
     (r"\textbf{(B)}\ 12", "B"), ("B. 12", "B"), ("(B) 12", "12"), ("C) the dog", r"\text{C}"), ("1,000, 2,000", "2000, 1000"),
     (r"\left\{\begin{array}{l}x=1\\y=2\end{array}\right.", "x=1, y=2"), (r"\begin{cases}x=1\\y=2\end{cases}", "y=2,x=1"),
+    (r"2\mathbf{i}+3\mathbf{j}", r"3\mathbf{j}+2\mathbf{i}"), (r"\mathbb{R} \setminus \{4\}", r"(-\infty,4)\cup(4,\infty)"),
+    (r"f^{-1}(x)=\frac{x-3}{2}", r"\frac{x-3}{2}"), ("x^2+1=y", "y=x^2+1"), ("a=1, b=2, c=3", "(1,2,3)"), ("x+y+z=0", "z=-x-y"),
     ("5 = x", "5"), ("{x|x>1}", r"(1,\infty)"), (r"(-\infty,-1) \text{ or } (1,\infty)", r"(-\infty,-1)\cup(1,\infty)"),
     (r"\text{all real numbers}", r"\mathbb{R}"), ("infinity", r"\infty"), ("Option C", "C"), (r"\text{Choice (C)}", "C"), ("5th", "5"),
     ("x^2<4", "(-2,2)"), ("x^2-5x+6>0", r"(-\infty,2)\cup(3,\infty)"), (r"\frac{7}{3} \text{ or } 2\frac{1}{3}", "7/3"), ("f(1) < f(2)", "f(2) > f(1)"), (r"\{(1,2),(2,1)\}", "(2,1),(1,2)"),

@@ -23,7 +23,7 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -58,10 +58,19 @@ class Sizes:
         return max(1, self.num_responses // PER_PROMPT)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one training step deposits."""
+
+    number: int
+    responses: list[ScoredResponse]
+    prompts: dict[str, Prompt]
+
+
 class Candidate(Protocol):
     """A store under test: opened by its constructor."""
 
-    def deposit(self, responses: Sequence[ScoredResponse], step: int) -> None: ...
+    def deposit(self, step: Step) -> None: ...
 
     def borrow(self, prompt_id: str, step: int) -> object: ...
 
@@ -79,9 +88,9 @@ class Ours:
             fingerprint=Fingerprint(run="benchmark", model="none", tokenizer="none"),
         )
 
-    def deposit(self, responses: Sequence[ScoredResponse], step: int) -> None:
-        prompts = {r.response.prompt_id: prompt_of(r.response.prompt_id) for r in responses}
-        assert self._store.deposit(responses, prompts=prompts, step=step) == len(responses)
+    def deposit(self, step: Step) -> None:
+        num_new = self._store.deposit(step.responses, prompts=step.prompts, step=step.number)
+        assert num_new == len(step.responses)
 
     def borrow(self, prompt_id: str, step: int) -> object:
         return self._store.borrow(prompt_id, step=step)
@@ -99,9 +108,9 @@ class Lmdb:
         folder.mkdir(parents=True, exist_ok=True)
         self._environment: Any = lmdb.open(str(folder), map_size=1 << 40)
 
-    def deposit(self, responses: Sequence[ScoredResponse], step: int) -> None:
+    def deposit(self, step: Step) -> None:
         with self._environment.begin(write=True) as transaction:
-            for scored in responses:
+            for scored in step.responses:
                 key = f"{scored.response.prompt_id}/{scored.response.response_id}".encode()
                 transaction.put(key, pickle.dumps(scored, protocol=5))
 
@@ -128,9 +137,9 @@ class Pickles:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
-    def deposit(self, responses: Sequence[ScoredResponse], step: int) -> None:
+    def deposit(self, step: Step) -> None:
         by_prompt: dict[str, list[ScoredResponse]] = {}
-        for scored in responses:
+        for scored in step.responses:
             by_prompt.setdefault(scored.response.prompt_id, []).append(scored)
         for prompt_id, new in by_prompt.items():
             path = self._path(prompt_id)
@@ -178,12 +187,12 @@ def arrays_of(count: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, -rng.exponential(0.5, (count, num_tokens)).astype(np.float32)
 
 
-def responses_of_step(sizes: Sizes, step: int) -> list[ScoredResponse]:
+def make_step(sizes: Sizes, step: int) -> Step:
     """2,000 responses of 500 prompts, four each: every prompt comes by twice in `num_steps` steps."""
     count = min(PER_STEP, sizes.num_responses)
     tokens, logprobs = arrays_of(count, sizes.num_tokens)
     first = (step - 1) * (count // 4)
-    return [
+    responses = [
         ScoredResponse(
             response=Response(
                 response_id=f"step{step:06d}-{i:05d}",
@@ -203,6 +212,8 @@ def responses_of_step(sizes: Sizes, step: int) -> list[ScoredResponse]:
         )
         for i in range(count)
     ]
+    ids = {scored.response.prompt_id for scored in responses}
+    return Step(number=step, responses=responses, prompts={name: prompt_of(name) for name in ids})
 
 
 def plain_write(folder: Path, num_bytes: int) -> float:
@@ -227,7 +238,7 @@ def fill(
 ) -> Iterator[tuple[str, float]]:
     store = make(folder)
     for step in range(1, sizes.num_steps + 1):
-        store.deposit(responses_of_step(sizes, step), step)
+        store.deposit(make_step(sizes, step))
     store.close()
     yield (
         "disk_ratio",
@@ -259,10 +270,10 @@ def use(
 
     deposits, plain = [], []
     for later in range(step + 2, step + 2 + NUM_MEASURED_DEPOSITS):
-        responses = responses_of_step(sizes, later)
+        later_step = make_step(sizes, later)
         before = bytes_of(folder)
         started = time.perf_counter()
-        store.deposit(responses, later)
+        store.deposit(later_step)
         deposits.append(1e3 * (time.perf_counter() - started))
         plain.append(1e3 * plain_write(folder, bytes_of(folder) - before))
     yield "deposit_ms", statistics.median(deposits)

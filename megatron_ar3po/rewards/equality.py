@@ -42,7 +42,7 @@ from megatron_ar3po.rewards.numeric import (
 )
 from megatron_ar3po.rewards.real_sets import same_real_set
 from megatron_ar3po.rewards.tidy import compact, tidy
-from megatron_ar3po.rewards.units import same_unit
+from megatron_ar3po.rewards.units import same_unit, split_unit
 
 MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
 
@@ -280,6 +280,7 @@ class Comparison:
         self.leaves += 1
         if self.leaves > MAX_COMPARISONS:
             raise TooManyComparisons
+        a, b = _with_letter_units(a, b)
         a_unit, b_unit = ("percent" if x.is_percent else x.unit for x in (a, b))
         if not same_unit(a_unit, b_unit):
             self.note(f"unit: {a_unit} is not {b_unit}")
@@ -338,6 +339,18 @@ _SAME_SHAPE: dict[type, Callable[..., bool]] = {
     SetOperation: Comparison._operations_equal,
     Relation: Comparison._relations_equal,
 }
+
+
+def _with_letter_units(a: Leaf, b: Leaf) -> tuple[Leaf, Leaf]:
+    r""" "15 m^2" beside "15 \text{ m}^2": the letter is a unit because the other side says so."""
+    if bool(a.unit) == bool(b.unit):
+        return a, b
+    with_unit, without = (a, b) if a.unit else (b, a)
+    core, unit = split_unit(without.text, letters=True)
+    if unit != with_unit.unit:
+        return a, b
+    read_again = Leaf(core, unit=unit)
+    return (a, read_again) if a.unit else (read_again, b)
 
 
 def _percent_readings(

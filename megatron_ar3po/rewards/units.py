@@ -32,7 +32,7 @@ _KNOWN = (
     | {"square", "sq", "cubic", "cu", "per"}
     | {f"{word}s" for word in _CANONICAL if len(word) > 2}
 )
-# One letter is a unit only inside \text{...}, or after a space behind a plain number.
+# One letter is a unit only inside \text{...} or in a quotient (12 m/s): in "3 n" and "5 m" it is a variable.
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")
 _MAX_PIECES = 12
@@ -71,8 +71,9 @@ def split_percent(text: str) -> tuple[str, bool]:
     return text[: match.start()], True
 
 
-def split_unit(text: str) -> tuple[str, str]:
-    r"""The answer without its unit, and the unit in one spelling ('' when there is none).
+def split_unit(text: str, *, letters: bool = False) -> tuple[str, str]:
+    r"""The answer without its unit, and the unit in one spelling ('' when there is none). `letters`: a
+    single letter may be one as well, as in "5 m"; for when the other side says that it is.
 
     >>> split_unit(r"15 \text{ cm}^2"), split_unit("125 miles"), split_unit("4t"), split_unit(r"36°")
     (('15', 'centimeter^2'), ('125', 'mile'), ('4t', ''), ('36', 'degree'))
@@ -88,7 +89,7 @@ def split_unit(text: str) -> tuple[str, str]:
     pieces = list(_PIECE.finditer(text, tail.start())) if tail else []
     for number, piece in enumerate(pieces[:_MAX_PIECES]):
         core = text[: piece.start()].rstrip()
-        if core and not core.endswith(_UNFINISHED) and _is_unit(pieces[number:], core):
+        if core and not core.endswith(_UNFINISHED) and _is_unit(pieces[number:], core, letters):
             return core, _spelled(text[piece.start() :])
     return text, ""
 
@@ -97,7 +98,7 @@ def same_unit(left: str, right: str) -> bool:
     return left == right or not left or not right
 
 
-def _is_unit(pieces: Sequence[re.Match[str]], core: str) -> bool:
+def _is_unit(pieces: Sequence[re.Match[str]], core: str, letters: bool) -> bool:
     """Whether these pieces, all that follows the core, name a unit."""
     if _FUNCTION.search(core) and pieces[0]["sign"] == "°":
         return False  # \sin 30° is no angle
@@ -117,9 +118,12 @@ def _is_unit(pieces: Sequence[re.Match[str]], core: str) -> bool:
             word = re.match(r"\s*([A-Za-z]+)", piece["word"])
             assert word is not None
             spaced = piece[0][0] == " " or after_sign
-            alone = len(pieces) == 1 or has_slash
             if not _is_unit_word(
-                word[1], spaced=spaced, after_number=after_number, named=named, alone=alone
+                word[1],
+                spaced=spaced,
+                after_number=after_number,
+                named=named,
+                letters=letters or has_slash,
             ):
                 return False
             named = True
@@ -127,11 +131,13 @@ def _is_unit(pieces: Sequence[re.Match[str]], core: str) -> bool:
     return True
 
 
-def _is_unit_word(word: str, *, spaced: bool, after_number: bool, named: bool, alone: bool) -> bool:
+def _is_unit_word(
+    word: str, *, spaced: bool, after_number: bool, named: bool, letters: bool
+) -> bool:
     if word.lower() in _NOT_UNITS:
         return False
     if len(word) == 1:
-        return after_number and spaced and word.lower() in _SINGLE_LETTERS and (alone or named)
+        return after_number and spaced and word.lower() in _SINGLE_LETTERS and (letters or named)
     if word.lower() in _KNOWN:
         return True
     return (

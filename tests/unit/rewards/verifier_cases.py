@@ -37,7 +37,7 @@ UNITS: list[Pair] = [
     ("90 degrees", r"90^\circ"), (r"15\text{ m}^2", "15 m^2"), ("20 square feet", r"20 \text{ ft}^2"),
     (r"10 \text{ m/s}", "10 m/s"), (r"10 \text{ mph}", "10"), ("60 miles per hour", "60"), ("4 hours", "4 hrs"),
     (r"3\frac{1}{2} \text{ hours}", "3.5"), (r"2\pi \text{ cm}", r"2\pi"), ("150 pages", "150"), ("12 people", "12"),
-    (r"\frac{1}{4} \text{ mile}", "0.25"), ("5 m", "5"), ("8 kg", r"8\text{ kilograms}"), ("3 in.", r"3 \text{ inches}"),
+    (r"\frac{1}{4} \text{ mile}", "0.25"), (r"5\text{ m}", "5"), ("8 kg", r"8\text{ kilograms}"), ("3 in.", r"3 \text{ inches}"),
     ("4:30 p.m.", r"4:30 \text{ pm}"), ("6 am", r"6\text{ a.m.}"), (r"864 \mbox{ inches}^3", "864 cubic inches"),
     (r"50\%", "0.5"), (r"50\%", "50"), (r"5\%", "5 percent"), ("12.5%", "1/8"), (r"\frac{1}{4}", r"25\%"),
     ("about 3.5", "3.5"), ("5 sq. units", "5"), (r"20^\circ\text{C}", "20"), (r"2\pi \text{ rad}", r"2\pi"), ("6.02 x 10^23", "6.02e23"),
@@ -47,7 +47,7 @@ UNITS: list[Pair] = [
 DIFFERENT_UNITS: list[Pair] = [
     ("7 cm", "7 m"), ("5 m^2", "5 m"), (r"5 \text{ m}", r"5\text{ m/s}"), ("2 hours", "2 minutes"),
     (r"5\text{ km}", r"5000 \text{ m}"), (r"\$5", "5 cents"), ("5 apples", "5 oranges"), (r"30^\circ", r"30 \text{ cm}"),
-    ("7:30 am", "7:30 pm"), ("3 cm", "4 cm"), (r"10\%", r"10 \text{ dollars}"), ("4t", "4"), ("5x", "5"), ("3i", "3"),
+    ("7:30 am", "7:30 pm"), ("3 cm", "4 cm"), (r"10\%", r"10 \text{ dollars}"), ("4t", "4"), ("3 n", "3"), ("5 m", "5"), ("$2 s$", "2"), ("5x", "5"), ("3i", "3"),
     ("50", "0.5"), ("0.5", "50"), ("50%", "0.5%"), ("50%", "5"), ("50%", "5000"), ("1", "100"), ("1", "0.01"),
     (r"5\%", r"5.5\%"), (r"0.05\%", "5"), ("2.50", "250"), ("100", "1"), ("8", r"0.08\%"), ("12", "1200"),
 ]  # fmt: skip

@@ -102,6 +102,9 @@ def _local_statistics(
     hidden: Tensor, weight_VH: Tensor, targets: Tensor, temperature: float
 ) -> Tensor:
     """[3, n]: log-sum-exp, target logit, expected logit over this rank's slice."""
+    if not len(weight_VH):  # a small vocabulary: this rank's slice is padding alone
+        nothing = hidden.new_zeros(len(hidden), dtype=torch.float32)
+        return torch.stack([nothing - torch.inf, nothing, nothing])
     logits = _scaled_logits(hidden, weight_VH, temperature)
     lse = torch.logsumexp(logits, dim=-1)
     is_here = (targets >= 0) & (targets < logits.size(-1))
@@ -131,6 +134,8 @@ def _grad_logits(
 
     d logprob_t / d z_j = [j = t] - p_j          d entropy / d z_j = -p_j * (log p_j + entropy)
     """
+    if not logp.size(-1):
+        return logp
     is_here = (targets >= 0) & (targets < logp.size(-1))
     if grad_entropy is None:
         grad = torch.exp_(logp)

@@ -25,7 +25,6 @@ SHORT = [
     "run.progress=plain",
     "evaluation.max_prompts=16",
     "evaluation.samples_per_prompt=2",
-    "rollout.prompts_per_step=8",
     "observability.tensorboard=false",
 ]
 

@@ -32,6 +32,9 @@ class FrozenActor:
     def load(self, folder: Path) -> None:
         pass
 
+    def export_hf(self, folder: Path) -> None:
+        pass
+
     def offload(self) -> None:
         pass
 

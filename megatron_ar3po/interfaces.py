@@ -120,6 +120,10 @@ class Actor(Protocol):
         """From any layout (other TP, PP, DP)."""
         ...
 
+    def export_hf(self, folder: Path) -> None:
+        """The policy as a Hugging Face folder, whole or not at all."""
+        ...
+
     def offload(self) -> None:
         """Weights, gradients and optimizer state leave the accelerator. No effect without one."""
         ...

@@ -82,6 +82,8 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     stack.callback(trainer.progress.stop)
     state = trainer.run()
     is_done = state.step >= config.run.num_steps
+    if is_done and config.checkpoint.export_hf:
+        trainer.actor.export_hf(folder / "hf")
     ranks.run_on_first(lambda: mark_end(folder, state, is_done=is_done, reason=stop.reason))
     return state
 

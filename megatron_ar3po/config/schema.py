@@ -412,7 +412,7 @@ class CheckpointConfig:
 
     every_steps: int = 0  # 0: only after the last step and when asked to stop
     keep_last: int = 2  # older checkpoints are deleted
-    export_hf: bool = False  # also write the final policy as a Hugging Face folder
+    export_hf: bool = False  # also write the final policy as a Hugging Face folder, RUN/hf
 
     def __post_init__(self) -> None:
         require(self.keep_last >= 1, f"checkpoint.keep_last={self.keep_last} must be at least 1.")

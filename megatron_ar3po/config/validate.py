@@ -12,6 +12,10 @@ from typing import Any
 from megatron_ar3po.config.schema import Config, require
 from megatron_ar3po.distributed.layout import ParallelLayout
 
+SERVER_MARGIN_TOKENS = (
+    2  # SGLang cuts an answer short that would come closer to the end of the context
+)
+
 
 def validate(config: Config, layout: ParallelLayout) -> None:
     """Raises ValueError for the first rule that does not hold."""
@@ -101,9 +105,10 @@ def _check_lengths(config: Config, shape: dict[str, Any]) -> None:
     context = shape.get("max_position_embeddings")
     if context is not None:
         require(
-            prompt + response <= context,
+            prompt + response + SERVER_MARGIN_TOKENS <= context,
             f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed the context of "
-            f"{config.model.path} (max_position_embeddings={context}); lower one of the two.",
+            f"{config.model.path} (max_position_embeddings={context}, of which a server keeps "
+            f"{SERVER_MARGIN_TOKENS} tokens); lower one of the two.",
         )
     budget = config.actor.max_tokens_per_microbatch
     require(

@@ -10,7 +10,7 @@ SHAPE = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "num_hidden_layers": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 66,
 }
 
 
@@ -53,7 +53,7 @@ def test_a_good_config_passes(words):
         (["model.path=/nowhere"], r"model.path=/nowhere holds no config.json"),
         (["data.path=/nowhere.jsonl"], r"data.path=/nowhere.jsonl is no file"),
         (["evaluation.path=/nowhere.jsonl"], r"evaluation.path=/nowhere.jsonl is no file"),
-        (["data.max_prompt_tokens=60"], r"=60 .*=8 exceed the context .*=64"),
+        (["data.max_prompt_tokens=60"], r"=60 .*=8 exceed the context .*=66"),
         (["actor.max_tokens_per_microbatch=20"], r"raise actor.max_tokens_per_microbatch .* 24"),
         (["actor.tensor_parallel_size=4"], r"=4 does not divide num_key_value_heads=2 .* 1, 2"),
         (["actor.pipeline_parallel_size=3"], r"=3 does not divide num_hidden_layers=2 .* 1, 2"),

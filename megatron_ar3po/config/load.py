@@ -117,7 +117,8 @@ def _refuse_unknown_keys(values: Mapping[str, Any], cls: type, prefix: str) -> N
             if not isinstance(value, Mapping):
                 inner = ", ".join(_fields(typing.cast(type, fields[key])))
                 raise ValueError(f"{dotted}={value!r} must be a section with the options {inner}.")
-            _refuse_unknown_keys(value, typing.cast(type, fields[key]), f"{dotted}.")
+            section = typing.cast("Mapping[str, Any]", value)
+            _refuse_unknown_keys(section, typing.cast(type, fields[key]), f"{dotted}.")
 
 
 def _with_lax_types(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,7 @@ class RolloutConfig:
     top_p: float = 1.0  # nucleus sampling; below 1 the server's log-probs stay those before the cut
     max_response_tokens: int = 256  # the stop token included
     extra_stop_token_ids: list[int] = field(
-        default_factory=list
+        default_factory=list[int]
     )  # end a response too, beside the model's own stop tokens
     stage_scheduling: Literal["continuous", "barrier"] = (
         "continuous"  # barrier: a stage waits for all prompts
@@ -202,7 +202,7 @@ class RolloutConfig:
         65536  # KV cache of a server, in tokens (CPU); on a GPU sglang.mem_fraction_static rules
     )
     sglang: dict[str, Any] = field(
-        default_factory=dict
+        default_factory=dict[str, Any]
     )  # further ServerArgs under SGLang's own names
 
     def __post_init__(self) -> None:
@@ -356,7 +356,7 @@ class ActorConfig:
     recompute: Literal["none", "full"] = "none"  # activation recompute
     use_distributed_optimizer: bool = True  # optimizer state sharded over DP
     megatron: dict[str, Any] = field(
-        default_factory=dict
+        default_factory=dict[str, Any]
     )  # further TransformerConfig fields under Megatron's names
 
     def __post_init__(self) -> None:
@@ -436,7 +436,7 @@ class DebugConfig:
         "full"  # train_only replays debug.replay_path, no server
     )
     dump_steps: list[int] = field(
-        default_factory=list
+        default_factory=list[int]
     )  # steps whose samples go to RUN/dumps/step_NNNNN.pt
     replay_path: str = ""  # a dump, replayed at any layout by train_only
 

@@ -28,7 +28,7 @@ def validate(config: Config, layout: ParallelLayout) -> None:
 
 def warnings_of(config: Config) -> list[str]:
     """Options that were set and have no effect in this setup, one line each."""
-    lines = []
+    lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
     advantage = config.algorithm.advantage

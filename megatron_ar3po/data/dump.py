@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,9 +41,12 @@ def load_samples(path: Path) -> list[TrainingSample]:
         raise ValueError(
             f"debug.replay_path={path} is not a dumped step of format {_FORMAT}; dump one with debug.dump_steps=[1]."
         )
-    return [
-        TrainingSample(
-            **{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in row.items()}
-        )
-        for row in content["samples"]
-    ]
+    return [_sample(row) for row in content["samples"]]
+
+
+def _sample(row: dict[str, Any]) -> TrainingSample:
+    values: dict[str, Any] = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value
+        for name, value in row.items()
+    }
+    return TrainingSample(**values)

@@ -183,3 +183,14 @@ def test_one_dumped_batch_trains_the_same_at_every_layout(
     assert other["weights_before"] == pytest.approx(one["weights_before"], rel=1e-6)
     assert other["weights_after"] == pytest.approx(one["weights_after"], rel=1e-4)
     assert one["weights_after"] != one["weights_before"]
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_anew(start_run, tmp_path):
+    """Launch scripts always pass run.resume=true. The store has seen steps that are now done again."""
+    words = ["run.num_steps=2", "run.resume=true", f"run.dir={tmp_path / 'run'}"]
+    first = start_run(*words, "run.num_steps=1000")
+    first.wait_for_step(1)
+    first.process.kill()
+    first.wait(30)
+    again = start_run(*words).wait().succeeded()
+    assert [row["step"] for row in again.metrics] == [0, 1, 2]

@@ -78,7 +78,8 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     trainer = build_trainer(config, ranks, stack, stop, servers)
     if checkpoint is not None:
         resume(trainer, checkpoint)
-    elif config.run.resume:  # killed before its first checkpoint: the store may have seen steps that are done again
+    elif config.run.resume:
+        # Killed before its first checkpoint: the store may have seen steps that are now done again.
         ranks.run_on_leader(lambda: trainer.store.rollback({}))
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)

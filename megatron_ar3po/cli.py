@@ -14,7 +14,7 @@ from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
 from megatron_ar3po.reuse.cli import add_reuse_parser
 from megatron_ar3po.rewards.cli import add_grade_parser, run_grade
-from megatron_ar3po.train import add_train_arguments, train_command
+from megatron_ar3po.train import add_train_arguments, parse_with_late_words, train_command
 
 _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_report_parser(subparsers)
     add_reuse_parser(subparsers, make_grader=_todays_grader)
     add_grade_parser(subparsers).set_defaults(command=run_grade)
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_late_words(parser, argv)
     try:
         return arguments.command(arguments)
     except ValueError as error:  # the outermost frame: a user can mend it, the message says how

@@ -60,7 +60,19 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.train")
     add_train_arguments(parser)
-    return train_command(parser.parse_args(argv))
+    return train_command(parse_with_late_words(parser, argv))
+
+
+def parse_with_late_words(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> argparse.Namespace:
+    """key=value words may also stand behind an option: `CONFIG --dry-run rollout.num_stages=3`."""
+    arguments, late = parser.parse_known_args(argv)
+    if late and (not hasattr(arguments, "dry_run") or any(word.startswith("-") for word in late)):
+        parser.error(f"unrecognized arguments: {' '.join(late)}")
+    if late:
+        arguments.config = [*arguments.config, *late]
+    return arguments
 
 
 def train_command(arguments: argparse.Namespace) -> int:

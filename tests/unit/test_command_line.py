@@ -1,0 +1,49 @@
+"""What a user types first."""
+
+import json
+
+import pytest
+
+from megatron_ar3po.cli import main
+
+
+@pytest.fixture
+def config(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
+    (tmp_path / "train.jsonl").write_text("{}\n")
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"model: {{path: {tmp_path}}}\n"
+        f"data: {{path: {tmp_path}/train.jsonl, max_prompt_tokens: 16}}\n"
+        "rollout: {max_response_tokens: 8}\n"
+    )
+    return str(file)
+
+
+def test_a_dry_run_prints_config_layout_and_arithmetic(config, capsys):
+    """16 prompts of 4 to 8 responses: 64 to 128 a step."""
+    assert main(["train", config, "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "num_stages: 2" in out
+    assert "tp 1 x pp 1 x dp 1 = 1 ranks" in out
+    assert "16 prompts, 64 to 128 responses" in out
+
+
+def test_words_may_stand_behind_an_option(config, capsys):
+    assert main(["train", config, "--dry-run", "rollout.num_stages=3"]) == 0
+    assert "64 to 192 responses" in capsys.readouterr().out
+
+
+def test_a_typo_ends_with_one_sentence_and_code_2(config, capsys):
+    assert main(["train", config, "rollout.num_stage=3"]) == 2
+    assert "rollout.num_stages" in capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_refused(config):
+    with pytest.raises(SystemExit):
+        main(["train", config, "--dryrun"])
+
+
+def test_no_config_file_is_said(capsys):
+    assert main(["train", "run.num_steps=3"]) == 2
+    assert "no config file given" in capsys.readouterr().err

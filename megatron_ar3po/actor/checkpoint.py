@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
@@ -25,6 +26,7 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
+from torch import Tensor
 
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.model import PolicyModel
@@ -44,14 +46,11 @@ def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
 def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     """Collective over all ranks."""
     _ensure_state(optimizer)
-    group = groups.data_parallel()
-    strategy = FullyParallelLoadStrategyWrapper(
-        get_default_load_sharded_strategy(str(folder)), group
-    )
     state: Any = dist_checkpointing.load(
-        _state(model, optimizer, is_loading=True), str(folder), strategy
+        _state(model, optimizer, is_loading=True), str(folder), _load_strategy(folder)
     )
     model.load_state_dict(state["model"])
+    weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     loaded = state["optimizer"]
     chained = optimizer.inner.chained_optimizers
     for one, part in zip(chained, [loaded] if len(chained) == 1 else loaded, strict=True):
@@ -59,8 +58,34 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
             _load_distributed(one, part)
         else:
             _load_plain(one, part)
+    _refuse_other_weights(model, weights, folder)
     optimizer.scheduler.num_steps = state["num_scheduler_steps"]
     optimizer.scheduler.step(0)
+
+
+def _refuse_other_weights(model: PolicyModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """The optimizer keeps its own copy of the weights and writes it back when it is loaded. Where that changes a
+    weight, its state was cut for another layout, and the moments beside it are wrong as well. All ranks raise."""
+    changed = [n for n, p in model.named_parameters() if not torch.equal(p.detach(), weights[n])]
+    everywhere: list[list[str] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(everywhere, changed)
+    found = sorted({name for names in everywhere for name in names or ()})
+    if found:
+        raise ValueError(
+            f"{folder} cannot be loaded at this layout: the optimizer's state of {len(found)} parameters "
+            f"({found[0]}, ...) does not fit the weights. Resume with the actor.tensor_parallel_size, "
+            "actor.pipeline_parallel_size and number of ranks it was saved with."
+        )
+
+
+def _load_strategy(folder: Path) -> Any:
+    """Beside GPUs the ranks of a data-parallel group share the reading and broadcast what they read. Those broadcasts
+    are waited for by a CUDA synchronization alone: on the host nobody would wait, and a rank could train on weights
+    that have not arrived. There every rank reads for itself."""
+    strategy = get_default_load_sharded_strategy(str(folder))
+    if not torch.cuda.is_available():
+        return strategy
+    return FullyParallelLoadStrategyWrapper(strategy, groups.data_parallel())
 
 
 def _load_plain(one: MegatronOptimizer, part: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ROOT, SlurmCluster, processes_that_mention, why_not
 
-
 ENDING_S = 20.0
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -77,6 +78,10 @@ def parse_with_late_words(
 
 def train_command(arguments: argparse.Namespace) -> int:
     """The exit code: 0 done or stopped and saved, 1 failed, 2 something the user can mend, 130 interrupted."""
+    if (
+        os.getcwd() not in sys.path
+    ):  # a user's own functions by import path, also from the `ar3po` script
+        sys.path.append(os.getcwd())
     try:
         config = read_arguments(arguments.config)
         if arguments.dry_run:

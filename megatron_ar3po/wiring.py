@@ -37,7 +37,8 @@ from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.store import NullStore, ReuseStore
-from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.rewards.ground_truths import check_ground_truths
+from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger, server_rows
 from megatron_ar3po.rollout.placement import server_places
@@ -59,7 +60,7 @@ class Language:
 
     stop_token_ids: tuple[int, ...]
     vocab_size: int
-    verifier: Verifier
+    verifier: Verifier | None  # on leaders: only they sample
     decode: Callable[[Sequence[int]], str]
     training: list[Prompt]
     held_out: list[Prompt]
@@ -243,6 +244,7 @@ def build_controller(
     """On leaders; the other ranks have no servers to talk to and no costs to write down."""
     if not ranks.is_leader:
         return None, None
+    assert language.verifier is not None, "leaders hold a verifier"
     engine = SglangEngine(
         servers,
         config.rollout,
@@ -344,17 +346,30 @@ def server_control(config: Config, servers: list[SglangServer]) -> ServerControl
 def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
     tokenizer = load_tokenizer(config.model.path)
     vocab_size = model_vocab_size(config.model.path)
-    verifier = make_verifier(
-        config.rewards,
-        cast("Any", tokenizer),
-        max_response_tokens=config.rollout.max_response_tokens,
-    )
-    stack.callback(verifier.close)
+
+    def start_verifier() -> None:
+        nonlocal verifier
+        verifier = make_verifier(
+            config.rewards,
+            cast("Any", tokenizer),
+            max_response_tokens=config.rollout.max_response_tokens,
+        )
+        stack.callback(verifier.close)
 
     def prompts(path: str) -> list[Prompt]:
         return load_prompts(
-            path, tokenizer, config.data, verifier_version=verifier.version, vocab_size=vocab_size
+            path,
+            tokenizer,
+            config.data,
+            verifier_version=verifier_version(config.rewards),
+            vocab_size=vocab_size,
+            check_answers=lambda answers: ranks.run_on_first(
+                lambda: check_ground_truths(answers, config.rewards)
+            ),
         )
+
+    verifier: Verifier | None = None
+    ranks.run_on_leader(start_verifier)
 
     return Language(
         stop_token_ids=stop_token_ids(

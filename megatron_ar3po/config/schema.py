@@ -102,6 +102,9 @@ class DataConfig:
     )
     max_prompt_tokens: int = 1024  # longer prompts are refused when the data is loaded
     shuffle: bool = True  # a fresh order each epoch, a function of run.seed
+    unusable_answers: Literal["refuse", "skip"] = (
+        "refuse"  # lines whose answer the verifier can never grade: end the run at once, or leave them out and say so
+    )
 
     def __post_init__(self) -> None:
         require(

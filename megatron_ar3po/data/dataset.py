@@ -3,7 +3,8 @@
 A line is an object with `data.prompt_field` (a string or a list of chat messages) and
 `data.answer_field` (a non-empty string); `source` names its set in metrics and every other field is
 kept as metadata. Each line is read before the run starts, and the first one that will not do ends
-it with file, line number and what to do.
+it with file, line number and what to do. Answers that the verifier could never grade are listed,
+and refused or left out (`data.unusable_answers`).
 
 Promises: a prompt's identity is a hash of all that decides whether an old answer may serve it again
 (`prompt_id_of`); equal prompts with one answer are loaded once, with two answers never; no token id
@@ -15,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_MAX_LISTED = 10  # unusable answers named in a message
+
 
 def load_prompts(
     path: str | Path,
@@ -38,8 +41,10 @@ def load_prompts(
     *,
     verifier_version: str,
     vocab_size: int | None = None,
+    check_answers: Callable[[list[str]], list[str | None]] | None = None,
 ) -> list[Prompt]:
-    """All prompts of the file, in its order. `vocab_size` (of the model) bounds the token ids."""
+    """All prompts of the file, in its order. `vocab_size` (of the model) bounds the token ids; `check_answers` says
+    for each ground truth why it cannot be graded, or None."""
     reader = _Reader(tokenizer, config, verifier_version, vocab_size)
     prompts: dict[tuple[int, ...], tuple[Prompt, str]] = {}
     num_repeated = 0
@@ -57,7 +62,33 @@ def load_prompts(
         raise ValueError(f"{path}: no prompt in the file; write one JSON object a line.")
     if num_repeated:
         logger.warning("%s: %d repeated lines; every prompt is used once", path, num_repeated)
-    return [prompt for prompt, _ in prompts.values()]
+    found = list(prompts.values())
+    if check_answers is None:
+        return [prompt for prompt, _ in found]
+    reasons = check_answers([prompt.ground_truth for prompt, _ in found])
+    unusable = [
+        f"{where}: {prompt.ground_truth[:80]!r}: {reason}"
+        for (prompt, where), reason in zip(found, reasons, strict=True)
+        if reason is not None
+    ]
+    if unusable:
+        _refuse_or_tell(unusable, len(found), config.unusable_answers)
+    return [prompt for (prompt, _), reason in zip(found, reasons, strict=True) if reason is None]
+
+
+def _refuse_or_tell(unusable: list[str], num_prompts: int, policy: str) -> None:
+    listed = "\n  ".join(unusable[:_MAX_LISTED])
+    more = len(unusable) - _MAX_LISTED
+    message = (
+        f"{len(unusable)} of {num_prompts} answers can never be graded, every response to them would count as wrong:\n"
+        f"  {listed}" + (f"\n  and {more} more" if more > 0 else "")
+    )
+    if policy == "refuse" or len(unusable) == num_prompts:
+        raise ValueError(
+            f"{message}\nMend or drop these lines (`ar3po grade --check FILE` lists them all), choose another "
+            "rewards.verifier, or leave them out with data.unusable_answers=skip."
+        )
+    logger.warning("%s\nleft out, as data.unusable_answers=skip says", message)
 
 
 def prompt_id_of(

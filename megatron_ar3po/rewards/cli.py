@@ -2,6 +2,7 @@
 
 ar3po grade --input FILE.jsonl --output FILE.jsonl    {"gold", "response"} or {"gold", "pred"} a line
 ar3po grade --gold '1/2' --pred '0.5'                 one pair, with the layers that were tried
+ar3po grade --check FILE.jsonl                        the ground truths that no response could ever equal
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from megatron_ar3po.config.schema import RewardsConfig
 from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 
 _IN_FLIGHT = 4096  # items between reading and writing
@@ -32,6 +35,15 @@ def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
     )
     parser.add_argument("--input", type=Path, help="JSONL: gold with response or pred")
     parser.add_argument("--output", type=Path, help="JSONL: the same with reward, status, reason")
+    parser.add_argument(
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="JSONL: list its unusable ground truths; exit 1 if any",
+    )
+    parser.add_argument(
+        "--answer-field", default="answer", help="with --check: the field of the ground truth"
+    )
     parser.add_argument("--gold", help="one ground truth")
     parser.add_argument("--pred", help="one answer or response")
     parser.add_argument(
@@ -51,8 +63,12 @@ def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
 
 
 def run_grade(args: argparse.Namespace) -> int:
-    if (args.input is None) == (args.gold is None):
-        raise ValueError("ar3po grade takes either --input and --output, or --gold and --pred.")
+    if sum(way is not None for way in (args.input, args.gold, args.check)) != 1:
+        raise ValueError(
+            "ar3po grade takes one of: --input and --output; --gold and --pred; --check FILE."
+        )
+    if args.check is not None:
+        return _check_file(args)
     if args.gold is not None:
         if args.pred is None:
             raise ValueError(f"--gold {args.gold!r} has nothing to compare with; add --pred.")
@@ -117,6 +133,37 @@ def _grade_file(args: argparse.Namespace) -> int:
     shares = ", ".join(f"{status} {count}" for status, count in counts.most_common())
     print(f"{total} graded: {shares or 'nothing'}; written to {args.output}", file=sys.stderr)
     return 0
+
+
+def _check_file(args: argparse.Namespace) -> int:
+    """Exit code 1 when a ground truth is unusable, so that a script that prepares data stops."""
+    if not args.check.is_file():
+        raise ValueError(f"--check {args.check} is not a file.")
+    places, answers = [], []
+    for number, line in enumerate(args.check.read_bytes().splitlines(), 1):
+        if line.strip():
+            places.append(f"{args.check}:{number}")
+            answers.append(_answer_in(line, places[-1], args.answer_field))
+    config = RewardsConfig(num_workers=args.workers, timeout_s=args.timeout)
+    unusable = 0
+    for place, answer, reason in zip(
+        places, answers, check_ground_truths(answers, config), strict=True
+    ):
+        if reason is not None:
+            unusable += 1
+            print(f"{place}: {answer[:80]!r}: {reason}")
+    print(f"{unusable} of {len(answers)} ground truths are unusable", file=sys.stderr)
+    return 1 if unusable else 0
+
+
+def _answer_in(line: bytes, place: str, field: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{place} is not JSON ({error}); write one object a line.") from None
+    if not isinstance(row, dict) or not isinstance(row.get(field), str):
+        raise ValueError(f"{place} has no string {field!r}; name the field with --answer-field.")
+    return row[field]
 
 
 def _rows(

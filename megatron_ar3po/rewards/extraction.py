@@ -47,6 +47,7 @@ _ANSWER_IS = re.compile(
     re.IGNORECASE,
 )
 _CUT = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>")
+_FACTORIAL = re.compile(r"(?<=[\d)}])!(?=\s*$)")  # behind a formula; in prose it would be joy
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z\[(<]|\s*$)|<\||\*\*\s*$")
 _MATH = (
     re.compile(  # a formula has a length, so that a thousand openings without an end cost little
@@ -183,17 +184,18 @@ def _last_of(pattern: re.Pattern[str], text: str, mark: str) -> Found | None:
         sentence = match[1]
         is_line = mark == "answer line"  # "Final Answer: the final answer is 5."
         inner = _last_of(_ANSWER_IS, sentence, "answer is") if is_line else None
-        answer = inner.text if inner else _sentence_answer(sentence)
+        answer = inner.text if inner else _sentence_answer(sentence, is_prose=mark == "answer is")
         if answer:
             return Found(answer, mark, match.start())
     return None
 
 
-def _sentence_answer(sentence: str) -> str | None:
+def _sentence_answer(sentence: str, *, is_prose: bool) -> str | None:
     box = _found_by_box(sentence, strict=False)
     if box is not None:
         return box.text
-    end = _SENTENCE_END.search(_masked(sentence))
+    masked = _masked(sentence)
+    end = _SENTENCE_END.search(masked if is_prose else _FACTORIAL.sub("x", masked))
     sentence = sentence[: end.start()] if end else sentence
     return _core(sentence.strip(" \t*_\"'"))
 

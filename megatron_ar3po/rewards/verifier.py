@@ -11,17 +11,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Protocol
 
 from megatron_ar3po.config.schema import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
-from megatron_ar3po.rewards.answers import plain_value
 from megatron_ar3po.rewards.grade import Grade
-from megatron_ar3po.rewards.last_number import grade_last_number, plain_number
-from megatron_ar3po.rewards.math_grader import GradingOptions, unusable_ground_truth
-from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+from megatron_ar3po.rewards.last_number import grade_last_number
+from megatron_ar3po.rewards.math_grader import GradingOptions
+from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -53,10 +51,21 @@ def make_verifier(
     if config.verifier != "math":
         try:
             pool.wait_until_ready()
+        except VerifierPoolError as error:  # their code, so they can mend it
+            pool.close()
+            raise ValueError(_broken_grader(config.verifier, str(error))) from error
         except BaseException:
             pool.close()
             raise
     return ResponseVerifier(config, tokenizer, pool, max_response_tokens)
+
+
+def _broken_grader(path: str, said: str) -> str:
+    return (
+        f"rewards.verifier={path} cannot grade. {said}\n"
+        "It must be importable (from the current folder or PYTHONPATH) and be a factory: "
+        "factory(rewards_config) returns grader(response, ground_truth), which returns a Grade, a bool or a number."
+    )
 
 
 def pool_settings(config: RewardsConfig) -> PoolSettings:
@@ -80,40 +89,14 @@ def grading_options(config: RewardsConfig) -> GradingOptions:
     )
 
 
-# --- ground truths
-
-
-def check_ground_truth(text: str, verifier: str = "math") -> str | None:
-    """None when the verifier can grade against this ground truth, else one line that says why not. In this process:
-    for a whole dataset take `check_ground_truths`, which puts limits around it."""
-    if not text.strip():
-        return "it is empty"
-    if verifier == "last_number" and plain_number(text) is None:
-        return f"{text[:80]!r} is no plain integer or decimal, which rewards.verifier=last_number compares with"
-    return unusable_ground_truth(text) if verifier == "math" else None
-
-
-def check_ground_truths(texts: Sequence[str], config: RewardsConfig) -> list[str | None]:
-    """`check_ground_truth` for every text of a dataset, each distinct one once, in worker processes with the limits of
-    the run."""
-    if config.verifier != "math":
-        return [check_ground_truth(text, config.verifier) for text in texts]
-    distinct = list(dict.fromkeys(texts))
-    hard = [text for text in distinct if not text.strip() or plain_value(text.strip()) is None]
-    reasons: dict[str, str | None] = dict.fromkeys(distinct)
-    if hard:
-        settings = PoolSettings(
-            grader="check",
-            num_workers=config.num_workers,
-            timeout_s=config.timeout_s,
-            memory_bytes=config.worker_memory_mb * 1024**2,
-        )
-        with VerifierPool(settings) as pool:
-            for text, grade in zip(
-                hard, pool.grade_all([("", text) for text in hard]), strict=True
-            ):
-                reasons[text] = None if grade.status == "correct" else grade.reason or grade.status
-    return [reasons[text] for text in texts]
+def verifier_version(config: RewardsConfig) -> str:
+    """Changes whenever the same text could be graded differently."""
+    if config.verifier == "last_number":
+        return f"last_number-1:{config.truncated}"
+    if config.verifier == "math":
+        return f"{grading_options(config).version}:{config.truncated}"
+    settings = hashlib.sha256(repr(sorted(asdict(config).items())).encode()).hexdigest()
+    return f"{config.verifier}:{settings[:12]}"
 
 
 # --- rewards
@@ -147,12 +130,7 @@ class ResponseVerifier:
 
     @property
     def version(self) -> str:
-        if self._config.verifier == "last_number":
-            return f"last_number-1:{self._config.truncated}"
-        if self._config.verifier == "math":
-            return f"{grading_options(self._config).version}:{self._config.truncated}"
-        settings = hashlib.sha256(repr(sorted(asdict(self._config).items())).encode()).hexdigest()
-        return f"{self._config.verifier}:{settings[:12]}"
+        return verifier_version(self._config)
 
     async def verify(self, prompt: Prompt, response: Response) -> Verdict:
         penalty = overlong_penalty(

@@ -20,6 +20,7 @@ import resource
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -66,7 +67,11 @@ def main() -> None:
     results = os.dup(1)
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)  # libraries print; the protocol is not theirs
-    grade = load_grader(settings)
+    try:
+        grade = load_grader(settings)
+    except Exception as error:
+        # A user's factory may raise anything; the pool shows these words at the start of the run and ends it.
+        sys.exit(words_of(error))
     limit_memory(settings["memory_bytes"], may_write_files=settings["grader"] != "math")
     alarm = Alarm()
     os.write(results, b'"ready"\n')
@@ -181,6 +186,18 @@ def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
         return as_grade(grader(item[0], item[1]), config.correct)
 
     return grade
+
+
+def words_of(error: Exception) -> str:
+    """The error and where in the user's own code it came from; our frames and importlib's are not theirs to mend."""
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    lines = [f"{type(error).__name__}: {error}"]
+    lines += [f"  at {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames[-3:]]
+    return "\n".join(lines)
 
 
 def check_signature(function: object, num_arguments: int, called: str) -> None:

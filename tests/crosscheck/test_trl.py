@@ -7,9 +7,7 @@ itself (both are checked against hand-worked numbers and torch in tests/unit/alg
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from crosscheck.apart import installed_apart
 from fakes.algorithm_cases import Row, micro_batch, on_response
 
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
@@ -26,8 +25,6 @@ pytestmark = pytest.mark.crosscheck
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-REQUIREMENTS = HERE / "trl_requirements.txt"
-INSTALL_TIMEOUT_S = 600
 RUN_TIMEOUT_S = 180
 
 LENGTHS = [5, 2, 7, 1]
@@ -109,22 +106,7 @@ WEIGHTS = {
 
 @pytest.fixture(scope="session")
 def trl_folder() -> Path:
-    """.cache/trl/DIGEST, made whole or not at all: another run may be making it at this moment."""
-    digest = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()[:12]
-    folder = ROOT / ".cache" / "trl" / digest
-    if folder.is_dir():
-        return folder
-    partial = folder.with_name(f"{digest}.{os.getpid()}")
-    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-    command += ["--target", str(partial), "--requirement", str(REQUIREMENTS)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_TIMEOUT_S)
-        assert done.returncode == 0, f"TRL could not be installed:\n{done.stderr[-3000:]}"
-        if not folder.is_dir():
-            partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
+    return installed_apart("trl", HERE / "trl_requirements.txt")
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,7 @@ def sentence(run) -> str:
         (["algorithm.name=grpo", "reuse.enabled=true"], ["algorithm.name=grpo", "reuse.enabled"]),
         (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl"]),
         (["data.max_prompt_tokens=4"], ["data.max_prompt_tokens=4"]),
+        (["rewards.verifier=no_such:make"], ["rewards.verifier=no_such:make", "no_such"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -45,8 +46,9 @@ def test_what_the_config_gets_wrong_is_said_before_anything_trains(start_run, wo
         ('{"prompt": "1+1xxxxx="}', "no answer"),
         ('{"prompt": "1+1xxxxx=", "answer": ""}', "non-empty"),
         ("not json", "not JSON"),
+        ('{"prompt": "1+1xxxxx=", "answer": "two"}', "no plain integer"),
     ],
-    ids=["no answer", "empty answer", "no JSON"],
+    ids=["no answer", "empty answer", "no JSON", "an answer the verifier cannot read"],
 )
 def test_a_bad_dataset_line_is_named_by_file_and_line(
     start_run, tiny_task, tmp_path, line, expected

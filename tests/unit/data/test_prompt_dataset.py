@@ -49,13 +49,22 @@ def tokenizer(checkpoint):
 @pytest.fixture
 def load(tmp_path, tokenizer):
     def load(
-        content: str | bytes, vocab_size: int | None = None, verifier_version: str = "v1", **options
+        content: str | bytes,
+        vocab_size: int | None = None,
+        verifier_version: str = "v1",
+        check_answers=None,
+        **options,
     ):
         path = tmp_path / "prompts.jsonl"
         path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
         config = DataConfig(**options)
         return load_prompts(
-            path, tokenizer, config, verifier_version=verifier_version, vocab_size=vocab_size
+            path,
+            tokenizer,
+            config,
+            verifier_version=verifier_version,
+            vocab_size=vocab_size,
+            check_answers=check_answers,
         )
 
     return load
@@ -218,3 +227,30 @@ def test_a_folder_without_a_model_without_a_tokenizer_or_with_another_models_is_
         (checkpoint / name).unlink()
     with pytest.raises(ValueError, match=r"holds no tokenizer .*copy the tokenizer files"):
         load_tokenizer(checkpoint)
+
+
+def odd_answers_are_unusable(answers: list[str]) -> list[str | None]:
+    return ["it is odd" if int(answer) % 2 else None for answer in answers]
+
+
+def test_unusable_answers_are_listed_with_their_lines_and_refused(load):
+    content = line(prompt="1+2=", answer="3") + line(prompt="2=", answer="2")
+    with pytest.raises(ValueError, match=r"1 of 2 answers can never be graded") as raised:
+        load(content, check_answers=odd_answers_are_unusable)
+    said = str(raised.value)
+    assert "prompts.jsonl:1: '3': it is odd" in said and "prompts.jsonl:2" not in said
+    assert "data.unusable_answers=skip" in said and "ar3po grade --check" in said
+
+
+def test_unusable_answers_are_left_out_and_told_when_the_option_says_so(load, caplog):
+    content = line(prompt="1+2=", answer="3") + line(prompt="2=", answer="2")
+    (prompt,) = load(content, check_answers=odd_answers_are_unusable, unusable_answers="skip")
+    assert prompt.ground_truth == "2"
+    assert "prompts.jsonl:1: '3': it is odd" in caplog.text
+
+
+def test_a_file_of_nothing_but_unusable_answers_is_refused_even_when_skipping(load):
+    content = "".join(line(prompt=f"{i}=", answer=str(i)) for i in range(1, 26, 2) if i < 10)
+    content += line(prompt="1+2=", answer="3")
+    with pytest.raises(ValueError, match=r"6 of 6 answers"):
+        load(content, check_answers=odd_answers_are_unusable, unusable_answers="skip")

@@ -53,4 +53,9 @@ def with_three_arguments(config: RewardsConfig) -> Callable[[str, str, str], boo
     return lambda response, ground_truth, extra: True
 
 
+def broken_factory(config: RewardsConfig) -> Callable[[str, str], bool]:
+    settings: dict[str, float] = {}
+    return lambda response, ground_truth, limit=settings["threshold"]: len(response) > limit
+
+
 not_callable = 7

@@ -103,7 +103,7 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "either --input and --output, or --gold and --pred"),
+        ([], "one of: --input and --output; --gold and --pred; --check FILE"),
         (["--gold", "5"], "add --pred"),
         (["--input", "x.jsonl"], "needs --output"),
         (["--input", "x.jsonl", "--output", "x.jsonl"], "would overwrite"),
@@ -116,3 +116,20 @@ def test_arguments_that_do_not_fit_are_refused_in_one_sentence(
 ) -> None:
     with pytest.raises(ValueError, match=words):
         grade(*arguments)
+
+
+def test_check_lists_the_ground_truths_that_nothing_can_equal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write(tmp_path / "d.jsonl", [{"answer": "5"}, {"answer": r"\oslash ???"}])
+    assert grade("--check", data, "--workers", "1") == 1
+    said = capsys.readouterr()
+    assert f"{data}:2: " in said.out and f"{data}:1" not in said.out
+    assert "1 of 2 ground truths are unusable" in said.err
+    assert grade("--check", write(tmp_path / "e.jsonl", [{"answer": "5"}])) == 0
+
+
+def test_check_names_the_line_without_the_answer_field(tmp_path: Path) -> None:
+    data = write(tmp_path / "d.jsonl", [{"answer": "5"}, {"gold": "5"}])
+    with pytest.raises(ValueError, match=r"d\.jsonl:2 has no string 'answer'.*--answer-field"):
+        grade("--check", data)

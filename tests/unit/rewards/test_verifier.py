@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import numpy as np
 import pytest
 
 from megatron_ar3po.config.schema import RewardsConfig
-from megatron_ar3po.rewards.verifier import (
-    check_ground_truth,
-    check_ground_truths,
-    make_verifier,
-    overlong_penalty,
-)
+from megatron_ar3po.rewards.ground_truths import check_ground_truth, check_ground_truths
+from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -175,3 +172,22 @@ def test_an_unknown_verifier_is_named_with_the_known_ones() -> None:
         ValueError, match=r"rewards\.verifier=maths is unknown; use math, last_number"
     ):
         make_verifier(RewardsConfig(verifier="maths"), CharTokenizer())
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("no_such_module:make", "No module named 'no_such_module'"),
+        ("chaos_grader:with_three_arguments", r"cannot be called with 2 argument\(s\)"),
+        ("chaos_grader:broken_factory", r"KeyError: 'threshold'\n  at .*chaos_grader\.py:\d+: "),
+    ],
+)
+def test_a_users_broken_grader_is_named_before_the_run_with_its_own_line(
+    path: str, said: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"rewards\.verifier={path} cannot grade") as raised:
+        make_verifier(RewardsConfig(verifier=path), CharTokenizer())
+    text = str(raised.value)
+    assert re.search(said, text)
+    assert "Traceback" not in text and "worker.py" not in text
+    assert "factory(rewards_config) returns grader(response, ground_truth)" in text

@@ -34,7 +34,8 @@ from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
-from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 BUCKET_BYTES = 64 * 1024 * 1024
@@ -102,14 +103,16 @@ def measure(folder: Path, rounds: int) -> list[tuple[float, float, float]]:
             Config(model=ModelConfig(path=str(folder)), actor=ActorConfig()), ParallelLayout()
         )
         ranks = Ranks(ParallelLayout(), 600.0)
+        transport = TensorTransport(server_tp=1)
         server.wait_ready()
         rows = []
         for fraction in FRACTIONS:
-            publisher = ColocatedPublisher(
+            publisher = ServerPublisher(
                 actor=PartOfAnActor(actor, int(total * fraction)),  # type: ignore[arg-type]
                 ranks=ranks,
                 servers=lambda: [server.url],
                 config=WeightSyncConfig(bucket_bytes=BUCKET_BYTES),
+                transport=transport,
             )
             sent = int(publisher.publish(1)["weight_sync/bytes"])
             seconds = best_of(rounds, lambda p=publisher: p.publish(1))

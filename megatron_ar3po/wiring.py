@@ -174,7 +174,7 @@ def build_trainer(
     language = load_language(config, ranks, stack)
     prompts = PromptSource(language.training, seed=config.run.seed, shuffle=config.data.shuffle)
     store = open_store(config, ranks, stack)
-    actor, publisher = build_policy(config, ranks, servers)
+    actor, publisher = build_policy(config, ranks, stack, servers)
     ranks.run_on_leader(lambda: wait_for(servers))
     controller, ledger = build_controller(config, ranks, stack, language, servers)
     folder = config.run.path
@@ -208,22 +208,32 @@ def build_trainer(
 
 
 def build_policy(
-    config: Config, ranks: Ranks, servers: list[SglangServer]
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
         return FrozenActor(), FrozenPublisher(ranks, server_control(config, servers).stamp)
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
-    from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+    from megatron_ar3po.weight_sync.publisher import ServerPublisher
+    from megatron_ar3po.weight_sync.transport import make_transport
 
     actor = MegatronActor(config, ranks.layout)
-    publisher = ColocatedPublisher(
+    server_tp = servers[0].tensor_parallel_size if servers else 1
+    sync_folder = Path(config.weight_sync.disk_dir or config.run.path / "weight_sync")
+    publisher = ServerPublisher(
         actor=actor,
         ranks=ranks,
         servers=lambda: [server.url for server in servers],
         config=config.weight_sync,
-        server_tp=servers[0].tensor_parallel_size if servers else 1,
+        server_tp=server_tp,
+        transport=make_transport(
+            config.weight_sync,
+            server_tp=server_tp,
+            model_path=Path(config.model.path),
+            folder=sync_folder / f"dp{ranks.layout.dp_rank:02d}",
+        ),
     )
+    stack.callback(publisher.close)
     ranks.offer("republish", publisher.republish)
     return actor, publisher
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from megatron_ar3po.actor import checkpoint
 from megatron_ar3po.actor.forward_step import LossFunction, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
-from megatron_ar3po.actor.hf_folder import write_hf_folder
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
 from megatron_ar3po.actor.model_shape import read_model_shape
@@ -24,6 +23,7 @@ from megatron_ar3po.actor.optimizer import Optimizer, wrap_for_training
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.hf_folder import write_hf_folder
 from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, UpdateStats
 
 _EXPORT_FILE_BYTES = 4 * 1024**3

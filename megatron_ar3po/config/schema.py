@@ -382,6 +382,10 @@ class ActorConfig:
 class WeightSyncConfig:
     """Actor -> servers."""
 
+    transport: Literal["tensor", "distributed", "disk"] = (
+        "tensor"  # memory of this machine; a broadcast to servers elsewhere; a folder both see
+    )
+    disk_dir: str = ""  # with transport=disk: where the folders lie; empty: run.dir/weight_sync
     bucket_bytes: int = 512 * 1024 * 1024  # size of one transfer; extra memory is about two of them
     verify: bool = (
         False  # compare checksums of what was sent with what the server holds, every publish

@@ -1,6 +1,8 @@
-"""`ColocatedPublisher`: the order of one publish, agreed over all ranks.
+"""`ServerPublisher`: the order of one publish, agreed over all ranks.
 
     pause (abort) -> flush -> begin -> bucket, bucket, ... -> end -> flush -> (compare) -> stamp -> confirm -> continue
+
+(no begin and end when the servers read from disk)
 
 Each replica's leader speaks to its own servers. Its failure does not stop it from taking its part in the export's
 collectives: the buckets run dry, then all ranks agree, and all raise together.
@@ -16,13 +18,16 @@ from torch import Tensor
 from megatron_ar3po.config.schema import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
+from megatron_ar3po.weight_sync.checksums import SentChecksums
+from megatron_ar3po.weight_sync.server_calls import ServerCalls
 from megatron_ar3po.weight_sync.server_update import ServerUpdate
 from megatron_ar3po.weight_sync.shared_bucket import import_sglang
+from megatron_ar3po.weight_sync.transport import Transport
 
 
-class ColocatedPublisher:
+class ServerPublisher:
     """`servers` is called on leaders, at every publish: base URLs of the replica's running servers, each with
-    `server_tp` processes."""
+    `server_tp` processes. `transport` is used on leaders alone."""
 
     def __init__(
         self,
@@ -31,8 +36,10 @@ class ColocatedPublisher:
         ranks: Ranks,
         servers: Callable[[], Sequence[str]],
         config: WeightSyncConfig,
+        transport: Transport,
         server_tp: int = 1,
     ) -> None:
+        self._transport = transport
         self._actor, self._ranks, self._servers = actor, ranks, servers
         self._config, self._server_tp = config, server_tp
         self._published_version = 0
@@ -58,6 +65,7 @@ class ColocatedPublisher:
     def republish(self, url: str) -> None:
         """Collective over one replica: a server that was started anew gets what was last published, under the same
         version. The others are not disturbed."""
+        self._transport.forget(url)
         leader = self._send_to([url])
         if leader.failure is not None:
             raise WeightPublishError(leader.failure) from leader.error
@@ -70,13 +78,14 @@ class ColocatedPublisher:
         return leader
 
     def _start_update(self, urls: Sequence[str]) -> ServerUpdate:
-        return ServerUpdate(
-            urls,
-            policy_version=self._published_version,
-            server_tp=self._server_tp,
-            timeout_s=self._config.timeout_s,
-            verify=self._config.verify,
+        calls = ServerCalls(
+            urls, policy_version=self._published_version, timeout_s=self._config.timeout_s
         )
+        checksums = SentChecksums(self._server_tp) if self._config.verify else None
+        return ServerUpdate(calls, self._transport, checksums)
+
+    def close(self) -> None:
+        self._transport.close()
 
 
 class _LeaderPart:

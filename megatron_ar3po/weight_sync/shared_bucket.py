@@ -1,7 +1,7 @@
 """One bucket of tensors as SGLang takes it: flat bytes plus metadata, passed as a handle, not as a copy.
 
-Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a publish in turn, so that one is filled
-while servers read the other: a server has read a bucket when it answers, and fresh shared pages cost as much as the
+Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a run in turn, so that one is filled
+while servers read the other: a server has read a bucket when it answers, and fresh shared pages cost several times the
 copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may answer before
 its copy has run: PyTorch frees it when the server has let go. (PyTorch cannot export memory of `expandable_segments`.)
 
@@ -31,7 +31,7 @@ def import_sglang(*, with_checksums: bool) -> None:
 
 
 class SharedBuckets:
-    """Packs the buckets of one publish. `close` lets the shared memory go; files of a crashed process are removed by
+    """Packs the buckets of publishes. `release` lets the shared memory go; files of a crashed process are removed by
     torch's own shared-memory manager."""
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SharedBuckets:
 
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
-        the `pack` after the next, or `close`."""
+        the `pack` after the next, or `release`."""
         from sglang.srt.utils import MultiprocessingSerializer
 
         flat, metadata = self._flatten(tensors)
@@ -50,8 +50,9 @@ class SharedBuckets:
                 for _ in range(num_readers)
             ]
 
-    def close(self) -> None:
-        self._buffers = [None, None]
+    def release(self, *, keep_host_memory: bool) -> None:
+        if not keep_host_memory or torch.cuda.is_available():
+            self._buffers = [None, None]
         if torch.cuda.is_available():
             torch.cuda.ipc_collect()
 

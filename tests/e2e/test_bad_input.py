@@ -46,7 +46,7 @@ def test_what_the_config_gets_wrong_is_said_before_anything_trains(start_run, wo
         ('{"prompt": "1+1xxxxx="}', "no answer"),
         ('{"prompt": "1+1xxxxx=", "answer": ""}', "non-empty"),
         ("not json", "not JSON"),
-        ('{"prompt": "1+1xxxxx=", "answer": "two"}', "no plain integer"),
+        ('{"prompt": "1+1=", "answer": "two"}', "no plain integer"),
     ],
     ids=["no answer", "empty answer", "no JSON", "an answer the verifier cannot read"],
 )

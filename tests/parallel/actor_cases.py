@@ -639,16 +639,18 @@ def one_lost_server_stops_the_publish_on_every_rank() -> None:
     from megatron_ar3po.config.schema import WeightSyncConfig
     from megatron_ar3po.distributed.collectives import Ranks
     from megatron_ar3po.interfaces import WeightPublishError
-    from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+    from megatron_ar3po.weight_sync.publisher import ServerPublisher
+    from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
     folder, _ = checkpoint("qwen2", False)
     actor = make_actor(folder, Cut())
     lost = "http://127.0.0.1:9"
-    publisher = ColocatedPublisher(
+    publisher = ServerPublisher(
         actor=actor,
         ranks=Ranks(actor.layout, 60),
         servers=lambda: [lost] if dist.get_rank() == 1 else [],
         config=WeightSyncConfig(),
+        transport=TensorTransport(server_tp=1),
     )
     try:
         publisher.publish(1)

@@ -5,7 +5,7 @@ floor 5   train   wiring   todays_grader
 floor 4   trainer
 floor 3   rollout/ actor/ weight_sync/ reuse/ data/ rewards/   and the small rooms beside them
 floor 2   algorithm/   observability/
-floor 1   types   interfaces   config/   distributed/   platform/
+floor 1   types   interfaces   hf_folder   config/   distributed/   platform/
 """
 
 import ast
@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 
 FLOORS = [
-    {"types", "interfaces", "config", "distributed", "platform"},
+    {"types", "interfaces", "config", "distributed", "platform", "hf_folder"},
     {"algorithm", "observability"},
     {
         *("rollout", "actor", "weight_sync", "reuse", "data", "rewards"),

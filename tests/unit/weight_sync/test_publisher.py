@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file
 
 from megatron_ar3po.config.schema import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import WeightPublishError
-from megatron_ar3po.weight_sync.publisher import ColocatedPublisher
+from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.transport import make_transport
 
 ATTENTION = "model.layers.0.self_attn."
 WEIGHTS = {
@@ -28,6 +30,7 @@ WEIGHTS = {
     f"{ATTENTION}v_proj.weight": torch.full((2, 4), 3.0),
     "model.norm.weight": torch.full((4,), 4.0),
 }
+MakePublisher = Callable[..., ServerPublisher]
 BUCKETS = (("model.embed_tokens.weight",), tuple(WEIGHTS)[1:4], ("model.norm.weight",))
 
 
@@ -54,6 +57,7 @@ class FakeServer(ThreadingHTTPServer):
         self.refuses = ""
         self.hangs_at = ""
         self.stamps: list[str] = []
+        self.folders: list[str] = []
         self.released = threading.Event()
 
     @property
@@ -64,6 +68,11 @@ class FakeServer(ThreadingHTTPServer):
         if route == "/update_weights_from_tensor":
             self.stamps.append(body["weight_version"])
             self._load(body["serialized_named_tensors"][0])
+        if route == "/update_weights_from_disk":
+            self.stamps.append(body["weight_version"])
+            for file in sorted(Path(body["model_path"]).glob("*.safetensors")):
+                self.held |= load_file(file)
+            self.folders.append(body["model_path"])
         if route == "/update_weight_version":
             self.version = body["new_version"]
         if route == "/model_info":
@@ -139,21 +148,39 @@ def server() -> Iterator[FakeServer]:
     thread.join(10)
 
 
-def publisher(
-    ranks: Ranks, *servers: FakeServer, actor: FakeActor | None = None, **options: Any
-) -> ColocatedPublisher:
-    return ColocatedPublisher(
-        actor=actor or FakeActor(),  # type: ignore[arg-type]
-        ranks=ranks,
-        servers=lambda: [server.url for server in servers],
-        config=WeightSyncConfig(**options),
-    )
+@pytest.fixture
+def publisher(ranks: Ranks, tmp_path: Path) -> Iterator[MakePublisher]:
+    made: list[ServerPublisher] = []
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+
+    def make(
+        *servers: FakeServer, actor: FakeActor | None = None, **options: Any
+    ) -> ServerPublisher:
+        config = WeightSyncConfig(**options)
+        made.append(
+            ServerPublisher(
+                actor=actor or FakeActor(),  # type: ignore[arg-type]
+                ranks=ranks,
+                servers=lambda: [server.url for server in servers],
+                config=config,
+                transport=make_transport(
+                    config, server_tp=1, model_path=model, folder=tmp_path / "sync"
+                ),
+            )
+        )
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
 
 
 def test_the_calls_come_in_the_order_that_the_server_wants(
-    ranks: Ranks, server: FakeServer
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    publisher(ranks, server).publish(7)
+    publisher(server).publish(7)
     assert server.calls == [
         "/pause_generation",
         "/flush_cache",
@@ -169,19 +196,23 @@ def test_the_calls_come_in_the_order_that_the_server_wants(
     ]
 
 
-def test_every_tensor_arrives_bit_for_bit_and_is_counted(ranks: Ranks, server: FakeServer) -> None:
-    metrics = publisher(ranks, server).publish(7)
+def test_every_tensor_arrives_bit_for_bit_and_is_counted(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
+    metrics = publisher(server).publish(7)
     assert server.held.keys() == WEIGHTS.keys()
     assert all(torch.equal(server.held[name], WEIGHTS[name]) for name in WEIGHTS)
     assert metrics["weight_sync/num_buckets"] == 3
     assert metrics["weight_sync/bytes"] == 4 * (20 + 16 + 8 + 8 + 4)
 
 
-def test_all_servers_of_a_replica_get_the_weights(ranks: Ranks, server: FakeServer) -> None:
+def test_all_servers_of_a_replica_get_the_weights(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
     second = FakeServer()
     thread = threading.Thread(target=second.serve_forever, daemon=True)
     thread.start()
-    publisher(ranks, server, second).publish(1)
+    publisher(server, second).publish(1)
     second.shutdown()
     second.server_close()
     assert server.held.keys() == second.held.keys() == WEIGHTS.keys()
@@ -189,9 +220,9 @@ def test_all_servers_of_a_replica_get_the_weights(ranks: Ranks, server: FakeServ
 
 
 def test_a_revived_server_gets_the_version_that_was_last_published(
-    ranks: Ranks, server: FakeServer
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    one = publisher(ranks, server)
+    one = publisher(server)
     one.publish(3)
     server.held.clear()
     server.version = "default"
@@ -200,19 +231,19 @@ def test_a_revived_server_gets_the_version_that_was_last_published(
 
 
 def test_no_answer_can_carry_a_version_while_buckets_are_missing(
-    ranks: Ranks, server: FakeServer
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    publisher(ranks, server).publish(7)
+    publisher(server).publish(7)
     assert server.stamps == ["unfinished-7"] * 3 and server.version == "7"
 
 
 def test_a_refused_bucket_names_server_call_and_reason_and_leaves_it_paused(
-    ranks: Ranks, server: FakeServer
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
     server.refuses = "/update_weights_from_tensor"
     actor = FakeActor()
     with pytest.raises(WeightPublishError) as caught:
-        publisher(ranks, server, actor=actor).publish(7)
+        publisher(server, actor=actor).publish(7)
     message = str(caught.value)
     assert server.url in message and "status 400: no such weight" in message
     assert "/continue_generation" not in server.calls
@@ -220,40 +251,42 @@ def test_a_refused_bucket_names_server_call_and_reason_and_leaves_it_paused(
 
 
 def test_a_server_that_stops_answering_is_given_up_in_time(
-    ranks: Ranks, server: FakeServer
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
     server.hangs_at = "/end_weight_update"
     with pytest.raises(
         WeightPublishError, match=r"/end_weight_update within weight_sync\.timeout_s=0\.5"
     ):
-        publisher(ranks, server, timeout_s=0.5).publish(7)
+        publisher(server, timeout_s=0.5).publish(7)
 
 
-def test_a_server_that_is_gone_is_named(ranks: Ranks) -> None:
+def test_a_server_that_is_gone_is_named(publisher: MakePublisher) -> None:
     server = FakeServer()
     server.server_close()
     with pytest.raises(WeightPublishError, match=rf"{server.url} was lost at /pause_generation"):
-        publisher(ranks, server).publish(7)
+        publisher(server).publish(7)
 
 
 def test_a_server_that_states_another_version_is_not_trusted(
-    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = server.answer
     monkeypatch.setattr(
         server, "answer", lambda route, body: answer(route, body | {"new_version": "6"})
     )
     with pytest.raises(WeightPublishError, match="says weight_version='6' instead of '7'"):
-        publisher(ranks, server).publish(7)
+        publisher(server).publish(7)
 
 
-def test_verification_accepts_what_arrived_whole(ranks: Ranks, server: FakeServer) -> None:
-    publisher(ranks, server, verify=True).publish(7)
+def test_verification_accepts_what_arrived_whole(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
+    publisher(server, verify=True).publish(7)
     assert "/weights_checker" in server.calls and server.calls[-1] == "/continue_generation"
 
 
 def test_verification_names_a_corrupted_tensor(
-    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     load = server._load
 
@@ -264,19 +297,83 @@ def test_verification_names_a_corrupted_tensor(
 
     monkeypatch.setattr(server, "_load", corrupt)
     with pytest.raises(WeightPublishError, match=r"1 tensors: .*qkv_proj\.weight differs"):
-        publisher(ranks, server, verify=True).publish(7)
+        publisher(server, verify=True).publish(7)
 
 
 def test_verification_names_a_tensor_that_was_never_sent(
-    ranks: Ranks, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeActor, "hf_buckets", lambda self, _: iter([list(WEIGHTS.items())[:-1]]))
     with pytest.raises(WeightPublishError, match=r"model\.norm\.weight was never sent"):
-        publisher(ranks, server, verify=True).publish(7)
+        publisher(server, verify=True).publish(7)
 
 
-def test_no_shared_memory_is_left_behind(ranks: Ranks, server: FakeServer) -> None:
+def test_no_shared_memory_is_left_behind(publisher: MakePublisher, server: FakeServer) -> None:
     before = set(Path("/dev/shm").glob("torch_*"))
+    one = publisher(server)
     for version in range(3):
-        publisher(ranks, server).publish(version)
+        one.publish(version)
+    assert len(set(Path("/dev/shm").glob("torch_*")) - before) == 2  # kept between publishes
+    one.close()
     assert set(Path("/dev/shm").glob("torch_*")) <= before
+
+
+# --- from disk
+
+
+def test_from_disk_there_is_no_session_and_the_version_comes_last(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
+    publisher(server, transport="disk").publish(7)
+    assert server.calls == [
+        "/pause_generation",
+        "/flush_cache",
+        "/update_weights_from_disk",
+        "/flush_cache",
+        "/update_weight_version",
+        "/model_info",
+        "/continue_generation",
+    ]
+    assert server.stamps == ["unfinished-7"] and server.version == "7"
+    assert all(torch.equal(server.held[name], WEIGHTS[name]) for name in WEIGHTS)
+
+
+def test_from_disk_only_the_newest_folder_is_kept_and_none_after_the_run(
+    publisher: MakePublisher, server: FakeServer, tmp_path: Path
+) -> None:
+    one = publisher(server, transport="disk", verify=True)
+    for version in (1, 2, 3):
+        one.publish(version)
+    assert [Path(folder).name for folder in server.folders] == [
+        "version-1",
+        "version-2",
+        "version-3",
+    ]
+    assert [path.name for path in (tmp_path / "sync").iterdir()] == ["version-3"]
+    assert {p.name for p in (tmp_path / "sync" / "version-3").iterdir()} == {
+        "config.json",
+        "model.safetensors.index.json",
+        *(f"model-{n:05d}.safetensors" for n in (1, 2, 3)),
+    }
+    one.close()
+    assert list((tmp_path / "sync").iterdir()) == []
+
+
+def test_a_refused_folder_leaves_the_one_before_for_the_server_to_go_back_to(
+    publisher: MakePublisher, server: FakeServer, tmp_path: Path
+) -> None:
+    one = publisher(server, transport="disk")
+    one.publish(1)
+    server.refuses = "/update_weights_from_disk"
+    with pytest.raises(WeightPublishError, match="refused /update_weights_from_disk of version 2"):
+        one.publish(2)
+    assert (tmp_path / "sync" / "version-1").is_dir() and server.version == "1"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_of_the_publish(
+    publisher: MakePublisher, server: FakeServer, tmp_path: Path
+) -> None:
+    (tmp_path / "sync").write_text("a file where the folder should be")
+    with pytest.raises(WeightPublishError, match=r"NotADirectoryError.*sync"):
+        publisher(server, transport="disk").publish(1)
+    assert "/continue_generation" not in server.calls

@@ -1,0 +1,68 @@
+"""HTTP calls to all servers of a replica at once. Every call has a time limit, and every refusal is a
+`WeightPublishError` that names the server, the call and the version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import requests
+
+from megatron_ar3po.interfaces import WeightPublishError
+
+
+class ServerCalls:
+    """`urls` in a fixed order: a server's place in it is its place among the readers of a bucket."""
+
+    def __init__(self, urls: Sequence[str], *, policy_version: int, timeout_s: float) -> None:
+        self.urls, self.version, self.timeout_s = list(urls), str(policy_version), timeout_s
+        self._sessions = {url: requests.Session() for url in self.urls}
+        self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.urls)))
+        self._started: list[Future[Any]] = []
+
+    def on_all(self, call: Callable[[str], Any]) -> None:
+        for outcome in [self._pool.submit(call, url) for url in self.urls]:
+            outcome.result()
+
+    def start_on_all(self, call: Callable[[str], Any]) -> None:
+        """Returns at once; what goes wrong is raised by `settle`."""
+        self._started = [self._pool.submit(call, url) for url in self.urls]
+
+    def settle(self) -> None:
+        """Waits for what `start_on_all` began."""
+        started, self._started = self._started, []
+        for outcome in started:
+            outcome.result()
+
+    def post(self, url: str, route: str, body: dict[str, Any] | None = None) -> requests.Response:
+        return self._call("POST", url, route, body)
+
+    def get(self, url: str, route: str) -> requests.Response:
+        return self._call("GET", url, route)
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        for session in self._sessions.values():
+            session.close()
+
+    def _call(
+        self, method: str, url: str, route: str, body: dict[str, Any] | None = None
+    ) -> requests.Response:
+        try:
+            answer = self._sessions[url].request(
+                method, url + route, json=body, timeout=self.timeout_s
+            )
+        except requests.Timeout as error:
+            raise WeightPublishError(
+                f"server {url} did not answer {route} within weight_sync.timeout_s={self.timeout_s:g}; it hangs, or "
+                "the limit is too small for its size."
+            ) from error
+        except requests.RequestException as error:
+            raise WeightPublishError(f"server {url} was lost at {route}: {error}") from error
+        if answer.status_code != 200:
+            raise WeightPublishError(
+                f"server {url} refused {route} of version {self.version} with status {answer.status_code}: "
+                f"{answer.text[:500]}"
+            )
+        return answer

@@ -1,0 +1,66 @@
+"""How the bytes of an update travel: three ways, one interface.
+
+    tensor        a handle to shared memory or GPU memory of this machine      tensor_transport.py
+    distributed   a broadcast over the network, for servers elsewhere           broadcast_transport.py
+    disk          a folder that the trainer writes and the servers read         disk_transport.py
+
+All three stream bucket by bucket and hold about two buckets beside the model. The order of the calls around them is
+`ServerUpdate`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.weight_sync.server_calls import ServerCalls
+
+
+class Transport(Protocol):
+    """Lives as long as the run, on a replica's leader."""
+
+    needs_session: bool  # SGLang wants /begin_weight_update and /end_weight_update around it
+
+    def open(self, calls: ServerCalls) -> None:
+        """Before the first bucket of an update."""
+        ...
+
+    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+        """May return while the servers still read; a refusal is then raised by the next `send`, or by `finish`. The
+        tensors are the caller's again when it returns. `stamp`: what servers state until the update is whole."""
+        ...
+
+    def finish(self, calls: ServerCalls, stamp: str) -> None:
+        """Returns when every server has taken everything."""
+        ...
+
+    def release(self, *, has_failed: bool) -> None:
+        """After every update: what need not be kept until the next one goes."""
+        ...
+
+    def forget(self, url: str) -> None:
+        """The server at `url` was started anew and knows nothing of earlier updates."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def make_transport(
+    config: WeightSyncConfig, *, server_tp: int, model_path: Path, folder: Path
+) -> Transport:
+    """`folder` is this replica's own, for `transport=disk`."""
+    if config.transport == "disk":
+        from megatron_ar3po.weight_sync.disk_transport import DiskTransport
+
+        return DiskTransport(model_path=model_path, folder=folder)
+    if config.transport == "distributed":
+        from megatron_ar3po.weight_sync.broadcast_transport import BroadcastTransport
+
+        return BroadcastTransport(server_tp=server_tp)
+    from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
+
+    return TensorTransport(server_tp=server_tp)

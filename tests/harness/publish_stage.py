@@ -1,0 +1,174 @@
+"""One real server and one real actor, to publish from one to the other and compare what both say.
+
+Before a publish the server's weights can be poisoned, so that a tensor which is not sent cannot go unnoticed by having
+been right before.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.data.batch_builder import pack
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.types import MiniBatch, Prompt, Response, TrainingBatch, TrainingSample, Verdict
+from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.transport import make_transport
+
+TRANSPORTS = ("tensor", "distributed", "disk")
+
+
+class NoVerdict:
+    version = "none"
+
+    async def verify(self, prompt: Prompt, response: Response) -> Verdict:
+        return Verdict(reward=0.0, status="incorrect")
+
+    def close(self) -> None:
+        pass
+
+
+class Poison:
+    """Sends other weights than the actor's: random ones for everything, or all but one tensor."""
+
+    def __init__(
+        self, actor: Any, change: Callable[[str, Tensor], tuple[str, Tensor] | None]
+    ) -> None:
+        self._actor, self._change = actor, change
+
+    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+        for bucket in self._actor.hf_buckets(max_bytes):
+            yield [kept for named in bucket if (kept := self._change(*named)) is not None]
+
+
+class Stage:
+    """One real server, one real actor, and publishers between them, one for each transport."""
+
+    def __init__(
+        self, stack: ExitStack, model: str, folder: Path, *, bucket_bytes: int, vocab_size: int
+    ) -> None:
+        config = load_config(
+            [],
+            [
+                f"model.path={model}",
+                "rollout.max_response_tokens=6",
+                f"weight_sync.bucket_bytes={bucket_bytes}",
+                "actor.max_tokens_per_microbatch=4096",
+            ],
+        )
+        self.vocab_size = vocab_size
+        server = SglangServer(
+            config.rollout,
+            ServerPlace(name="publish"),
+            model_path=model,
+            dtype="float32",
+            log_dir=folder,
+        )
+        server.start()
+        stack.callback(server.stop)
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        stack.callback(dist.destroy_process_group)
+        from megatron_ar3po.actor.megatron_actor import MegatronActor
+
+        self.config, self.server = config, server
+        self.ranks = Ranks(ParallelLayout(), timeout_s=60)
+        self.actor = MegatronActor(config, self.ranks.layout)
+        server.wait_ready()
+        self.controller = RolloutController(
+            SglangEngine([server], config.rollout, vocab_size=vocab_size),
+            NoVerdict(),
+            config.rollout,
+            run_seed=0,
+            stop_token_ids=(1,),
+            max_context_tokens=64,
+            vocab_size=vocab_size,
+        )
+        stack.callback(self.controller.close)
+        self.versions = itertools.count(1)
+
+        self.transports = {
+            name: make_transport(
+                WeightSyncConfig(transport=name),
+                server_tp=1,
+                model_path=Path(model),
+                folder=folder / "sync",
+            )
+            for name in TRANSPORTS
+        }
+        for transport in self.transports.values():
+            stack.callback(transport.close)
+
+    def publish(self, source: Any, transport: str = "tensor", *, verify: bool = False) -> int:
+        version = next(self.versions)
+        publisher = ServerPublisher(
+            actor=source,
+            ranks=self.ranks,
+            servers=lambda: [self.server.url],
+            config=replace(self.config.weight_sync, verify=verify),
+            transport=self.transports[transport],
+        )
+        facts = publisher.publish(version)
+        assert facts["weight_sync/num_buckets"] > 1
+        return version
+
+    def poison(self) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.publish(
+            Poison(
+                self.actor,
+                lambda name, t: (name, torch.randn(t.shape, generator=generator).to(t.dtype)),
+            )
+        )
+
+    def largest_difference(self, policy_version: int) -> float:
+        """max |server log-prob - actor log-prob| over the tokens of 32 responses the server samples now."""
+        prompts = [
+            Prompt(prompt_id=f"{n:032x}", token_ids=tuple(int(d) for d in row), ground_truth="0")
+            for n, row in enumerate(np.random.default_rng(3).integers(3, self.vocab_size, (8, 8)))
+        ]
+        answers = self.controller.sample(
+            prompts,
+            num_samples=4,
+            sampling=self.controller.sampling,
+            seed_key="publish",
+            policy_version=policy_version,
+        )
+        samples = [
+            TrainingSample(
+                group_position=p,
+                prompt_id=prompt.prompt_id,
+                response_id=scored.response.response_id,
+                prompt_token_ids=prompt.token_ids,
+                response_token_ids=scored.response.token_ids,
+                behaviour_logprobs=scored.response.logprobs,
+                advantage=1.0,
+                reward=0.0,
+                origin="fresh",
+                policy_version=policy_version,
+            )
+            for p, (prompt, group) in enumerate(zip(prompts, answers, strict=True))
+            for scored in group
+        ]
+        mini = MiniBatch(
+            micro_batches=(pack(samples, [1.0] * len(samples)),), num_units=1, num_sequences=1
+        )
+        batch = TrainingBatch(mini_batches=(mini,), num_samples=len(samples), num_tokens=0)
+        (micro_batch,) = self.actor.compute_logprobs(batch).micro_batches
+        assert micro_batch.old_logprobs is not None
+        difference = (micro_batch.old_logprobs - micro_batch.behaviour_logprobs).abs()
+        return float((difference * micro_batch.loss_mask).max())

@@ -164,6 +164,9 @@ class SglangServer:
                 )
                 next_report = waited + _REPORT_INTERVAL_S
             time.sleep(_POLL_INTERVAL_S)
+        # Without a GPU a flush of the cache is a full garbage collection, half a second over all that the imports left;
+        # on one, collections stop the scheduler between steps. What exists now is there to stay.
+        self._get("/freeze_gc")
         return time.monotonic() - self._started_at
 
     def is_running(self) -> bool:
@@ -216,11 +219,15 @@ class SglangServer:
         return f"{state} Last lines of {self.log_path}:\n{shown}"
 
     def _answers_ready(self) -> bool:
+        return self._get("/ready")
+
+    def _get(self, route: str) -> bool:
+        """Whether it answers 200 within some seconds."""
         connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
         try:
-            connection.request("GET", "/ready")
+            connection.request("GET", route)
             return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):  # it does not listen yet
+        except (OSError, http.client.HTTPException):  # not listening yet, or lost: the next call says more
             return False
         finally:
             connection.close()

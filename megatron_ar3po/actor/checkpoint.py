@@ -10,6 +10,7 @@ Three traps of the distributed optimizer over torch's AdamW (no Transformer Engi
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from torch import Tensor
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
+from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
 
 
 def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
@@ -51,9 +53,7 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     )
     model.load_state_dict(state["model"])
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    loaded = state["optimizer"]
-    chained = optimizer.inner.chained_optimizers
-    for one, part in zip(chained, [loaded] if len(chained) == 1 else loaded, strict=True):
+    for one, part in _with_its_part(optimizer, state["optimizer"]):
         if isinstance(one, DistributedOptimizer):
             _load_distributed(one, part)
         else:
@@ -113,13 +113,25 @@ def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dic
         "dp_cp_group": groups.data_parallel(),
     }
     sharded = model.sharded_state_dict(metadata=metadata)
+    with no_word_about_padding():
+        state = optimizer.inner.sharded_state_dict(
+            sharded, is_loading=is_loading, metadata=metadata
+        )
+    if not is_loading:
+        for one, part in _with_its_part(optimizer, state):
+            if isinstance(one, DistributedOptimizer):
+                mend_param_state(one, part["param_state"])
     return {
         "model": sharded,
-        "optimizer": optimizer.inner.sharded_state_dict(
-            sharded, is_loading=is_loading, metadata=metadata
-        ),
+        "optimizer": state,
         "num_scheduler_steps": optimizer.scheduler.num_steps,
     }
+
+
+def _with_its_part(optimizer: Optimizer, state: Any) -> Iterator[tuple[MegatronOptimizer, Any]]:
+    """Megatron's optimizers and the part of a checkpoint's state that is theirs: a chain of one has no list."""
+    chained = optimizer.inner.chained_optimizers
+    return zip(chained, [state] if len(chained) == 1 else state, strict=True)
 
 
 def _ensure_state(optimizer: Optimizer) -> None:

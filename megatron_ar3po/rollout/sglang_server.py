@@ -227,7 +227,10 @@ class SglangServer:
         try:
             connection.request("GET", route)
             return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):  # not listening yet, or lost: the next call says more
+        except (
+            OSError,
+            http.client.HTTPException,
+        ):  # not listening yet, or lost: the next call says more
             return False
         finally:
             connection.close()

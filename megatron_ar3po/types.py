@@ -141,6 +141,7 @@ class ResponseGroup:
     position: int
     prompt: Prompt
     responses: tuple[ScoredResponse, ...]
+    stop_reason: str = ""  # why no more were sampled: solved, stages_done, token_cap
 
     @property
     def is_solved(self) -> bool:

@@ -40,7 +40,7 @@ from megatron_ar3po.reuse.store import NullStore, ReuseStore
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, server_rows
+from megatron_ar3po.rollout.ledger import Ledger, server_books
 from megatron_ar3po.rollout.placement import server_places
 from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.sglang_client import SglangEngine
@@ -273,7 +273,7 @@ def build_controller(
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
-    return controller, Ledger(path, lambda: server_rows(engine))
+    return controller, Ledger(path, lambda: server_books(engine))
 
 
 def revive(server: SglangServer, ranks: Ranks) -> None:

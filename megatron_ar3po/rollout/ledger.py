@@ -1,95 +1,167 @@
 """`Ledger`: what every prompt cost, as rows of JSON, held against the servers' own counters.
 
     RUN/ledger/dp00.jsonl
-    {"kind": "prompt", "step": 3, "position": 0, "prompt_id": ..., "stages": 2, "responses": 8, "outcome": "mixed", ...}
+    {"kind": "intent", "step": 3, "prompts": 16, "positions": [...], ...}           before the first request
+    {"kind": "prompt", "step": 3, "position": 0, "responses": 8, "outcome": "mixed", ...}
     {"kind": "evaluation", "policy_version": 0, "prompts": 256, "responses": 1024, ...}
+    {"kind": "unused", "step": 3, "aborted_requests": 0, "unused_requests": 0, ...}  work that became no response
     {"kind": "server", "step": 3, "server": "dp0.s0", "restarts": 0, "requests": 512, ...}
+    {"kind": "lost_server", "step": 3, "server": "dp0.s0", "restarts": 0, "unreported_requests_max": 9, ...}
 
-Promises: one row for each prompt and step, discarded ones included; evaluation is a class of its own; after each step
-the requests and tokens that this replica counted equal those that its servers counted, to the last one, or the run ends
-with both numbers. Only requests that were lost on the way leave room for a difference, and their number bounds it.
+Promises: written ahead, an intent on the disk before its requests are sent; one row for each prompt and step, discarded
+ones included; evaluation is a class of its own. After each step two sums must come out, or the run ends with both
+numbers: what the rows say is what this client saw the servers answer, and what it saw is what the servers counted, per
+process of a server. A process that died reports no more: one row bounds what it may have done. Only requests that were
+lost on the way leave room for a difference, and they bound it.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import os
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine
-from megatron_ar3po.types import CollectedStep, ResponseGroup, ScoredResponse
+from megatron_ar3po.rollout.sglang_client import Server, ServerUsage, SglangEngine
+from megatron_ar3po.types import CollectedStep, ResponseGroup, ScoredResponse, StepPrompt
 
-# Counters of SGLang's tokenizer manager, per finished request. A health check is not among them.
+# Counters of SGLang 0.5.23, summed over their labels; a health check raises none of them.
 _COUNTERS = {
     "sglang:num_requests_total": "requests",
     "sglang:prompt_tokens_total": "prompt_tokens",
+    "sglang:cached_tokens_total": "cached_prompt_tokens",
     "sglang:generation_tokens_total": "generated_tokens",
+    "sglang:num_aborted_requests_total": "abort_calls",
+    "sglang:num_retracted_requests_total": "retracted_requests",
+    "sglang:num_retracted_input_tokens_total": "retracted_prompt_tokens",
+    "sglang:num_retracted_output_tokens_total": "retracted_generated_tokens",
+}
+# The room that lost requests leave, by counter; what is not here is not held against anything.
+_ROOM = {
+    "requests": "lost_requests",
+    "prompt_tokens": "lost_prompt_tokens",
+    "cached_prompt_tokens": "lost_prompt_tokens",
+    "generated_tokens": "lost_generated_tokens",
 }
 _TIMEOUT_S = 30.0
-
-ServerRow = tuple[str, int, ServerUsage, ServerUsage]  # name, restarts, counted here, counted there
 
 
 class LedgerError(RuntimeError):
     """The books do not balance."""
 
 
-class Ledger:
-    """Rows of one replica. `servers` says, for each server that runs, what was counted here and what there."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerCounters:
+    """What a process of a server says it has finished since it started. `retracted_*`: pushed out of a full KV cache
+    and computed again later; that work is done twice and counted once in the other figures."""
 
-    def __init__(self, path: Path, servers: Callable[[], Sequence[ServerRow]] = lambda: ()) -> None:
+    requests: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+    generated_tokens: int = 0
+    abort_calls: int = 0
+    retracted_requests: int = 0
+    retracted_prompt_tokens: int = 0
+    retracted_generated_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerBook:
+    """One process of one server: what was counted here and there. `theirs` is None once it is dead."""
+
+    server: str
+    restarts: int
+    ours: ServerUsage
+    theirs: ServerCounters | None
+
+
+class Ledger:
+    """Rows of one replica. `books`: what was counted on both sides, for each server process this client has used."""
+
+    def __init__(self, path: Path, books: Callable[[], Sequence[ServerBook]] = lambda: ()) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
-        self._servers = servers
+        self._books = books
+        self._answered = ServerUsage()  # what the rows written by this process come to
+        self._reported: dict[tuple[str, int], ServerCounters] = {}
+        self._lost: dict[tuple[str, int], ServerUsage] = {}
+
+    def open_step(self, prompts: Sequence[StepPrompt], *, step: int, policy_version: int) -> None:
+        """Before the first request for `prompts`: whoever finds an intent without prompt rows knows what was begun."""
+        row = {
+            "kind": "intent",
+            "step": step,
+            "policy_version": policy_version,
+            "prompts": len(prompts),
+            "positions": [p.position for p in prompts],
+        }
+        self._append([row], durably=True)
 
     def record_step(self, collected: CollectedStep, *, step: int, policy_version: int) -> None:
-        rows = [
-            prompt_row(group, step=step, policy_version=policy_version, is_discarded=is_discarded)
-            for is_discarded, groups in ((False, collected.groups), (True, collected.discarded))
-            for group in groups
-        ]
+        rows: list[Mapping[str, Any]] = []
+        for is_discarded, groups in ((False, collected.groups), (True, collected.discarded)):
+            for group in groups:
+                row = prompt_row(
+                    group, step=step, policy_version=policy_version, is_discarded=is_discarded
+                )
+                rows.append(row)
+                self._answered += answered_by(group.responses)
         self._append(rows)
         self.reconcile(step=step)
 
     def record_evaluation(
         self, answers: Sequence[Sequence[ScoredResponse]], *, policy_version: int
     ) -> None:
-        responses = [scored.response for answer in answers for scored in answer]
+        seen = answered_by([scored for answer in answers for scored in answer])
+        self._answered += seen
         row = {
             "kind": "evaluation",
             "policy_version": policy_version,
             "prompts": len(answers),
-            "responses": len(responses),
-            "response_tokens": sum(r.num_tokens for r in responses),
+            "responses": seen.requests,
+            "response_tokens": seen.generated_tokens,
         }
         self._append([row])
 
     def reconcile(self, *, step: int) -> None:
         """Between rollouts, when no request is in flight."""
-        rows: list[dict[str, Any]] = []
-        for name, restarts, ours, theirs in self._servers():
-            check_balance(name, ours, theirs)
-            rows.append(
-                {
-                    "kind": "server",
-                    "step": step,
-                    "server": name,
-                    "restarts": restarts,
-                    "requests": theirs.requests,
-                    "prompt_tokens": theirs.prompt_tokens,
-                    "cached_prompt_tokens": ours.cached_prompt_tokens,
-                    "generated_tokens": theirs.generated_tokens,
-                    "lost_requests": ours.lost_requests,
-                }
-            )
-        self._append(rows)
+        books = self._books()
+        if not books:
+            return
+        rows = [self._checked(book, step) for book in books]
+        seen = sum((book.ours for book in books), ServerUsage())
+        check_rows(self._answered, seen)
+        wasted = ("aborted_", "unused_", "queue_", "lost_")
+        totals = {name: n for name, n in asdict(seen).items() if name.startswith(wasted)}
+        self._append([{"kind": "unused", "step": step, **totals}, *filter(None, rows)])
 
-    def _append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _checked(self, book: ServerBook, step: int) -> dict[str, Any] | None:
+        key = (book.server, book.restarts)
+        if book.theirs is not None:
+            check_balance(book.server, book.ours, book.theirs)
+            self._reported[key] = book.theirs
+            return server_row(book, step)
+        if self._lost.get(key) == book.ours:
+            return None  # written down already
+        self._lost[key] = book.ours
+        return lost_server_row(book, self._reported.get(key, ServerCounters()), step)
+
+    def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
+            if durably:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def answered_by(responses: Sequence[ScoredResponse]) -> ServerUsage:
+    """Responses as the client saw them arrive: cancelled ones are in a group by policy, not by an answer."""
+    kept = [scored.response for scored in responses if scored.response.finish_reason != "abort"]
+    return ServerUsage(requests=len(kept), generated_tokens=sum(r.num_tokens for r in kept))
 
 
 def prompt_row(
@@ -103,64 +175,123 @@ def prompt_row(
         "prompt_id": group.prompt.prompt_id,
         "policy_version": policy_version,
         "outcome": outcome(group),
+        "stop_reason": group.stop_reason,
         "discarded": is_discarded,
         "stages": group.num_stages,
         "responses": len(responses),
+        "correct": sum(scored.is_correct for scored in group.responses),
         "prompt_tokens": len(group.prompt.token_ids) * len(responses),
         "cached_prompt_tokens": sum(r.num_cached_tokens for r in responses),
         "response_tokens": sum(r.num_tokens for r in responses),
         "truncated": sum(r.finish_reason == "length" for r in responses),
+        "cancelled": sum(r.finish_reason == "abort" for r in responses),
         "request_s": round(sum(r.elapsed_s for r in responses), 4),
         "servers": sorted({r.server for r in responses}),
     }
 
 
+def server_row(book: ServerBook, step: int) -> dict[str, Any]:
+    assert book.theirs is not None
+    return {
+        "kind": "server",
+        "step": step,
+        "server": book.server,
+        "restarts": book.restarts,
+        **asdict(book.theirs),
+        "lost_requests": book.ours.lost_requests,
+    }
+
+
+def lost_server_row(book: ServerBook, reported: ServerCounters, step: int) -> dict[str, Any]:
+    """What a dead process answered since it last reported is known from its answers; what it did for requests that it
+    took along lies between nothing and their limits. A later row for the same process replaces this one."""
+    row: dict[str, Any] = {
+        "kind": "lost_server",
+        "step": step,
+        "server": book.server,
+        "restarts": book.restarts,
+    }
+    for name, room in _ROOM.items():
+        answered = getattr(book.ours, name)
+        row[name] = answered
+        row[f"unreported_{name}_min"] = answered - getattr(reported, name)
+        row[f"unreported_{name}_max"] = row[f"unreported_{name}_min"] + getattr(book.ours, room)
+    return row
+
+
 def outcome(group: ResponseGroup) -> str:
     """How sampling ended for a prompt, before anything is borrowed; unsolved ones say why, if known."""
-    correct = [scored.is_correct for scored in group.responses]
+    graded = [scored for scored in group.responses if scored.response.finish_reason != "abort"]
+    correct = [scored.is_correct for scored in graded]
     if any(correct):
         return "all_correct" if all(correct) else "mixed"
-    if any(scored.verdict.status in ("error", "timeout") for scored in group.responses):
+    if not graded:
+        return "cancelled"
+    if any(scored.verdict.status in ("error", "timeout") for scored in graded):
         return "verifier_error"
-    if all(scored.response.finish_reason == "length" for scored in group.responses):
+    if all(scored.response.finish_reason == "length" for scored in graded):
         return "truncated"
     return "all_wrong"
 
 
-def check_balance(server: str, ours: ServerUsage, theirs: ServerUsage) -> None:
-    """A lost request is one that the server may have finished without us reading its answer."""
-    if ours.lost_requests:
-        missing = theirs.requests - ours.requests
-        is_balanced = 0 <= missing <= ours.lost_requests
-    else:
-        is_balanced = all(
-            getattr(theirs, name) == getattr(ours, name) for name in _COUNTERS.values()
-        )
-    if not is_balanced:
-        both = ", ".join(
-            f"{name} {getattr(ours, name)} here and {getattr(theirs, name)} there"
-            for name in _COUNTERS.values()
-        )
+def check_rows(rows: ServerUsage, seen: ServerUsage) -> None:
+    """Every answer is in a row, or in a named class of work that became no response."""
+    expected = {
+        "requests": seen.requests - seen.aborted_requests - seen.unused_requests,
+        "generated_tokens": seen.generated_tokens
+        - seen.aborted_generated_tokens
+        - seen.unused_generated_tokens,
+    }
+    for name, answered in expected.items():
+        if getattr(rows, name) != answered:
+            raise LedgerError(
+                f"the ledger's rows hold {getattr(rows, name)} {name}, but the servers answered with {answered} "
+                f"(aborted {seen.aborted_requests} and unused {seen.unused_requests} requests apart): responses were "
+                "lost or counted twice between the client and the ledger. Keep the run's folder and report it."
+            )
+
+
+def check_balance(server: str, ours: ServerUsage, theirs: ServerCounters) -> None:
+    """Equal, or above by no more than what the lost requests may have come to."""
+    for name, room in _ROOM.items():
+        here, there = getattr(ours, name), getattr(theirs, name)
+        if not 0 <= there - here <= getattr(ours, room):
+            both = ", ".join(
+                f"{n} {getattr(ours, n)} here and {getattr(theirs, n)} there" for n in _ROOM
+            )
+            raise LedgerError(
+                f"server {server} counted other work than this run ({both}; {ours.lost_requests} requests were lost). "
+                "Either someone else uses the server, or responses were lost or counted twice."
+            )
+
+
+def server_books(engine: SglangEngine) -> list[ServerBook]:
+    """Of every process that this run's servers have been; those that still run are asked for their counters."""
+    books = []
+    current = {server.name: server for server in engine.servers}
+    keys = dict.fromkeys([*engine.usage, *((s.name, s.num_restarts) for s in engine.servers)])
+    for name, restarts in keys:
+        server = current[name]
+        theirs = current_counters(server) if restarts == server.num_restarts else None
+        ours = engine.usage.get((name, restarts), ServerUsage())
+        books.append(ServerBook(server=name, restarts=restarts, ours=ours, theirs=theirs))
+    return books
+
+
+def current_counters(server: Server) -> ServerCounters | None:
+    """None for a server that died since its last answer; one that runs must answer."""
+    try:
+        return read_counters(server.url)
+    except (OSError, http.client.HTTPException) as error:
+        if not server.is_running():
+            return None
         raise LedgerError(
-            f"server {server} counted other work than this run ({both}; {ours.lost_requests} requests were lost). "
-            "Either someone else uses the server, or responses were lost or counted twice."
-        )
+            f"server {server.name} runs, but does not tell its counters ({type(error).__name__}: {error}), so the "
+            f"ledger cannot be closed. {server.last_words()}"
+        ) from error
 
 
-def server_rows(engine: SglangEngine) -> list[ServerRow]:
-    """Of the processes that run now. What a process counted before it died is lost with it."""
-    return [
-        (
-            server.name,
-            server.num_restarts,
-            engine.usage.get((server.name, server.num_restarts), ServerUsage()),
-            read_counters(server.url),
-        )
-        for server in engine.servers
-    ]
-
-
-def read_counters(url: str) -> ServerUsage:
+def read_counters(url: str) -> ServerCounters:
     """SGLang's Prometheus page -> what this process of the server has finished since it started."""
     address = urllib.parse.urlsplit(url)
     connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_S)
@@ -174,7 +305,7 @@ def read_counters(url: str) -> ServerUsage:
     return parse_counters(page)
 
 
-def parse_counters(page: str) -> ServerUsage:
+def parse_counters(page: str) -> ServerCounters:
     """Sums over labels. A counter that was never raised is not on the page.
 
     >>> parse_counters('sglang:num_requests_total{is_streaming="false"} 2.0').requests
@@ -185,4 +316,4 @@ def parse_counters(page: str) -> ServerUsage:
         name, _, rest = line.partition("{")
         if name in _COUNTERS:
             totals[_COUNTERS[name]] += int(float(rest.rpartition("}")[2].split()[0]))
-    return ServerUsage(**totals)
+    return ServerCounters(**totals)

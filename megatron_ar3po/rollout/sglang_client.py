@@ -55,15 +55,21 @@ class Server(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerUsage:
-    """What one process of a server was asked and answered, as this client saw it."""
+    """What one process of a server was asked and answered, as this client saw it. The first four are what the server
+    counts too; `aborted_*` and `unused_*` are the parts of them that became no response."""
 
     requests: int = 0  # answered, whatever became of the answer
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generated_tokens: int = 0
-    lost_requests: int = (
-        0  # sent, no readable answer: the server may have counted them, in whole or in part
-    )
+    aborted_requests: int = 0  # stopped while they ran, by us or by the server
+    aborted_generated_tokens: int = 0
+    unused_requests: int = 0  # answered in a way that could not be used, and drawn again
+    unused_generated_tokens: int = 0
+    queue_aborts: int = 0  # stopped before they began: the server counts them nowhere
+    lost_requests: int = 0  # sent, no readable answer: counted there in whole, in part or not
+    lost_prompt_tokens: int = 0  # the most that the lost ones can have come to
+    lost_generated_tokens: int = 0
 
     def __add__(self, other: ServerUsage) -> ServerUsage:
         return ServerUsage(
@@ -96,6 +102,7 @@ class SglangEngine:
         assert servers, "an engine needs at least one server"
         self.on_server_lost = on_server_lost
         self.usage: dict[tuple[str, int], ServerUsage] = {}  # by server name and its restarts
+        self._in_flight: dict[str, tuple[Server, str]] = {}  # by request id: where, and which try
         self._servers = [_ServerState(server) for server in servers]
         self._config = config
         self._vocab_size = vocab_size
@@ -131,10 +138,9 @@ class SglangEngine:
         )
 
     async def abort(self, request_id: str) -> None:
-        """All tries of the request, on every server: the ids of tries begin with the request's id."""
-        for state in self._servers:
-            for attempt in range(self._config.max_retries + 1):
-                await self._abort_try(state.server, _try_id(request_id, attempt))
+        """The try that is in flight; harmless when there is none."""
+        if (running := self._in_flight.get(request_id)) is not None:
+            await self._abort_try(*running)
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -154,6 +160,7 @@ class SglangEngine:
         rid = _try_id(request.request_id, attempt)
         started = time.monotonic()
         answered = False
+        self._in_flight[request.request_id] = (server, rid)
         try:
             async with self._http().post(
                 f"{server.url}/generate", json=self._body(request, rid)
@@ -166,11 +173,16 @@ class SglangEngine:
             if http_response.status != 200:
                 raise _LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
             answer = _decoded(text)
-            meta = answer["meta_info"]
-            self._count(key, usage_of(meta))
+            seen = usage_of(answer["meta_info"])
             answered = True
-            generation = parse_generation(answer, vocab_size=self._vocab_size)
-            _check_length(generation, request, server)
+            try:
+                generation = parse_generation(answer, vocab_size=self._vocab_size)
+                _check_length(generation, request, server)
+            except (_LostRequest, RolloutEngineError):
+                seen = unused(seen)
+                raise
+            finally:
+                self._count(key, seen)
         except asyncio.TimeoutError as error:
             await self._abort_try(server, rid)
             limit = self._config.request_timeout_s
@@ -178,10 +190,11 @@ class SglangEngine:
         except aiohttp.ClientError as error:
             raise _LostRequest(f"{type(error).__name__}: {error}") from error
         finally:
+            del self._in_flight[request.request_id]
             if (
                 not answered
             ):  # also when we cancel: the server aborts a request whose client is gone
-                self._count(key, ServerUsage(lost_requests=1))
+                self._count(key, lost_usage(request))
         return replace(generation, server=server.name, elapsed_s=time.monotonic() - started)
 
     def _body(self, request: GenerationRequest, rid: str) -> dict[str, Any]:
@@ -259,7 +272,13 @@ class SglangEngine:
 
 
 def _try_id(request_id: str, attempt: int) -> str:
-    return request_id if attempt == 0 else f"{request_id}.try{attempt + 1}"
+    """SGLang aborts every request whose id begins with the one it is given, so no id may be the beginning of another:
+    `s1.p1.1.1` would take `s1.p1.1.10` along.
+
+    >>> _try_id("s1.p1.1.1", 1)
+    's1.p1.1.1/try2/'
+    """
+    return f"{request_id}/try{attempt + 1}/"
 
 
 def _decoded(text: bytes) -> dict[str, Any]:
@@ -274,11 +293,34 @@ def _decoded(text: bytes) -> dict[str, Any]:
 
 
 def usage_of(meta: dict[str, Any]) -> ServerUsage:
+    """Of one answer. A request that was aborted in the server's queue comes back without a count of its prompt."""
+    reason = meta.get("finish_reason")
+    is_abort = isinstance(reason, dict) and reason.get("type") == "abort"
+    if is_abort and "prompt_tokens" not in meta:
+        return ServerUsage(queue_aborts=1)
+    generated = int(meta.get("completion_tokens", 0))
     return ServerUsage(
         requests=1,
         prompt_tokens=int(meta.get("prompt_tokens", 0)),
         cached_prompt_tokens=int(meta.get("cached_tokens", 0)),
-        generated_tokens=int(meta.get("completion_tokens", 0)),
+        generated_tokens=generated,
+        aborted_requests=int(is_abort),
+        aborted_generated_tokens=generated if is_abort else 0,
+    )
+
+
+def unused(seen: ServerUsage) -> ServerUsage:
+    """The same answer, thrown away. What was aborted became no response either and is counted as that."""
+    if seen.aborted_requests or not seen.requests:
+        return seen
+    return replace(seen, unused_requests=1, unused_generated_tokens=seen.generated_tokens)
+
+
+def lost_usage(request: GenerationRequest) -> ServerUsage:
+    return ServerUsage(
+        lost_requests=1,
+        lost_prompt_tokens=len(request.prompt_token_ids),
+        lost_generated_tokens=request.sampling.max_response_tokens,
     )
 
 

@@ -56,6 +56,8 @@ class FixedSampler:
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
+        if self._ledger is not None:
+            self._ledger.open_step(prompts, step=step, policy_version=policy_version)
         groups = self._collector.collect(
             prompts, step=step, policy_version=policy_version, progress=self._progress
         )
@@ -118,9 +120,12 @@ class DynamicSampler:
     def _round(
         self, prompts: Sequence[StepPrompt], step: int, policy_version: int
     ) -> list[ResponseGroup]:
+        mine = owned(prompts, self._layout)
         try:
+            if self._ledger is not None:
+                self._ledger.open_step(mine, step=step, policy_version=policy_version)
             return self._collector.collect(
-                owned(prompts, self._layout),
+                mine,
                 step=step,
                 policy_version=policy_version,
                 progress=self._progress,

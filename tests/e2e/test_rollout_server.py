@@ -25,11 +25,11 @@ from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_rows
+from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_books
 from megatron_ar3po.rollout.server_arguments import server_argument_names
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
-from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
+from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, StepPrompt
 
 OPTIONS = {
     "num_stages": 2,
@@ -322,9 +322,11 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     assert lost.requests + kept.requests == len(verifier.verified)
     assert lost.requests >= 5 and lost.lost_requests > 0 and kept.lost_requests == 0
     # the new process has served this controller alone: its books balance to the last token
-    for name, _, ours, theirs in server_rows(controller.engine):
-        check_balance(name, ours, theirs)
-    Ledger(tmp_path / "dp00.jsonl", lambda: server_rows(controller.engine)).reconcile(step=5)
+    living = server_books(controller.engine)[-1]
+    assert living.theirs is not None and living.restarts == 1
+    check_balance(living.server, living.ours, living.theirs)
+    ledger = Ledger(tmp_path / "dp00.jsonl", lambda: server_books(controller.engine))
+    ledger.record_step(CollectedStep(groups=tuple(groups)), step=5, policy_version=0)
 
 
 def test_nothing_is_left_when_the_trainer_is_killed(doomed_trainer):

@@ -6,7 +6,10 @@ import pytest
 from megatron_ar3po.rollout.ledger import (
     Ledger,
     LedgerError,
+    ServerBook,
+    ServerCounters,
     check_balance,
+    check_rows,
     outcome,
     parse_counters,
 )
@@ -17,6 +20,7 @@ from megatron_ar3po.types import (
     Response,
     ResponseGroup,
     ScoredResponse,
+    StepPrompt,
     Verdict,
 )
 
@@ -80,13 +84,16 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
         "prompt_id": "ab",
         "policy_version": 5,
         "outcome": "mixed",
+        "stop_reason": "",
         "discarded": False,
         "stages": 2,
         "responses": 2,
+        "correct": 1,
         "prompt_tokens": 4,
         "cached_prompt_tokens": 2,
         "response_tokens": 8,
         "truncated": 0,
+        "cancelled": 0,
         "request_s": 1.0,
         "servers": ["dp0.s0"],
     }
@@ -107,40 +114,107 @@ def test_evaluation_is_a_class_of_its_own(tmp_path):
     ]
 
 
+def answered(num=8, tokens=90):
+    """The answers of one prompt: `num` responses of `tokens` tokens in all."""
+    responses = [scored(tokens=tokens - num + 1), *[scored(tokens=1)] * (num - 1)]
+    return [responses]
+
+
 def test_equal_books_become_a_row_per_server(tmp_path):
-    usage = ServerUsage(requests=8, prompt_tokens=40, generated_tokens=90, cached_prompt_tokens=30)
+    ours = ServerUsage(requests=8, prompt_tokens=40, generated_tokens=90, cached_prompt_tokens=30)
+    theirs = ServerCounters(
+        requests=8, prompt_tokens=40, generated_tokens=90, cached_prompt_tokens=30
+    )
     path = tmp_path / "dp00.jsonl"
-    Ledger(path, lambda: [("dp0.s0", 1, usage, usage)]).reconcile(step=3)
+    book = ServerBook(server="dp0.s0", restarts=1, ours=ours, theirs=theirs)
+    ledger = Ledger(path, lambda: [book])
+    ledger.record_evaluation(answered(), policy_version=0)
+    ledger.reconcile(step=3)
+    assert rows(path)[-1] == {
+        "kind": "server",
+        "step": 3,
+        "server": "dp0.s0",
+        "restarts": 1,
+        "requests": 8,
+        "prompt_tokens": 40,
+        "cached_prompt_tokens": 30,
+        "generated_tokens": 90,
+        "abort_calls": 0,
+        "retracted_requests": 0,
+        "retracted_prompt_tokens": 0,
+        "retracted_generated_tokens": 0,
+        "lost_requests": 0,
+    }
+
+
+def test_an_intent_is_on_the_disk_before_anything_is_asked(tmp_path):
+    path = tmp_path / "dp00.jsonl"
+    prompts = [StepPrompt(position=i, prompt=group().prompt) for i in (4, 7)]
+    Ledger(path).open_step(prompts, step=2, policy_version=5)
     assert rows(path) == [
-        {
-            "kind": "server",
-            "step": 3,
-            "server": "dp0.s0",
-            "restarts": 1,
-            "requests": 8,
-            "prompt_tokens": 40,
-            "cached_prompt_tokens": 30,
-            "generated_tokens": 90,
-            "lost_requests": 0,
-        }
+        {"kind": "intent", "step": 2, "policy_version": 5, "prompts": 2, "positions": [4, 7]}
     ]
+
+
+def test_a_dead_process_leaves_one_row_that_bounds_what_it_did_not_report(tmp_path):
+    """It had reported 8 requests of 90 tokens; then it answered 2 more of 30 and took 3 along, limited to 16 each."""
+    path = tmp_path / "dp00.jsonl"
+    ours = ServerUsage(requests=8, prompt_tokens=40, generated_tokens=90)
+    theirs = ServerCounters(requests=8, prompt_tokens=40, generated_tokens=90)
+    books = [ServerBook(server="s", restarts=0, ours=ours, theirs=theirs)]
+    ledger = Ledger(path, lambda: books)
+    ledger.record_evaluation(answered(), policy_version=0)
+    ledger.reconcile(step=1)
+    ours += ServerUsage(requests=2, prompt_tokens=10, generated_tokens=30)
+    ours += ServerUsage(lost_requests=3, lost_prompt_tokens=15, lost_generated_tokens=48)
+    books[:] = [ServerBook(server="s", restarts=0, ours=ours, theirs=None)]
+    ledger.record_evaluation(answered(2, 30), policy_version=0)
+    ledger.reconcile(step=2)
+    ledger.reconcile(step=3)  # it is written once
+    (row,) = [row for row in rows(path) if row["kind"] == "lost_server"]
+    assert (row["step"], row["requests"], row["generated_tokens"]) == (2, 10, 120)
+    assert (row["unreported_requests_min"], row["unreported_requests_max"]) == (2, 5)
+    assert (row["unreported_generated_tokens_min"], row["unreported_generated_tokens_max"]) == (
+        30,
+        78,
+    )
+    assert row["unreported_prompt_tokens_max"] == 25
+
+
+def test_rows_that_do_not_hold_every_answer_are_an_error():
+    """10 answered, of which 1 was aborted after 4 tokens and 2 of 3 tokens each could not be used: 7 are in rows."""
+    seen = ServerUsage(
+        requests=10,
+        generated_tokens=50,
+        aborted_requests=1,
+        aborted_generated_tokens=4,
+        unused_requests=2,
+        unused_generated_tokens=6,
+    )
+    check_rows(ServerUsage(requests=7, generated_tokens=40), seen)
+    with pytest.raises(LedgerError, match="rows hold 8 requests, but the servers answered with 7"):
+        check_rows(ServerUsage(requests=8, generated_tokens=40), seen)
+    with pytest.raises(LedgerError, match="rows hold 39 generated_tokens"):
+        check_rows(ServerUsage(requests=7, generated_tokens=39), seen)
 
 
 def test_unequal_books_end_the_run_with_both_numbers():
     ours = ServerUsage(requests=8, prompt_tokens=40, generated_tokens=90)
-    theirs = ServerUsage(requests=8, prompt_tokens=40, generated_tokens=91)
+    theirs = ServerCounters(requests=8, prompt_tokens=40, generated_tokens=91)
     with pytest.raises(LedgerError, match="generated_tokens 90 here and 91 there"):
         check_balance("dp0.s0", ours, theirs)
 
 
-def test_lost_requests_leave_room_for_as_many():
-    ours = ServerUsage(requests=8, generated_tokens=90, lost_requests=2)
-    check_balance("s", ours, ServerUsage(requests=9, generated_tokens=93))
-    check_balance("s", ours, ServerUsage(requests=10, generated_tokens=96))
+def test_lost_requests_leave_room_for_as_many_and_for_their_tokens():
+    ours = ServerUsage(requests=8, generated_tokens=90, lost_requests=2, lost_generated_tokens=6)
+    check_balance("s", ours, ServerCounters(requests=9, generated_tokens=93))
+    check_balance("s", ours, ServerCounters(requests=10, generated_tokens=96))
     with pytest.raises(LedgerError, match="2 requests were lost"):
-        check_balance("s", ours, ServerUsage(requests=11, generated_tokens=99))
+        check_balance("s", ours, ServerCounters(requests=11, generated_tokens=96))
+    with pytest.raises(LedgerError):  # more tokens than two requests can have come to
+        check_balance("s", ours, ServerCounters(requests=10, generated_tokens=97))
     with pytest.raises(LedgerError):  # it counted less than it answered
-        check_balance("s", ours, ServerUsage(requests=7, generated_tokens=80))
+        check_balance("s", ours, ServerCounters(requests=7, generated_tokens=80))
 
 
 def test_counters_are_read_from_the_prometheus_page():
@@ -152,7 +226,7 @@ sglang:prompt_tokens_total{is_streaming="false"} 30720.0
 sglang:generation_tokens_total{is_streaming="false"} 2.048e+04
 sglang:http_requests_total{endpoint="/ready",method="GET"} 1.0
 """
-    assert parse_counters(page) == ServerUsage(
+    assert parse_counters(page) == ServerCounters(
         requests=1282, prompt_tokens=30720, generated_tokens=20480
     )
-    assert parse_counters("") == ServerUsage()
+    assert parse_counters("") == ServerCounters()

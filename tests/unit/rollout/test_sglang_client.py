@@ -13,7 +13,7 @@ from aiohttp import web
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine
+from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine, usage_of
 from megatron_ar3po.types import GenerationRequest, SamplingParams
 
 Reply = web.StreamResponse | float  # a float: say nothing for so many seconds
@@ -125,7 +125,7 @@ def test_answer_is_token_in_token_out():
     assert (generation.finish_reason, generation.policy_version) == ("stop", 4)
     assert (generation.server, generation.num_cached_tokens) == ("dp0.s0", 1)
     assert server.bodies[0] == {
-        "rid": "r0",
+        "rid": "r0/try1/",
         "input_ids": [1, 2, 3],
         "sampling_params": {
             "temperature": 1.0,
@@ -174,7 +174,7 @@ def test_a_broken_answer_is_drawn_again(case):
     server = ScriptedServer(lambda n, body: MALFORMED[case](body) if n == 1 else good(body))
     generation, _ = ask(server)
     assert generation.token_ids.tolist() == [5, 6, 2]
-    assert [b["rid"] for b in server.bodies] == ["r0", "r0.try2"]
+    assert [b["rid"] for b in server.bodies] == ["r0/try1/", "r0/try2/"]
 
 
 def test_answers_that_stay_broken_end_with_the_servers_last_words():
@@ -182,7 +182,9 @@ def test_answers_that_stay_broken_end_with_the_servers_last_words():
     error, usage = ask(server, max_retries=1)
     assert isinstance(error, RolloutEngineError)
     assert "in 2 tries (rollout.max_retries=1)" in str(error) and "out of memory" in str(error)
-    assert usage == {("dp0.s0", 0): ServerUsage(lost_requests=2)}
+    assert usage == {
+        ("dp0.s0", 0): ServerUsage(lost_requests=2, lost_prompt_tokens=6, lost_generated_tokens=16)
+    }
 
 
 def test_a_thrown_away_answer_counts_as_work_of_the_server():
@@ -191,7 +193,12 @@ def test_a_thrown_away_answer_counts_as_work_of_the_server():
     )
     _, usage = ask(server)
     assert usage[("dp0.s0", 0)] == ServerUsage(
-        requests=2, prompt_tokens=6, cached_prompt_tokens=2, generated_tokens=6
+        requests=2,
+        prompt_tokens=6,
+        cached_prompt_tokens=2,
+        generated_tokens=6,
+        unused_requests=1,
+        unused_generated_tokens=3,
     )
 
 
@@ -199,7 +206,7 @@ def test_a_request_that_takes_too_long_is_aborted_and_drawn_again():
     server = ScriptedServer(lambda n, body: 5.0 if n == 1 else good(body))
     generation, usage = ask(server, request_timeout_s=0.3)
     assert generation.token_ids.tolist() == [5, 6, 2]
-    assert server.aborted == ["r0"]
+    assert server.aborted == ["r0/try1/"]
     assert usage[("dp0.s0", 0)].lost_requests == 1
 
 
@@ -243,8 +250,8 @@ def test_requests_wait_while_their_server_is_being_restarted():
     server = ScriptedServer(script)
     _, late, usage = ask(server, count=2, spacing_s=0.1, on_server_lost=restart)
     assert late.policy_version == 4
-    assert [body["rid"] for body in server.bodies].count("r1") == 1
-    assert "r1.try2" not in {body["rid"] for body in server.bodies}
+    assert [body["rid"] for body in server.bodies].count("r1/try1/") == 1
+    assert "r1/try2/" not in {body["rid"] for body in server.bodies}
     assert usage[("dp0.s0", 0)].lost_requests == 1
 
 
@@ -307,6 +314,29 @@ def test_an_aborted_request_comes_back_as_aborted():
     server = ScriptedServer(lambda n, body: good(body, output_ids=[], meta=meta))
     generation, _ = ask(server)
     assert generation.finish_reason == "abort" and len(generation.token_ids) == 0
+
+
+def test_an_abort_names_the_try_that_runs_and_no_id_begins_another():
+    """SGLang aborts by the beginning of an id: r1 must not take r10 along."""
+    server = ScriptedServer(lambda n, body: good(body))
+    ask(server, count=11)
+    rids = [body["rid"] for body in server.bodies]
+    assert not [(a, b) for a in rids for b in rids if a != b and b.startswith(a)]
+
+
+def test_an_abort_in_the_servers_queue_is_no_work_of_the_server():
+    """SGLang counts such a request nowhere; one that ran is counted with what it had."""
+    aborted = {"finish_reason": {"type": "abort", "message": "x"}, "completion_tokens": 0}
+    assert usage_of(aborted) == ServerUsage(queue_aborts=1)
+    ran = {**aborted, "prompt_tokens": 3, "cached_tokens": 2, "completion_tokens": 5}
+    assert usage_of(ran) == ServerUsage(
+        requests=1,
+        prompt_tokens=3,
+        cached_prompt_tokens=2,
+        generated_tokens=5,
+        aborted_requests=1,
+        aborted_generated_tokens=5,
+    )
 
 
 def test_samples_of_one_prompt_go_to_one_server():

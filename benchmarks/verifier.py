@@ -43,8 +43,10 @@ Judge = Callable[[str, str, bool], bool]  # (text, gold, is a whole response) ->
 
 
 def ours() -> Judge:
+    from megatron_ar3po.rewards import symbolic
     from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
 
+    symbolic.preload()  # as a worker does
     answer = GradingOptions(is_answer=True)
     return lambda text, gold, whole: (
         grade_math(text, gold, None if whole else answer).status == "correct"

@@ -49,9 +49,20 @@ class Unsupported(ValueError):
     """Not for this layer, or none of the parsers reads it whole."""
 
 
+_WARM_UP = (
+    r"\begin{bmatrix}1&2\\3&4\end{bmatrix}+\begin{bmatrix}1&0\\0&1\end{bmatrix}",
+    r"\int_{0}^{1} x^{2} dx+\sum_{k=1}^{3} k^{2}",
+    r"\lim_{x \to 0} \frac{\sin x}{x} \cdot \prod_{k=1}^{3} (k+1)",
+)
+
+
 def preload() -> None:
-    """Import SymPy and the parsers now; a worker does so before its first item."""
+    """Import SymPy and the parsers now, and let them read a little: their grammars are worked out while they read, which
+    took the first item a second. A worker does so before it takes items."""
     _parsers()
+    for text in _WARM_UP:
+        with contextlib.suppress(Unsupported):  # where no parser is installed
+            _same(parse(text), parse(text))
 
 
 def equal(left: str, right: str) -> Symbolic:

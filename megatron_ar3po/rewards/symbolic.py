@@ -57,8 +57,8 @@ _WARM_UP = (
 
 
 def preload() -> None:
-    """Import SymPy and the parsers now, and let them read a little: their grammars are worked out while they read, which
-    took the first item a second. A worker does so before it takes items."""
+    """Import SymPy and the parsers now, and let them read a little: they work their grammars out while they read, which
+    cost the first item a second. A worker does so before it takes items."""
     _parsers()
     for text in _WARM_UP:
         with contextlib.suppress(Unsupported):  # where no parser is installed

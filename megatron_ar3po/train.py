@@ -131,7 +131,7 @@ def describe(config: Config, world_size: int) -> str:
     layout = layout_of(config, 0, world_size)
     validate(config, layout)
     rollout, algorithm = config.rollout, config.algorithm
-    least = rollout.prompts_per_step * rollout.responses_per_stage
+    least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt
     if algorithm.dynamic_sampling:
         most *= algorithm.max_sampling_rounds

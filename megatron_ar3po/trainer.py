@@ -28,7 +28,7 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, WeightPublisher
 from megatron_ar3po.observability.memory import peak_bytes
-from megatron_ar3po.observability.metrics import Max, Mean, Metrics
+from megatron_ar3po.observability.metrics import Max, Mean, Metrics, Sum
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.step_metrics import (
@@ -108,6 +108,8 @@ class Ar3poTrainer:
         self.prompts.start_step()
         collected = self.sampler.collect(step=step, policy_version=self.state.policy_version)
         self.metrics.add_all(rollout_records(collected.groups, collected.discarded))
+        self.metrics.add_all({name: Sum(count) for name, count in collected.counts.items()})
+        self.metrics.add_all({name: Mean(s / w, w) for name, (s, w) in collected.means.items()})
         self.halt_if_verifier_fails(collected.groups)
         prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
         self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)

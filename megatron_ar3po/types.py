@@ -173,6 +173,10 @@ class CollectedStep:
     groups: tuple[ResponseGroup, ...]  # by position
     discarded: tuple[ResponseGroup, ...] = ()
     num_rounds: int = 1
+    counts: Mapping[str, float] = field(default_factory=dict[str, float])  # metrics that add up
+    means: Mapping[str, tuple[float, float]] = field(
+        default_factory=dict[str, tuple[float, float]]
+    )  # metrics by (sum, weight)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

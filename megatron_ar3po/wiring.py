@@ -40,11 +40,14 @@ from megatron_ar3po.reuse.store import NullStore, ReuseStore
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
 from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger import Ledger, server_books
+from megatron_ar3po.rollout.ledger_file import abandon_rows_after, rows_of_run
 from megatron_ar3po.rollout.placement import server_places
 from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run_state import CheckpointFolder, RunState, read_state, write_durably
 from megatron_ar3po.stop_request import StopRequest
@@ -70,6 +73,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end."""
     started = time.monotonic()
     check_custom_functions(config.algorithm)
+    make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
     folder = config.run.path
     checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
@@ -107,8 +111,10 @@ def open_run_folder(config: Config) -> Path | None:
     write_durably(folder / "resolved_config.yaml", to_yaml(config))
     if config.run.resume:
         step = read_state(checkpoint).step if checkpoint else -1
-        for written in ("metrics.jsonl", "rollouts.jsonl", *folder.glob("ledger/*.jsonl")):
+        for written in ("metrics.jsonl", "rollouts.jsonl"):
             drop_rows_after(folder / written, step)
+        for written in folder.glob("ledger/*.jsonl"):
+            abandon_rows_after(written, step)  # what was done twice has cost twice
         if not checkpoint:
             logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
     return checkpoint
@@ -262,6 +268,8 @@ def build_controller(
         on_server_lost=lambda server: revive(server, ranks),
     )
     shape = read_model_config(config.model.path)
+    history = PromptHistory(decay=config.rollout.history_decay)
+    history.replay(rows_of_run(config.run.path / "ledger"))
     controller = RolloutController(
         engine,
         language.verifier,
@@ -270,6 +278,8 @@ def build_controller(
         stop_token_ids=language.stop_token_ids,
         max_context_tokens=shape["max_position_embeddings"],
         vocab_size=language.vocab_size,
+        kv_tokens=sum(server.kv_tokens() for server in servers),
+        history=history,
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"

@@ -179,6 +179,26 @@ class RolloutConfig:
 
     num_stages: int = 2  # S: a prompt that is unsolved after a stage enters the next, at most S
     responses_per_stage: int = 4  # k: responses a prompt gets in each stage
+    stage_plan: list[int] = field(
+        default_factory=list[int]
+    )  # unequal stages, as [4, 4, 8]; empty: num_stages of responses_per_stage
+    stage_rule: str = (
+        "fixed"  # fixed, difficulty (by the prompt's history), or 'package.module:function'
+    )
+    difficulty_solve_frac: float = 0.75  # stage_rule=difficulty: chance that the first stage solves
+    difficulty_least_responses: int = 2  # stage_rule=difficulty: of a first stage, however easy
+    history_decay: float = (
+        0.8  # what earlier steps say of a prompt weighs this much less each time it is seen
+    )
+    max_tokens_per_step: int = (
+        0  # generated, over all replicas; no stage after the first begins beyond it. 0: no cap
+    )
+    cancel_solved: bool = (
+        False  # abort a stage's other responses at its first correct one; favours short answers
+    )
+    cancelled_counts_as: Literal["nothing", "truncated"] = (
+        "nothing"  # what a cancelled response is: no member of its group, or one with reward 0
+    )
     prompts_per_step: int = 16  # prompts of one training step, over all replicas
     temperature: float = 1.0  # of sampling; the actor divides its logits by it too
     top_p: float = 1.0  # nucleus sampling; below 1 the server's log-probs stay those before the cut
@@ -192,7 +212,7 @@ class RolloutConfig:
     deterministic: bool = (
         False  # the server honours per-response seeds: the same run draws the same samples
     )
-    max_concurrent_requests: int = 256  # per server
+    max_concurrent_requests: int = 0  # per server; 0: as many of full length as its KV cache holds
     servers_per_replica: int = (
         1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
     )
@@ -230,13 +250,47 @@ class RolloutConfig:
             f"rollout.servers_per_replica={self.servers_per_replica} must be >= 1.",
         )
         require(
-            self.max_concurrent_requests >= 1,
-            f"rollout.max_concurrent_requests={self.max_concurrent_requests} must be at least 1.",
+            self.max_concurrent_requests >= 0,
+            f"rollout.max_concurrent_requests={self.max_concurrent_requests} is negative; 0 takes the limit from the "
+            "server's KV cache.",
+        )
+        require(
+            self.max_tokens_per_step >= 0,
+            f"rollout.max_tokens_per_step={self.max_tokens_per_step} is negative; 0 means no cap.",
+        )
+        self._check_stages()
+
+    def _check_stages(self) -> None:
+        require(
+            all(size >= 1 for size in self.stage_plan),
+            f"rollout.stage_plan={self.stage_plan}: every stage needs at least 1 response.",
+        )
+        require(
+            self.stage_rule in ("fixed", "difficulty") or ":" in self.stage_rule,
+            f"rollout.stage_rule={self.stage_rule} is not known; use fixed, difficulty, or the import path of your own "
+            "function, 'package.module:function'.",
+        )
+        require(
+            0 < self.difficulty_solve_frac < 1,
+            f"rollout.difficulty_solve_frac={self.difficulty_solve_frac} must lie between 0 and 1.",
+        )
+        require(
+            self.difficulty_least_responses >= 1,
+            f"rollout.difficulty_least_responses={self.difficulty_least_responses} must be at least 1.",
+        )
+        require(
+            0 <= self.history_decay <= 1,
+            f"rollout.history_decay={self.history_decay} must lie in [0, 1]; 1 forgets nothing.",
         )
 
     @property
+    def stage_sizes(self) -> tuple[int, ...]:
+        """Responses of each stage; with another rule than fixed their sum is the most a prompt can get."""
+        return tuple(self.stage_plan) or (self.responses_per_stage,) * self.num_stages
+
+    @property
     def max_responses_per_prompt(self) -> int:
-        return self.num_stages * self.responses_per_stage
+        return sum(self.stage_sizes)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

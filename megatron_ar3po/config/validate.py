@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.config.schema import Config, require
+from megatron_ar3po.config.schema import Config, RolloutConfig, require
 from megatron_ar3po.distributed.layout import ParallelLayout
 
 SERVER_MARGIN_TOKENS = (
@@ -31,6 +31,7 @@ def warnings_of(config: Config) -> list[str]:
     lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
+    lines += _rollout_warnings(config.rollout)
     advantage = config.algorithm.advantage
     if advantage not in ("group", "global") and config.algorithm.advantage_std != "population":
         lines.append(
@@ -40,6 +41,25 @@ def warnings_of(config: Config) -> list[str]:
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
         lines.append(
             "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
+        )
+    return lines
+
+
+def _rollout_warnings(rollout: RolloutConfig) -> list[str]:
+    lines: list[str] = []
+    if rollout.stage_plan:
+        lines.append(
+            f"rollout.stage_plan={rollout.stage_plan} rules: rollout.num_stages and (but for "
+            "rollout.stage_rule=difficulty) rollout.responses_per_stage have no effect."
+        )
+    if rollout.cancel_solved:
+        lines.append(
+            "rollout.cancel_solved=true favours short answers: the longer siblings of a correct one are cut off. Watch "
+            "rollout/cancel/*."
+        )
+    elif rollout.cancelled_counts_as != "nothing":
+        lines.append(
+            "rollout.cancelled_counts_as has no effect without rollout.cancel_solved=true."
         )
     return lines
 
@@ -60,8 +80,8 @@ def _check_algorithm(config: Config) -> None:
     if name in ("grpo", "dapo"):
         group = rollout.max_responses_per_prompt
         require(
-            rollout.num_stages == 1,
-            f"algorithm.name={name} samples in one stage, but rollout.num_stages={rollout.num_stages}; set "
+            len(rollout.stage_sizes) == 1,
+            f"algorithm.name={name} samples in one stage, but rollout.num_stages={len(rollout.stage_sizes)}; set "
             f"rollout.num_stages=1 rollout.responses_per_stage={group} (or leave both unset), or algorithm.name=ar3po.",
         )
         require(
@@ -72,6 +92,11 @@ def _check_algorithm(config: Config) -> None:
     require(
         not (name == "grpo" and config.algorithm.dynamic_sampling),
         "algorithm.name=grpo with algorithm.dynamic_sampling=true is DAPO; set algorithm.name=dapo.",
+    )
+    require(
+        not (rollout.max_tokens_per_step and config.algorithm.dynamic_sampling),
+        f"rollout.max_tokens_per_step={rollout.max_tokens_per_step} stops stages, and dynamic sampling has one; bound "
+        "its cost with algorithm.max_sampling_rounds and set rollout.max_tokens_per_step=0.",
     )
     require(
         rollout.max_responses_per_prompt >= 2,

@@ -214,8 +214,8 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
     mini = plan.config.algorithm.num_mini_batches
     yield f"a step     {prompts} prompts, {prompts / dp:g} a replica on average"
     yield (
-        f"responses  {prompts * rollout.responses_per_stage} to {most} "
-        f"({rollout.num_stages} stages of {rollout.responses_per_stage})"
+        f"responses  {prompts * rollout.stage_sizes[0]} to {most} "
+        f"({len(rollout.stage_sizes)} stages of {_sizes(rollout.stage_sizes)})"
         + (", before prompts are redrawn" if plan.config.algorithm.dynamic_sampling else "")
     )
     yield f"tokens     at most {most * longest:,} ({longest:,} a sequence)"
@@ -224,13 +224,17 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
         f"{math.ceil(most * longest / (mini * dp * per_forward))} full micro-batches of {per_forward:,} tokens a "
         "replica"
     )
-    first_wave = math.ceil(prompts / dp) * rollout.responses_per_stage
-    slots = rollout.max_concurrent_requests * rollout.servers_per_replica
+    first_wave = math.ceil(prompts / dp) * rollout.stage_sizes[0]
     full_length = plan.memory.kv_tokens // longest * rollout.servers_per_replica
+    slots = rollout.max_concurrent_requests * rollout.servers_per_replica or max(1, full_length)
     yield (
         f"servers    a replica asks for {first_wave} responses at once, sends {min(first_wave, slots)}; the KV cache "
         f"holds {full_length} of full length"
     )
+
+
+def _sizes(stage_sizes: tuple[int, ...]) -> str:
+    return ", ".join(map(str, sorted(set(stage_sizes))))
 
 
 def _memory_table(plan: Plan) -> Iterator[str]:

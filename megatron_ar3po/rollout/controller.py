@@ -15,15 +15,24 @@ Groups come back by position, their responses by (stage, index), whatever the or
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
-from megatron_ar3po.algorithm.adaptive_rollout import EqualStages, StagePlan
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
+from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, gather, response_seed
+from megatron_ar3po.rollout.history import PromptHistory
+from megatron_ar3po.rollout.prompt_rollout import (
+    PromptRollout,
+    RolloutProgress,
+    StepContext,
+    barrier,
+    continuous,
+)
 from megatron_ar3po.rollout.slots import PrioritySlots
+from megatron_ar3po.rollout.stage_plans import make_stage_rule
+from megatron_ar3po.rollout.token_budget import TokenBudget
 from megatron_ar3po.types import (
     Generation,
     GenerationRequest,
@@ -33,6 +42,7 @@ from megatron_ar3po.types import (
     SamplingParams,
     ScoredResponse,
     StepPrompt,
+    Verdict,
 )
 
 T = TypeVar("T")
@@ -43,28 +53,8 @@ _RESERVED_TOKENS = 2
 _LEAST_ROOM = 5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutProgress:
-    """How far a rollout is; `num_responses` grows until `num_prompts_done` reaches `num_prompts`."""
-
-    num_prompts: int
-    num_prompts_done: int = 0
-    num_responses: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Draw:
-    """One response to be sampled: its place and what it is asked with."""
-
-    response_id: str
-    prompt: Prompt
-    step: int
-    stage: int
-    index: int
-    seed: int
-    sampling: SamplingParams
-    policy_version: int
-    rank: tuple[int, int]  # in the queue for a slot; the smallest goes first
+# Of a server whose KV cache is not known (no `kv_tokens`) and rollout.max_concurrent_requests=0.
+_DEFAULT_SLOTS = 256
 
 
 class RolloutController:
@@ -80,10 +70,15 @@ class RolloutController:
         stop_token_ids: tuple[int, ...],
         max_context_tokens: int,
         vocab_size: int,
+        kv_tokens: int = 0,
+        history: PromptHistory | None = None,
     ) -> None:
+        """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `history`: of the
+        steps before, for a resumed run."""
         self.engine = engine
         self.verifier = verifier
-        self.plan: StagePlan = EqualStages(config.num_stages, config.responses_per_stage)
+        self.history = history or PromptHistory(decay=config.history_decay)
+        self.rule = make_stage_rule(config, self.history)
         self.sampling = SamplingParams(
             temperature=config.temperature,
             top_p=config.top_p,
@@ -94,8 +89,9 @@ class RolloutController:
         self.run_seed = run_seed
         self._max_context_tokens = max_context_tokens
         self._vocab_size = vocab_size
-        self._num_slots = config.max_concurrent_requests * config.servers_per_replica
-        self._slots = PrioritySlots(self._num_slots)
+        self._kv_tokens = kv_tokens
+        self._slots = PrioritySlots(1)
+        self._cancels: list[CancelStats] = []  # since the last `take_metrics`
         self._loop = asyncio.new_event_loop()
 
     def collect(
@@ -109,15 +105,20 @@ class RolloutController:
         """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages."""
         for step_prompt in prompts:
             self._check(step_prompt.prompt, self.sampling)
-        rollouts = [
-            _PromptRollout(self, step_prompt, step, policy_version) for step_prompt in prompts
-        ]
-        tracker = _Tracker(len(prompts), progress)
-        if self._config.stage_scheduling == "barrier":
-            self._run(_barrier(rollouts, tracker))
-        else:
-            self._run(_gather(rollout.to_its_end(tracker) for rollout in rollouts))
-        return sorted((rollout.group() for rollout in rollouts), key=lambda group: group.position)
+        context = self._context(len(prompts), step, policy_version, progress)
+        rollouts = [PromptRollout(context, step_prompt) for step_prompt in prompts]
+        self._size_slots([p.prompt for p in prompts], self.sampling)
+        schedule = barrier if self._config.stage_scheduling == "barrier" else continuous
+        self._run(schedule(rollouts))
+        groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
+        self.history.learn(groups)
+        self._cancels.append(context.cancels)
+        return groups
+
+    def take_metrics(self) -> tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]:
+        """(counts, means by (sum, weight)) of the rollouts since the last call."""
+        total, self._cancels = sum_of(self._cancels), []
+        return (total.counts, total.means) if self._config.cancel_solved else ({}, {})
 
     def sample(
         self,
@@ -132,8 +133,9 @@ class RolloutController:
         and sample alone, so two evaluations with one key draw the same noise, on any layout."""
         for prompt in prompts:
             self._check(prompt, sampling)
+        self._size_slots(prompts, sampling)
         draws = [
-            _Draw(
+            Draw(
                 response_id=f"{seed_key}.v{policy_version}.{place}.{index}",
                 prompt=prompt,
                 step=0,
@@ -147,7 +149,7 @@ class RolloutController:
             for place, prompt in enumerate(prompts)
             for index in range(num_samples)
         ]
-        scored = self._run(_gather(self.draw(draw) for draw in draws))
+        scored = self._run(gather(self.draw(draw) for draw in draws))
         return [scored[i : i + num_samples] for i in range(0, len(scored), num_samples)]
 
     def close(self) -> None:
@@ -158,9 +160,14 @@ class RolloutController:
         self._loop.close()
         self.verifier.close()
 
-    async def draw(self, draw: _Draw) -> ScoredResponse:
-        """One response, sampled and graded."""
-        generation = await self._sampled(draw)
+    async def draw(
+        self, draw: Draw, cancellation: Cancellation | None = None
+    ) -> ScoredResponse | None:
+        """One response, sampled and graded. With a `cancellation` that was set meanwhile: None when it had not been
+        sent, and one with finish_reason 'abort' that no verifier has seen when it was cut off."""
+        generation = await self._sampled(draw, cancellation)
+        if generation is None:
+            return None
         response = Response(
             response_id=draw.response_id,
             prompt_id=draw.prompt.prompt_id,
@@ -176,11 +183,23 @@ class RolloutController:
             num_cached_tokens=generation.num_cached_tokens,
             elapsed_s=generation.elapsed_s,
         )
+        if response.finish_reason == "abort":
+            cancelled = Verdict(
+                reward=0.0, status="truncated", reason="cancelled: a sibling was right"
+            )
+            return ScoredResponse(response=response, verdict=cancelled)
         verdict = await self.verifier.verify(draw.prompt, response)
         return ScoredResponse(response=response, verdict=verdict)
 
-    async def _sampled(self, draw: _Draw) -> Generation:
-        """The server may abort a request of its own accord (a pause, a restart): what it had is no answer."""
+    async def cancel(self, cancellation: Cancellation) -> None:
+        """What waits for a slot is not sent; what is in flight is aborted at its server."""
+        cancellation.is_set = True
+        await gather(self.engine.abort(request) for request in cancellation.in_flight.values())
+
+    async def _sampled(self, draw: Draw, cancellation: Cancellation | None) -> Generation | None:
+        """The server may abort a request of its own accord (a pause, a restart): what it had is no answer, and it is
+        drawn again. What we cancelled is not."""
+        cancellation = cancellation or Cancellation()
         for attempt in range(self._config.max_retries + 1):
             request = GenerationRequest(
                 request_id=draw.response_id
@@ -191,8 +210,14 @@ class RolloutController:
                 seed=draw.seed,
             )
             async with self._slots.slot(draw.rank):
-                generation = await self.engine.generate(request)
-            if generation.finish_reason == "abort":
+                if cancellation.is_set:
+                    return None
+                cancellation.in_flight[draw.response_id] = request.request_id
+                try:
+                    generation = await self.engine.generate(request)
+                finally:
+                    del cancellation.in_flight[draw.response_id]
+            if generation.finish_reason == "abort" and not cancellation.is_set:
                 continue
             if generation.policy_version != draw.policy_version:
                 raise RolloutEngineError(
@@ -205,6 +230,42 @@ class RolloutController:
             f"response {draw.response_id} was aborted {self._config.max_retries + 1} times "
             f"(rollout.max_retries={self._config.max_retries}); look for what pauses or aborts the server."
         )
+
+    def _context(
+        self,
+        num_prompts: int,
+        step: int,
+        policy_version: int,
+        progress: Callable[[RolloutProgress], None] | None,
+    ) -> StepContext:
+        config = self._config
+        share = num_prompts / config.prompts_per_step
+        return StepContext(
+            sampler=self,
+            rule=self.rule,
+            sampling=self.sampling,
+            budget=TokenBudget(int(config.max_tokens_per_step * share)),
+            run_seed=self.run_seed,
+            step=step,
+            policy_version=policy_version,
+            urgency=lambda prompt: self.history.expected_chain_tokens(
+                prompt.prompt_id, config.stage_sizes
+            ),
+            cancel_solved=config.cancel_solved,
+            cancelled_counts_as=config.cancelled_counts_as,
+            report=progress,
+            num_prompts=num_prompts,
+        )
+
+    def _size_slots(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> None:
+        """Nothing is in flight now. By the KV cache: as many as fit at full length, so that no server has to retract
+        one; a longer queue at the server would fill nothing that ours does not."""
+        config = self._config
+        num_slots = (config.max_concurrent_requests or _DEFAULT_SLOTS) * config.servers_per_replica
+        if not config.max_concurrent_requests and self._kv_tokens and prompts:
+            longest = max(len(prompt.token_ids) for prompt in prompts)
+            num_slots = max(1, self._kv_tokens // (longest + sampling.max_response_tokens))
+        self._slots = PrioritySlots(num_slots)
 
     def _check(self, prompt: Prompt, sampling: SamplingParams) -> None:
         name = f"prompt {prompt.prompt_id[:16]} ({prompt.text[:60]!r})"
@@ -236,109 +297,13 @@ class RolloutController:
                 self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
 
 
-class _Tracker:
-    """Counts for whoever shows progress."""
-
-    def __init__(self, num_prompts: int, report: Callable[[RolloutProgress], None] | None) -> None:
-        self._num_prompts = num_prompts
-        self._prompts_done = 0
-        self._responses = 0
-        self._report = report
-
-    def stage_done(self, num_responses: int, *, is_last: bool) -> None:
-        self._responses += num_responses
-        self._prompts_done += is_last
-        if self._report is not None:
-            self._report(
-                RolloutProgress(
-                    num_prompts=self._num_prompts,
-                    num_prompts_done=self._prompts_done,
-                    num_responses=self._responses,
-                )
-            )
-
-
-class _PromptRollout:
-    """One prompt on its way through the stages of one step."""
-
-    def __init__(
-        self, controller: RolloutController, step_prompt: StepPrompt, step: int, policy_version: int
-    ) -> None:
-        self._controller = controller
-        self._step_prompt = step_prompt
-        self._step = step
-        self._policy_version = policy_version
-        self._scored: list[ScoredResponse] = []
-        self._solved_by_stage: list[bool] = []
-
-    @property
-    def next_stage_size(self) -> int:
-        return self._controller.plan.next_stage_size(self._solved_by_stage)
-
-    async def to_its_end(self, tracker: _Tracker) -> None:
-        while self.next_stage_size:
-            await self.run_stage(tracker)
-
-    async def run_stage(self, tracker: _Tracker) -> None:
-        stage = len(self._solved_by_stage) + 1
-        scored = await _gather(
-            self._controller.draw(self._draw(stage, index)) for index in range(self.next_stage_size)
+def sum_of(parts: Sequence[CancelStats]) -> CancelStats:
+    total = CancelStats()
+    for part in parts:
+        total = replace(
+            total, **{name: getattr(total, name) + getattr(part, name) for name in part.__slots__}
         )
-        self._scored += scored
-        self._solved_by_stage.append(any(response.is_correct for response in scored))
-        tracker.stage_done(len(scored), is_last=not self.next_stage_size)
-
-    def group(self) -> ResponseGroup:
-        return ResponseGroup(
-            position=self._step_prompt.position,
-            prompt=self._step_prompt.prompt,
-            responses=tuple(self._scored),
-        )
-
-    def _draw(self, stage: int, index: int) -> _Draw:
-        controller, position = self._controller, self._step_prompt.position
-        prompt = self._step_prompt.prompt
-        return _Draw(
-            response_id=f"s{self._step}.p{position}.{stage}.{index}",
-            prompt=prompt,
-            step=self._step,
-            stage=stage,
-            index=index,
-            seed=response_seed(
-                controller.run_seed, prompt.prompt_id, self._step, position, stage, index
-            ),
-            sampling=controller.sampling,
-            policy_version=self._policy_version,
-            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others
-            # are done (benchmarks/rollout_stages.py).
-            rank=(stage, position),
-        )
+    return total
 
 
-async def _barrier(rollouts: Sequence[_PromptRollout], tracker: _Tracker) -> None:
-    """The paper's literal form: a stage begins when the one before has ended for every prompt."""
-    while active := [rollout for rollout in rollouts if rollout.next_stage_size]:
-        await _gather(rollout.run_stage(tracker) for rollout in active)
-
-
-async def _gather(work: Any) -> list[Any]:
-    """Results in order; the first error cancels the rest and waits for it before it travels on."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        pending = [task for task in tasks if not task.done()]
-        for task in pending:
-            task.cancel()
-        if pending:
-            await asyncio.gather(*pending, return_exceptions=True)
-
-
-def response_seed(*parts: object) -> int:
-    """31 bits that depend on the parts alone: the same in every process and on every layout.
-
-    >>> response_seed(0, "eval", "ab", 3) == response_seed(0, "eval", "ab", 3)
-    True
-    """
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "big") & 0x7FFFFFFF
+__all__ = ["RolloutController", "RolloutProgress", "response_seed"]

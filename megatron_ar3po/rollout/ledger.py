@@ -185,6 +185,7 @@ def prompt_row(
         "response_tokens": sum(r.num_tokens for r in responses),
         "truncated": sum(r.finish_reason == "length" for r in responses),
         "cancelled": sum(r.finish_reason == "abort" for r in responses),
+        "cancelled_tokens": sum(r.num_tokens for r in responses if r.finish_reason == "abort"),
         "request_s": round(sum(r.elapsed_s for r in responses), 4),
         "servers": sorted({r.server for r in responses}),
     }

@@ -42,6 +42,7 @@ _POLL_INTERVAL_S = 0.1
 _REPORT_INTERVAL_S = 10.0
 _STOP_GRACE_S = 5.0
 _KILL_LIMIT_S = 60.0
+_INFO_TIMEOUT_S = 30.0
 _LAST_LOG_LINES = 15
 _KEEP_ALIVE_S = 24 * 3600
 
@@ -217,6 +218,20 @@ class SglangServer:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         shown = "\n".join(f"    {line[:300]}" for line in lines[-_LAST_LOG_LINES:])
         return f"{state} Last lines of {self.log_path}:\n{shown}"
+
+    def kv_tokens(self) -> int:
+        """What its KV cache holds, in tokens. Of a ready server."""
+        connection = http.client.HTTPConnection(HOST, self.port, timeout=_INFO_TIMEOUT_S)
+        try:
+            connection.request("GET", "/server_info")
+            return int(json.loads(connection.getresponse().read())["max_total_num_tokens"])
+        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+            raise RolloutEngineError(
+                f"server {self.name} does not tell the size of its KV cache at /server_info "
+                f"({type(error).__name__}: {error}). {self.last_words()}"
+            ) from error
+        finally:
+            connection.close()
 
     def _answers_ready(self) -> bool:
         return self._get("/ready")

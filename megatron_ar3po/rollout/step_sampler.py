@@ -6,7 +6,7 @@ with equal arguments on every leader, so the order stays one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from megatron_ar3po.algorithm.advantages import carries_signal
@@ -32,6 +32,8 @@ class Collector(Protocol):
         policy_version: int,
         progress: ProgressReport | None = None,
     ) -> list[ResponseGroup]: ...
+
+    def take_metrics(self) -> tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]: ...
 
 
 class FixedSampler:
@@ -61,7 +63,8 @@ class FixedSampler:
         groups = self._collector.collect(
             prompts, step=step, policy_version=policy_version, progress=self._progress
         )
-        collected = CollectedStep(groups=tuple(groups))
+        counts, means = self._collector.take_metrics()
+        collected = CollectedStep(groups=tuple(groups), counts=counts, means=means)
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected
@@ -107,11 +110,14 @@ class DynamicSampler:
             drawn = self._round(prompts, step, policy_version)
             groups += drawn
             signal_positions += self._positions_everywhere(drawn)
+        counts, means = self._collector.take_metrics()
         kept = set(sorted(signal_positions)[: self._prompts_per_step])
         collected = CollectedStep(
             groups=tuple(group for group in groups if group.position in kept),
             discarded=tuple(group for group in groups if group.position not in kept),
             num_rounds=num_rounds,
+            counts=counts,
+            means=means,
         )
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)

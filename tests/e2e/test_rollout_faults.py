@@ -19,8 +19,8 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, server_books
-from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.rollout.ledger import Ledger, read_counters, server_books
+from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import CollectedStep
 
@@ -155,6 +155,31 @@ def test_one_of_two_servers_is_killed_in_the_middle_of_a_stage(servers, trained,
     assert answered == sum(r["responses"] for r in rows_of(path, "prompt")) == 2 * len(expected)
     assert [row["step"] for row in rows_of(path, "intent")] == [1, 2]
     controller.close()
+
+
+def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
+    """The first correct answer of a stage ends the others at the real servers. What they had generated is in the
+    servers' counters, is named in the ledger, and is graded by nobody."""
+    verifier = FakeVerifier(lambda prompt, response: response.num_tokens < 40)
+    controller = make_controller(servers, verifier, max_response_tokens=300, cancel_solved=True)
+    before = [read_counters(server.url) for server in servers]
+    groups = controller.collect(make_prompts(24), step=9, policy_version=VERSION)
+    counts, means = controller.take_metrics()
+    controller.close()
+    responses = [scored.response for group in groups for scored in group.responses]
+    assert {r.finish_reason for r in responses} <= {"stop", "length"}
+    assert sorted(verifier.verified) == sorted(r.response_id for r in responses)
+    assert counts["rollout/cancel/responses"] > 10 and counts["rollout/cancel/tokens"] > 100
+    # the survivors are short: the bias that the option buys its tokens with
+    assert means["rollout/cancel/winner_length_tokens"][0] > 0
+    seen = sum(controller.engine.usage.values(), ServerUsage())
+    assert seen.aborted_requests + seen.queue_aborts == counts["rollout/cancel/responses"]
+    assert seen.aborted_generated_tokens == counts["rollout/cancel/tokens"]
+    assert seen.requests == len(responses) + seen.aborted_requests
+    after = [read_counters(server.url) for server in servers]
+    for name in ("requests", "prompt_tokens", "cached_prompt_tokens", "generated_tokens"):
+        grown = sum(getattr(a, name) - getattr(b, name) for a, b in zip(after, before, strict=True))
+        assert grown == getattr(seen, name), name
 
 
 def tokens_of(group) -> list[list[int]]:

@@ -169,6 +169,10 @@ def test_the_names_of_server_options_are_sglangs_own(server):
     assert len(names & set(info)) > 400
 
 
+def test_the_server_tells_the_size_of_its_kv_cache(server):
+    assert server.kv_tokens() == RolloutConfig().max_total_tokens
+
+
 def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
     before = read_counters(server.url)
     controller = make_controller(FakeVerifier(a_third_is_correct))

@@ -94,6 +94,7 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
         "response_tokens": 8,
         "truncated": 0,
         "cancelled": 0,
+        "cancelled_tokens": 0,
         "request_s": 1.0,
         "servers": ["dp0.s0"],
     }

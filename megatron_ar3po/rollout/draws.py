@@ -1,0 +1,98 @@
+"""`Draw`: one response to be sampled, and what it takes to wait for many or to cancel the siblings of one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import Any
+
+from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """One response to be sampled: its place and what it is asked with."""
+
+    response_id: str
+    prompt: Prompt
+    step: int
+    stage: int
+    index: int
+    seed: int
+    sampling: SamplingParams
+    policy_version: int
+    rank: tuple[float, ...]  # in the queue for a slot; the smallest goes first
+
+
+@dataclass(slots=True)
+class Cancellation:
+    """Shared by the draws of one stage (`rollout.cancel_solved`): once set, what waits is not sent and what the server
+    aborts is not drawn again."""
+
+    is_set: bool = False
+    in_flight: dict[str, str] = field(default_factory=dict)  # response id -> request id
+
+
+@dataclass(slots=True)
+class CancelStats:
+    """What early cancel did in one step. A cancelled answer's length is what it had when it was cut off, so the true
+    bias towards short answers is at least what these figures show."""
+
+    winners: int = 0  # first correct answers of stages that had others still running
+    winner_tokens: int = 0
+    unsent: int = 0  # siblings that had not begun
+    cancelled: int = 0
+    cancelled_tokens: int = 0
+    longer_than_winner: int = 0  # of the cancelled: already longer than the answer that ended them
+
+    def add_cancelled(self, cut_off: list[ScoredResponse], *, winner_tokens: int) -> None:
+        lengths = [scored.response.num_tokens for scored in cut_off]
+        self.cancelled += len(lengths)
+        self.cancelled_tokens += sum(lengths)
+        self.longer_than_winner += sum(length > winner_tokens for length in lengths)
+
+    @property
+    def counts(self) -> dict[str, float]:
+        return {
+            "rollout/cancel/responses": self.cancelled,
+            "rollout/cancel/tokens": self.cancelled_tokens,
+            "rollout/cancel/unsent_responses": self.unsent,
+        }
+
+    @property
+    def means(self) -> dict[str, tuple[float, float]]:
+        sums = {
+            "rollout/cancel/winner_length_tokens": (self.winner_tokens, self.winners),
+            "rollout/cancel/cancelled_length_tokens": (self.cancelled_tokens, self.cancelled),
+            "rollout/cancel/longer_than_winner_frac": (self.longer_than_winner, self.cancelled),
+        }
+        return {name: (float(s), float(n)) for name, (s, n) in sums.items() if n}
+
+
+async def gather(work: Any) -> list[Any]:
+    """Results in order; the first error cancels the rest and waits for it before it travels on."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await end(tasks)
+
+
+async def end(tasks: list[asyncio.Future[Any]]) -> None:
+    """Nothing of them runs on."""
+    pending = [task for task in tasks if not task.done()]
+    for task in pending:
+        task.cancel()
+    if pending:
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def response_seed(*parts: object) -> int:
+    """31 bits that depend on the parts alone: the same in every process and on every layout.
+
+    >>> response_seed(0, "eval", "ab", 3) == response_seed(0, "eval", "ab", 3)
+    True
+    """
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=4).digest()
+    return int.from_bytes(digest, "big") & 0x7FFFFFFF

@@ -1,0 +1,35 @@
+"""The ledger's file between runs: read again, and cut where a run is taken up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def ledger_rows(path: Path) -> list[dict[str, Any]]:
+    """Whole lines only: a killed run may have left half of one at the end."""
+    if not path.is_file():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def abandon_rows_after(path: Path, step: int) -> int:
+    """A run resumed from `step` does the later steps again. What they had cost stays in the ledger, marked
+    `"abandoned": true`: an intent without rows too. Returns how many rows were marked."""
+    rows = ledger_rows(path)
+    later = [row for row in rows if row.get("step", step) > step and not row.get("abandoned")]
+    for row in later:
+        row["abandoned"] = True
+    if rows:
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(path)
+    return len(later)
+
+
+def rows_of_run(folder: Path) -> list[dict[str, Any]]:
+    """Of all replicas, whatever the layout was that wrote them, by step."""
+    rows = [row for path in sorted(folder.glob("dp*.jsonl")) for row in ledger_rows(path)]
+    return sorted(rows, key=lambda row: row.get("step", 0))

@@ -1,0 +1,205 @@
+"""`PromptRollout`: one prompt on its way through the stages of one step; and the two ways to run many of them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from megatron_ar3po.rollout.draws import (
+    Cancellation,
+    CancelStats,
+    Draw,
+    end,
+    gather,
+    response_seed,
+)
+from megatron_ar3po.rollout.stage_plans import StageRule
+from megatron_ar3po.rollout.token_budget import TokenBudget
+from megatron_ar3po.types import (
+    Prompt,
+    ResponseGroup,
+    SamplingParams,
+    ScoredResponse,
+    StepPrompt,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutProgress:
+    """How far a rollout is; `num_responses` grows until `num_prompts_done` reaches `num_prompts`."""
+
+    num_prompts: int
+    num_prompts_done: int = 0
+    num_responses: int = 0
+
+
+class Sampler(Protocol):
+    """The controller, as a prompt sees it."""
+
+    async def draw(
+        self, draw: Draw, cancellation: Cancellation | None = None
+    ) -> ScoredResponse | None:
+        """One response, sampled and graded; None for one that was cancelled before it was sent."""
+        ...
+
+    async def cancel(self, cancellation: Cancellation) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class StepContext:
+    """What all prompts of one rollout share."""
+
+    sampler: Sampler
+    rule: StageRule
+    sampling: SamplingParams
+    budget: TokenBudget
+    run_seed: int
+    step: int
+    policy_version: int
+    urgency: Callable[[Prompt], float]  # the most urgent of a stage goes first
+    cancel_solved: bool = False
+    cancelled_counts_as: str = "nothing"
+    report: Callable[[RolloutProgress], None] | None = None
+    num_prompts: int = 0
+    prompts_done: int = 0
+    responses_done: int = 0
+    cancels: CancelStats = field(default_factory=CancelStats)
+
+    def stage_done(self, num_responses: int, *, is_last: bool) -> None:
+        self.responses_done += num_responses
+        self.prompts_done += is_last
+        if self.report is not None:
+            progress = RolloutProgress(
+                num_prompts=self.num_prompts,
+                num_prompts_done=self.prompts_done,
+                num_responses=self.responses_done,
+            )
+            self.report(progress)
+
+
+class PromptRollout:
+    def __init__(self, context: StepContext, step_prompt: StepPrompt) -> None:
+        self._context = context
+        self._step_prompt = step_prompt
+        self._urgency = context.urgency(step_prompt.prompt)
+        self._scored: list[ScoredResponse] = []
+        self._solved_by_stage: list[bool] = []
+        self._stop_reason = ""
+
+    @property
+    def is_done(self) -> bool:
+        return bool(self._stop_reason)
+
+    async def to_its_end(self) -> None:
+        while not self.is_done:
+            await self.run_stage()
+
+    async def run_stage(self) -> None:
+        """Nothing when there is none left, or when the step's tokens are spoken for."""
+        context = self._context
+        stage = len(self._solved_by_stage) + 1
+        size = self._next_stage_size()
+        limit = context.sampling.max_response_tokens
+        if not size or not context.budget.reserve(size, limit, is_first=stage == 1):
+            self._stop("token_cap" if size else "stages_done")
+            return
+        draws = [self._draw(stage, index) for index in range(size)]
+        if context.cancel_solved:
+            scored = await self._until_solved(draws)
+        else:
+            scored = await gather(self._scored_by(draw) for draw in draws)
+        self._scored += scored
+        self._solved_by_stage.append(any(response.is_correct for response in scored))
+        if self._solved_by_stage[-1]:
+            self._stop("solved")
+        elif not self._next_stage_size():
+            self._stop("stages_done")
+        context.stage_done(len(scored), is_last=self.is_done)
+
+    def group(self) -> ResponseGroup:
+        return ResponseGroup(
+            position=self._step_prompt.position,
+            prompt=self._step_prompt.prompt,
+            responses=tuple(self._scored),
+            stop_reason=self._stop_reason,
+        )
+
+    def _next_stage_size(self) -> int:
+        return self._context.rule.next_stage_size(self._step_prompt.prompt, self._solved_by_stage)
+
+    def _stop(self, reason: str) -> None:
+        self._stop_reason = reason
+
+    async def _scored_by(
+        self, draw: Draw, cancellation: Cancellation | None = None
+    ) -> ScoredResponse | None:
+        scored = await self._context.sampler.draw(draw, cancellation)
+        tokens = scored.response.num_tokens if scored is not None else 0
+        self._context.budget.settle(draw.sampling.max_response_tokens, tokens)
+        return scored
+
+    async def _until_solved(self, draws: Sequence[Draw]) -> list[ScoredResponse]:
+        """Early cancel: at the first correct answer the others are aborted. One that finished all the same is graded
+        and kept; one that was cut off is never graded: `rollout.cancelled_counts_as` says what it is."""
+        cancellation = Cancellation()
+        tasks = [asyncio.ensure_future(self._scored_by(draw, cancellation)) for draw in draws]
+        winner_tokens = 0
+        try:
+            for next_done in asyncio.as_completed(tasks):
+                scored = await next_done
+                if scored is None or not scored.is_correct:
+                    continue
+                if not cancellation.is_set and not all(task.done() for task in tasks):
+                    winner_tokens = scored.response.num_tokens
+                    await self._context.sampler.cancel(cancellation)
+        finally:
+            await end(tasks)  # type: ignore[arg-type]
+        return self._after_cancel([task.result() for task in tasks], cancellation, winner_tokens)
+
+    def _after_cancel(
+        self, results: list[ScoredResponse | None], cancellation: Cancellation, winner_tokens: int
+    ) -> list[ScoredResponse]:
+        sent = [scored for scored in results if scored is not None]
+        if not cancellation.is_set:
+            return sent
+        cut_off = [scored for scored in sent if scored.response.finish_reason == "abort"]
+        stats = self._context.cancels
+        stats.winners += 1
+        stats.winner_tokens += winner_tokens
+        stats.unsent += len(results) - len(sent)
+        stats.add_cancelled(cut_off, winner_tokens=winner_tokens)
+        if self._context.cancelled_counts_as == "nothing":
+            return [scored for scored in sent if scored.response.finish_reason != "abort"]
+        return [s for s in sent if s.response.num_tokens == len(s.response.logprobs) > 0]
+
+    def _draw(self, stage: int, index: int) -> Draw:
+        context, position = self._context, self._step_prompt.position
+        prompt = self._step_prompt.prompt
+        return Draw(
+            response_id=f"s{context.step}.p{position}.{stage}.{index}",
+            prompt=prompt,
+            step=context.step,
+            stage=stage,
+            index=index,
+            seed=response_seed(
+                context.run_seed, prompt.prompt_id, context.step, position, stage, index
+            ),
+            sampling=context.sampling,
+            policy_version=context.policy_version,
+            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others
+            # are done (benchmarks/rollout_stages.py). Within a stage the longest expected chain.
+            rank=(stage, -self._urgency, position),
+        )
+
+
+async def continuous(rollouts: Sequence[PromptRollout]) -> None:
+    """Nobody waits for another prompt."""
+    await gather(rollout.to_its_end() for rollout in rollouts)
+
+
+async def barrier(rollouts: Sequence[PromptRollout]) -> None:
+    """The paper's literal form: a stage begins when the one before has ended for every prompt."""
+    while active := [rollout for rollout in rollouts if not rollout.is_done]:
+        await gather(rollout.run_stage() for rollout in active)

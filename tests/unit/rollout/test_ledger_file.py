@@ -1,0 +1,25 @@
+import json
+
+from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
+
+
+def test_what_a_resume_does_again_stays_as_cost(tmp_path):
+    """Rows of steps 1 and 2, the intent of 3, and half a line: taken up from step 1."""
+    path = tmp_path / "dp00.jsonl"
+    rows = [
+        {"kind": "prompt", "step": 1},
+        {"kind": "evaluation", "policy_version": 1},
+        {"kind": "prompt", "step": 2},
+        {"kind": "intent", "step": 3},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "pro')
+    assert abandon_rows_after(path, 1) == 2
+    assert ledger_rows(path) == [
+        *rows[:2],
+        {**rows[2], "abandoned": True},
+        {**rows[3], "abandoned": True},
+    ]
+    assert abandon_rows_after(path, 1) == 0  # once is enough
+    (tmp_path / "dp01.jsonl").write_text('{"kind": "prompt", "step": 1, "position": 9}\n')
+    assert [row.get("step", 0) for row in rows_of_run(tmp_path)] == [0, 1, 1, 2, 3]
+    assert abandon_rows_after(tmp_path / "dp02.jsonl", 1) == 0

@@ -1,0 +1,153 @@
+import pytest
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.rollout.history import PromptHistory
+from megatron_ar3po.rollout.stage_plans import make_stage_rule
+from megatron_ar3po.rollout.token_budget import TokenBudget
+from megatron_ar3po.types import Prompt
+
+PROMPT = Prompt(prompt_id="ab", token_ids=(1,), ground_truth="")
+HERE = "test_stage_plans"
+
+
+def row(prompt_id, *, responses, correct, tokens=10, **more):
+    return {
+        "kind": "prompt",
+        "step": 1,
+        "prompt_id": prompt_id,
+        "responses": responses,
+        "correct": correct,
+        "response_tokens": tokens,
+        "cancelled": 0,
+        "cancelled_tokens": 0,
+        **more,
+    }
+
+
+def sizes(rule, prompt=PROMPT) -> list[int]:
+    """Of a prompt that is never solved."""
+    found: list[int] = []
+    while size := rule.next_stage_size(prompt, [False] * len(found)):
+        found.append(size)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [4, 4]),
+        ({"num_stages": 3, "responses_per_stage": 2}, [2, 2, 2]),
+        ({"stage_plan": [4, 4, 8]}, [4, 4, 8]),
+    ],
+)
+def test_stages_have_the_sizes_of_the_config(options, expected):
+    config = RolloutConfig(**options)
+    rule = make_stage_rule(config, PromptHistory())
+    assert sizes(rule) == expected
+    assert config.max_responses_per_prompt == sum(expected)
+    assert rule.next_stage_size(PROMPT, [True]) == 0
+
+
+def test_the_beta_estimate_forgets():
+    """4 correct of 4, then 0 of 4 at decay 0.5: 2 correct and 4 wrong are left, and one of each from the prior."""
+    history = PromptHistory(decay=0.5)
+    history.replay([row("ab", responses=4, correct=4), row("ab", responses=4, correct=0)])
+    assert history.beta("ab") == (3.0, 5.0)
+    assert history.unsolved_frac("ab", 1) == pytest.approx(5 / 8)
+    assert history.unsolved_frac("ab", 2) == pytest.approx(5 / 8 * 6 / 9)
+
+
+def test_difficulty_chooses_the_first_stage():
+    """budget 8, k = 4, solved with probability 0.75 or more. Never seen: 4. Beta(5, 1): 1 would do (5/6), not below 2.
+    Beta(1, 5): unsolved after k is 5 / (5 + k), above 1/4 for all k up to 8: the whole budget at once.
+    Beta(3, 3): 1/2, 2/7 after two, 5/28 after three."""
+    history = PromptHistory()
+    history.replay(
+        [
+            row("easy", responses=4, correct=4),
+            row("hard", responses=4, correct=0),
+            row("even", responses=4, correct=2),
+        ]
+    )
+    rule = make_stage_rule(RolloutConfig(stage_rule="difficulty"), history)
+
+    def of(prompt_id):
+        return sizes(rule, Prompt(prompt_id=prompt_id, token_ids=(1,), ground_truth=""))
+
+    assert of("never seen") == [4, 4]
+    assert of("easy") == [2, 4, 2]
+    assert of("hard") == [8]
+    assert of("even") == [3, 4, 1]
+
+
+def test_what_was_done_again_after_a_resume_is_learnt_once():
+    history = PromptHistory()
+    history.replay([row("ab", responses=4, correct=4, abandoned=True), {"kind": "intent"}])
+    assert not history.is_known("ab")
+
+
+def test_the_longest_expected_chain_comes_first():
+    """100 tokens an answer and 4 wrong of 4, Beta(1, 5): the second of two stages of 4 comes with 5/9."""
+    history = PromptHistory()
+    history.replay([row("hard", responses=4, correct=0, tokens=400)])
+    history.replay([row("easy", responses=4, correct=4, tokens=80)])
+    assert history.expected_chain_tokens("hard", (4, 4)) == pytest.approx(100 * (1 + 5 / 9))
+    unknown = history.expected_chain_tokens("new", (4, 4))
+    assert unknown == pytest.approx(60 * 1.2)  # the mean length, and Beta(1, 1): 1/5
+    assert history.expected_chain_tokens("easy", (4, 4)) < unknown
+
+
+def shrinking(prompt, solved_by_stage):
+    return [4, 2, 1, 0][len(solved_by_stage)]
+
+
+def greedy(prompt, solved_by_stage):
+    return 5
+
+
+def broken(prompt, solved_by_stage):
+    return "four"
+
+
+def too_many(prompt, solved_by_stage, budget):
+    return 1
+
+
+def test_a_users_own_rule_decides():
+    assert sizes(make_stage_rule(RolloutConfig(stage_rule=f"{HERE}:shrinking"), None)) == [4, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("greedy", r"asks for 5 responses after 5, more than 8 a prompt"),
+        ("broken", r"returned 'four' for stage 1 of prompt ab"),
+    ],
+)
+def test_what_a_users_rule_answers_is_checked(name, message):
+    rule = make_stage_rule(RolloutConfig(stage_rule=f"{HERE}:{name}"), PromptHistory())
+    with pytest.raises(ValueError, match=message):
+        sizes(rule)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (f"{HERE}:missing", "has no function 'missing'; define it as: def missing"),
+        ("no_such_module:rule", "'no_such_module' cannot be imported"),
+        (f"{HERE}:too_many", r"cannot take \(prompt, solved_by_stage\)"),
+    ],
+)
+def test_a_users_rule_that_does_not_fit_is_refused_at_the_start(path, message):
+    with pytest.raises(ValueError, match=message):
+        make_stage_rule(RolloutConfig(stage_rule=path), PromptHistory())
+
+
+def test_a_cap_holds_whatever_comes_back_but_for_first_stages():
+    budget = TokenBudget(100)
+    assert budget.reserve(2, 60, is_first=True)  # 120: every prompt gets its first stage
+    assert not budget.reserve(1, 60)
+    budget.settle(60, 20)
+    budget.settle(60, 10)
+    assert budget.reserve(1, 60) and not budget.reserve(1, 60)
+    assert all(TokenBudget(0).reserve(8, 4096) for _ in range(100))  # 0: no cap

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.comparison.cli import add_comparison_parser
 from megatron_ar3po.launch.cli import add_launch_parser
 from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
@@ -23,6 +24,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po report runs/NAME                       what a run did
+  ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po grade --gold 1/2 --pred 0.5            how the verifier sees an answer
 """
@@ -39,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_plan_parser(subparsers)
     add_launch_parser(subparsers)
     add_report_parser(subparsers)
+    add_comparison_parser(subparsers)
     add_reuse_parser(subparsers, make_grader=_todays_grader)
     add_grade_parser(subparsers).set_defaults(command=run_grade)
     arguments = parse_with_late_words(parser, argv)

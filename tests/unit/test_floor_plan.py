@@ -1,6 +1,6 @@
 """The drawing of the house, held against the imports. The only test that knows about layers.
 
-floor 6   cli   launch/   reporting/
+floor 6   cli   launch/   reporting/   comparison/
 floor 5   train   wiring   todays_grader
 floor 4   trainer
 floor 3   rollout/ actor/ weight_sync/ reuse/ data/ rewards/   and the small rooms beside them
@@ -24,7 +24,7 @@ FLOORS = [
     },
     {"trainer"},
     {"train", "wiring", "todays_grader"},
-    {"cli", "launch", "reporting"},
+    {"cli", "launch", "reporting", "comparison"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 

@@ -1,0 +1,187 @@
+"""What is compared: variants (a config and some words each), seeds, and the limits every run has alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import PRESETS, Config
+
+_KEYS = {"config", "seeds", "responses", "target", "timeout_s", "common", "variants"}
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_AR3PO = PRESETS["ar3po"]["rollout"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    name: str
+    words: tuple[str, ...]  # section.option=value, after the experiment's common ones
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    config: Path
+    variants: tuple[Variant, ...]  # the first one is what the others are compared with
+    seeds: tuple[int, ...]
+    common: tuple[str, ...] = ()
+    responses: int = 0  # a run ends with its first evaluation at or beyond them; 0: run.num_steps
+    target: float = 0.0  # pass@1 whose first crossing is reported; 0: none
+    timeout_s: float = 3600.0  # of one run
+
+    def words_of(self, variant: Variant, seed: int) -> list[str]:
+        """Everything but run.dir."""
+        words = [*self.common, *variant.words, f"run.seed={seed}", "run.progress=plain"]
+        return [*words, *self._enough_steps(words)]
+
+    def _enough_steps(self, words: Sequence[str]) -> list[str]:
+        """With a budget of responses the budget ends a run, never the number of steps."""
+        if not self.responses:
+            return []
+        rollout = load_config([self.config], words).rollout
+        least = rollout.prompts_per_step * rollout.stage_sizes[0]
+        # one more step than the cheapest steps need, then up to the next evaluation
+        every = max(load_config([self.config], words).evaluation.every_steps, 1)
+        return [f"run.num_steps={math.ceil(self.responses / least / every) * every}"]
+
+    def check(self) -> None:
+        """Every variant's config is read before the first run starts; a broken one is named."""
+        for variant in self.variants:
+            try:
+                config = load_config([self.config], self.words_of(variant, self.seeds[0]))
+            except ValueError as error:
+                raise ValueError(f"variant {variant.name}: {error}") from None
+            _require_evaluation(variant, config, needs_curve=bool(self.responses))
+
+
+def _require_evaluation(variant: Variant, config: Config, *, needs_curve: bool) -> None:
+    if not config.evaluation.path:
+        raise ValueError(
+            f"variant {variant.name}: evaluation.path is empty, so there is no accuracy to compare; name a file of "
+            "held-out prompts."
+        )
+    if needs_curve and not config.evaluation.every_steps:
+        raise ValueError(
+            f"variant {variant.name}: evaluation.every_steps=0 with a budget of responses; a run ends at an "
+            "evaluation, so say how often there is one, such as evaluation.every_steps=5."
+        )
+
+
+def known_variant(name: str) -> tuple[str, ...] | None:
+    """The words of a variant that has a name of its own; None for another.
+
+    >>> known_variant("grpo_k")
+    ('algorithm.name=grpo', 'rollout.responses_per_stage=4')
+    >>> known_variant("stages_3")
+    ('algorithm.name=ar3po', 'rollout.num_stages=3')
+    """
+    stages, k = _AR3PO["num_stages"], _AR3PO["responses_per_stage"]
+    if name in PRESETS:
+        return (f"algorithm.name={name}",)
+    if name == "grpo_k":
+        return ("algorithm.name=grpo", f"rollout.responses_per_stage={k}")
+    if name == "adaptive_only":
+        return ("algorithm.name=ar3po", "reuse.enabled=false")
+    if name == "reuse_only":
+        words = ("rollout.num_stages=1", f"rollout.responses_per_stage={stages * k}")
+        return ("algorithm.name=ar3po", *words)
+    if name in ("detach", "recompute", "stored"):
+        return ("algorithm.name=ar3po", f"reuse.option={name}")
+    if match := re.fullmatch(r"(stages|k)_(\d+)", name):
+        option = "num_stages" if match[1] == "stages" else "responses_per_stage"
+        return ("algorithm.name=ar3po", f"rollout.{option}={match[2]}")
+    return None
+
+
+def variant_named(name: str, words: Sequence[str] = ()) -> Variant:
+    """A known name with further words behind its own, or a new name with words that say all."""
+    known = known_variant(name)
+    if known is None and not words:
+        raise ValueError(
+            f"algorithm {name!r} is not known; use ar3po, grpo, grpo_k, dapo, adaptive_only, reuse_only, detach, "
+            "recompute, stored, stages_N, k_N, or an experiment file in which it has words of its own."
+        )
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"variant {name!r} names a folder; use letters, digits, '_', '-' and '.' only."
+        )
+    return Variant(name=name, words=(*(known or ()), *words))
+
+
+def from_command_line(
+    config: Path, algorithms: str, num_seeds: int, common: Sequence[str], **limits: Any
+) -> Experiment:
+    names = [name.strip() for name in algorithms.split(",") if name.strip()]
+    return _checked_experiment(
+        Experiment(
+            config=config,
+            variants=tuple(variant_named(name) for name in names),
+            seeds=tuple(range(num_seeds)),
+            common=tuple(common),
+            **limits,
+        )
+    )
+
+
+def is_experiment_file(path: Path) -> bool:
+    """A run's config has sections and no `variants`."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist; name a run's config or an experiment file.")
+    read = yaml.safe_load(path.read_text())
+    return isinstance(read, dict) and "variants" in read
+
+
+def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
+    """`common` comes after the file's own."""
+    read = yaml.safe_load(path.read_text())
+    unknown = sorted(set(read) - _KEYS)
+    if unknown:
+        raise ValueError(
+            f"{path}: unknown key {unknown[0]!r}; an experiment file has {', '.join(sorted(_KEYS))}."
+        )
+    variants = read["variants"]
+    if not isinstance(variants, dict):
+        raise ValueError(f"{path}: variants={variants!r} must map a name to a list of words.")
+    seeds = read.get("seeds", 5)
+    return _checked_experiment(
+        Experiment(
+            config=path.parent / str(read.get("config", "config.yaml")),
+            variants=tuple(
+                variant_named(str(name), _words(path, str(name), words))
+                for name, words in cast("dict[Any, Any]", variants).items()
+            ),
+            seeds=tuple(seeds) if isinstance(seeds, list) else tuple(range(int(seeds))),  # type: ignore[arg-type]
+            common=(*_words(path, "common", read.get("common")), *common),
+            responses=int(read.get("responses", 0)),
+            target=float(read.get("target", 0.0)),
+            timeout_s=float(read.get("timeout_s", 3600.0)),
+        )
+    )
+
+
+def _words(path: Path, name: str, words: Any) -> tuple[str, ...]:
+    given: list[Any] = words or []
+    if not isinstance(given, list) or not all(isinstance(w, str) and "=" in w for w in given):
+        raise ValueError(f"{path}: {name}={words!r} must be a list of section.option=value words.")
+    return tuple(given)
+
+
+def _checked_experiment(experiment: Experiment) -> Experiment:
+    names = [variant.name for variant in experiment.variants]
+    if len(set(names)) < len(names) or not names:
+        raise ValueError(f"the variants {names} must be one or more, each named once.")
+    if not experiment.seeds or len(set(experiment.seeds)) < len(experiment.seeds):
+        raise ValueError(f"seeds={list(experiment.seeds)} must be one or more, each once.")
+    if experiment.responses < 0 or experiment.timeout_s <= 0:
+        raise ValueError(
+            f"responses={experiment.responses} must not be negative and timeout_s={experiment.timeout_s} must be "
+            "above 0."
+        )
+    experiment.check()
+    return experiment

@@ -1,0 +1,71 @@
+"""The comparison as one figure: accuracy against responses, tokens and seconds, and the share of groups by signal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.comparison.curves import AXES, OUTCOMES, Axis, RunCurve, accuracy_at
+from megatron_ar3po.comparison.results import Comparison, Curves
+from megatron_ar3po.comparison.statistics import Interval, t_interval
+
+_GRID = 60  # points of a mean curve
+_LABELS = {
+    "responses": "responses generated",
+    "tokens": "tokens generated",
+    "seconds": "seconds of steps",
+}
+
+
+def draw(comparison: Comparison, curves: Curves, path: Path) -> None:
+    """Means with their 95% interval as a band; each curve ends where its first run ends."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure: Any
+    figure, axes = pyplot.subplots(1, 4, figsize=(18, 4.2))
+    for axis, panel in zip(AXES, axes, strict=False):
+        for name, runs in curves.items():
+            spent, means = mean_curve(runs, axis)
+            [line] = panel.plot(spent, [m.mean for m in means], label=name)
+            if all(m.half_width is not None for m in means):
+                low, high = [m.low for m in means], [m.high for m in means]
+                panel.fill_between(spent, low, high, alpha=0.15, color=line.get_color())
+        if comparison.target:
+            panel.axhline(comparison.target, linestyle=":", color="grey", linewidth=1)
+        panel.set_xlabel(_LABELS[axis])
+        panel.set_ylabel("pass@1, held out")
+    axes[0].legend()
+    _draw_outcomes(comparison, axes[3])
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def mean_curve(runs: Sequence[RunCurve], axis: Axis) -> tuple[list[float], list[Interval]]:
+    """The mean over runs at points that all of them have reached."""
+    end = min(getattr(run.points[-1], axis) for run in runs)
+    start = max(getattr(run.points[0], axis) for run in runs)
+    spent = [start + (end - start) * i / _GRID for i in range(_GRID)] + [end]
+    means: list[tuple[float, Interval]] = []
+    for at in spent:
+        values = [accuracy_at(run, axis, at) for run in runs]
+        interval = t_interval([value for value in values if value is not None])
+        if interval is not None:
+            means.append((at, interval))
+    return [at for at, _ in means], [interval for _, interval in means]
+
+
+def _draw_outcomes(comparison: Comparison, panel: Any) -> None:
+    names = [variant.name for variant in comparison.variants]
+    bottom = [0.0] * len(names)
+    for outcome in OUTCOMES:
+        intervals = [variant.outcomes[outcome] for variant in comparison.variants]
+        heights = [0.0 if interval is None else interval.mean for interval in intervals]
+        panel.bar(names, heights, bottom=bottom, label=outcome.replace("_", " "))
+        bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
+    panel.set_ylabel("share of groups kept")
+    panel.legend(fontsize="small")

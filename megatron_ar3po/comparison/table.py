@@ -1,0 +1,116 @@
+"""The comparison as one table: rows are figures, columns are variants. Markdown for documents, rich for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from megatron_ar3po.comparison.curves import AXES, OUTCOMES
+from megatron_ar3po.comparison.results import Comparison, Reached, VariantResult
+from megatron_ar3po.comparison.statistics import Interval
+
+_COSTS = {
+    "responses_per_prompt": "responses per prompt drawn",
+    "responses_per_filled_slot": "responses per filled slot",
+    "responses_per_signal_group": "responses per signal group",
+}
+# What the paper (arXiv:2509.25808) reports at the end of its training, on its models and data.
+_PAPER = {
+    ("ar3po", "responses_per_prompt"): "5.7",
+    ("dapo", "responses_per_filled_slot"): "about 24",
+}
+Row = tuple[str, list[str]]
+
+
+def rows_of(comparison: Comparison) -> list[Row]:
+    """(what, one cell a variant); cells are mean +- half the width of the 95% interval."""
+    variants = comparison.variants
+    first = variants[0].name
+
+    def row(name: str, cells: Sequence[str]) -> Row:
+        return name, list(cells)
+
+    rows = [
+        row("pass@1 before", [_shown(v.before, 3) for v in variants]),
+        row("pass@1 at the end", [_shown(v.after, 3) for v in variants]),
+    ]
+    rows += [
+        row(f"{axis} at the end", [_shown(v.spent[axis], 0) for v in variants]) for axis in AXES
+    ]
+    for at in comparison.budgets:
+        cells = [_shown(v.accuracy_at_responses[at], 3) for v in variants]
+        rows.append(row(f"pass@1 at {at:,} responses", cells))
+    for at in comparison.budgets:
+        cells = ["" if v.name == first else _signed(v.minus_first[at]) for v in variants]
+        rows.append(row(f"{first} - this, at {at:,} (paired)", cells))
+    if comparison.target:
+        for axis in AXES:
+            cells = [_target_cell(v.to_target[axis]) for v in variants]
+            rows.append(row(f"{axis} to pass@1 {comparison.target:g}", cells))
+    return [*rows, *_cost_rows(variants)]
+
+
+def _cost_rows(variants: Sequence[VariantResult]) -> list[Row]:
+    rows: list[Row] = []
+    for key, name in _COSTS.items():
+        rows.append((name, [_shown(v.costs[key], 2) for v in variants]))
+        rows.append((f"{name}, last quarter", [_late_cell(v, key) for v in variants]))
+    rows.append(
+        (
+            "groups with signal / prompts drawn",
+            [_shown(v.costs["signal_share"], 3) for v in variants],
+        )
+    )
+    for outcome in OUTCOMES:
+        cells = [_shown(v.outcomes[outcome], 3) for v in variants]
+        rows.append((f"{outcome.replace('_', ' ')}, of groups kept", cells))
+    return rows
+
+
+def _late_cell(variant: VariantResult, key: str) -> str:
+    shown = _shown(variant.late_costs[key], 2)
+    paper = _PAPER.get((variant.name, key))
+    return f"{shown} (paper: {paper})" if paper else shown
+
+
+def to_markdown(comparison: Comparison) -> str:
+    names = [variant.name for variant in comparison.variants]
+    lines = [
+        f"Seeds {', '.join(map(str, comparison.seeds))}; mean ± half the width of the 95% interval (Student t).",
+        "",
+        f"| | {' | '.join(names)} |",
+        f"|---|{'---|' * len(names)}",
+    ]
+    lines += [f"| {name} | {' | '.join(cells)} |" for name, cells in rows_of(comparison)]
+    return "\n".join(lines) + "\n"
+
+
+def to_rich(comparison: Comparison) -> Table:
+    table = Table(title=f"{len(comparison.seeds)} seed(s), mean ± half the 95% interval")
+    table.add_column("")
+    for variant in comparison.variants:
+        table.add_column(variant.name, justify="right")
+    for name, cells in rows_of(comparison):
+        table.add_row(name, *cells)
+    return table
+
+
+def _shown(interval: Interval | None, digits: int) -> str:
+    if interval is None:
+        return "-"
+    mean = f"{interval.mean:,.{digits}f}"
+    if interval.half_width is None:
+        return mean
+    return f"{mean} ± {interval.half_width:,.{digits}f}"
+
+
+def _signed(interval: Interval | None) -> str:
+    if interval is None:
+        return "-"
+    shown = _shown(interval, 3)
+    return shown if interval.mean < 0 else f"+{shown}"
+
+
+def _target_cell(reached: Reached) -> str:
+    return f"{_shown(reached.spent, 0)} ({reached.num_reached}/{reached.num_runs})"

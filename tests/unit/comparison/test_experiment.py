@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po.comparison.experiment import (
+    Experiment,
+    from_command_line,
+    from_file,
+    is_experiment_file,
+    known_variant,
+    variant_named,
+)
+from megatron_ar3po.config.load import load_config
+
+ROOT = Path(__file__).parents[3]
+CONFIG = ROOT / "examples/tiny_sum/config.yaml"
+
+
+def config_of(name: str):
+    return load_config([CONFIG], variant_named(name).words)
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "reuse", "dynamic"),
+    [
+        ("ar3po", (4, 4), "detach", False),
+        ("grpo", (8,), None, False),
+        ("grpo_k", (4,), None, False),
+        ("dapo", (8,), None, True),
+        ("adaptive_only", (4, 4), None, False),
+        ("reuse_only", (8,), "detach", False),
+        ("recompute", (4, 4), "recompute", False),
+        ("stored", (4, 4), "stored", False),
+        ("stages_3", (4, 4, 4), "detach", False),
+        ("k_2", (2, 2), "detach", False),
+    ],
+)
+def test_a_name_stands_for_a_config(name, stages, reuse, dynamic) -> None:
+    config = config_of(name)
+    assert config.rollout.stage_sizes == stages
+    assert (config.reuse.option if config.reuse.enabled else None) == reuse
+    assert config.algorithm.dynamic_sampling is dynamic
+
+
+def test_pairs_of_runs_share_the_seed_and_everything_the_variant_does_not_say() -> None:
+    experiment = from_command_line(CONFIG, "ar3po,grpo", 2, ["run.num_steps=3"])
+    ar3po, grpo = (experiment.words_of(v, 1) for v in experiment.variants)
+    assert [w for w in ar3po if w not in grpo] == ["algorithm.name=ar3po"]
+    assert "run.seed=1" in ar3po and "run.seed=1" in grpo
+    assert experiment.seeds == (0, 1)
+
+
+def test_a_budget_of_responses_leaves_steps_enough_for_the_cheapest_ones() -> None:
+    """5,000 responses at 16 x 4 or more a step: at most 79 steps, up to an evaluation every 6: 84."""
+    words = ["evaluation.every_steps=6"]
+    experiment = from_command_line(CONFIG, "ar3po", 1, words, responses=5000)
+    assert "run.num_steps=84" in experiment.words_of(experiment.variants[0], 0)
+
+
+def test_the_shipped_experiment_is_the_one_of_the_page() -> None:
+    path = ROOT / "examples/tiny_sum/comparison.yaml"
+    experiment = from_file(path)
+    assert is_experiment_file(path) and not is_experiment_file(CONFIG)
+    names = [v.name for v in experiment.variants]
+    assert names == ["ar3po", "grpo_k", "grpo", "dapo", "dapo_4"]
+    assert (experiment.responses, experiment.target, experiment.seeds) == (5000, 0.55, (0, 1, 2))
+    assert "algorithm.name=dapo" in experiment.words_of(experiment.variants[4], 0)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "experiment.yaml"
+    path.write_text(f"config: {CONFIG}\n{text}")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("variants: {mine: []}", "algorithm 'mine' is not known"),
+        ("variants: {ar3po: [reuse.enabled]}", "must be a list of section.option=value"),
+        ("variants: [ar3po]", "must map a name"),
+        ("variants: {ar3po: [rollout.stages=2]}", "variant ar3po: unknown option rollout.stages"),
+        ("variants: {ar3po: []}\nbudget: 3", "unknown key 'budget'"),
+        ("variants: {ar3po: []}\nseeds: [1, 1]", "each once"),
+        ("variants: {ar3po: []}\nresponses: 100", "evaluation.every_steps=0"),
+        ("variants: {ar3po: [evaluation.path='']}", "evaluation.path is empty"),
+        ("variants: {a/b: [algorithm.name=grpo]}", "names a folder"),
+    ],
+)
+def test_what_an_experiment_gets_wrong_is_said_before_the_first_run(
+    tmp_path, text, message
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_file(written(tmp_path, text))
+
+
+def test_an_algorithm_named_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="each named once"):
+        from_command_line(CONFIG, "ar3po,ar3po", 1, [])
+
+
+def test_unknown_names_are_not_guessed() -> None:
+    assert known_variant("grpo_") is None
+    assert isinstance(from_command_line(CONFIG, "dapo", 1, []), Experiment)

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import pytest
+
+from megatron_ar3po.comparison.statistics import paired_difference, t_interval, t_quantile
+
+
+@pytest.mark.parametrize(
+    ("confidence", "freedom", "expected"),
+    [
+        (0.95, 1, 12.706205),
+        (0.95, 2, 4.302653),
+        (0.95, 3, 3.182446),
+        (0.95, 4, 2.776445),
+        (0.95, 7, 2.364624),
+        (0.99, 4, 4.604095),
+        (0.95, 30, 2.042272),
+    ],
+)
+def test_the_quantiles_are_those_of_the_printed_tables(confidence, freedom, expected) -> None:
+    assert t_quantile(confidence, freedom) == pytest.approx(expected, abs=1e-6)
+
+
+def test_three_values_of_unit_spread() -> None:
+    """1 2 3: mean 2, sample std 1, 4.302653 / sqrt(3) = 2.484138."""
+    interval = t_interval([1.0, 2.0, 3.0])
+    assert interval is not None and interval.half_width is not None
+    assert (interval.mean, interval.count) == (2.0, 3)
+    assert interval.half_width == pytest.approx(2.484138, abs=1e-6)
+    assert interval.low == pytest.approx(-0.484138, abs=1e-6)
+    assert interval.high == pytest.approx(4.484138, abs=1e-6)
+
+
+def test_one_value_says_nothing_of_its_spread_and_none_nothing_at_all() -> None:
+    interval = t_interval([0.7])
+    assert interval is not None
+    assert (interval.mean, interval.half_width, interval.low) == (0.7, None, None)
+    assert t_interval([]) is None
+
+
+def test_a_paired_difference_is_free_of_what_both_owe_to_the_seed() -> None:
+    """Differences 0.1 0.1 0.1: no spread, though the seeds lie 0.4 apart. Unpaired, the spread would be 0.2."""
+    interval = paired_difference([0.5, 0.7, 0.9], [0.4, 0.6, 0.8])
+    assert interval is not None
+    assert interval.mean == pytest.approx(0.1)
+    assert interval.half_width == pytest.approx(0.0, abs=1e-12)
+
+
+def test_pairs_must_be_whole() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        paired_difference([0.5, 0.6], [0.4])

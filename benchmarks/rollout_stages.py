@@ -80,6 +80,9 @@ class SimulatedEngine:
     async def abort(self, request_id: str) -> None:
         raise NotImplementedError("nothing is aborted here")
 
+    async def repair_all(self) -> None:
+        return None
+
     async def close(self) -> None:
         return None
 

@@ -37,6 +37,10 @@ class RolloutEngine(Protocol):
         """Ask the server to stop one request; `generate` then returns with finish_reason 'abort'."""
         ...
 
+    async def repair_all(self) -> None:
+        """After a rollout: servers that died since their last answer serve again when this returns."""
+        ...
+
     async def close(self) -> None:
         """Lets go of the connections; called in the loop that `generate` ran in."""
         ...

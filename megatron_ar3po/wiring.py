@@ -27,7 +27,7 @@ from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.dump import load_samples
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size, stop_token_ids
-from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.frozen_policy import FrozenActor, FrozenPublisher
 from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, Verifier, WeightPublisher
@@ -44,8 +44,11 @@ from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger import Ledger, server_books
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after, rows_of_run
 from megatron_ar3po.rollout.placement import server_places
+from megatron_ar3po.rollout.ports import HOST
+from megatron_ar3po.rollout.routed_engine import RoutedEngine
+from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
 from megatron_ar3po.rollout.server_control import ServerControl
-from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.rollout.sglang_client import Process, ServerUsage, SglangEngine
 from megatron_ar3po.rollout.sglang_server import SglangServer
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
@@ -74,6 +77,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     started = time.monotonic()
     check_custom_functions(config.algorithm)
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
+    check_routing(config, ranks)
     folder = config.run.path
     checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
@@ -182,7 +186,8 @@ def build_trainer(
     store = open_store(config, ranks, stack)
     actor, publisher = build_policy(config, ranks, stack, servers)
     ranks.run_on_leader(lambda: wait_for(servers))
-    controller, ledger = build_controller(config, ranks, stack, language, servers)
+    router_url = start_router(config, ranks, stack, servers)
+    controller, ledger = build_controller(config, ranks, stack, language, servers, router_url)
     folder = config.run.path
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
     stack.callback(metrics.close)
@@ -256,17 +261,13 @@ def build_controller(
     stack: ExitStack,
     language: Language,
     servers: list[SglangServer],
+    router_url: str,
 ) -> tuple[RolloutController | None, Ledger | None]:
     """On leaders; the other ranks have no servers to talk to and no costs to write down."""
     if not ranks.is_leader:
         return None, None
     assert language.verifier is not None, "leaders hold a verifier"
-    engine = SglangEngine(
-        servers,
-        config.rollout,
-        vocab_size=language.vocab_size,
-        on_server_lost=lambda server: revive(server, ranks),
-    )
+    engine = build_engine(config, ranks, language, servers, router_url)
     shape = read_model_config(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
     history.replay(rows_of_run(config.run.path / "ledger"))
@@ -283,13 +284,91 @@ def build_controller(
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
-    return controller, Ledger(path, lambda: server_books(engine))
+    if config.rollout.routing == "local":
+        return controller, Ledger(path, lambda: server_books(engine))
+    ledger = Ledger(
+        path,
+        lambda: server_books(engine, usage_of_all(engine, ranks)),
+        seen=lambda: sum(engine.usage.values(), ServerUsage()),
+    )
+    return controller, ledger
 
 
-def revive(server: SglangServer, ranks: Ranks) -> None:
-    """A fresh process with the weights every other server of the replica has. The ranks of the replica help."""
+def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, ServerUsage]]:
+    """Collective over leaders, when their rollouts have ended: what each was answered, by whom."""
+    answers: list[Any] = ranks.gather_over_replicas(dict(engine.usage))
+    for replica, answer in enumerate(answers):
+        if isinstance(answer, str):
+            raise PeerError(f"the rollout of replica {replica} failed: {answer}")
+    return answers
+
+
+def build_engine(
+    config: Config, ranks: Ranks, language: Language, servers: list[SglangServer], router_url: str
+) -> SglangEngine:
+    """Collective over leaders with `rollout.routing=global`."""
+    if config.rollout.routing == "local":
+        return SglangEngine(
+            servers,
+            config.rollout,
+            vocab_size=language.vocab_size,
+            on_server_lost=lambda server: revive(server, ranks),
+        )
+    urls = ranks.gather_over_replicas([server.url for server in servers])
+    return RoutedEngine(
+        servers,
+        config.rollout,
+        vocab_size=language.vocab_size,
+        router_url=router_url,
+        client=f"dp{ranks.layout.dp_rank}",
+        all_urls=[url for replica in urls for url in replica],
+        on_server_lost=lambda server: revive(server, ranks, RouterControl(router_url)),
+    )
+
+
+def start_router(
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
+) -> str:
+    """Collective. The router's URL on every rank; empty with `rollout.routing=local`. The servers are ready."""
+    if config.rollout.routing == "local":
+        return ""
+    per_replica = ranks.gather([server.url for server in servers])
+
+    def started() -> str:
+        router = GlobalRouter(
+            [url for urls in per_replica for url in urls],
+            log_path=config.run.path / "logs" / "router.log",
+            request_timeout_s=config.rollout.request_timeout_s,
+        )
+        stack.callback(router.stop)
+        router.start()
+        return router.url
+
+    return ranks.run_on_first(started)
+
+
+def check_routing(config: Config, ranks: Ranks) -> None:
+    """Before anything starts."""
+    if config.rollout.routing == "local":
+        return
+    check_router_installed()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size))
+    if local < ranks.layout.world_size:
+        raise ValueError(
+            f"rollout.routing=global puts one router in front of servers that listen on {HOST} only, but the run has "
+            f"{ranks.layout.world_size} ranks of which {local} are on this node; use rollout.routing=local."
+        )
+
+
+def revive(server: SglangServer, ranks: Ranks, router: RouterControl | None = None) -> None:
+    """A fresh process with the weights every other server of the replica has. The ranks of the replica help. A router
+    must not see it before it holds them."""
+    if router is not None:
+        router.remove(server.url)
     server.restart()
     ranks.call_in_replica("republish", server.url)
+    if router is not None:
+        router.add(server.url)
 
 
 def build_sampler(
@@ -307,6 +386,9 @@ def build_sampler(
             layout=ranks.layout,
             prompts_per_step=config.rollout.prompts_per_step,
             ledger=ledger,
+            tell_failure=ranks.gather_over_replicas
+            if config.rollout.routing == "global"
+            else lambda text: None,
         )
     return DynamicSampler(
         collector,

@@ -213,6 +213,9 @@ class RolloutConfig:
         False  # the server honours per-response seeds: the same run draws the same samples
     )
     max_concurrent_requests: int = 0  # per server; 0: as many of full length as its KV cache holds
+    routing: Literal["local", "global"] = (
+        "local"  # global: one sglang-router in front of the servers of all replicas (one node)
+    )
     servers_per_replica: int = (
         1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
     )

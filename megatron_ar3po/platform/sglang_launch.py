@@ -18,7 +18,10 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
+from typing import Any
 
+PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
+PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
 _GUARD_INTERVAL_S = 0.5
 
 
@@ -56,6 +59,25 @@ def shared_memory_files(group: int) -> set[Path]:
     return {Path(name) for name in found}
 
 
+def name_answers(app: Any, process: str) -> None:
+    """Behind a router the client would otherwise not know who answered."""
+    header = (PROCESS_HEADER.encode(), process.encode())
+
+    class NamedAnswers:
+        def __init__(self, app: Any) -> None:
+            self._app = app
+
+        async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+            async def send_named(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    message = {**message, "headers": [*message.get("headers", ()), header]}
+                await send(message)
+
+            await self._app(scope, receive, send_named)
+
+    app.add_middleware(NamedAnswers)
+
+
 def main() -> None:
     parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
     tempfile.tempdir = temporary  # SGLang leaves its sockets and metric files behind
@@ -72,6 +94,11 @@ def main() -> None:
     from sglang.launch_server import run_server
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import kill_process_tree
+
+    if process := os.environ.get(PROCESS_VARIABLE):
+        from sglang.srt.entrypoints.http_server import app
+
+        name_answers(app, process)
 
     try:
         run_server(ServerArgs(**arguments))

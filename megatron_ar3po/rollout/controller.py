@@ -110,6 +110,7 @@ class RolloutController:
         self._size_slots([p.prompt for p in prompts], self.sampling)
         schedule = barrier if self._config.stage_scheduling == "barrier" else continuous
         self._run(schedule(rollouts))
+        self._run(self.engine.repair_all())
         groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
         self.history.learn(groups)
         self._cancels.append(context.cancels)

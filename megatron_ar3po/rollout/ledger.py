@@ -26,7 +26,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.rollout.sglang_client import Server, ServerUsage, SglangEngine
+from megatron_ar3po.rollout.sglang_client import (
+    NOBODY,
+    Process,
+    Server,
+    ServerUsage,
+    SglangEngine,
+)
 from megatron_ar3po.types import CollectedStep, ResponseGroup, ScoredResponse, StepPrompt
 
 # Counters of SGLang 0.5.23, summed over their labels; a health check raises none of them.
@@ -48,6 +54,8 @@ _ROOM = {
     "generated_tokens": "lost_generated_tokens",
 }
 _TIMEOUT_S = 30.0
+
+Usage = Mapping[Process, ServerUsage]  # of one client
 
 
 class LedgerError(RuntimeError):
@@ -82,10 +90,19 @@ class ServerBook:
 class Ledger:
     """Rows of one replica. `books`: what was counted on both sides, for each server process this client has used."""
 
-    def __init__(self, path: Path, books: Callable[[], Sequence[ServerBook]] = lambda: ()) -> None:
+    def __init__(
+        self,
+        path: Path,
+        books: Callable[[], Sequence[ServerBook]] = lambda: (),
+        *,
+        seen: Callable[[], ServerUsage] | None = None,
+    ) -> None:
+        """`seen`: what this client was answered, where other clients use its servers and it uses theirs
+        (`rollout.routing=global`)."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._books = books
+        self._seen = seen
         self._answered = ServerUsage()  # what the rows written by this process come to
         self._reported: dict[tuple[str, int], ServerCounters] = {}
         self._lost: dict[tuple[str, int], ServerUsage] = {}
@@ -133,7 +150,7 @@ class Ledger:
         if not books:
             return
         rows = [self._checked(book, step) for book in books]
-        seen = sum((book.ours for book in books), ServerUsage())
+        seen = self._seen() if self._seen else sum((book.ours for book in books), ServerUsage())
         check_rows(self._answered, seen)
         wasted = ("aborted_", "unused_", "queue_", "lost_")
         totals = {name: n for name, n in asdict(seen).items() if name.startswith(wasted)}
@@ -266,17 +283,31 @@ def check_balance(server: str, ours: ServerUsage, theirs: ServerCounters) -> Non
             )
 
 
-def server_books(engine: SglangEngine) -> list[ServerBook]:
-    """Of every process that this run's servers have been; those that still run are asked for their counters."""
+def server_books(engine: SglangEngine, clients: Sequence[Usage] | None = None) -> list[ServerBook]:
+    """Of every process that this engine's servers have been; those that still run are asked for their counters.
+    `clients`: the usage of every engine that samples from them, its own included; a request that none of them can
+    place may have been for any server and leaves its room at each."""
     books = []
+    usage = sum_usage([engine.usage] if clients is None else clients)
+    nobody = usage.pop(NOBODY, ServerUsage())
     current = {server.name: server for server in engine.servers}
-    keys = dict.fromkeys([*engine.usage, *((s.name, s.num_restarts) for s in engine.servers)])
+    keys = dict.fromkeys([*usage, *((s.name, s.num_restarts) for s in engine.servers)])
     for name, restarts in keys:
+        if name not in current:
+            continue  # another replica's, which closes its books
         server = current[name]
         theirs = current_counters(server) if restarts == server.num_restarts else None
-        ours = engine.usage.get((name, restarts), ServerUsage())
+        ours = usage.get((name, restarts), ServerUsage()) + nobody
         books.append(ServerBook(server=name, restarts=restarts, ours=ours, theirs=theirs))
     return books
+
+
+def sum_usage(clients: Sequence[Usage]) -> dict[Process, ServerUsage]:
+    total: dict[Process, ServerUsage] = {}
+    for client in clients:
+        for process, usage in client.items():
+            total[process] = total.get(process, ServerUsage()) + usage
+    return total
 
 
 def current_counters(server: Server) -> ServerCounters | None:

@@ -28,6 +28,7 @@ import numpy as np
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.types import FinishReason, Generation, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,11 @@ logger = logging.getLogger(__name__)
 _HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
 _ABORT_TIMEOUT_S = 10.0
 _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort")
+
+
+Process = tuple[str, int]  # one process of a server: its name, and how often it was restarted
+
+NOBODY: Process = ("(lost on the way)", 0)  # behind a router: it may have been anyone's
 
 
 class Server(Protocol):
@@ -77,7 +83,7 @@ class ServerUsage:
         )
 
 
-class _LostRequest(Exception):
+class LostRequest(Exception):
     """One try brought no usable answer; another may."""
 
 
@@ -101,8 +107,9 @@ class SglangEngine:
     ) -> None:
         assert servers, "an engine needs at least one server"
         self.on_server_lost = on_server_lost
-        self.usage: dict[tuple[str, int], ServerUsage] = {}  # by server name and its restarts
-        self._in_flight: dict[str, tuple[Server, str]] = {}  # by request id: where, and which try
+        self.usage: dict[Process, ServerUsage] = {}
+        self._id_prefix = ""
+        self._in_flight: dict[str, tuple[Sequence[str], str]] = {}  # by request id: URLs, which try
         self._servers = [_ServerState(server) for server in servers]
         self._config = config
         self._vocab_size = vocab_size
@@ -119,8 +126,9 @@ class SglangEngine:
             await self._wait_for_repair(state)
             process = state.server.num_restarts
             try:
-                return await self._attempt(state.server, request, attempt)
-            except _LostRequest as lost:
+                server = state.server
+                return await self._attempt(server.url, request, attempt, process=process_of(server))
+            except LostRequest as lost:
                 failure = lost
                 logger.warning(
                     "request %s, try %d on %s: %s",
@@ -142,6 +150,12 @@ class SglangEngine:
         if (running := self._in_flight.get(request_id)) is not None:
             await self._abort_try(*running)
 
+    async def repair_all(self) -> None:
+        """Servers that are dead now serve again when this returns: before the next publish, after a rollout."""
+        for state in self._servers:
+            if not state.server.is_running():
+                await self._repair_if_lost(state, state.server.num_restarts)
+
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
@@ -154,48 +168,56 @@ class SglangEngine:
         return self._servers[prefix % len(self._servers)]
 
     async def _attempt(
-        self, server: Server, request: GenerationRequest, attempt: int
+        self,
+        url: str,
+        request: GenerationRequest,
+        attempt: int,
+        *,
+        process: Process,
+        abort_at: Sequence[str] = (),
     ) -> Generation:
-        key = (server.name, server.num_restarts)
-        rid = _try_id(request.request_id, attempt)
+        """`process`: who answers, unless the answer says so itself, as it must when a router chooses."""
+        abort_at = abort_at or (url,)
+        rid = _try_id(self._id_prefix + request.request_id, attempt)
         started = time.monotonic()
         answered = False
-        self._in_flight[request.request_id] = (server, rid)
+        self._in_flight[request.request_id] = (abort_at, rid)
         try:
             async with self._http().post(
-                f"{server.url}/generate", json=self._body(request, rid)
+                f"{url}/generate", json=self._body(request, rid)
             ) as http_response:
                 text = await http_response.read()
+            process = stated_process(http_response.headers.get(PROCESS_HEADER, "")) or process
             if http_response.status == 400:
                 raise RolloutEngineError(
-                    f"server {server.name} refuses request {rid}: {text[:500].decode(errors='replace')}"
+                    f"server {process[0]} refuses request {rid}: {text[:500].decode(errors='replace')}"
                 )
             if http_response.status != 200:
-                raise _LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
+                raise LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
             answer = _decoded(text)
             seen = usage_of(answer["meta_info"])
             answered = True
             try:
                 generation = parse_generation(answer, vocab_size=self._vocab_size)
-                _check_length(generation, request, server)
-            except (_LostRequest, RolloutEngineError):
+                _check_length(generation, request, process[0])
+            except (LostRequest, RolloutEngineError):
                 seen = unused(seen)
                 raise
             finally:
-                self._count(key, seen)
+                self._count(process, seen)
         except asyncio.TimeoutError as error:
-            await self._abort_try(server, rid)
+            await self._abort_try(abort_at, rid)
             limit = self._config.request_timeout_s
-            raise _LostRequest(f"no answer within rollout.request_timeout_s={limit:g}") from error
+            raise LostRequest(f"no answer within rollout.request_timeout_s={limit:g}") from error
         except aiohttp.ClientError as error:
-            raise _LostRequest(f"{type(error).__name__}: {error}") from error
+            raise LostRequest(f"{type(error).__name__}: {error}") from error
         finally:
             del self._in_flight[request.request_id]
             if (
                 not answered
             ):  # also when we cancel: the server aborts a request whose client is gone
-                self._count(key, lost_usage(request))
-        return replace(generation, server=server.name, elapsed_s=time.monotonic() - started)
+                self._count(process, lost_usage(request))
+        return replace(generation, server=process[0], elapsed_s=time.monotonic() - started)
 
     def _body(self, request: GenerationRequest, rid: str) -> dict[str, Any]:
         sampling = request.sampling
@@ -242,20 +264,21 @@ class SglangEngine:
         except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung: both are lost
             return False
 
-    async def _abort_try(self, server: Server, rid: str) -> None:
-        try:
-            async with self._http().post(
-                f"{server.url}/abort_request",
-                json={"rid": rid},
-                timeout=self._limit(_ABORT_TIMEOUT_S),
-            ):
-                pass
-        except (aiohttp.ClientError, asyncio.TimeoutError):
-            # A server that cannot hear runs nothing that we wait for.
-            logger.info("server %s did not take the abort of %s", server.name, rid)
+    async def _abort_try(self, urls: Sequence[str], rid: str) -> None:
+        for url in urls:
+            try:
+                async with self._http().post(
+                    f"{url}/abort_request",
+                    json={"rid": rid},
+                    timeout=self._limit(_ABORT_TIMEOUT_S),
+                ):
+                    pass
+            except (aiohttp.ClientError, asyncio.TimeoutError):
+                # A server that cannot hear runs nothing that we wait for.
+                logger.info("server %s did not take the abort of %s", url, rid)
 
-    def _count(self, key: tuple[str, int], usage: ServerUsage) -> None:
-        self.usage[key] = self.usage.get(key, ServerUsage()) + usage
+    def _count(self, process: Process, usage: ServerUsage) -> None:
+        self.usage[process] = self.usage.get(process, ServerUsage()) + usage
 
     def _limit(self, seconds: float) -> aiohttp.ClientTimeout:
         """No side question may take longer than a request itself."""
@@ -269,6 +292,19 @@ class SglangEngine:
                 timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
             )
         return self._session
+
+
+def process_of(server: Server) -> Process:
+    return server.name, server.num_restarts
+
+
+def stated_process(header: str) -> Process | None:
+    """
+    >>> stated_process("dp0.s1/2")
+    ('dp0.s1', 2)
+    """
+    name, _, restarts = header.rpartition("/")
+    return (name, int(restarts)) if name and restarts.isdigit() else None
 
 
 def _try_id(request_id: str, attempt: int) -> str:
@@ -286,9 +322,9 @@ def _decoded(text: bytes) -> dict[str, Any]:
         answer = json.loads(text)
         meta = answer["meta_info"]
     except (ValueError, KeyError, TypeError) as error:
-        raise _LostRequest(f"malformed answer {text[:200]!r}") from error
+        raise LostRequest(f"malformed answer {text[:200]!r}") from error
     if not isinstance(meta, dict):
-        raise _LostRequest(f"malformed answer {text[:200]!r}")
+        raise LostRequest(f"malformed answer {text[:200]!r}")
     return answer
 
 
@@ -325,7 +361,7 @@ def lost_usage(request: GenerationRequest) -> ServerUsage:
 
 
 def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
-    """SGLang's answer, checked. Raises `_LostRequest` for what a second try may mend, `RolloutEngineError` for what it
+    """SGLang's answer, checked. Raises `LostRequest` for what a second try may mend, `RolloutEngineError` for what it
     cannot (weights of an unknown or mixed version)."""
     meta = answer["meta_info"]
     try:
@@ -335,9 +371,9 @@ def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
         logprob_ids = np.asarray([entry[1] for entry in entries], dtype=np.int32)
         finish_reason = meta["finish_reason"]["type"]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise _LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
     if finish_reason not in _FINISH_REASONS:
-        raise _LostRequest(f"unknown finish reason {finish_reason!r}")
+        raise LostRequest(f"unknown finish reason {finish_reason!r}")
     if finish_reason != "abort":
         _check_tokens(token_ids, logprobs, logprob_ids, vocab_size)
     return Generation(
@@ -354,24 +390,24 @@ def _check_tokens(
     token_ids: np.ndarray, logprobs: np.ndarray, logprob_ids: np.ndarray, vocab_size: int
 ) -> None:
     if not len(token_ids) or token_ids.ndim != 1:
-        raise _LostRequest(f"output_ids of shape {token_ids.shape}")
+        raise LostRequest(f"output_ids of shape {token_ids.shape}")
     if not np.array_equal(token_ids, logprob_ids):
-        raise _LostRequest(
+        raise LostRequest(
             f"{len(token_ids)} output_ids and {len(logprobs)} log-probs that do not speak of the same tokens"
         )
     if token_ids.min() < 0 or token_ids.max() >= vocab_size:
-        raise _LostRequest(
+        raise LostRequest(
             f"token ids outside the vocabulary of {vocab_size}: {token_ids.tolist()[:20]}"
         )
     if not np.isfinite(logprobs).all():
-        raise _LostRequest("a log-prob that is not finite")
+        raise LostRequest("a log-prob that is not finite")
 
 
-def _check_length(generation: Generation, request: GenerationRequest, server: Server) -> None:
+def _check_length(generation: Generation, request: GenerationRequest, server: str) -> None:
     limit, length = request.sampling.max_response_tokens, len(generation.token_ids)
     if generation.finish_reason == "length" and length < limit:
         raise RolloutEngineError(
-            f"server {server.name} cut request {request.request_id} after {length} of "
+            f"server {server} cut request {request.request_id} after {length} of "
             f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and answer "
             "do not fit its KV cache. Raise rollout.max_total_tokens (CPU), rollout.sglang.mem_fraction_static (GPU), "
             "or lower the limit."

@@ -19,7 +19,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -33,11 +32,12 @@ import torch
 import megatron_ar3po
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
+from megatron_ar3po.rollout.ports import HOST, reserve_port
 from megatron_ar3po.rollout.server_arguments import server_arguments
 
 logger = logging.getLogger(__name__)
 
-HOST = "127.0.0.1"
 _POLL_INTERVAL_S = 0.1
 _REPORT_INTERVAL_S = 10.0
 _STOP_GRACE_S = 5.0
@@ -96,7 +96,7 @@ class SglangServer:
         self.log_path = log_dir / f"sglang_{place.name}.log"
         self._config = config
         self._place = place
-        self._reservation = _reserve_port(config.port + place.number if config.port else 0)
+        self._reservation = reserve_port(config.port + place.number if config.port else 0)
         self.port: int = self._reservation.getsockname()[1]
         self._arguments = server_arguments(
             config,
@@ -137,7 +137,10 @@ class SglangServer:
                 stdin=subprocess.PIPE,  # a byte on it ends the server
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=server_environment(os.environ, self._place.gpu_ids),
+                env={
+                    **server_environment(os.environ, self._place.gpu_ids),
+                    PROCESS_VARIABLE: f"{self.name}/{self.num_restarts}",
+                },
                 start_new_session=True,  # its own process group: it is ended as a whole
             )
         self._started_at = time.monotonic()
@@ -274,19 +277,3 @@ def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> 
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment["TORCHDYNAMO_DISABLE"] = "1"
     return environment
-
-
-def _reserve_port(port: int) -> socket.socket:
-    """A bound socket that never listens: the system hands the port to nobody else, and the server can still bind it,
-    since both ask for SO_REUSEADDR."""
-    reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        reservation.bind((HOST, port))
-    except OSError as error:
-        reservation.close()
-        raise ValueError(
-            f"rollout.port={port} cannot be used on {HOST}: {error.strerror}. Another process holds it; choose another "
-            "port, or 0 for a free one from the system."
-        ) from error
-    return reservation

@@ -48,7 +48,10 @@ class FixedSampler:
         prompts_per_step: int,
         ledger: Ledger | None = None,
         progress: ProgressReport | None = None,
+        tell_failure: Callable[[str], object] = lambda text: None,
     ) -> None:
+        """`tell_failure`: where leaders close their books together, the others wait for us there."""
+        self._tell_failure = tell_failure
         self._collector = collector
         self._next_prompts = next_prompts
         self._layout = layout
@@ -60,9 +63,13 @@ class FixedSampler:
         prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
         if self._ledger is not None:
             self._ledger.open_step(prompts, step=step, policy_version=policy_version)
-        groups = self._collector.collect(
-            prompts, step=step, policy_version=policy_version, progress=self._progress
-        )
+        try:
+            groups = self._collector.collect(
+                prompts, step=step, policy_version=policy_version, progress=self._progress
+            )
+        except Exception as error:  # it travels on; the others must not wait in vain
+            self._tell_failure(f"{type(error).__name__}: {error}")
+            raise
         counts, means = self._collector.take_metrics()
         collected = CollectedStep(groups=tuple(groups), counts=counts, means=means)
         if self._ledger is not None:

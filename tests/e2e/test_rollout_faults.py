@@ -20,7 +20,9 @@ from fakes.verifier import FakeVerifier
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger, read_counters, server_books
-from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine
+from megatron_ar3po.rollout.routed_engine import RoutedEngine
+from megatron_ar3po.rollout.router import GlobalRouter, RouterControl
+from megatron_ar3po.rollout.sglang_client import NOBODY, ServerUsage, SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import CollectedStep
 
@@ -180,6 +182,79 @@ def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
     for name in ("requests", "prompt_tokens", "cached_prompt_tokens", "generated_tokens"):
         grown = sum(getattr(a, name) - getattr(b, name) for a, b in zip(after, before, strict=True))
         assert grown == getattr(seen, name), name
+
+
+def test_one_of_two_servers_behind_the_router_is_killed(servers, trained, tmp_path):
+    """As above, with `rollout.routing=global`: the real sglang-router chooses the server. The lost samples are drawn by
+    the other one while the dead one is restarted; the router sees it again when it holds the weights."""
+    prompts = make_prompts(24)
+    router = GlobalRouter(
+        [s.url for s in servers], log_path=tmp_path / "router.log", request_timeout_s=60
+    )
+    router.start()
+    control = RouterControl(router.url)
+
+    def revive(lost: SglangServer) -> None:
+        control.remove(lost.url)
+        lost.restart()
+        publish(lost, trained)
+        control.add(lost.url)
+
+    config = RolloutConfig(
+        **{**OPTIONS, "servers_per_replica": 2, "routing": "global", "max_response_tokens": 64}
+    )
+    engine = RoutedEngine(
+        servers,
+        config,
+        vocab_size=VOCAB_SIZE,
+        router_url=router.url,
+        all_urls=[s.url for s in servers],
+        on_server_lost=revive,
+    )
+    verifier = FakeVerifier(a_third_is_correct)
+    controller = RolloutController(
+        engine,
+        verifier,
+        config,
+        run_seed=3,
+        stop_token_ids=(STOP_TOKEN_ID,),
+        max_context_tokens=MAX_CONTEXT_TOKENS,
+        vocab_size=VOCAB_SIZE,
+    )
+    start = [read_counters(server.url) for server in servers]
+    try:
+        undisturbed = controller.collect(prompts, step=5, policy_version=VERSION)
+        expected = list(verifier.verified)
+        assert {r.response.server for g in undisturbed for r in g.responses} == {"dp0.s0", "dp0.s1"}
+        verifier.verified.clear()
+        restarts = [s.num_restarts for s in servers]
+        killer = kill_when(lambda: len(verifier.verified) >= 5, servers[1])
+        disturbed = controller.collect(prompts, step=5, policy_version=VERSION)
+        killer.join(60)
+        assert [s.num_restarts - r for s, r in zip(servers, restarts, strict=True)] == [0, 1]
+        assert {w["url"] for w in control.workers() if w["is_healthy"]} == {s.url for s in servers}
+        after = controller.collect(prompts, step=5, policy_version=VERSION)
+    finally:
+        controller.close()
+        router.stop()
+    assert sorted(verifier.verified) == sorted(2 * expected)  # nothing lost, nothing twice
+    for got, again, wanted in zip(disturbed, after, undisturbed, strict=True):
+        assert tokens_of(got) == tokens_of(wanted) == tokens_of(again)
+    # who answered stands in the answer, so the books of both living processes come out one by one
+    lost = engine.usage[NOBODY]
+    assert 0 < lost.lost_requests <= len(expected) and lost.requests == 0
+    new = servers[1].num_restarts
+    first, last = read_counters(servers[0].url), read_counters(servers[1].url)
+    kept = engine.usage[("dp0.s0", servers[0].num_restarts)]
+    assert 0 <= first.requests - start[0].requests - kept.requests <= lost.lost_requests
+    assert last.requests == engine.usage[("dp0.s1", new)].requests > 0
+    assert sum(u.requests for u in engine.usage.values()) == 3 * len(expected)
+    path = tmp_path / "dp00.jsonl"
+    books = [b for b in server_books(engine) if b.server == "dp0.s1"]
+    ledger = Ledger(path, lambda: books, seen=lambda: ServerUsage())
+    ledger.reconcile(step=5)
+    (row,) = rows_of(path, "lost_server")
+    assert (row["server"], row["restarts"]) == ("dp0.s1", new - 1)
 
 
 def tokens_of(group) -> list[list[int]]:

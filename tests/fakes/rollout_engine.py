@@ -52,5 +52,8 @@ class FakeRolloutEngine:
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
 
+    async def repair_all(self) -> None:
+        return None
+
     async def close(self) -> None:
         self.is_closed = True

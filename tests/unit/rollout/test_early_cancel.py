@@ -46,6 +46,9 @@ class AbortableEngine:
     async def abort(self, request_id: str) -> None:
         self.aborted[request_id].set()
 
+    async def repair_all(self) -> None:
+        return None
+
     async def close(self) -> None:
         return None
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing import ShardedObject
 from megatron.core.dist_checkpointing.serialization import (
     get_default_load_sharded_strategy,
 )
@@ -30,6 +31,7 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from megatron_ar3po.actor import groups
+from megatron_ar3po.actor.megatron_folder import check_folder, pieces_of
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
 from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
@@ -61,6 +63,17 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     _refuse_other_weights(model, weights, folder)
     optimizer.scheduler.num_steps = state["num_scheduler_steps"]
     optimizer.scheduler.step(0)
+
+
+def load_weights(folder: Path, model: PolicyModel) -> None:
+    """The weights alone, of a training checkpoint or of one that was converted. Collective over all ranks."""
+    check_folder(folder, pieces_of(model.shape))
+    sharded = model.sharded_state_dict(metadata={"dp_cp_group": groups.data_parallel()})
+    weights = {k: v for k, v in sharded.items() if not isinstance(v, ShardedObject)}
+    state: Any = dist_checkpointing.load(weights, str(folder), _load_strategy(folder))
+    model.load_state_dict(state, strict=False)  # what is left out is Transformer Engine's FP8 state
+    unread = {name for name, _ in model.named_parameters()} - set(state)
+    assert not unread, unread
 
 
 def _refuse_other_weights(model: PolicyModel, weights: dict[str, Tensor], folder: Path) -> None:

@@ -6,50 +6,83 @@ filled model; a value that is not finite is named when it is met.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from megatron_ar3po.actor.hf_mapping import read_shard, stage_parameters
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.model_shape import ModelShape
 
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
+
 
 class HfTensors:
-    """The *.safetensors of one folder, by tensor name. Files stay open until `close`; nothing is read ahead."""
+    """The *.safetensors of one folder, by tensor name. One file is open at a time, so that what was read from the
+    others does not stay mapped; nothing is read ahead."""
 
     def __init__(self, folder: Path) -> None:
-        self._stack = contextlib.ExitStack()
-        self._file_of = {}
+        self._file_of: dict[str, Path] = {}
+        self._layout: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        self._open: tuple[Path, Any] | None = None
         files = sorted(folder.glob("*.safetensors"))
         if not files:
             raise ValueError(
                 f"model.path={folder} holds no *.safetensors; save the checkpoint with safe_serialization=True."
             )
         for path in files:
-            handle = self._stack.enter_context(safe_open(path, framework="pt"))
-            self._file_of.update(dict.fromkeys(handle.keys(), handle))
+            handle = self._handle(path)
+            for name in handle.keys():  # noqa: SIM118  (no dict)
+                part = handle.get_slice(name)
+                self._file_of[name] = path
+                self._layout[name] = (tuple(part.get_shape()), _DTYPES[part.get_dtype()])
 
     @property
     def names(self) -> set[str]:
         return set(self._file_of)
 
+    def in_file_order(self, names: Iterable[str]) -> list[str]:
+        """`names` so that each file is opened once."""
+        return sorted(names, key=lambda name: (self._file_of[name], name))
+
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._file_of[name].get_slice(name).get_shape())
+        return self._layout[name][0]
+
+    def dtype(self, name: str) -> torch.dtype:
+        return self._layout[name][1]
+
+    def whole(self, name: str) -> Tensor:
+        return _finite(name, self._slice(name)[:])
 
     def rows(self, name: str, first: int, last: int) -> Tensor:
-        return _finite(name, self._file_of[name].get_slice(name)[first:last])
+        return _finite(name, self._slice(name)[first:last])
 
     def columns(self, name: str, first: int, last: int) -> Tensor:
-        return _finite(name, self._file_of[name].get_slice(name)[:, first:last])
+        return _finite(name, self._slice(name)[:, first:last])
 
     def close(self) -> None:
-        self._stack.close()
+        if self._open is not None:
+            self._open[1].__exit__(None, None, None)
+            self._open = None
+
+    def _slice(self, name: str) -> Any:
+        return self._handle(self._file_of[name]).get_slice(name)
+
+    def _handle(self, path: Path) -> Any:
+        if self._open is None or self._open[0] != path:
+            self.close()
+            try:
+                self._open = (path, safe_open(path, framework="pt").__enter__())
+            except SafetensorError as error:
+                raise ValueError(
+                    f"{path} is no whole safetensors file ({error}); copy the checkpoint again."
+                ) from error
+        return self._open[1]
 
 
 def _finite(name: str, part: Tensor) -> Tensor:

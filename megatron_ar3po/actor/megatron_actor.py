@@ -30,7 +30,7 @@ _EXPORT_FILE_BYTES = 4 * 1024**3
 
 
 class MegatronActor:
-    """Weights from `model.path`; collective over all ranks to build."""
+    """Weights from `model.path`, or from `model.megatron_path`; collective over all ranks to build."""
 
     def __init__(self, config: Config, layout: ParallelLayout) -> None:
         self.config, self.layout = config, layout
@@ -55,7 +55,10 @@ class MegatronActor:
         """A value that is not finite lies in one rank's shard: all ranks must learn of it before they go on."""
         problem = None
         try:
-            load_hf_weights(policy, Path(self.config.model.path))
+            if self.config.model.megatron_path:
+                checkpoint.load_weights(Path(self.config.model.megatron_path), policy)
+            else:
+                load_hf_weights(policy, Path(self.config.model.path))
         except ValueError as error:
             problem = str(error)
         problems: list[str | None] = [problem] * self.layout.world_size

@@ -87,6 +87,9 @@ class ModelConfig:
     """The policy to start from."""
 
     path: str = ""  # folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer)
+    megatron_path: str = (
+        ""  # a Megatron checkpoint to start from; config and tokenizer stay those of path
+    )
     dtype: Literal["float32", "bfloat16"] = "float32"  # weights of actor and server alike
 
 

@@ -183,7 +183,11 @@ def make_actor(folder: Path, cut: Cut, **overrides: Any) -> Any:
     }
     config = schema.Config(
         run=schema.RunConfig(num_steps=10, collective_timeout_s=60),
-        model=schema.ModelConfig(path=str(folder), dtype=overrides.pop("dtype", "float32")),
+        model=schema.ModelConfig(
+            path=str(folder),
+            dtype=overrides.pop("dtype", "float32"),
+            megatron_path=overrides.pop("megatron_path", ""),
+        ),
         actor=schema.ActorConfig(**actor_options),
         rollout=schema.RolloutConfig(temperature=TEMPERATURE),
         algorithm=schema.AlgorithmConfig(**overrides),
@@ -603,6 +607,56 @@ def a_checkpoint_with_shifted_optimizer_state_is_refused() -> None:
         )
     finally:
         checkpoint_room.mend_param_state = mend
+
+
+@case(1, model=MODELS, tied=(False, True), cut=(Cut(),))
+@case(2, model=("qwen3",), tied=(False, True), cut=OF_2[:3])
+@case(4, model=("qwen2",), tied=(False, True), cut=OF_4[:1])
+def a_converted_checkpoint_starts_the_actor_with_the_same_weights(
+    model: str, tied: bool, cut: Cut
+) -> None:
+    folder, _ = checkpoint(model, tied)
+    target = shared_folder() / "megatron"
+    on_rank_0(
+        lambda conversion: conversion.to_megatron(
+            folder, target, part_bytes=50_000, report=lambda *_: None
+        )
+    )
+    expected = exported(make_actor(folder, cut))
+    assert_weights_equal(make_actor(folder, cut, megatron_path=str(target)), expected, 0.0)
+
+
+@case(1, cut=(Cut(),), tied=(False, True))
+@case(2, cut=OF_2[:3], tied=(True,))
+@case(4, cut=OF_4[:1], tied=(False, True))
+def a_training_checkpoint_of_any_layout_becomes_a_hugging_face_folder(cut: Cut, tied: bool) -> None:
+    import torch.distributed as dist
+    from safetensors.torch import load_file
+
+    folder, _ = checkpoint("qwen2", tied)
+    actor = make_actor(folder, cut)
+    run_updates(actor, range(1), 2)
+    saved, target = shared_folder(), shared_folder() / "hf"
+    actor.save(saved)
+    dist.barrier()
+    on_rank_0(
+        lambda conversion: conversion.to_hf(
+            saved, target, folder, file_bytes=50_000, report=lambda *_: None
+        )
+    )
+    found = {n: x for f in target.glob("*.safetensors") for n, x in load_file(f).items()}
+    assert_weights_equal(actor, found, 0.0)
+
+
+def on_rank_0(convert: Callable[[Any], object]) -> None:
+    """Conversion takes one process; the others wait for it."""
+    import torch.distributed as dist
+
+    from megatron_ar3po.actor import conversion
+
+    if dist.get_rank() == 0:
+        convert(conversion)
+    dist.barrier()
 
 
 @case(1)

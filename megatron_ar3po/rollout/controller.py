@@ -249,8 +249,8 @@ class RolloutController:
             run_seed=self.run_seed,
             step=step,
             policy_version=policy_version,
-            urgency=lambda prompt: self.history.expected_chain_tokens(
-                prompt.prompt_id, config.stage_sizes
+            urgency=lambda prompt, num_done: self.history.expected_chain_tokens(
+                prompt.prompt_id, config.stage_sizes, num_done=num_done
             ),
             cancel_solved=config.cancel_solved,
             cancelled_counts_as=config.cancelled_counts_as,

@@ -58,7 +58,9 @@ class StepContext:
     run_seed: int
     step: int
     policy_version: int
-    urgency: Callable[[Prompt], float]  # the most urgent of a stage goes first
+    urgency: Callable[
+        [Prompt, int], float
+    ]  # of a prompt and its unsolved stages; the highest goes first
     cancel_solved: bool = False
     cancelled_counts_as: str = "nothing"
     report: Callable[[RolloutProgress], None] | None = None
@@ -83,7 +85,6 @@ class PromptRollout:
     def __init__(self, context: StepContext, step_prompt: StepPrompt) -> None:
         self._context = context
         self._step_prompt = step_prompt
-        self._urgency = context.urgency(step_prompt.prompt)
         self._scored: list[ScoredResponse] = []
         self._solved_by_stage: list[bool] = []
         self._stop_reason = ""
@@ -105,7 +106,8 @@ class PromptRollout:
         if not size or not context.budget.reserve(size, limit, is_first=stage == 1):
             self._stop("token_cap" if size else "stages_done")
             return
-        draws = [self._draw(stage, index) for index in range(size)]
+        urgency = context.urgency(self._step_prompt.prompt, stage - 1)
+        draws = [self._draw(stage, index, urgency) for index in range(size)]
         if context.cancel_solved:
             scored = await self._until_solved(draws)
         else:
@@ -174,7 +176,7 @@ class PromptRollout:
             return [scored for scored in sent if scored.response.finish_reason != "abort"]
         return [s for s in sent if s.response.num_tokens == len(s.response.logprobs) > 0]
 
-    def _draw(self, stage: int, index: int) -> Draw:
+    def _draw(self, stage: int, index: int, urgency: float) -> Draw:
         context, position = self._context, self._step_prompt.position
         prompt = self._step_prompt.prompt
         return Draw(
@@ -188,9 +190,9 @@ class PromptRollout:
             ),
             sampling=context.sampling,
             policy_version=context.policy_version,
-            # First stages first: what is hard shows early, and no prompt begins its whole chain when the others
-            # are done (benchmarks/rollout_stages.py). Within a stage the longest expected chain.
-            rank=(stage, -self._urgency, position),
+            # The longest expected chain first (benchmarks/rollout_stages.py). Before anything is known that is: first
+            # stages first, so that no prompt begins its whole chain when the others are done.
+            rank=(-urgency, stage, position),
         )
 
 

@@ -92,6 +92,8 @@ def test_the_longest_expected_chain_comes_first():
     history.replay([row("hard", responses=4, correct=0, tokens=400)])
     history.replay([row("easy", responses=4, correct=4, tokens=80)])
     assert history.expected_chain_tokens("hard", (4, 4)) == pytest.approx(100 * (1 + 5 / 9))
+    # unsolved after the first stage, only the second is left
+    assert history.expected_chain_tokens("hard", (4, 4), num_done=1) == pytest.approx(100)
     unknown = history.expected_chain_tokens("new", (4, 4))
     assert unknown == pytest.approx(60 * 1.2)  # the mean length, and Beta(1, 1): 1/5
     assert history.expected_chain_tokens("easy", (4, 4)) < unknown

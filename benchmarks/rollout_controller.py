@@ -1,0 +1,455 @@
+"""The controller against a bare asynchronous client: the same requests, the same server, the same verifier.
+
+    python benchmarks/rollout_controller.py [--rounds N] [--many N]
+
+The server is another process that speaks SGLang's protocol and answers with 64 tokens after 100 ms; controller and
+client are pinned to one core, the server to another. The bare client posts with aiohttp, decodes the JSON, and calls
+the verifier: no stages, no checks, no retries, no ledger. Then the controller's own cost, without HTTP and JSON: CPU
+seconds per response with an engine that answers at once; and the memory of many responses in one step, beside their tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import multiprocessing
+import os
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+from aiohttp import web
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.types import (
+    Generation,
+    GenerationRequest,
+    Prompt,
+    Response,
+    StepPrompt,
+    Verdict,
+)
+
+NUM_TOKENS, DELAY_S, IN_FLIGHT = 64, 0.1, 64
+PROMPTS, PER_PROMPT = 256, 8
+
+
+def serve(connection: Any, core: int) -> None:
+    """In a process of its own."""
+    pin(core)
+    entries = [[-0.5, 5, None]] * NUM_TOKENS
+    meta = {
+        "finish_reason": {"type": "length", "length": NUM_TOKENS},
+        "prompt_tokens": 8,
+        "completion_tokens": NUM_TOKENS,
+        "cached_tokens": 0,
+        "weight_version": "0",
+        "output_token_logprobs": entries,
+    }
+    text = json.dumps({"output_ids": [5] * NUM_TOKENS, "meta_info": meta})
+
+    async def generate(request: web.Request) -> web.Response:
+        await request.read()
+        await asyncio.sleep(DELAY_S)
+        return web.Response(text=text, content_type="application/json")
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_post("/generate", generate)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        connection.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def pin(core: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+class PlainServer:
+    name, num_restarts = "dp0.s0", 0
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def is_running(self) -> bool:
+        return True
+
+    def last_words(self) -> str:
+        return ""
+
+
+class AllWrong:
+    version = "1"
+
+    async def verify(self, prompt: Prompt, response: Response) -> Verdict:
+        return Verdict(reward=0.0, status="incorrect")
+
+    def close(self) -> None:
+        return None
+
+
+class InstantEngine:
+    """Answers at once; every answer has tokens of its own, as real ones have."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        await asyncio.sleep(0)
+        return Generation(
+            token_ids=np.full(NUM_TOKENS, 5, dtype=np.int32),
+            logprobs=np.full(NUM_TOKENS, -0.5, dtype=np.float32),
+            finish_reason="length",
+            policy_version=0,
+            server="s",
+        )
+
+    async def abort(self, request_id: str) -> None:
+        return None
+
+    async def repair_all(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+def prompts(count: int) -> list[StepPrompt]:
+    return [
+        StepPrompt(
+            position=i,
+            prompt=Prompt(
+                prompt_id=f"{i:032x}", token_ids=(1, 2, 3, 4, 5, 6, 7, i % 9), ground_truth=""
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def controller_of(engine: Any, in_flight: int) -> RolloutController:
+    config = RolloutConfig(
+        num_stages=2,
+        responses_per_stage=PER_PROMPT // 2,
+        max_response_tokens=NUM_TOKENS,
+        max_concurrent_requests=in_flight,
+    )
+    return RolloutController(
+        engine,
+        AllWrong(),
+        config,
+        run_seed=0,
+        stop_token_ids=(2,),
+        max_context_tokens=4096,
+        vocab_size=64,
+    )
+
+
+async def bare(url: str, wanted: list[StepPrompt]) -> None:
+    verifier, slots = AllWrong(), asyncio.Semaphore(IN_FLIGHT)
+    parameters = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": NUM_TOKENS}
+
+    async def one(session: aiohttp.ClientSession, step_prompt: StepPrompt, index: int) -> Any:
+        rid = f"s1.p{step_prompt.position}.{index}"
+        body = {
+            "rid": rid,
+            "input_ids": list(step_prompt.prompt.token_ids),
+            "sampling_params": {**parameters, "stop_token_ids": [2]},
+            "return_logprob": True,
+        }
+        async with slots, session.post(url + "/generate", json=body) as answer:
+            decoded = json.loads(await answer.read())
+        return await verifier.verify(step_prompt.prompt, decoded)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(one(session, p, i) for p in wanted for i in range(PER_PROMPT)))
+
+
+def throughput(rounds: int) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(theirs, 1), daemon=True
+    )
+    server.start()
+    pin(0)
+    plain = PlainServer(ours.recv())
+    config = RolloutConfig(max_response_tokens=NUM_TOKENS)
+    controller = controller_of(SglangEngine([plain], config, vocab_size=64), IN_FLIGHT)
+    wanted = prompts(PROMPTS)
+    ratios, rates, costs, bare_costs = [], [], [], []
+    for round_number in range(rounds + 1):
+        started = time.perf_counter()
+        bare_cpu = time.process_time()
+        asyncio.run(bare(plain.url, wanted))
+        bare_s, bare_cpu = time.perf_counter() - started, time.process_time() - bare_cpu
+        started, cpu = time.perf_counter(), time.process_time()
+        controller.collect(wanted, step=1, policy_version=0)
+        controller_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        if round_number:  # the first one warms up
+            ratios.append(bare_s / controller_s)
+            rates.append(PROMPTS * PER_PROMPT / controller_s)
+            costs.append(1e3 * cpu_s / (PROMPTS * PER_PROMPT))
+            bare_costs.append(1e3 * bare_cpu / (PROMPTS * PER_PROMPT))
+    controller.close()
+    server.terminate()
+    server.join(10)
+    print(
+        f"throughput: {statistics.median(rates):.0f} responses/s with {IN_FLIGHT} in flight, "
+        f"{statistics.median(ratios):.3f} of the bare client (median of {rounds}: "
+        f"{min(ratios):.3f} to {max(ratios):.3f}; target >= 0.95)"
+    )
+    print(
+        f"CPU per response with HTTP and JSON: {statistics.median(costs):.3f} ms, "
+        f"{statistics.median(bare_costs):.3f} ms for the bare client"
+    )
+
+
+def own_cost(num_responses: int) -> None:
+    wanted = prompts(num_responses // PER_PROMPT)
+    controller = controller_of(InstantEngine(), 1024)
+    cpu = time.process_time()
+    groups = controller.collect(wanted, step=1, policy_version=0)
+    cpu_s = time.process_time() - cpu
+    count = sum(len(group.responses) for group in groups)
+    controller.close()
+    print(f"CPU per response without: {1e3 * cpu_s / count:.3f} ms over {count:,} (target <= 0.3)")
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def memory(num_responses: int) -> None:
+    """What a step's responses take while they are alive, at two sizes: with growth beyond their tokens and objects the
+    larger one would need more of it per response."""
+    controller = controller_of(InstantEngine(), 1024)
+    per_response = []
+    for count in (num_responses // 4, num_responses):
+        before = resident_bytes()
+        groups = controller.collect(prompts(count // PER_PROMPT), step=1, policy_version=0)
+        per_response.append((resident_bytes() - before) / count)
+        assert sum(len(group.responses) for group in groups) == count // PER_PROMPT * PER_PROMPT
+        if count < num_responses:
+            kept = groups  # or the next step would fill what this one has freed
+    del kept
+    controller.close()
+    print(
+        f"resident memory per response, of which {NUM_TOKENS * 8} bytes are its tokens and log-probs: "
+        f"{per_response[0]:.0f} bytes at {num_responses // 4:,} in one step, {per_response[1]:.0f} at "
+        f"{num_responses:,}"
+    )
+
+
+def main() -> None:
+        app = web.Application()
+        app.router.add_post("/generate", generate)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        connection.send(runner.addresses[0][1])
+        await asyncio.Event().wait()
+
+    asyncio.run(main())
+
+
+def pin(core: int) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[core % len(cores)]})
+
+
+class PlainServer:
+    name, num_restarts = "dp0.s0", 0
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+
+    def is_running(self) -> bool:
+        return True
+
+    def last_words(self) -> str:
+        return ""
+
+
+class AllWrong:
+    version = "1"
+
+    async def verify(self, prompt: Prompt, response: Response) -> Verdict:
+        return Verdict(reward=0.0, status="incorrect")
+
+    def close(self) -> None:
+        return None
+
+
+class InstantEngine:
+    """Answers at once; every answer has tokens of its own, as real ones have."""
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        await asyncio.sleep(0)
+        return Generation(
+            token_ids=np.full(NUM_TOKENS, 5, dtype=np.int32),
+            logprobs=np.full(NUM_TOKENS, -0.5, dtype=np.float32),
+            finish_reason="length",
+            policy_version=0,
+            server="s",
+        )
+
+    async def abort(self, request_id: str) -> None:
+        return None
+
+    async def repair_all(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None
+
+
+def prompts(count: int) -> list[StepPrompt]:
+    return [
+        StepPrompt(
+            position=i,
+            prompt=Prompt(
+                prompt_id=f"{i:032x}", token_ids=(1, 2, 3, 4, 5, 6, 7, i % 9), ground_truth=""
+            ),
+        )
+        for i in range(count)
+    ]
+
+
+def controller_of(engine: Any, in_flight: int) -> RolloutController:
+    config = RolloutConfig(
+        num_stages=2,
+        responses_per_stage=PER_PROMPT // 2,
+        max_response_tokens=NUM_TOKENS,
+        max_concurrent_requests=in_flight,
+    )
+    return RolloutController(
+        engine,
+        AllWrong(),
+        config,
+        run_seed=0,
+        stop_token_ids=(2,),
+        max_context_tokens=4096,
+        vocab_size=64,
+    )
+
+
+async def bare(url: str, wanted: list[StepPrompt]) -> None:
+    verifier, slots = AllWrong(), asyncio.Semaphore(IN_FLIGHT)
+    parameters = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": NUM_TOKENS}
+
+    async def one(session: aiohttp.ClientSession, step_prompt: StepPrompt, index: int) -> Any:
+        rid = f"s1.p{step_prompt.position}.{index}"
+        body = {
+            "rid": rid,
+            "input_ids": list(step_prompt.prompt.token_ids),
+            "sampling_params": {**parameters, "stop_token_ids": [2]},
+            "return_logprob": True,
+        }
+        async with slots, session.post(url + "/generate", json=body) as answer:
+            decoded = json.loads(await answer.read())
+        return await verifier.verify(step_prompt.prompt, decoded)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*(one(session, p, i) for p in wanted for i in range(PER_PROMPT)))
+
+
+def throughput(rounds: int) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    server = multiprocessing.get_context("spawn").Process(
+        target=serve, args=(theirs, 1), daemon=True
+    )
+    server.start()
+    pin(0)
+    plain = PlainServer(ours.recv())
+    config = RolloutConfig(max_response_tokens=NUM_TOKENS)
+    controller = controller_of(SglangEngine([plain], config, vocab_size=64), IN_FLIGHT)
+    wanted = prompts(PROMPTS)
+    ratios, rates, costs, bare_costs = [], [], [], []
+    for round_number in range(rounds + 1):
+        started = time.perf_counter()
+        bare_cpu = time.process_time()
+        asyncio.run(bare(plain.url, wanted))
+        bare_s, bare_cpu = time.perf_counter() - started, time.process_time() - bare_cpu
+        started, cpu = time.perf_counter(), time.process_time()
+        controller.collect(wanted, step=1, policy_version=0)
+        controller_s, cpu_s = time.perf_counter() - started, time.process_time() - cpu
+        if round_number:  # the first one warms up
+            ratios.append(bare_s / controller_s)
+            rates.append(PROMPTS * PER_PROMPT / controller_s)
+            costs.append(1e3 * cpu_s / (PROMPTS * PER_PROMPT))
+            bare_costs.append(1e3 * bare_cpu / (PROMPTS * PER_PROMPT))
+    controller.close()
+    server.terminate()
+    server.join(10)
+    print(
+        f"throughput: {statistics.median(rates):.0f} responses/s with {IN_FLIGHT} in flight, "
+        f"{statistics.median(ratios):.3f} of the bare client (median of {rounds}: "
+        f"{min(ratios):.3f} to {max(ratios):.3f}; target >= 0.95)"
+    )
+    print(
+        f"CPU per response with HTTP and JSON: {statistics.median(costs):.3f} ms, "
+        f"{statistics.median(bare_costs):.3f} ms for the bare client"
+    )
+
+
+def own_cost(num_responses: int) -> None:
+    wanted = prompts(num_responses // PER_PROMPT)
+    controller = controller_of(InstantEngine(), 1024)
+    cpu = time.process_time()
+    groups = controller.collect(wanted, step=1, policy_version=0)
+    cpu_s = time.process_time() - cpu
+    count = sum(len(group.responses) for group in groups)
+    controller.close()
+    print(f"CPU per response without: {1e3 * cpu_s / count:.3f} ms over {count:,} (target <= 0.3)")
+
+
+def memory(num_responses: int) -> None:
+    """What is alive after a step, of two sizes, and the growth per response between them; then what a second step of
+    the same size leaves behind."""
+    token_bytes = NUM_TOKENS * (4 + 4)
+    controller = controller_of(InstantEngine(), 1024)
+    tracemalloc.start()
+    alive, peaks = [], []
+    for count in (num_responses // 10, num_responses):
+        tracemalloc.reset_peak()
+        base = tracemalloc.get_traced_memory()[0]
+        groups = controller.collect(prompts(count // PER_PROMPT), step=1, policy_version=0)
+        now, peak = tracemalloc.get_traced_memory()
+        alive.append((now - base) / count)
+        peaks.append((peak - base) / count)
+        del groups
+    left = tracemalloc.get_traced_memory()[0]
+    controller.collect(prompts(num_responses // PER_PROMPT), step=2, policy_version=0)
+    grown = tracemalloc.get_traced_memory()[0] - left
+    tracemalloc.stop()
+    controller.close()
+    print(
+        f"memory per response, of which {token_bytes} bytes are its tokens and log-probs: {alive[0]:.0f} bytes at "
+        f"{num_responses // 10:,}, {alive[1]:.0f} at {num_responses:,} (at the peak {peaks[1]:.0f}); a second step of "
+        f"{num_responses:,} leaves {grown / 1024:.0f} KiB behind; peak RSS "
+        f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--many", type=int, default=100_000)
+    arguments = parser.parse_args()
+    throughput(arguments.rounds)
+    own_cost(20_000)
+    memory(arguments.many)
+
+
+if __name__ == "__main__":
+    main()

@@ -526,7 +526,7 @@ def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
 
 def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     """debug.mode=train_only: one dumped step through the actor at this layout, no server. Prints and writes
-    RUN/replay.json: loss, gradient norm and a fingerprint of the weights before and after."""
+    RUN/replay.json: loss, gradient norm, token means and a fingerprint of the weights before and after."""
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
 
     setup_logging(ranks.layout, config.observability.log_level)
@@ -540,6 +540,7 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
         "layout": ranks.layout.describe(),
         "loss": [s.loss for s in stats],
         "grad_norm": [s.grad_norm for s in stats],
+        "metrics": [{name: total / n for name, (total, n) in s.sums.items() if n} for s in stats],
         "weights_before": before,
         "weights_after": weights_fingerprint(actor, ranks),
         "samples": batch.num_samples,

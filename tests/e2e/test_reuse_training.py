@@ -1,0 +1,95 @@
+"""A borrowed response through the real store, trainer functions, batch builder and Megatron actor: a group that was all
+wrong borrows, its samples are dumped, and debug.mode=train_only trains on the dump."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from fakes.reuse_cases import deposit, make_prompt, make_response, open_store
+from fakes.tiny_model import write_tiny_model
+from harness.trainer_runs import RunStarter
+
+from megatron_ar3po.algorithm.response_reuse import with_borrowed
+from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
+from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.data.dump import save_samples
+from megatron_ar3po.types import ResponseGroup
+
+GROUP_SIZE = 4
+STEP = 2
+
+
+def in_vocabulary(scored, shift=0):
+    """The tiny model knows 128 tokens."""
+    tokens = ((scored.response.token_ids + shift) % 120 + 3).astype(np.int32)
+    return replace(scored, response=replace(scored.response, token_ids=tokens))
+
+
+def samples_of_a_rescued_group(folder, option, shift=0):
+    """Samples of step 2: four wrong answers, one of them replaced by a stored answer of step 1."""
+    prompt = make_prompt(0)
+    with open_store(folder, option=option) as store:
+        deposit(store, [in_vocabulary(make_response(prompt, 1), shift)], step=1)
+        borrowed = store.borrow(prompt.prompt_id, step=STEP)
+    asked = replace(prompt, token_ids=(5, 6, 7))
+    wrong = tuple(
+        in_vocabulary(make_response(prompt, STEP, i, num_tokens=4 + i, status="incorrect"))
+        for i in range(GROUP_SIZE)
+    )
+    group = ResponseGroup(position=0, prompt=asked, responses=wrong)
+    assert samples_with_signal([group], AlgorithmConfig(), ReuseConfig(option=option)) == []
+    rescued = with_borrowed(group, borrowed, seed=0, step=STEP)
+    assert group_outcome(rescued) == "rescued"
+    return samples_with_signal([rescued], AlgorithmConfig(), ReuseConfig(option=option))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """replay.json of {case: option and shift of the stored tokens}."""
+    folder = tmp_path_factory.mktemp("reuse_training")
+    model = write_tiny_model(folder / "model")
+    starter = RunStarter(folder)
+    cases = {
+        "detach": ("detach", 0),
+        "detach, other tokens": ("detach", 1),
+        "recompute": ("recompute", 0),
+        "recompute, other tokens": ("recompute", 1),
+    }
+    facts = {}
+    try:
+        for number, (name, (option, shift)) in enumerate(cases.items()):
+            run, dump = folder / f"run{number}", folder / f"{number}.pt"
+            samples = samples_of_a_rescued_group(folder / f"store{number}", option, shift)
+            save_samples(dump, samples, step=STEP, policy_version=STEP - 1)
+            words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
+            starter(*words, f"model.path={model}", f"reuse.option={option}").wait(60).succeeded()
+            facts[name] = json.loads((run / "replay.json").read_text())
+    finally:
+        starter.end_all()
+    return facts
+
+
+def test_a_group_that_was_all_wrong_trains_with_a_borrowed_response(trained):
+    for facts in trained.values():
+        assert facts["weights_after"] != facts["weights_before"]
+        assert facts["grad_norm"][0] > 0
+
+
+def test_option_2_gives_no_gradient_through_the_borrowed_response_and_some_through_its_siblings(
+    trained,
+):
+    one, other = trained["detach"], trained["detach, other tokens"]
+    assert one["samples"] == GROUP_SIZE - 1
+    assert one["grad_norm"][0] > 0  # of the three siblings
+    assert one["grad_norm"] == other["grad_norm"]  # to the last bit, whatever was borrowed
+    assert one["weights_after"] == other["weights_after"]
+    assert "reuse/ratio_mean" not in one["metrics"][0]
+
+
+def test_option_1_starts_at_ratio_1_and_the_borrowed_tokens_matter(trained):
+    one, other = trained["recompute"], trained["recompute, other tokens"]
+    assert one["samples"] == GROUP_SIZE
+    assert one["metrics"][0]["reuse/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
+    assert one["metrics"][0]["reuse/clip_frac"] == 0
+    assert one["weights_after"] != other["weights_after"]

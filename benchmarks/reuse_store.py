@@ -1,7 +1,7 @@
 """The reuse store at scale: opening, borrowing, depositing, bytes on disk, memory; beside LMDB and a folder of pickles.
 
     python benchmarks/reuse_store.py                              20,000 responses of 1,000 tokens, about a minute
-    python benchmarks/reuse_store.py --responses 1000000          the scale of docs/reuse_store.md, about 9 GB of disk
+    python benchmarks/reuse_store.py --responses 1000000 --build-fast    one large shard, about 9 GB of disk
     python benchmarks/reuse_store.py --responses 100000 --peers   the comparison (needs the package lmdb)
 
 Token ids are drawn from a Zipf distribution over 150,000 words, which is about as uneven as text; log-probs are minus
@@ -21,6 +21,7 @@ import random
 import resource
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,6 +49,7 @@ class Sizes:
     num_responses: int
     num_tokens: int
     folder: Path
+    build_fast: bool = False
 
     @property
     def num_steps(self) -> int:
@@ -87,6 +89,10 @@ class Ours:
             run_seed=0,
             fingerprint=Fingerprint(run="benchmark", model="none", tokenizer="none"),
         )
+
+    def build_fast(self) -> None:
+        """No syncs while the benchmark fills the store; it is opened anew, with them, before it is measured."""
+        self._store._connection.execute("PRAGMA synchronous = OFF")
 
     def deposit(self, step: Step) -> None:
         num_new = self._store.deposit(step.responses, prompts=step.prompts, step=step.number)
@@ -237,8 +243,12 @@ def fill(
     make: Callable[[Path], Candidate], sizes: Sizes, folder: Path
 ) -> Iterator[tuple[str, float]]:
     store = make(folder)
+    if sizes.build_fast and isinstance(store, Ours):
+        store.build_fast()
     for step in range(1, sizes.num_steps + 1):
         store.deposit(make_step(sizes, step))
+        if step % 50 == 0:
+            print(f"{folder.name}: {step} of {sizes.num_steps} steps", file=sys.stderr, flush=True)
     store.close()
     yield (
         "disk_ratio",
@@ -339,11 +349,21 @@ def main() -> None:
         "--folder", type=Path, default=Path("runs"), help="on the disk to be measured"
     )
     parser.add_argument("--peers", action="store_true", help="also LMDB and a folder of pickles")
+    parser.add_argument(
+        "--build-fast",
+        action="store_true",
+        help="fill the reuse store without syncs, then measure with them",
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="reuse-benchmark-", dir=arguments.folder))
-    sizes = Sizes(num_responses=arguments.responses, num_tokens=arguments.tokens, folder=folder)
+    sizes = Sizes(
+        num_responses=arguments.responses,
+        num_tokens=arguments.tokens,
+        folder=folder,
+        build_fast=arguments.build_fast,
+    )
     try:
         names = list(CANDIDATES) if arguments.peers else ["reuse store"]
         results = {name: measure(name, sizes) for name in names}

@@ -71,7 +71,7 @@ def encode_responses(
 
 def _joined_logprobs(responses: Sequence[Response]) -> np.ndarray:
     """[sum of L] float32. Refuses a response without one finite log-prob for every token."""
-    joined = np.concatenate([response.logprobs for response in responses]).astype("<f4")
+    joined = np.concatenate([response.logprobs for response in responses]).astype("<f4", copy=False)
     if np.isfinite(joined).all() and all(len(r.logprobs) == r.num_tokens for r in responses):
         return joined
     for response in responses:
@@ -166,7 +166,10 @@ def _pack(token_ids: np.ndarray) -> tuple[int, bytes]:
     if largest < 1 << 16:
         return 2, ids.astype("<u2").tobytes()
     if largest < 1 << 24:
-        return 3, ids.view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+        narrow, wide = np.empty((len(ids), 3), np.uint8), ids.view(np.uint8).reshape(-1, 4)
+        for byte in range(3):  # one slice at a time: ten times as fast as wide[:, :3].tobytes()
+            narrow[:, byte] = wide[:, byte]
+        return 3, narrow.tobytes()
     return 4, ids.tobytes()
 
 

@@ -139,7 +139,8 @@ def test_a_renamed_shard_is_refused(tmp_path: Path) -> None:
 def test_a_full_disk_loses_nothing_that_was_deposited_and_the_store_goes_on(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         first = [make_response(make_prompt(n), step=1, num_tokens=300) for n in range(20)]
-        second = [make_response(make_prompt(n), step=2, num_tokens=300) for n in range(20, 40)]
+        # 20 x 21 kB: more than the three pages that are left
+        second = [make_response(make_prompt(n), step=2, num_tokens=3000) for n in range(20, 40)]
         deposit(store, first, step=1)
         (pages,) = store._connection.execute("PRAGMA page_count").fetchone()
         store._connection.execute(f"PRAGMA max_page_count = {pages + 3}")

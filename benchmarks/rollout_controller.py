@@ -229,24 +229,23 @@ def resident_bytes() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def memory(num_responses: int) -> None:
-    """What a step's responses take while they are alive, at two sizes: with growth beyond their tokens and objects the
-    larger one would need more of it per response."""
+def memory_of_a_step(num_responses: int) -> float:
+    """Resident bytes per response that a step adds to a fresh process, what it had in flight included."""
     controller = controller_of(InstantEngine(), 1024)
-    per_response = []
-    for count in (num_responses // 4, num_responses):
-        before = resident_bytes()
-        groups = controller.collect(prompts(count // PER_PROMPT), step=1, policy_version=0)
-        per_response.append((resident_bytes() - before) / count)
-        assert sum(len(group.responses) for group in groups) == count // PER_PROMPT * PER_PROMPT
-        if count < num_responses:
-            kept = groups  # or the next step would fill what this one has freed
-    del kept
-    controller.close()
+    controller.collect(prompts(16), step=1, policy_version=0)
+    before = resident_bytes()
+    groups = controller.collect(prompts(num_responses // PER_PROMPT), step=2, policy_version=0)
+    count = sum(len(group.responses) for group in groups)
+    return (resident_bytes() - before) / count
+
+
+def memory(num_responses: int) -> None:
+    sizes = (num_responses // 4, num_responses)
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+        small, large = pool.map(memory_of_a_step, sizes, chunksize=1)
     print(
-        f"resident memory per response, of which {NUM_TOKENS * 8} bytes are its tokens and log-probs: "
-        f"{per_response[0]:.0f} bytes at {num_responses // 4:,} in one step, {per_response[1]:.0f} at "
-        f"{num_responses:,}"
+        f"resident memory per response, of which {NUM_TOKENS * 8} bytes are its tokens and log-probs: {small:.0f} "
+        f"bytes with {sizes[0]:,} in one step, {large:.0f} with {sizes[1]:,}"
     )
 
 

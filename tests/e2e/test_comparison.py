@@ -1,4 +1,4 @@
-"""`ar3po compare-algorithms` on real parts: two variants, one seed, three steps each; then the same command once more."""
+"""`ar3po compare-algorithms` on real parts: two variants, one seed, three steps; then the same command again."""
 
 import json
 import subprocess

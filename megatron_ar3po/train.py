@@ -150,10 +150,9 @@ def describe(config: Config, world_size: int) -> str:
 
 def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
-    from megatron_ar3po.wiring import (
-        replay,
-        train,
-    )  # heavy imports, not wanted for --help and --dry-run
+    # Heavy imports, not wanted for --help and --dry-run.
+    from megatron_ar3po.wiring.replay import replay
+    from megatron_ar3po.wiring.run import train
 
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.

@@ -1,0 +1,69 @@
+"""What turns text into tokens and tokens into rewards: tokenizer, prompts, verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, cast
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.dataset import load_prompts
+from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size, stop_token_ids
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.interfaces import Verifier
+from megatron_ar3po.rewards.ground_truths import check_ground_truths
+from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
+from megatron_ar3po.types import Prompt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Language:
+    """What turns text into tokens and tokens into rewards."""
+
+    stop_token_ids: tuple[int, ...]
+    vocab_size: int
+    verifier: Verifier | None  # on leaders: only they sample
+    decode: Callable[[Sequence[int]], str]
+    training: list[Prompt]
+    held_out: list[Prompt]
+
+
+def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
+    tokenizer = load_tokenizer(config.model.path)
+    vocab_size = model_vocab_size(config.model.path)
+
+    def start_verifier() -> None:
+        nonlocal verifier
+        verifier = make_verifier(
+            config.rewards,
+            cast("Any", tokenizer),
+            max_response_tokens=config.rollout.max_response_tokens,
+        )
+        stack.callback(verifier.close)
+
+    def prompts(path: str) -> list[Prompt]:
+        return load_prompts(
+            path,
+            tokenizer,
+            config.data,
+            verifier_version=verifier_version(config.rewards),
+            vocab_size=vocab_size,
+            check_answers=lambda answers: ranks.run_on_first(
+                lambda: check_ground_truths(answers, config.rewards)
+            ),
+        )
+
+    verifier: Verifier | None = None
+    ranks.run_on_leader(start_verifier)
+
+    return Language(
+        stop_token_ids=stop_token_ids(
+            config.model.path, tokenizer, config.rollout.extra_stop_token_ids
+        ),
+        vocab_size=vocab_size,
+        verifier=verifier,
+        decode=lambda token_ids: str(tokenizer.decode(list(token_ids))),
+        training=prompts(config.data.path),
+        held_out=prompts(config.evaluation.path) if config.evaluation.path else [],
+    )

@@ -1,0 +1,55 @@
+"""The Megatron actor, the way its weights take to the servers, and who holds GPU memory when."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from megatron_ar3po.colocation import ColocatedGpus, Colocation, SharedHostMemory
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.frozen_policy import FrozenActor, FrozenPublisher
+from megatron_ar3po.interfaces import Actor, WeightPublisher
+from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.wiring.servers import server_control
+
+
+def build_policy(
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
+) -> tuple[Actor, WeightPublisher]:
+    """Collective: the Megatron actor and the way its weights take to the servers."""
+    if config.debug.mode == "rollout_only":
+        return FrozenActor(), FrozenPublisher(ranks, server_control(config, servers).stamp)
+    from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
+    from megatron_ar3po.weight_sync.publisher import ServerPublisher
+    from megatron_ar3po.weight_sync.transport import make_transport
+
+    actor = MegatronActor(config, ranks.layout)
+    server_tp = servers[0].tensor_parallel_size if servers else 1
+    sync_folder = Path(config.weight_sync.disk_dir or config.run.path / "weight_sync")
+    publisher = ServerPublisher(
+        actor=actor,
+        ranks=ranks,
+        servers=lambda: [server.url for server in servers],
+        config=config.weight_sync,
+        server_tp=server_tp,
+        transport=make_transport(
+            config.weight_sync,
+            server_tp=server_tp,
+            model_path=Path(config.model.path),
+            folder=sync_folder / f"dp{ranks.layout.dp_rank:02d}",
+        ),
+    )
+    stack.callback(publisher.close)
+    ranks.offer("republish", publisher.republish)
+    return actor, publisher
+
+
+def build_colocation(
+    config: Config, ranks: Ranks, actor: Actor, servers: list[SglangServer]
+) -> Colocation:
+    if not torch.cuda.is_available():
+        return SharedHostMemory()
+    return ColocatedGpus(actor, server_control(config, servers), ranks.run_on_leader)

@@ -1,0 +1,55 @@
+"""debug.mode=train_only: one dumped step through the actor, without a server."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.batch_builder import BatchBuilder
+from megatron_ar3po.data.dump import load_samples
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.interfaces import Actor
+from megatron_ar3po.observability.rank_logging import setup_logging
+from megatron_ar3po.run_state import write_durably
+
+
+def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
+    """debug.mode=train_only: one dumped step through the actor at this layout, no server. Prints and writes
+    RUN/replay.json: loss, gradient norm, token means and a fingerprint of the weights before and after."""
+    from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
+
+    setup_logging(ranks.layout, config.observability.log_level)
+    actor = MegatronActor(config, ranks.layout)
+    builder = BatchBuilder(ranks, config.algorithm, config.actor)
+    batch = builder.build_from_all(load_samples(Path(config.debug.replay_path)))
+    before = weights_fingerprint(actor, ranks)
+    batch = actor.compute_logprobs(batch)
+    stats = [actor.update(mini_batch) for mini_batch in batch.mini_batches]
+    facts = {
+        "layout": ranks.layout.describe(),
+        "loss": [s.loss for s in stats],
+        "grad_norm": [s.grad_norm for s in stats],
+        "metrics": [{name: total / n for name, (total, n) in s.sums.items() if n} for s in stats],
+        "weights_before": before,
+        "weights_after": weights_fingerprint(actor, ranks),
+        "samples": batch.num_samples,
+        "tokens": batch.num_tokens,
+    }
+    if ranks.is_first:
+        config.run.path.mkdir(parents=True, exist_ok=True)
+        write_durably(config.run.path / "replay.json", json.dumps(facts, indent=1))
+        print(json.dumps(facts), flush=True)
+
+
+def weights_fingerprint(actor: Actor, ranks: Ranks) -> list[float]:
+    """(sum, sum of absolute values) over all weights, in float64; the same on every rank."""
+    sums = torch.zeros(2, dtype=torch.float64)
+    for bucket in actor.hf_buckets(64 * 1024 * 1024):
+        for _, tensor in bucket:
+            values = tensor.double()
+            sums += torch.stack([values.sum(), values.abs().sum()]).cpu()
+    return ranks.broadcast(sums.tolist())

@@ -1,0 +1,52 @@
+"""The reuse store of this run: which shard, and whose answers it may hold."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from pathlib import Path
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.interfaces import ReuseShard
+from megatron_ar3po.reuse.database import Fingerprint
+from megatron_ar3po.reuse.store import NullStore, ReuseStore
+
+
+def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
+    """Leaders open their shard; the other ranks hold a store that nothing calls."""
+
+    def opened() -> None:
+        nonlocal store
+        layout = ranks.layout
+        store = ReuseStore.open(
+            config.run.path / "reuse",
+            dp_rank=layout.dp_rank,
+            dp_size=layout.data_parallel_size,
+            config=config.reuse,
+            run_seed=config.run.seed,
+            fingerprint=fingerprint_of(config),
+            sampler={"temperature": config.rollout.temperature, "top_p": config.rollout.top_p},
+        )
+
+    store: ReuseShard = NullStore()
+    if config.reuse.enabled:
+        ranks.run_on_leader(opened)
+    stack.callback(store.close)
+    return store
+
+
+def fingerprint_of(config: Config) -> Fingerprint:
+    """Whose answers the reuse store holds."""
+
+    def digest(*names: str) -> str:
+        files = [Path(config.model.path) / name for name in names]
+        content = b"".join(file.read_bytes() for file in files if file.is_file())
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
+
+    return Fingerprint(
+        run=config.run.name,
+        model=digest("config.json"),
+        tokenizer=digest("tokenizer.json", "tokenizer.model", "vocab.json"),
+        tokenizer_path=str(Path(config.model.path).resolve()),
+    )

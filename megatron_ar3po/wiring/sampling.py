@@ -1,0 +1,157 @@
+"""From servers and verifier to the samplers of a step and of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any, cast
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import read_model_config
+from megatron_ar3po.data.prompt_source import PromptSource
+from megatron_ar3po.distributed.collectives import PeerError, Ranks
+from megatron_ar3po.evaluation import Evaluator
+from megatron_ar3po.interfaces import StepSampler
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.history import PromptHistory
+from megatron_ar3po.rollout.ledger import Ledger, server_books
+from megatron_ar3po.rollout.ledger_file import rows_of_run
+from megatron_ar3po.rollout.routed_engine import RoutedEngine
+from megatron_ar3po.rollout.router import RouterControl
+from megatron_ar3po.rollout.sglang_client import Process, ServerUsage, SglangEngine
+from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
+from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+from megatron_ar3po.wiring.language import Language
+from megatron_ar3po.wiring.servers import revive
+
+
+def build_controller(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    language: Language,
+    servers: list[SglangServer],
+    router_url: str,
+) -> tuple[RolloutController | None, Ledger | None]:
+    """On leaders; the other ranks have no servers to talk to and no costs to write down."""
+    if not ranks.is_leader:
+        return None, None
+    assert language.verifier is not None, "leaders hold a verifier"
+    engine = build_engine(config, ranks, language, servers, router_url)
+    shape = read_model_config(config.model.path)
+    history = PromptHistory(decay=config.rollout.history_decay)
+    history.replay(rows_of_run(config.run.path / "ledger"))
+    controller = RolloutController(
+        engine,
+        language.verifier,
+        config.rollout,
+        run_seed=config.run.seed,
+        stop_token_ids=language.stop_token_ids,
+        max_context_tokens=shape["max_position_embeddings"],
+        vocab_size=language.vocab_size,
+        kv_tokens=sum(server.kv_tokens() for server in servers),
+        history=history,
+    )
+    stack.callback(controller.close)
+    path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
+    if config.rollout.routing == "local":
+        return controller, Ledger(path, lambda: server_books(engine))
+    ledger = Ledger(
+        path,
+        lambda: server_books(engine, usage_of_all(engine, ranks)),
+        seen=lambda: sum(engine.usage.values(), ServerUsage()),
+    )
+    return controller, ledger
+
+
+def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, ServerUsage]]:
+    """Collective over leaders, when their rollouts have ended: what each was answered, by whom."""
+    answers: list[Any] = ranks.gather_over_replicas(dict(engine.usage))
+    for replica, answer in enumerate(answers):
+        if isinstance(answer, str):
+            raise PeerError(f"the rollout of replica {replica} failed: {answer}")
+    return answers
+
+
+def build_engine(
+    config: Config, ranks: Ranks, language: Language, servers: list[SglangServer], router_url: str
+) -> SglangEngine:
+    """Collective over leaders with `rollout.routing=global`."""
+    if config.rollout.routing == "local":
+        return SglangEngine(
+            servers,
+            config.rollout,
+            vocab_size=language.vocab_size,
+            on_server_lost=lambda server: revive(server, ranks),
+        )
+    urls = ranks.gather_over_replicas([server.url for server in servers])
+    return RoutedEngine(
+        servers,
+        config.rollout,
+        vocab_size=language.vocab_size,
+        router_url=router_url,
+        client=f"dp{ranks.layout.dp_rank}",
+        all_urls=[url for replica in urls for url in replica],
+        on_server_lost=lambda server: revive(server, ranks, RouterControl(router_url)),
+    )
+
+
+def build_sampler(
+    config: Config,
+    ranks: Ranks,
+    prompts: PromptSource,
+    controller: RolloutController | None,
+    ledger: Ledger | None,
+) -> StepSampler:
+    collector = cast("RolloutController", controller)  # only leaders call a sampler
+    if not config.algorithm.dynamic_sampling:
+        return FixedSampler(
+            collector,
+            prompts.next_batch,
+            layout=ranks.layout,
+            prompts_per_step=config.rollout.prompts_per_step,
+            ledger=ledger,
+            tell_failure=ranks.gather_over_replicas
+            if config.rollout.routing == "global"
+            else lambda text: None,
+        )
+    return DynamicSampler(
+        collector,
+        prompts.next_batch,
+        layout=ranks.layout,
+        prompts_per_step=config.rollout.prompts_per_step,
+        max_rounds=config.algorithm.max_sampling_rounds,
+        gather_over_replicas=ranks.gather_over_replicas,
+        ledger=ledger,
+    )
+
+
+def build_evaluator(
+    config: Config,
+    ranks: Ranks,
+    language: Language,
+    controller: RolloutController | None,
+    ledger: Ledger | None,
+) -> Evaluator:
+    def sample(
+        prompts: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
+    ) -> list[list[ScoredResponse]]:
+        assert controller is not None and ledger is not None, "only leaders evaluate"
+        answers = controller.sample(
+            prompts,
+            num_samples=num_samples,
+            sampling=sampling,
+            seed_key="eval",
+            policy_version=policy_version,
+        )
+        ledger.record_evaluation(answers, policy_version=policy_version)
+        return answers
+
+    sampling = SamplingParams(
+        temperature=config.evaluation.temperature,
+        top_p=config.evaluation.top_p,
+        max_response_tokens=config.rollout.max_response_tokens,
+        stop_token_ids=language.stop_token_ids,
+    )
+    return Evaluator(language.held_out, sample, ranks, config.evaluation, sampling)

@@ -1,0 +1,111 @@
+"""SGLang servers and the router before them: started, waited for, revived."""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import ExitStack
+
+import torch
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.rollout.placement import server_places
+from megatron_ar3po.rollout.ports import HOST
+from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
+from megatron_ar3po.rollout.server_control import ServerControl
+from megatron_ar3po.rollout.sglang_server import SglangServer
+
+logger = logging.getLogger(__name__)
+
+
+def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[SglangServer]:
+    """Leaders start their replica's servers and return at once; the other ranks hold none."""
+
+    def started() -> int:
+        places = server_places(
+            ranks.layout,
+            servers_per_replica=config.rollout.servers_per_replica,
+            gpus=visible_gpus(),
+            ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size)),
+        )
+        for place in places:
+            server = SglangServer(
+                config.rollout,
+                place,
+                model_path=config.model.path,
+                dtype=config.model.dtype,
+                log_dir=config.run.path / "logs",
+            )
+            server.start()
+            stack.callback(server.stop)
+            servers.append(server)
+        return len(places)
+
+    servers: list[SglangServer] = []
+    ranks.run_on_leader(started)
+    return servers
+
+
+def visible_gpus() -> list[str]:
+    if not torch.cuda.is_available():
+        return []
+    stated = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def wait_for(servers: list[SglangServer]) -> None:
+    for server in servers:
+        seconds = server.wait_ready()
+        logger.info("server %s is ready at %s after %.0f s", server.name, server.url, seconds)
+
+
+def server_control(config: Config, servers: list[SglangServer]) -> ServerControl:
+    return ServerControl(
+        lambda: [server.url for server in servers], timeout_s=config.weight_sync.timeout_s
+    )
+
+
+def check_routing(config: Config, ranks: Ranks) -> None:
+    """Before anything starts."""
+    if config.rollout.routing == "local":
+        return
+    check_router_installed()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size))
+    if local < ranks.layout.world_size:
+        raise ValueError(
+            f"rollout.routing=global puts one router in front of servers that listen on {HOST} only, but the run has "
+            f"{ranks.layout.world_size} ranks of which {local} are on this node; use rollout.routing=local."
+        )
+
+
+def start_router(
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
+) -> str:
+    """Collective. The router's URL on every rank; empty with `rollout.routing=local`. The servers are ready."""
+    if config.rollout.routing == "local":
+        return ""
+    per_replica = ranks.gather([server.url for server in servers])
+
+    def started() -> str:
+        router = GlobalRouter(
+            [url for urls in per_replica for url in urls],
+            log_path=config.run.path / "logs" / "router.log",
+            request_timeout_s=config.rollout.request_timeout_s,
+        )
+        stack.callback(router.stop)
+        router.start()
+        return router.url
+
+    return ranks.run_on_first(started)
+
+
+def revive(server: SglangServer, ranks: Ranks, router: RouterControl | None = None) -> None:
+    """A fresh process with the weights every other server of the replica has. The ranks of the replica help. A router
+    must not see it before it holds them."""
+    if router is not None:
+        router.remove(server.url)
+    server.restart()
+    ranks.call_in_replica("republish", server.url)
+    if router is not None:
+        router.add(server.url)

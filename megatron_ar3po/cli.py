@@ -13,6 +13,7 @@ from megatron_ar3po.comparison.cli import add_comparison_parser
 from megatron_ar3po.launch.cli import add_launch_parser
 from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
+from megatron_ar3po.reporting.status import add_status_parser
 from megatron_ar3po.reuse.cli import add_reuse_parser
 from megatron_ar3po.rewards.cli import add_grade_parser, run_grade
 from megatron_ar3po.train import add_train_arguments, parse_with_late_words, train_command
@@ -23,6 +24,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
+  ar3po status runs/NAME                       where every rank is, and whom the others wait for
   ar3po report runs/NAME                       what a run did
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
@@ -41,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_plan_parser(subparsers)
     add_launch_parser(subparsers)
     add_report_parser(subparsers)
+    add_status_parser(subparsers)
     add_comparison_parser(subparsers)
     add_reuse_parser(subparsers, make_grader=_todays_grader)
     add_grade_parser(subparsers).set_defaults(command=run_grade)

@@ -68,6 +68,10 @@ class RunConfig:
         False  # go on from the newest checkpoint in run.dir; false: run.dir must not hold a run
     )
     collective_timeout_s: float = 1800.0  # how long a rank waits for the others before it gives up
+    stall_report_s: float = (
+        120.0  # say which ranks have not come after waiting so long for them, and twice as long as
+    )
+    # ever before in this run; 0: never. ar3po status RUN shows it at any time
     progress: Literal["auto", "bar", "plain"] = "auto"  # bar on a terminal, plain lines otherwise
 
     def __post_init__(self) -> None:
@@ -75,6 +79,10 @@ class RunConfig:
         require(
             self.collective_timeout_s > 0,
             f"run.collective_timeout_s={self.collective_timeout_s} must be more than 0 seconds.",
+        )
+        require(
+            self.stall_report_s >= 0,
+            f"run.stall_report_s={self.stall_report_s} is negative; use 0 for never, or seconds.",
         )
 
     @property

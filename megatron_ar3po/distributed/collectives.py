@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -15,9 +16,11 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.rank_watch import RankWatch
 
 Value = TypeVar("Value")
 
+_ALL, _REPLICA, _PEERS = "all ranks", "its replica", "its peers in other replicas"
 _DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
 
 
@@ -33,7 +36,14 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if "RANK" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
+        try:
+            dist.init_process_group(backend, timeout=timeout)
+        except dist.DistError as error:  # a node that has not come, or cannot reach the first one
+            raise PeerError(
+                f"the ranks did not meet within run.collective_timeout_s={timeout_s:g} s: {error}. Of several nodes, "
+                "the one whose node_*.log lacks the line '[node] ... torch.distributed.run' has not started; if none "
+                "does, MASTER_ADDR is not reached from all (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall)."
+            ) from error
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     return dist.get_rank(), dist.get_world_size()
@@ -44,6 +54,7 @@ class Ranks:
 
     def __init__(self, layout: ParallelLayout, timeout_s: float) -> None:
         self.layout = layout
+        self.watch = RankWatch(layout.rank, layout.world_size)
         self._services: dict[str, Callable[..., None]] = {}
         timeout = datetime.timedelta(seconds=timeout_s)
         self._world = dist.new_group(backend="gloo", timeout=timeout)
@@ -110,9 +121,9 @@ class Ranks:
             Exception
         ) as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
             error = raised
-        texts = _all_gather(
-            None if error is None else f"{type(error).__name__}: {error}", self._replica
-        )
+        text = None if error is None else f"{type(error).__name__}: {error}"
+        with self._meeting(_REPLICA):
+            texts = _all_gather(text, self._replica)
         if self.is_leader and (failed := [text for text in texts if text is not None]):
             raise (
                 error
@@ -143,19 +154,35 @@ class Ranks:
 
     def gather(self, value: Value) -> list[Value]:
         """Collective over all ranks; the values in rank order on every rank."""
-        return _all_gather(value, self._world)
+        with self._meeting(_ALL):
+            return _all_gather(value, self._world)
 
     def gather_over_replicas(self, value: Value) -> list[Value]:
         """Collective; one value per replica, in data-parallel order, from the ranks at this rank's place (tp, pp)."""
-        return _all_gather(value, self._peers)
+        with self._meeting(_PEERS):
+            return _all_gather(value, self._peers)
 
     def broadcast_in_replica(self, value: Value) -> Value:
         """Collective over a replica; the leader's value on every rank of it."""
-        return _broadcast(value, self.layout.leader_rank(self.layout.dp_rank), self._replica)
+        with self._meeting(_REPLICA):
+            return _broadcast(value, self.layout.leader_rank(self.layout.dp_rank), self._replica)
 
     def broadcast(self, value: Value) -> Value:
         """Collective over all ranks; rank 0's value."""
-        return _broadcast(value, 0, self._world)
+        with self._meeting(_ALL):
+            return _broadcast(value, 0, self._world)
+
+    @contextmanager
+    def _meeting(self, others: str) -> Iterator[None]:
+        """Around every collective: who waits is known to `watch`, and one that fails says who has not come."""
+        with self.watch.meeting(others, is_of_all=others == _ALL):
+            try:
+                yield
+            except RuntimeError as error:  # gloo: a time limit, or a peer that has gone
+                why = str(error).rpartition("] ")[2].splitlines()[0]
+                raise PeerError(
+                    f"rank {self.layout.rank} could not meet {others}: {why}. {self.watch.who_is_missing()}".rstrip()
+                ) from error
 
     def any(self, flag: bool) -> bool:
         """Collective over all ranks: true on all if true on one."""

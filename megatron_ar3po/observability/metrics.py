@@ -96,10 +96,12 @@ class Metrics:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Seconds spent inside, as `time/NAME_s`: summed within the step, the slowest rank's figure."""
+        """Seconds spent inside, as `time/NAME_s`: summed within the step, the slowest rank's figure. While it lasts
+        it is this rank's phase in RUN/status."""
         start = time.perf_counter()
         try:
-            yield
+            with self._ranks.watch.phase(name):
+                yield
         finally:
             seconds = time.perf_counter() - start
             key = f"time/{name}_s"
@@ -114,6 +116,7 @@ class Metrics:
             for name, record in records.items():
                 merge_into(reduced, name, record)
         self._records = {}
+        self._ranks.watch.steps_done = step
         for name, total in RUNNING_TOTALS.items():
             if name in reduced:
                 self.totals[total] += reduced[name].value

@@ -7,7 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from megatron_ar3po.reporting.memory_estimate import (
     estimate_memory,
     server_tensor_parallel_size,
 )
+from megatron_ar3po.reporting.spans import spans
 
 MAX_NODES_SEARCHED = 64
 
@@ -191,18 +192,7 @@ def _who_sits_where(plan: Plan) -> Iterator[str]:
     for dp in range(layout.data_parallel_size):
         ranks = layout.replica_ranks(dp)
         nodes = ",".join(str(n) for n in sorted({rank // per_node for rank in ranks}))
-        yield f"{dp:<10}{layout.leader_rank(dp):<8}{nodes:<12}{servers:<12}{_spans(ranks)}"
-
-
-def _spans(ranks: Sequence[int]) -> str:
-    """[0, 1, 4, 5] -> '0-1, 4-5'"""
-    spans: list[list[int]] = []
-    for rank in ranks:
-        if spans and rank == spans[-1][-1] + 1:
-            spans[-1].append(rank)
-        else:
-            spans.append([rank])
-    return ", ".join(str(s[0]) if len(s) == 1 else f"{s[0]}-{s[-1]}" for s in spans)
+        yield f"{dp:<10}{layout.leader_rank(dp):<8}{nodes:<12}{servers:<12}{spans(ranks)}"
 
 
 def _batch_arithmetic(plan: Plan) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -44,6 +45,9 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     folder = config.run.path
     checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
+    stack.enter_context(
+        ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s)
+    )
     for line in warnings_of(config):
         logger.warning("%s", line)
     servers = start_servers(config, ranks, stack)
@@ -75,6 +79,7 @@ def open_run_folder(config: Config) -> Path | None:
     folder.mkdir(parents=True, exist_ok=True)
     for marker in ("DONE", "STOPPED"):
         (folder / marker).unlink(missing_ok=True)
+    shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
     write_durably(folder / "resolved_config.yaml", to_yaml(config))
     if config.run.resume:
         step = read_state(checkpoint).step if checkpoint else -1
@@ -95,6 +100,7 @@ def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     trainer.ranks.run_on_leader(lambda: trainer.store.rollback(state.store_cursor))
     trainer.metrics.totals.update(state.totals)
     trainer.state = state
+    trainer.ranks.watch.steps_done = state.step
     logger.info(
         "resumed from %s (step %d, policy version %d)", checkpoint, state.step, state.policy_version
     )
@@ -113,7 +119,8 @@ def build_trainer(
     prompts = PromptSource(language.training, seed=config.run.seed, shuffle=config.data.shuffle)
     store = open_store(config, ranks, stack)
     actor, publisher = build_policy(config, ranks, stack, servers)
-    ranks.run_on_leader(lambda: wait_for(servers))
+    with ranks.watch.phase("wait for servers"):
+        ranks.run_on_leader(lambda: wait_for(servers))
     router_url = start_router(config, ranks, stack, servers)
     controller, ledger = build_controller(config, ranks, stack, language, servers, router_url)
     folder = config.run.path

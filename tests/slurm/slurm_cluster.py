@@ -7,7 +7,9 @@ ended by their handles; they end too when this process is killed.
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import random
 import re
 import secrets
 import shutil
@@ -138,10 +140,16 @@ class SlurmCluster:
         self._forget_nodes()
         shutil.rmtree(self.root, ignore_errors=True)  # a late log line may fall into it
 
-    def run(self, *command: str, check: bool = True, timeout_s: float = 60, **env: str) -> str:
+    def run(
+        self,
+        *command: str,
+        check: bool = True,
+        timeout_s: float = 60,
+        env: Mapping[str, str] | None = None,
+    ) -> str:
         done = subprocess.run(
             command,
-            env={**self.env, **env},
+            env={**self.env, **(env or {})},
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -155,7 +163,7 @@ class SlurmCluster:
     def sbatch(
         self, script: Path | str, *words: str, options: Sequence[str] = (), env: Mapping[str, str]
     ) -> int:
-        return int(self.run("sbatch", "--parsable", *options, str(script), *words, **env).strip())
+        return int(self.run("sbatch", "--parsable", *options, str(script), *words, env=env).strip())
 
     def job(self, job_id: int) -> Job:
         shown = self.run("scontrol", "-o", "show", "job", str(job_id))
@@ -211,18 +219,22 @@ class SlurmCluster:
 
     def _name_nodes(self) -> None:
         """MASTER_ADDR is a node's name, so the names must resolve."""
-        with Path("/etc/hosts").open("a") as hosts:
-            for i, node in enumerate(self.nodes):
-                hosts.write(f"127.0.1.{11 + i} {node} # {self.root}\n")
+        self._change_hosts(
+            add=[f"127.0.1.{11 + i} {node} # {self.root}\n" for i, node in enumerate(self.nodes)]
+        )
 
     def _forget_nodes(self) -> None:
-        hosts = Path("/etc/hosts")
-        kept = [
-            line
-            for line in hosts.read_text().splitlines(keepends=True)
-            if f"# {self.root}" not in line
-        ]
-        hosts.write_text("".join(kept))  # in place: in a container /etc/hosts is a mount of its own
+        self._change_hosts(add=[])
+
+    def _change_hosts(self, *, add: Sequence[str]) -> None:
+        """In place, for in a container /etc/hosts is a mount of its own; locked, for another checkout's cluster may
+        start or stop at this moment."""
+        with Path("/etc/hosts").open("r+") as hosts:
+            fcntl.flock(hosts, fcntl.LOCK_EX)
+            kept = [line for line in hosts if f"# {self.root}" not in line]
+            hosts.seek(0)
+            hosts.truncate()
+            hosts.writelines([*kept, *add])
 
     def _write_settings(self) -> None:
         root, host = self.root, socket.gethostname().split(".")[0]
@@ -235,7 +247,13 @@ class SlurmCluster:
             for node, port in zip(self.nodes, ports[1:], strict=True)
         )
         (root / "slurm.conf").write_text(
-            SLURM_CONF.format(root=root, host=host, port=ports[0], nodes=nodes)
+            SLURM_CONF.format(
+                root=root,
+                host=host,
+                port=ports[0],
+                first_job=random.randrange(1, 1_000_000),
+                nodes=nodes,
+            )
         )
         (root / "gres.conf").write_text(
             "".join(
@@ -252,10 +270,12 @@ class SlurmCluster:
         (root / "plugstack.conf").write_text(f"required {plugin}\n")
 
 
+# FirstJobId: MASTER_PORT follows from the job's number, and another checkout's cluster may run beside this one.
 # cred_expire: a requeued job waits for its old credential to expire (2 minutes by default). MinJobAge: otherwise an
 # ended job is forgotten while a test still asks for it.
 SLURM_CONF = """\
 ClusterName=loopback
+FirstJobId={first_job}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={port}
 SlurmUser=root

@@ -18,6 +18,7 @@ import pytest
 from slurm_cluster import ROOT
 
 from megatron_ar3po import cli
+from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
 
 EXAMPLES = ["qwen2.5_32b_dapo_math", "qwen2.5_7b_dapo_math", "llama3.1_8b_dapo_math"]
 
@@ -39,6 +40,8 @@ def write_run(run: Path) -> None:
     logs = run / "logs/job_1/restart_0"
     logs.mkdir(parents=True)
     (logs / "node_0.log").write_text("step 1\n")
+    (run / "status").mkdir()
+    write_status(run / "status", RankWatch(rank=0, world_size=1).status())
     row = {
         "step": 1,
         "eval/pass_at_1": 0.5,

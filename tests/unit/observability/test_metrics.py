@@ -3,6 +3,7 @@ import json
 import pytest
 
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.rank_watch import RankWatch
 from megatron_ar3po.observability.metrics import (
     Max,
     Mean,
@@ -20,6 +21,7 @@ class TwoRanks:
 
     def __init__(self, other: dict, *, is_leader: bool = True) -> None:
         self.layout = ParallelLayout()
+        self.watch = RankWatch(rank=0, world_size=2)
         self.is_leader = is_leader
         self._other = other
 

@@ -1,0 +1,169 @@
+"""`ar3po status RUN`: where every rank of a run is, and whom the others wait for. From RUN/status alone, on any machine
+that sees the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from megatron_ar3po.distributed.rank_watch import (
+    STACKS_REQUEST,
+    WRITE_EVERY_S,
+    RankStatus,
+    awaited,
+    read_statuses,
+    stacks_file,
+    tell_missing,
+)
+from megatron_ar3po.reporting.spans import spans
+
+STACKS_WAIT_S = 4 * WRITE_EVERY_S
+FRAMES_SHOWN = 5
+
+
+def add_status_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "status",
+        help="where every rank of a run is, and whom the others wait for",
+        description="Where every rank is, and whom the others wait for. Exit code 1 when a rank has failed or is not "
+        "heard of.",
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
+    parser.add_argument(
+        "--stacks",
+        action="store_true",
+        help="ask every rank for its stack, and show those that differ",
+    )
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    parser.set_defaults(command=status_command)
+
+
+def status_command(arguments: argparse.Namespace) -> int:
+    folder = arguments.run / "status"
+    statuses = read_statuses(folder)
+    if not statuses:
+        raise ValueError(
+            f"{folder} holds no status of any rank; name the folder of a run that has started. Before that, the "
+            "node_*.log files under its logs/ tell which node is not ready."
+        )
+    now = time.time()
+    if arguments.json:
+        print(json.dumps(_as_json(statuses, now)))
+    else:
+        print("\n".join(lines_of(statuses, now, marker=marker_of(arguments.run))))
+    if arguments.stacks:
+        print("\n".join(stack_lines(gather_stacks(folder, statuses))))
+    return int(any(s.is_silent(now) or s.end.startswith("failed") for s in statuses))
+
+
+def marker_of(run: Path) -> str:
+    """How the run ended, when it has: "DONE" or "STOPPED"."""
+    return next((name for name in ("DONE", "STOPPED") if (run / name).exists()), "")
+
+
+def _as_json(statuses: Sequence[RankStatus], now: float) -> dict[str, Any]:
+    return {
+        "ranks": [asdict(s) | {"age_s": round(s.age_s(now), 1)} for s in statuses],
+        "awaited": [s.rank for s in awaited(statuses, now)],
+    }
+
+
+def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") -> Iterator[str]:
+    """One line for all ranks that do the same, then the sentence that matters."""
+    steps = max(s.steps_done for s in statuses)
+    after = f"{steps} steps done" if steps >= 0 else "before its first step"
+    yield f"{len(statuses)} of {statuses[0].world_size} ranks on {len({s.host for s in statuses})} nodes, {after}"
+    late = awaited(statuses, now)
+    rows = [("ranks", "nodes", "is", "seconds", "")]
+    for does, group in _grouped(statuses, lambda s: _does(s, now)).items():
+        rows.append(
+            (
+                spans([s.rank for s in group]),
+                _hosts(group),
+                does,
+                f"{max(_for_s(s, now) for s in group):.0f}",
+                "<- the others wait" if any(s in late for s in group) else "",
+            )
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row[:3], widths, strict=False)]
+        yield "  ".join([*cells, row[3].rjust(widths[3]), row[4]]).rstrip()
+    if marker or all(s.end == "ended" for s in statuses):
+        yield f"the run is {marker or 'at its end'}"
+    else:
+        yield tell_missing(statuses, now)
+
+
+def _grouped(
+    statuses: Sequence[RankStatus], key: Callable[[RankStatus], str]
+) -> dict[str, list[RankStatus]]:
+    groups: dict[str, list[RankStatus]] = {}
+    for status in statuses:
+        groups.setdefault(key(status), []).append(status)
+    return groups
+
+
+def _does(status: RankStatus, now: float) -> str:
+    if status.end:
+        return status.end
+    if status.is_silent(now):
+        return f"silent, last in {status.phase}"
+    return f"{status.phase}, waiting for {status.waits_for}" if status.waits_for else status.phase
+
+
+def _for_s(status: RankStatus, now: float) -> float:
+    if status.end or status.is_silent(now):
+        return status.age_s(now)
+    return (status.waits_s if status.waits_for else status.phase_s) + status.age_s(now)
+
+
+def _hosts(group: Sequence[RankStatus], most: int = 3) -> str:
+    hosts = list(dict.fromkeys(s.host for s in group))
+    more = f" and {len(hosts) - most} more" if len(hosts) > most else ""
+    return ", ".join(hosts[:most]) + more
+
+
+def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str]:
+    """Asks, waits a few seconds, reads what came. Ranks that have ended are not asked."""
+    asked = time.time()
+    (folder / STACKS_REQUEST).touch()
+    wanted = [s.rank for s in statuses if not s.end]
+    found: dict[int, str] = {}
+    while len(found) < len(wanted) and time.time() < asked + STACKS_WAIT_S:
+        time.sleep(0.2)
+        for rank in wanted:
+            file = stacks_file(folder, rank)
+            if rank not in found and file.exists() and file.stat().st_mtime >= asked - 1:
+                found[rank] = file.read_text()
+    return found
+
+
+def main_thread_frames(dump: str) -> list[str]:
+    """Of faulthandler's text, where more than one thread may stand: the main thread's innermost frames, this project's
+    first of all. The main thread is the last one that faulthandler shows."""
+    threads = re.split(r"\n\s*\n", dump.strip())
+    frames = re.findall(r'File "([^"]*)", line (\d+) in (\S+)', threads[-1])
+    mine = [i for i, (file, _, _) in enumerate(frames) if "megatron_ar3po" in file]
+    shown = frames[: max(FRAMES_SHOWN, (mine[0] if mine else 0) + FRAMES_SHOWN)]
+    return [f"{'/'.join(Path(file).parts[-2:])}:{line} {name}" for file, line, name in shown]
+
+
+def stack_lines(stacks: dict[int, str]) -> Iterator[str]:
+    """Ranks at the same place share one stack."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for rank, dump in stacks.items():
+        groups.setdefault(tuple(main_thread_frames(dump)), []).append(rank)
+    for frames, ranks in sorted(groups.items(), key=lambda item: len(item[1])):
+        yield ""
+        yield f"rank {spans(ranks)} is at" if len(ranks) == 1 else f"ranks {spans(ranks)} are at"
+        yield from (f"    {frame}" for frame in frames)
+    if not stacks:
+        yield f"no rank has shown its stack within {STACKS_WAIT_S:.0f} s"

@@ -1,0 +1,184 @@
+"""Whom the others wait for, worked by hand; then two real gloo processes of which one does not come. Not exercised: a
+shared file system, and who is late inside one of Megatron's own collectives.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
+
+from megatron_ar3po.distributed.collectives import PeerError, Ranks
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.rank_watch import (
+    SILENT_AFTER_S,
+    STACKS_REQUEST,
+    RankStatus,
+    RankWatch,
+    awaited,
+    read_status,
+    read_statuses,
+    stacks_file,
+    tell_missing,
+)
+
+NOW = 1000.0
+
+
+def status(rank: int, **facts) -> RankStatus:
+    """A rank of four that wrote just now."""
+    known = {"world_size": 4, "host": f"node{rank // 2}", "pid": 100 + rank, "written": NOW}
+    return RankStatus(rank=rank, **(known | facts))
+
+
+def waiting(rank: int, meetings: int, for_: str = "all ranks", **facts) -> RankStatus:
+    return status(rank, meetings=meetings, waits_for=for_, waits_s=90.0, **facts)
+
+
+def test_the_leader_still_in_its_rollout_is_the_one_that_is_waited_for():
+    """Two replicas of two. Replica 0 has come to meeting 8; rank 3 waits for its leader, rank 2, at meeting 7."""
+    late = status(2, meetings=7, phase="step/rollout", phase_s=95.0)
+    ranks = [waiting(0, 8), waiting(1, 8), late, waiting(3, 7, "its replica")]
+    assert awaited(ranks, NOW) == [late]
+    assert tell_missing(ranks, NOW + 5) == (
+        "3 ranks wait for rank 2 (node1, pid 102): in step/rollout for 100 s"
+    )
+
+
+def test_nobody_is_named_while_nobody_waits_or_when_all_have_come():
+    assert awaited([status(0, meetings=7), status(1, meetings=7)], NOW) == []
+    all_here = [waiting(rank, 8) for rank in range(4)]
+    assert awaited(all_here, NOW) == []
+    assert "4 ranks wait, and nobody is behind: the network" in tell_missing(all_here, NOW)
+
+
+def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come():
+    failed = status(1, meetings=9, end="failed: ValueError: no disk")
+    silent = waiting(2, 8, written=NOW - SILENT_AFTER_S - 1)
+    told = tell_missing([waiting(0, 8), failed, silent, waiting(3, 8)], NOW)
+    assert told == (
+        "2 ranks wait for rank 1 (node0, pid 101): failed: ValueError: no disk; rank 2 (node1, pid 102): not heard of "
+        "for 61 s; its process has ended or its node is lost"
+    )
+
+
+def test_a_rank_that_never_wrote_is_counted():
+    told = tell_missing([waiting(0, 1), waiting(1, 1), waiting(2, 1)], NOW)
+    assert told == "3 ranks wait for 1 rank that has never written"
+
+
+def test_many_late_ranks_are_counted_not_listed():
+    ranks = [waiting(0, 9, world_size=7)] + [
+        status(r, meetings=8, world_size=7) for r in range(1, 7)
+    ]
+    assert tell_missing(ranks, NOW).endswith("; and 2 more")
+
+
+def test_phases_nest_and_a_meeting_is_seen_while_it_lasts():
+    watch = RankWatch(rank=3, world_size=4)
+    assert watch.status().phase == "start"
+    with watch.phase("step"), watch.phase("train"), watch.meeting("all ranks", is_of_all=True):
+        inside = watch.status()
+    assert (inside.phase, inside.waits_for, inside.meetings) == ("step/train", "all ranks", 1)
+    with watch.meeting("its replica"):
+        pass
+    after = watch.status()
+    assert (after.phase, after.waits_for, after.meetings) == ("between phases", "", 1)
+
+
+def test_the_end_of_a_rank_is_written_with_its_reason(tmp_path):
+    watch = RankWatch(rank=0, world_size=1)
+    with pytest.raises(ValueError, match="no disk"), watch.writing(tmp_path, report_after_s=0):
+        raise ValueError("no disk")
+    assert read_statuses(tmp_path)[0].end == "failed: ValueError: no disk"
+    with watch.writing(tmp_path, report_after_s=0):
+        pass
+    assert read_statuses(tmp_path)[0].end == "ended"
+
+
+def test_a_file_that_cannot_be_written_does_not_end_the_run(tmp_path, caplog):
+    watch = RankWatch(rank=0, world_size=1)
+    folder = tmp_path / "status"
+    with watch.writing(folder, report_after_s=0, every_s=0.05):
+        moved = folder.rename(tmp_path / "moved")
+        wait_until(lambda: "cannot be written" in caplog.text)
+        moved.rename(folder)
+    assert read_statuses(folder)[0].end == "ended"
+
+
+def test_every_rank_shows_its_stack_when_the_file_is_touched_and_on_usr2(tmp_path, capfd):
+    watch = RankWatch(rank=5, world_size=8)
+    with watch.writing(tmp_path, report_after_s=0, every_s=0.05):
+        time.sleep(0.02)
+        (tmp_path / STACKS_REQUEST).touch()
+        wait_until(stacks_file(tmp_path, 5).exists)
+        assert "in wait_until" in stacks_file(tmp_path, 5).read_text()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        wait_until(lambda: True)
+    assert threading.active_count() >= 1
+    assert "rank_watch.py" in capfd.readouterr().err
+
+
+def wait_until(condition, timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def _rank(rank: int, folder: str, results) -> None:
+    """Rank 1 sits in its rollout for longer than rank 0's limit."""
+    logging.basicConfig(filename=f"{folder}/rank_{rank}.log", level=logging.INFO)
+    dist.init_process_group("gloo", store=FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    ranks = Ranks(ParallelLayout(world_size=2, rank=rank), timeout_s=4)
+    error = ""
+    with ranks.watch.writing(Path(folder) / "status", report_after_s=0.5, every_s=0.1):
+        try:
+            if rank == 1:
+                with ranks.watch.phase("rollout"):
+                    time.sleep(6)
+            else:
+                ranks.barrier()
+        except PeerError as raised:
+            error = str(raised)
+    results.put((rank, error))
+
+
+def test_a_rank_that_does_not_come_is_named_while_others_wait_and_when_they_give_up(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [context.Process(target=_rank, args=(r, str(tmp_path), results)) for r in (0, 1)]
+    for process in processes:
+        process.start()
+    errors = dict(results.get(timeout=90) for _ in processes)
+    for process in processes:
+        process.join(30)
+    pid = processes[1].pid
+    assert errors[0].startswith("rank 0 could not meet all ranks: Timed out waiting 4000ms")
+    assert (
+        f"1 rank waits for rank 1 ({os.uname().nodename}, pid {pid}): in rollout for" in errors[0]
+    )
+    (line, *_) = (tmp_path / "rank_0.log").read_text().splitlines()
+    assert "waiting for all ranks for " in line
+    assert f"rank 1 ({os.uname().nodename}, pid {pid}): in rollout for" in line
+    last = read_status(tmp_path / "status/rank_00001.json")
+    assert last is not None
+    assert last.end == "ended"
+
+
+def test_joining_alone_says_how_to_find_the_others(tmp_path, monkeypatch):
+    from megatron_ar3po.distributed.collectives import start_process_group
+
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_PORT", "0")
+    with pytest.raises(PeerError, match="1/2 clients joined"):
+        start_process_group(2.0)

@@ -1,0 +1,121 @@
+"""`ar3po status`, from files of ranks that hang on node17. That real ranks write such files: tests/unit/distributed and
+tests/slurm.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from megatron_ar3po import cli
+from megatron_ar3po.distributed.rank_watch import (
+    STACKS_REQUEST,
+    RankStatus,
+    RankWatch,
+    stacks_file,
+    write_status,
+)
+from megatron_ar3po.reporting.status import lines_of, main_thread_frames, stack_lines
+
+
+def thirty_two_ranks(now: float) -> list[RankStatus]:
+    """Four nodes of eight; rank 17's replica (16 to 23) has not left its rollout, the others have."""
+    ranks = []
+    for rank in range(32):
+        common = RankStatus(
+            rank=rank, world_size=32, host=f"node{15 + rank // 8}", pid=4000 + rank, steps_done=11,
+            phase="step/rollout", phase_s=310.0, meetings=84, written=now - 2,
+        )  # fmt: skip
+        if rank // 8 != 2:
+            common = replace(common, meetings=85, waits_for="all ranks", waits_s=250.0)
+        elif rank != 16:
+            common = replace(common, waits_for="its replica", waits_s=310.0)
+        ranks.append(common)
+    return ranks
+
+
+TABLE = """\
+32 of 32 ranks on 4 nodes, 11 steps done
+ranks        nodes                   is                                     seconds
+0-15, 24-31  node15, node16, node18  step/rollout, waiting for all ranks        252
+16           node17                  step/rollout                               312  <- the others wait
+17-23        node17                  step/rollout, waiting for its replica      312
+31 ranks wait for rank 16 (node17, pid 4016): in step/rollout for 312 s"""
+
+
+def test_one_line_for_all_that_do_the_same_and_the_one_they_wait_for():
+    now = time.time()
+    assert "\n".join(lines_of(thirty_two_ranks(now), now)) == TABLE
+
+
+def test_a_run_at_its_end_says_so_and_a_failed_rank_is_shown_with_its_reason():
+    now = time.time()
+    done = [replace(s, end="ended") for s in thirty_two_ranks(now)]
+    assert list(lines_of(done, now, marker="DONE"))[-1] == "the run is DONE"
+    ranks = thirty_two_ranks(now)
+    ranks[16] = replace(ranks[16], end="failed: RolloutEngineError: server dp2.s0 died")
+    text = "\n".join(lines_of(ranks, now))
+    assert "node17                  failed: RolloutEngineError: server dp2.s0 died" in text
+    assert text.endswith(
+        "rank 16 (node17, pid 4016): failed: RolloutEngineError: server dp2.s0 died"
+    )
+
+
+def write(run: Path, ranks: list[RankStatus]) -> None:
+    (run / "status").mkdir()
+    for status in ranks:
+        write_status(run / "status", status)
+
+
+def test_the_command_exits_1_when_a_rank_is_not_heard_of(tmp_path, capsys):
+    now = time.time()
+    write(tmp_path, thirty_two_ranks(now))
+    assert cli.main(["status", str(tmp_path)]) == 0
+    write_status(tmp_path / "status", replace(thirty_two_ranks(now)[16], written=now - 300))
+    assert cli.main(["status", str(tmp_path)]) == 1
+    assert "silent, last in step/rollout" in capsys.readouterr().out
+    assert cli.main(["status", str(tmp_path), "--json"]) == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["awaited"] == [16]
+    assert shown["ranks"][16]["host"] == "node17"
+
+
+def test_a_folder_without_ranks_is_refused_with_where_to_look(tmp_path, capsys):
+    assert cli.main(["status", str(tmp_path)]) == 2
+    assert "holds no status of any rank" in capsys.readouterr().err
+
+
+DUMP = """\
+Thread 0x00007f01 (most recent call first):
+  File "/opt/megatron_ar3po/distributed/rank_watch.py", line 9 in _show_stacks_if_asked
+  File "/usr/lib/python3.11/threading.py", line 1002 in _bootstrap
+
+Thread 0x00007f02 (most recent call first):
+  File "/usr/lib/python3.11/selectors.py", line 468 in select
+  File "/opt/megatron_ar3po/rollout/controller.py", line 88 in collect
+  File "/opt/megatron_ar3po/trainer.py", line 12 in run
+"""
+
+
+def test_ranks_at_the_same_place_share_one_stack_and_the_odd_one_comes_first():
+    other = DUMP.replace("rollout/controller.py", "distributed/collectives.py")
+    assert main_thread_frames(DUMP)[1] == "rollout/controller.py:88 collect"
+    lines = list(stack_lines({0: other, 1: other, 2: DUMP, 3: other}))
+    assert lines[1] == "rank 2 is at"
+    assert "    rollout/controller.py:88 collect" in lines
+    assert "ranks 0-1, 3 are at" in lines
+
+
+def test_stacks_are_asked_for_by_a_file_and_shown(tmp_path, capsys):
+    """A real watch answers, of this process."""
+    watch = RankWatch(rank=0, world_size=1)
+    with watch.writing(tmp_path / "status", report_after_s=0, every_s=0.05):
+        assert cli.main(["status", str(tmp_path), "--stacks"]) == 0
+    assert (tmp_path / "status" / STACKS_REQUEST).exists()
+    assert stacks_file(tmp_path / "status", 0).exists()
+    out = capsys.readouterr().out
+    assert "1 of 1 ranks on 1 nodes, before its first step" in out
+    assert "rank 0 is at" in out
+    assert "reporting/status.py" in out

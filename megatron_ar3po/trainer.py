@@ -12,13 +12,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from megatron_ar3po.algorithm.advantages import needs_the_whole_step
 from megatron_ar3po.algorithm.response_reuse import (
     needs_a_loan,
     responses_worth_keeping,
     with_borrowed,
 )
-from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
+from megatron_ar3po.algorithm.training_samples import (
+    group_outcome,
+    needs_the_whole_step,
+    samples_with_signal,
+    why_nothing_trains,
+)
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.batch_builder import BatchBuilder
@@ -33,7 +37,8 @@ from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.step_metrics import (
     group_records,
-    is_verifier_failure,
+    loan_records,
+    refuse_a_failing_verifier,
     reuse_records,
     rollout_records,
 )
@@ -96,7 +101,7 @@ class Ar3poTrainer:
         with self.metrics.span("batch"):
             batch = self.batch_builder.build(samples)
         if batch.is_empty:
-            logger.warning("step %d: no group carries signal; every rank skips the update", step)
+            logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
             return self.state.policy_version
         with self.colocation.train_phase(), self.metrics.span("train"):
             self.update_policy(batch)
@@ -110,7 +115,8 @@ class Ar3poTrainer:
         self.metrics.add_all(rollout_records(collected.groups, collected.discarded))
         self.metrics.add_all({name: Sum(count) for name, count in collected.counts.items()})
         self.metrics.add_all({name: Mean(s / w, w) for name, (s, w) in collected.means.items()})
-        self.halt_if_verifier_fails(collected.groups)
+        graded = [*collected.groups, *collected.discarded]
+        refuse_a_failing_verifier(graded, self.config.rewards.max_error_frac)
         prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
         self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)
         groups = [self.lend_to(group, step) for group in collected.groups]
@@ -124,9 +130,9 @@ class Ar3poTrainer:
         return with_borrowed(group, borrowed, seed=self.config.run.seed, step=step)
 
     def samples_of(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
-        """Some advantages are relative to the whole step, not to a group: they see the groups of all replicas."""
+        """What is relative to the whole step, and not to a group, sees the groups of all replicas."""
         whole_step = None
-        if needs_the_whole_step(self.config.algorithm):
+        if needs_the_whole_step(self.config.algorithm, self.config.reuse):
             whole_step = [g for part in self.ranks.gather_over_replicas(groups) for g in part]
         return samples_with_signal(
             groups, self.config.algorithm, self.config.reuse, whole_step=whole_step
@@ -163,6 +169,7 @@ class Ar3poTrainer:
     ) -> None:
         num_signal = len({sample.group_position for sample in samples})
         self.metrics.add_all(group_records(groups, [group_outcome(g) for g in groups], num_signal))
+        self.metrics.add_all(loan_records(groups, samples))
         if self.ranks.is_first:
             self.recorder.record(step, groups)
         if step in self.config.debug.dump_steps:
@@ -170,19 +177,6 @@ class Ar3poTrainer:
             if self.ranks.is_first:
                 path = self.config.run.path / "dumps" / f"step_{step:05d}.pt"
                 save_samples(path, everyone, step=step, policy_version=self.state.policy_version)
-
-    def halt_if_verifier_fails(self, groups: Sequence[ResponseGroup]) -> None:
-        """A verifier that cannot say would otherwise teach the policy that everything is wrong."""
-        scored = [r for g in groups for r in g.responses]
-        failed = [r for r in scored if is_verifier_failure(r)]
-        limit = self.config.rewards.max_error_frac
-        if len(failed) > limit * len(scored):
-            raise RuntimeError(
-                f"the verifier failed for {len(failed)} of {len(scored)} responses of this step, more than "
-                f"rewards.max_error_frac={limit}; the first reason: "
-                f"{failed[0].verdict.reason or 'none given'}. Mend the "
-                "verifier or the ground truths (ar3po grade shows one), then resume with run.resume=true."
-            )
 
     def is_due(self, every_steps: int) -> bool:
         return every_steps > 0 and self.state.step % every_steps == 0

@@ -5,11 +5,20 @@ sizes; a group whose rewards are all equal teaches nothing, and its advantages a
 1e-11: rewards like 0.1 do not sum without rounding, so equality is decided on the rewards and never
 on the advantages).
 
-    group   A_i = (R_i - mean(R)) / (std(R) + 1e-6)   over the group: GRPO (arXiv:2402.03300);
-                                                      not divided: Dr. GRPO (arXiv:2503.20783)
-    rloo    A_i = R_i - mean of the others' R         over the group: RLOO (arXiv:2402.14740);
-                                                      never divided by a std
-    global  A_i = (R_i - mean(R)) / (std(R) + 1e-6)   over the step: REINFORCE++ (arXiv:2501.03262)
+    group            A_i = (R_i - mean(R)) / (std(R) + 1e-6)   GRPO (arXiv:2402.03300);
+                                                               not divided: Dr. GRPO (2503.20783)
+    rloo             A_i = R_i - mean of the others' R         RLOO (arXiv:2402.14740)
+    leave_one_out    rloo / (std(R) + 1e-6)                    GRPO around RLOO's baseline: it is
+                                                               GRPO times G / (G - 1), so that small
+                                                               groups do not weigh less than large
+    global           A_i = (R_i - mean(R)) / (std(R) + 1e-6)   REINFORCE++ (arXiv:2501.03262): mean
+                                                               and std over all responses of the step
+    global_baseline  C_i / (std(C) + 1e-6),                    REINFORCE++ with baseline: mean of the
+                     C_i = R_i - mean(R)                       group, std over the step
+
+mean and std without a word are those of the group. REINFORCE++ is our reading in two points: a
+response counts once in mean and std, however long it is (some implementations take its tokens), and
+nothing is discounted.
 
 Worked example, rewards 1 0 0 0: mean 1/4, population std sqrt(3)/4 = 0.433013.
 
@@ -17,6 +26,13 @@ Worked example, rewards 1 0 0 0: mean 1/4, population std sqrt(3)/4 = 0.433013.
     group, sample       1.499997 -0.499999 -0.499999 -0.499999      sample std 1/2
     group, none         0.75     -0.25     -0.25     -0.25
     rloo                1        -1/3      -1/3      -1/3
+    leave_one_out       2.309396 -0.769799 -0.769799 -0.769799      1 / 0.433014
+
+The same beside a second group, 1 1: the step is 1 0 0 0 1 1, mean 1/2, std 1/2; centred by group it is
+0.75 -0.25 -0.25 -0.25 0 0, std sqrt(0.75 / 6) = 0.353553.
+
+    global              0.999998 -0.999998 -0.999998 -0.999998 | 0.999998 0.999998
+    global_baseline     2.121314 -0.707105 -0.707105 -0.707105 | 0        0
 """
 
 from __future__ import annotations
@@ -32,28 +48,41 @@ from megatron_ar3po.config.schema import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup
 
 STD_EPSILON = 1e-6
+STEP_WIDE = ("global", "global_baseline")
 
 Rewards = NDArray[np.float64]
 Advantages = NDArray[np.float64]
 
 
 def carries_signal(group: ResponseGroup) -> bool:
-    """Whether the group's rewards differ, so that a group-relative advantage is not 0. Dynamic
-    sampling keeps these."""
+    """Whether the group's rewards differ, so that a group-relative advantage is not 0."""
     return not _are_equal(checked_rewards(group))
 
 
+def is_mixed(group: ResponseGroup) -> bool:
+    """0 < correct < all: DAPO (arXiv:2503.14476), Eq. 11, whatever the rewards are."""
+    checked_rewards(group)
+    num_correct = sum(scored.is_correct for scored in group.responses)
+    return 0 < num_correct < len(group.responses)
+
+
 def needs_the_whole_step(config: AlgorithmConfig) -> bool:
-    """Whether advantages look beyond one group: `global`, and a user's own function may."""
-    return config.advantage == "global" or is_import_path(config.advantage)
+    """Whether advantages look beyond one group: REINFORCE++'s do, and a user's own function may."""
+    return config.advantage in STEP_WIDE or is_import_path(config.advantage)
 
 
 def group_advantages(rewards: Rewards, config: AlgorithmConfig) -> Advantages:
-    """Advantages of one group, [G] -> [G], for `algorithm.advantage` = group or rloo. They sum to
-    0."""
+    """Advantages of one group, [G] -> [G], for `algorithm.advantage` = group, rloo or
+    leave_one_out. They sum to 0."""
+    if _are_equal(rewards):
+        return np.zeros_like(rewards)
+    centred = rewards - rewards.mean()
+    if config.advantage != "group":
+        # R_i - (sum - R_i) / (G - 1) = (R_i - mean) G / (G - 1); rewards differ, so G > 1
+        centred = centred * (len(rewards) / (len(rewards) - 1))
     if config.advantage == "rloo":
-        return _leave_one_out(rewards)
-    return _normalised(rewards, config.advantage_std)
+        return centred
+    return centred / _divisor(rewards, config.advantage_std)
 
 
 def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> list[Advantages]:
@@ -62,7 +91,7 @@ def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> l
     rewards = [checked_rewards(group) for group in groups]
     if is_import_path(config.advantage):
         return _custom_advantages(groups, config)
-    if config.advantage == "global":
+    if config.advantage in STEP_WIDE:
         return _over_the_step(rewards, config)
     return [group_advantages(of_group, config) for of_group in rewards]
 
@@ -86,29 +115,23 @@ def checked_rewards(group: ResponseGroup) -> Rewards:
     return rewards
 
 
-def _normalised(rewards: Rewards, std: Literal["population", "sample", "none"]) -> Advantages:
-    if _are_equal(rewards):
-        return np.zeros_like(rewards)
-    centred = rewards - rewards.mean()
+def _divisor(rewards: Rewards, std: Literal["population", "sample", "none"]) -> float:
     if std == "none":
-        return centred
-    return centred / (rewards.std(ddof=1 if std == "sample" else 0) + STD_EPSILON)
-
-
-def _leave_one_out(rewards: Rewards) -> Advantages:
-    """A lone response has no others to be compared with: its advantage is 0."""
-    if _are_equal(rewards):
-        return np.zeros_like(rewards)
-    # R_i - (sum - R_i) / (G - 1) = (R_i - mean) G / (G - 1)
-    return (rewards - rewards.mean()) * (len(rewards) / (len(rewards) - 1))
+        return 1.0
+    return float(rewards.std(ddof=1 if std == "sample" else 0)) + STD_EPSILON
 
 
 def _over_the_step(rewards: Sequence[Rewards], config: AlgorithmConfig) -> list[Advantages]:
     if not rewards:
         return []
-    together = _normalised(np.concatenate(rewards), config.advantage_std)
-    ends = np.cumsum([len(of_group) for of_group in rewards])
-    return np.split(together, ends[:-1])
+    if config.advantage == "global_baseline":  # a group without spread is exactly 0
+        rewards = [np.zeros_like(r) if _are_equal(r) else r - r.mean() for r in rewards]
+    together = np.concatenate(rewards)
+    if _are_equal(together):
+        return [np.zeros_like(of_group) for of_group in rewards]
+    mean = together.mean() if config.advantage == "global" else 0.0
+    divisor = _divisor(together, config.advantage_std)
+    return [(of_group - mean) / divisor for of_group in rewards]
 
 
 def _custom_advantages(

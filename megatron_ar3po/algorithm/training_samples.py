@@ -1,7 +1,9 @@
 """Groups -> training samples: which responses carry gradient, and with which advantage.
 
-A group whose advantages are all 0 gives nothing. In the others every response gives one sample,
-except
+    down-sampling -> advantages -> the cap on borrowed groups -> their weight -> samples
+
+A group whose advantages are all 0 gives nothing, nor does one that borrowed beyond
+`reuse.max_borrowed_frac`. In the others every response that is left gives one sample, except
 
 - a borrowed response under Option II (`reuse.option: detach`): it has served the normalisation and
   counts nowhere else;
@@ -9,19 +11,29 @@ except
 
 Both leave after the advantages were normalised, so what stays keeps its advantage (which then no
 longer sum to 0). A response with advantage 0 in a group that does carry signal stays: it counts in
-the denominators, as in GRPO.
+the denominators, as in GRPO. In a group that borrowed, every advantage is multiplied by
+`reuse.weight`; the denominators stay as they are.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from megatron_ar3po.algorithm.advantages import advantages_of
+from megatron_ar3po.algorithm.advantages import Advantages, advantages_of
+from megatron_ar3po.algorithm.advantages import needs_the_whole_step as advantages_need_it
+from megatron_ar3po.algorithm.downsampling import downsampled
+from megatron_ar3po.algorithm.response_reuse import loans_beyond_the_cap
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
 from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
 
 GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued"]
+
+
+def needs_the_whole_step(algorithm: AlgorithmConfig, reuse: ReuseConfig) -> bool:
+    """Whether the samples of a group depend on the other groups of the step."""
+    return advantages_need_it(algorithm) or reuse.max_borrowed_frac < 1
 
 
 def samples_with_signal(
@@ -32,23 +44,32 @@ def samples_with_signal(
     whole_step: Sequence[ResponseGroup] | None = None,
 ) -> list[TrainingSample]:
     """Samples of `groups` in the order (position, response). `whole_step`: the groups of every replica, `groups` among
-    them; needed where `advantages.needs_the_whole_step` and `groups` are those of one replica."""
-    everyone = sorted(groups if whole_step is None else whole_step, key=_position)
-    advantages_at = dict(
-        zip(map(_position, everyone), advantages_of(everyone, algorithm), strict=True)
-    )
-    assert len(advantages_at) == len(everyone), "two groups of one step share a position"
+    them; needed where `needs_the_whole_step` and `groups` are those of one replica."""
+    everyone = groups if whole_step is None else whole_step
+    mine = {group.position for group in groups}
     samples: list[TrainingSample] = []
-    for group in sorted(groups, key=_position):
-        advantages = advantages_at[group.position]
-        if not advantages.any():
+    for group, advantages in _groups_that_train(everyone, algorithm, reuse):
+        if group.position not in mine:
             continue
+        weight = reuse.weight if group.num_borrowed else 1.0
         samples.extend(
-            _sample(group, scored, float(advantage), reuse)
+            _sample(group, scored, weight * float(advantage), reuse)
             for scored, advantage in zip(group.responses, advantages, strict=True)
             if _carries_gradient(scored, algorithm, reuse)
         )
     return samples
+
+
+def _groups_that_train(
+    everyone: Sequence[ResponseGroup], algorithm: AlgorithmConfig, reuse: ReuseConfig
+) -> list[tuple[ResponseGroup, Advantages]]:
+    """By position, with their advantages."""
+    assert len({g.position for g in everyone}) == len(everyone), "two groups share a position"
+    kept = [downsampled(g, algorithm) for g in sorted(everyone, key=lambda g: g.position)]
+    pairs = zip(kept, advantages_of(kept, algorithm), strict=True)
+    with_signal = [(group, advantages) for group, advantages in pairs if advantages.any()]
+    beyond = loans_beyond_the_cap([group for group, _ in with_signal], reuse.max_borrowed_frac)
+    return [(g, advantages) for g, advantages in with_signal if g.position not in beyond]
 
 
 def group_outcome(group: ResponseGroup) -> GroupOutcome:
@@ -61,8 +82,16 @@ def group_outcome(group: ResponseGroup) -> GroupOutcome:
     return "all_correct" if num_correct == len(group.responses) else "mixed"
 
 
-def _position(group: ResponseGroup) -> int:
-    return group.position
+def why_nothing_trains(groups: Sequence[ResponseGroup]) -> str:
+    """One line for a step without samples.
+
+    `6 groups: 4 all_correct, 2 all_wrong; 0 of 48 responses truncated`
+    """
+    outcomes = Counter(group_outcome(group) for group in groups)
+    responses = [scored.response for group in groups for scored in group.responses]
+    num_cut = sum(response.finish_reason == "length" for response in responses)
+    found = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())) or "none"
+    return f"{len(groups)} groups: {found}; {num_cut} of {len(responses)} responses truncated"
 
 
 def _carries_gradient(

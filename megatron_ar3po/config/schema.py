@@ -30,7 +30,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 
 
-ADVANTAGES = ("group", "rloo", "global")
+ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline")
 ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence_mask"]
 POLICY_LOSSES = ("ppo", "dual_clip", "gspo", "cispo", "gmpo")
 
@@ -315,6 +315,10 @@ class ReuseConfig:
     option: Literal["detach", "recompute", "stored"] = (
         "detach"  # Option II, Option I, or stored log-probs (ablation)
     )
+    weight: float = 1.0  # factor on the advantages of a group that borrowed
+    max_borrowed_frac: float = (
+        1.0  # at most this share of the groups that train have borrowed; 1: no cap
+    )
     pick: Literal["uniform", "newest", "shortest"] = (
         "uniform"  # which stored response a group borrows
     )
@@ -329,6 +333,14 @@ class ReuseConfig:
             f"reuse.max_responses_per_prompt={self.max_responses_per_prompt} must be at least 1.",
         )
         require(
+            self.weight > 0,
+            f"reuse.weight={self.weight} must be above 0; reuse.enabled=false borrows nothing.",
+        )
+        require(
+            0 <= self.max_borrowed_frac <= 1,
+            f"reuse.max_borrowed_frac={self.max_borrowed_frac} must lie in [0, 1]; use 1 for no cap.",
+        )
+        require(
             self.max_age_steps >= 0,
             f"reuse.max_age_steps={self.max_age_steps} is negative; 0 means no limit.",
         )
@@ -339,9 +351,13 @@ class AlgorithmConfig:
     """The objective. `name` chooses a preset for the rollout, reuse and sampling options below it."""
 
     name: Literal["ar3po", "grpo", "dapo"] = "ar3po"
-    advantage: str = "group"  # group (GRPO), rloo, global (REINFORCE++), or an import path 'package.module:function'
+    advantage: str = "group"  # group (GRPO), rloo, leave_one_out, global (REINFORCE++), global_baseline, or a 'module:function'
     advantage_std: Literal["population", "sample", "none"] = (
-        "population"  # of group and global; none: Dr. GRPO
+        "population"  # what divides all of them but rloo; none: Dr. GRPO
+    )
+    downsample_to: int = 0  # responses of a group that train, chosen before the advantages; 0: all
+    downsample_rule: Literal["max_variance", "random"] = (
+        "max_variance"  # those whose rewards differ most (PODS), or any
     )
     policy_loss: str = (
         "ppo"  # ppo, dual_clip, gspo, cispo, gmpo, or an import path 'package.module:function'
@@ -361,6 +377,9 @@ class AlgorithmConfig:
     dynamic_sampling: bool = (
         False  # DAPO: draw new prompts until prompts_per_step groups carry signal
     )
+    dynamic_sampling_by: Literal["correctness", "reward"] = (
+        "correctness"  # which groups it keeps: correct and wrong in one (DAPO), or rewards that differ
+    )
     max_sampling_rounds: int = 8  # bound of dynamic sampling; then the step trains on what it has
     overlong_filtering: bool = False  # truncated responses carry no gradient
     importance_sampling: ImportanceSampling = (
@@ -379,6 +398,11 @@ class AlgorithmConfig:
         )
         require_name_or_path("algorithm.advantage", self.advantage, ADVANTAGES)
         require_name_or_path("algorithm.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require(
+            self.downsample_to == 0 or self.downsample_to >= 2,
+            f"algorithm.downsample_to={self.downsample_to} leaves no group to compare within; use 2 or more, "
+            "or 0 for all.",
+        )
         require(
             self.dual_clip_ratio > 1,
             f"algorithm.dual_clip_ratio={self.dual_clip_ratio} must be above 1; use 3.0.",

@@ -32,8 +32,15 @@ def warnings_of(config: Config) -> list[str]:
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
     lines += _rollout_warnings(config.rollout)
+    lines += _algorithm_warnings(config)
+    return lines
+
+
+def _algorithm_warnings(config: Config) -> list[str]:
+    lines: list[str] = []
     advantage = config.algorithm.advantage
-    if advantage not in ("group", "global") and config.algorithm.advantage_std != "population":
+    has_no_std = advantage == "rloo" or ":" in advantage
+    if has_no_std and config.algorithm.advantage_std != "population":
         lines.append(
             f"algorithm.advantage_std={config.algorithm.advantage_std} has no effect with "
             f"algorithm.advantage={advantage}."
@@ -41,6 +48,16 @@ def warnings_of(config: Config) -> list[str]:
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
         lines.append(
             "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
+        )
+    if config.algorithm.dynamic_sampling and config.reuse.enabled:
+        lines.append(
+            "algorithm.dynamic_sampling=true discards a group without a correct response before it could borrow: "
+            "reuse.enabled=true has no effect on it."
+        )
+    if config.algorithm.downsample_to >= config.rollout.max_responses_per_prompt:
+        lines.append(
+            f"algorithm.downsample_to={config.algorithm.downsample_to} leaves every group whole: a prompt gets at most "
+            f"{config.rollout.max_responses_per_prompt} responses."
         )
     return lines
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from megatron_ar3po.observability.metrics import Max, Mean, Record, Sum
-from megatron_ar3po.types import ResponseGroup, ScoredResponse
+from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
 
 
 def rollout_records(
@@ -81,9 +81,45 @@ def reuse_records(
     return records
 
 
+def loan_records(
+    groups: Sequence[ResponseGroup], samples: Sequence[TrainingSample]
+) -> dict[str, Record]:
+    """What part of a step's teaching comes from groups that borrowed: of the groups with samples, and of the advantage
+    mass, the sum of abs(advantage) over response tokens. At ratio 1 a token's gradient is its advantage times that of
+    its log-prob, so the mass stands for the gradient without a second backward pass."""
+    borrowers = {group.position for group in groups if group.num_borrowed}
+    trained = {sample.group_position for sample in samples}
+    mass, borrowed_mass = 0.0, 0.0
+    for sample in samples:
+        of_sample = abs(sample.advantage) * sample.num_response_tokens
+        mass += of_sample
+        borrowed_mass += of_sample * (sample.group_position in borrowers)
+    records: dict[str, Record] = {"reuse/idle_loans": Sum(len(borrowers - trained))}
+    if trained:
+        share = len(borrowers & trained) / len(trained)
+        records["reuse/signal_frac"] = Mean(share, len(trained))
+    if mass:
+        records["reuse/advantage_mass_frac"] = Mean(borrowed_mass / mass, mass)
+    return records
+
+
 def is_verifier_failure(scored: ScoredResponse) -> bool:
     """The verifier could not say; the response itself may have been right."""
     return scored.verdict.status in ("timeout", "error")
+
+
+def refuse_a_failing_verifier(groups: Sequence[ResponseGroup], max_error_frac: float) -> None:
+    """A verifier that cannot say would otherwise teach the policy that everything is wrong. `groups`: all that a step
+    had graded, discarded ones included."""
+    scored = [r for g in groups for r in g.responses]
+    failed = [r for r in scored if is_verifier_failure(r)]
+    if len(failed) > max_error_frac * len(scored):
+        raise RuntimeError(
+            f"the verifier failed for {len(failed)} of {len(scored)} responses of this step, more than "
+            f"rewards.max_error_frac={max_error_frac}; the first reason: "
+            f"{failed[0].verdict.reason or 'none given'}. Mend the "
+            "verifier or the ground truths (ar3po grade shows one), then resume with run.resume=true."
+        )
 
 
 def _merge(records: dict[str, Record], name: str, record: Record) -> None:

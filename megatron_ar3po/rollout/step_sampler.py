@@ -7,9 +7,9 @@ with equal arguments on every leader, so the order stays one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from megatron_ar3po.algorithm.advantages import carries_signal
+from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutProgress
@@ -79,7 +79,9 @@ class FixedSampler:
 
 class DynamicSampler:
     """DAPO (arXiv:2503.14476): draws batches of `prompts_per_step` prompts until that many groups, over all replicas,
-    carry signal; at most `max_rounds`, then the step trains on what it has.
+    carry signal; at most `max_rounds`, then the step trains on what it has. Which do is the paper's Eq. 11, a correct
+    and a wrong response in one group (`keep_by=correctness`): an overlong punishment alone makes none. With graded
+    rewards `keep_by=reward` keeps those whose rewards differ.
 
     A group without signal, and one beyond `prompts_per_step` in the global order, is discarded: it trains nothing and
     counts as cost. Collective over leaders: all of them take the same decision from the same numbers."""
@@ -92,6 +94,7 @@ class DynamicSampler:
         layout: ParallelLayout,
         prompts_per_step: int,
         max_rounds: int,
+        keep_by: Literal["correctness", "reward"] = "correctness",
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
         progress: ProgressReport | None = None,
@@ -101,6 +104,7 @@ class DynamicSampler:
         self._layout = layout
         self._prompts_per_step = prompts_per_step
         self._max_rounds = max_rounds
+        self._is_kept = is_mixed if keep_by == "correctness" else carries_signal
         self._gather_over_replicas = gather_over_replicas
         self._ledger = ledger
         self._progress = progress
@@ -149,7 +153,7 @@ class DynamicSampler:
             raise
 
     def _positions_everywhere(self, drawn: Sequence[ResponseGroup]) -> list[int]:
-        mine = [group.position for group in drawn if carries_signal(group)]
+        mine = [group.position for group in drawn if self._is_kept(group)]
         positions: list[int] = []
         for replica, answer in enumerate(self._gather_over_replicas(mine)):
             if isinstance(answer, str):

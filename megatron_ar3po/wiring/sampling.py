@@ -122,6 +122,7 @@ def build_sampler(
         layout=ranks.layout,
         prompts_per_step=config.rollout.prompts_per_step,
         max_rounds=config.algorithm.max_sampling_rounds,
+        keep_by=config.algorithm.dynamic_sampling_by,
         gather_over_replicas=ranks.gather_over_replicas,
         ledger=ledger,
     )

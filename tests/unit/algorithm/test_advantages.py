@@ -16,10 +16,11 @@ from megatron_ar3po.algorithm.advantages import (
     advantages_of,
     carries_signal,
     group_advantages,
+    is_mixed,
     needs_the_whole_step,
 )
 from megatron_ar3po.algorithm.custom import check_custom_functions, load_custom
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.schema import ADVANTAGES, AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup, Verdict
 
 # halves and quarters too: verifiers may give partial credit
@@ -33,11 +34,14 @@ REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.3, 1.0, -1.0]), min_size=1
         ("group", "sample", [1.499997, -0.499999, -0.499999, -0.499999]),
         ("group", "none", [0.75, -0.25, -0.25, -0.25]),
         ("rloo", "population", [1.0, -1 / 3, -1 / 3, -1 / 3]),
+        ("leave_one_out", "population", [2.309396, -0.769799, -0.769799, -0.769799]),
+        ("leave_one_out", "sample", [1.999996, -0.666665, -0.666665, -0.666665]),
+        ("leave_one_out", "none", [1.0, -1 / 3, -1 / 3, -1 / 3]),
     ],
 )
 def test_one_correct_response_of_four(advantage: str, std: str, expected: list[float]) -> None:
     """Mean 1/4. Population std sqrt(3/16) = 0.4330127, so 0.75 / 0.4330137 = 1.732047; sample std 1/2, so
-    0.75 / 0.500001 = 1.499997. Leave-one-out: 1 - 0 and 0 - 1/3."""
+    0.75 / 0.500001 = 1.499997. Leave-one-out: 1 - 0 and 0 - 1/3, divided by the same std."""
     config = AlgorithmConfig(advantage=advantage, advantage_std=std)  # type: ignore[arg-type]
     np.testing.assert_allclose(
         group_advantages(np.array([1.0, 0, 0, 0]), config), expected, atol=1e-6
@@ -53,7 +57,7 @@ def test_groups_of_unequal_size_are_normalised_each_by_itself() -> None:
 
 
 @pytest.mark.parametrize("rewards", [[0.0], [1.0], [0.1, 0.1, 0.1], [0.0] * 8, [1.0] * 8])
-@pytest.mark.parametrize("advantage", ["group", "rloo", "global"])
+@pytest.mark.parametrize("advantage", ADVANTAGES)
 def test_equal_rewards_give_advantages_of_exactly_zero(
     advantage: str, rewards: list[float]
 ) -> None:
@@ -70,14 +74,14 @@ def test_differing_rewards_carry_signal() -> None:
 
 @given(REWARDS, st.sampled_from(["population", "sample", "none"]))
 def test_the_advantages_of_a_group_sum_to_zero(rewards: list[float], std: str) -> None:
-    for advantage in ("group", "rloo"):
+    for advantage in ("group", "rloo", "leave_one_out"):
         config = AlgorithmConfig(advantage=advantage, advantage_std=std)  # type: ignore[arg-type]
         assert abs(group_advantages(np.array(rewards), config).sum()) < 1e-9
 
 
 @given(REWARDS)
 def test_the_order_of_rewards_is_the_order_of_advantages(rewards: list[float]) -> None:
-    for advantage in ("group", "rloo"):
+    for advantage in ("group", "rloo", "leave_one_out"):
         config = AlgorithmConfig(advantage=advantage)
         advantages = group_advantages(np.array(rewards), config)
         for i, j in zip(*np.triu_indices(len(rewards)), strict=True):
@@ -114,15 +118,73 @@ def test_global_advantages_are_normalised_over_the_whole_step() -> None:
     np.testing.assert_allclose(second, [0.577349, 0.577349], atol=1e-6)
 
 
+def test_the_baseline_of_a_group_under_the_std_of_the_step() -> None:
+    """The example of the module: rewards 1 0 0 0 | 1 1, centred 0.75 -0.25 -0.25 -0.25 | 0 0, whose population std is
+    sqrt(0.75 / 6) = 0.353553. The all-correct group trains nothing."""
+    step = [group([1, 0, 0, 0], position=0), group([1, 1], position=1)]
+    first, second = advantages_of(step, AlgorithmConfig(advantage="global_baseline"))
+    np.testing.assert_allclose(first, [2.121314] + [-0.707105] * 3, atol=1e-6)
+    assert second.tolist() == [0, 0]
+    first, second = advantages_of(step, AlgorithmConfig(advantage="global"))
+    np.testing.assert_allclose(first, [0.999998] + [-0.999998] * 3, atol=1e-6)
+    np.testing.assert_allclose(second, [0.999998] * 2, atol=1e-6)
+
+
+STEPS = st.lists(REWARDS, min_size=1, max_size=6)
+
+
+@given(STEPS, st.sampled_from(["population", "sample", "none"]))
+def test_over_groups_of_unequal_size_every_advantage_with_a_baseline_sums_to_zero_in_each(
+    step: list[list[float]], std: str
+) -> None:
+    """global has its mean over the step, so there the sum over the step is 0."""
+    groups = [group(rewards, position=p) for p, rewards in enumerate(step)]
+    for advantage in ADVANTAGES:
+        config = AlgorithmConfig(advantage=advantage, advantage_std=std)  # type: ignore[arg-type]
+        sums = [float(a.sum()) for a in advantages_of(groups, config)]
+        expected = [sum(sums)] if advantage == "global" else sums
+        assert expected == pytest.approx([0.0] * len(expected), abs=1e-8)
+
+
+@given(STEPS.filter(lambda step: len({r for rewards in step for r in rewards}) > 1))
+def test_step_wide_normalisation_agrees_with_torch(step: list[list[float]]) -> None:
+    groups = [group(rewards, position=p) for p, rewards in enumerate(step)]
+    values = [torch.tensor(rewards, dtype=torch.float64) for rewards in step]
+    together = torch.cat(values)
+    for std, correction in (("population", 0), ("sample", 1)):
+        config = AlgorithmConfig(advantage="global", advantage_std=std)  # type: ignore[arg-type]
+        expected = (together - together.mean()) / (together.std(correction=correction) + 1e-6)
+        np.testing.assert_allclose(
+            np.concatenate(advantages_of(groups, config)), expected, atol=1e-10
+        )
+        centred = torch.cat([v - v.mean() for v in values])
+        if centred.abs().max() < 1e-9:
+            continue  # rounding alone; exactly 0 with us
+        config = AlgorithmConfig(advantage="global_baseline", advantage_std=std)  # type: ignore[arg-type]
+        expected = centred / (centred.std(correction=correction) + 1e-6)
+        np.testing.assert_allclose(
+            np.concatenate(advantages_of(groups, config)), expected, atol=1e-9
+        )
+
+
+def test_mixed_is_about_correctness_and_not_about_rewards() -> None:
+    """An overlong punishment makes the rewards of two wrong answers differ; DAPO draws that prompt anew."""
+    assert is_mixed(group([1, 0, 0]))
+    assert not is_mixed(group([1, 1])) and not is_mixed(group([0, 0]))
+    punished = group([0, -0.5])
+    assert carries_signal(punished) and not is_mixed(punished)
+
+
 def test_only_step_wide_advantages_need_the_whole_step() -> None:
     assert not needs_the_whole_step(AlgorithmConfig(advantage="group"))
     assert not needs_the_whole_step(AlgorithmConfig(advantage="rloo"))
     assert needs_the_whole_step(AlgorithmConfig(advantage="global"))
+    assert needs_the_whole_step(AlgorithmConfig(advantage="global_baseline"))
     assert needs_the_whole_step(AlgorithmConfig(advantage="my.module:function"))
 
 
 def test_no_groups_have_no_advantages() -> None:
-    for advantage in ("group", "rloo", "global"):
+    for advantage in ADVANTAGES:
         assert advantages_of([], AlgorithmConfig(advantage=advantage)) == []
 
 

@@ -7,6 +7,7 @@ import pytest
 from fakes.algorithm_cases import group, scored, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import (
+    loans_beyond_the_cap,
     needs_a_loan,
     responses_worth_keeping,
     with_borrowed,
@@ -67,6 +68,40 @@ def test_only_fresh_correct_responses_are_worth_keeping() -> None:
     rescued = with_borrowed(group([0, 0], position=1), stored_answer(position=1), seed=0, step=5)
     kept = responses_worth_keeping([mixed, rescued, group([0], position=2)])
     assert [s.response.response_id for s in kept] == ["p0.1", "p0.2"]
+
+
+def rescued(position: int):
+    lent = stored_answer(position=position)
+    return with_borrowed(group([0, 0], position=position), lent, seed=0, step=5)
+
+
+@pytest.mark.parametrize(
+    ("max_frac", "num_left"), [(1.0, 6), (0.5, 6), (0.25, 2), (0.15, 1), (0.14, 0), (0.0, 0)]
+)
+def test_a_cap_bounds_the_share_of_borrowers(max_frac: float, num_left: int) -> None:
+    """Six groups with signal of their own, six that borrowed: n of 6 + n train, n / (6 + n) <= the cap. 1 of 7 is
+    0.143."""
+    groups = [group([1, 0], position=p) for p in range(6)] + [rescued(p) for p in range(6, 12)]
+    beyond = loans_beyond_the_cap(groups, max_frac)
+    assert len(beyond) == 6 - num_left and beyond <= set(range(6, 12))
+    assert loans_beyond_the_cap(groups[::-1], max_frac) == beyond
+
+
+def test_without_signal_of_its_own_a_step_under_a_cap_trains_nothing() -> None:
+    assert loans_beyond_the_cap([rescued(0), rescued(1)], 0.99) == {0, 1}
+    assert loans_beyond_the_cap([rescued(0), rescued(1)], 1.0) == set()
+
+
+def test_who_stays_under_a_cap_is_drawn_by_lot() -> None:
+    """One of four borrowers stays, 400 steps: 100 each, standard deviation sqrt(400 * 3/16) = 8.7; 5 are 43."""
+    stays = Counter()
+    for start in range(0, 4000, 10):
+        own = group([1, 0], position=start)
+        borrowers = [rescued(p) for p in range(start + 1, start + 5)]
+        beyond = loans_beyond_the_cap([own, *borrowers], 0.5)
+        stays.update(p - start for p in range(start + 1, start + 5) if p not in beyond)
+    assert sum(stays.values()) == 400
+    assert all(abs(stays[place] - 100) < 43 for place in range(1, 5)), stays
 
 
 @pytest.mark.parametrize(

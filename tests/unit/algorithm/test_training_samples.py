@@ -6,7 +6,12 @@ import pytest
 from fakes.algorithm_cases import group, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
-from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
+from megatron_ar3po.algorithm.training_samples import (
+    group_outcome,
+    needs_the_whole_step,
+    samples_with_signal,
+    why_nothing_trains,
+)
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
 from megatron_ar3po.types import ResponseGroup
 
@@ -108,3 +113,38 @@ def test_the_outcome_of_a_group_names_what_it_could_teach() -> None:
     assert group_outcome(group([1, 0])) == "mixed"
     assert group_outcome(group([0, 0])) == "all_wrong"
     assert group_outcome(rescued_group()) == "rescued"
+
+
+@pytest.mark.parametrize("option", ["detach", "recompute"])
+def test_the_weight_of_a_loan_scales_the_whole_group_and_no_other(option: str) -> None:
+    """A quarter of 1.732047 and -0.577349; the mixed group beside it keeps +-0.999998."""
+    reuse = ReuseConfig(option=option, weight=0.25)  # type: ignore[arg-type]
+    samples = samples_with_signal([rescued_group(0), group([1, 0], position=1)], PLAIN, reuse)
+    of_rescued = sorted(s.advantage for s in samples if s.group_position == 0)
+    expected = [-0.144337] * 3 + ([0.433012] if option == "recompute" else [])
+    assert of_rescued == pytest.approx(expected, abs=1e-6)
+    assert [s.advantage for s in samples[-2:]] == pytest.approx([0.999998, -0.999998], abs=1e-6)
+
+
+def test_the_cap_on_loans_looks_at_the_groups_with_signal_of_all_replicas() -> None:
+    """Three groups with signal of their own and four that borrowed, over two replicas: at most 0.4 of those that train
+    have borrowed, so 2 of 5. The all-correct group does not count."""
+    step = [group([1, 0], position=p) for p in range(3)]
+    step += [rescued_group(p) for p in range(3, 7)] + [group([1, 1], position=7)]
+    reuse = ReuseConfig(max_borrowed_frac=0.4)
+    assert needs_the_whole_step(PLAIN, reuse) and not needs_the_whole_step(PLAIN, ReuseConfig())
+    alone = {s.group_position for s in samples_with_signal(step, PLAIN, reuse)}
+    first = samples_with_signal(step[::2], PLAIN, reuse, whole_step=step)
+    second = samples_with_signal(step[1::2], PLAIN, reuse, whole_step=step[::-1])
+    assert {s.group_position for s in first + second} == alone
+    assert {0, 1, 2} < alone and len(alone) == 5
+
+
+def test_a_step_in_which_everything_is_masked_gives_nothing_and_says_why() -> None:
+    everything_cut = truncated(truncated(group([1, 0]), 0), 1)
+    config = AlgorithmConfig(overlong_filtering=True)
+    groups = [everything_cut, group([1, 1], position=1), group([0, 0], position=2)]
+    assert samples_with_signal(groups, config, ReuseConfig()) == []
+    said = "3 groups: 1 all_correct, 1 all_wrong, 1 mixed; 2 of 6 responses truncated"
+    assert why_nothing_trains(groups) == said
+    assert why_nothing_trains([]) == "0 groups: none; 0 of 0 responses truncated"

@@ -1,6 +1,7 @@
 import threading
 
 import pytest
+from fakes.algorithm_cases import group
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
@@ -102,6 +103,34 @@ def test_groups_beyond_the_step_are_discarded_and_counted():
     assert [g.position for g in step.groups] == [0, 3, 4]
     assert [g.position for g in step.discarded] == [1, 2, 5]
     assert step.num_rounds == 2
+
+
+class PunishedCollector:
+    """Prompt 0: two wrong answers, one punished for its length. Prompt 1: right and wrong. Prompt 2: both right, one
+    punished. Prompt 3: both wrong."""
+
+    REWARDS = ((0.0, -0.5), (1.0, 0.0), (1.0, 0.5), (0.0, 0.0))
+
+    def collect(self, prompts, *, step, policy_version, progress=None):
+        return [group(self.REWARDS[p.position], position=p.position) for p in prompts]
+
+    def take_metrics(self):
+        return {}, {}
+
+
+@pytest.mark.parametrize(("keep_by", "kept"), [("correctness", [1]), ("reward", [0, 1, 2])])
+def test_dapo_keeps_a_group_for_its_correctness_and_not_for_a_punishment(keep_by, kept):
+    """DAPO, Eq. 11. A reward above 0 is a correct one here."""
+    sampler = DynamicSampler(
+        PunishedCollector(),
+        PromptSupply(4),
+        layout=ParallelLayout(),
+        prompts_per_step=4,
+        max_rounds=1,
+        keep_by=keep_by,
+        gather_over_replicas=lambda value: [value],
+    )
+    assert [g.position for g in sampler.collect(step=1, policy_version=0).groups] == kept
 
 
 def test_at_the_bound_of_rounds_the_step_trains_on_what_it_has():

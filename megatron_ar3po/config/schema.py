@@ -351,7 +351,7 @@ class AlgorithmConfig:
     """The objective. `name` chooses a preset for the rollout, reuse and sampling options below it."""
 
     name: Literal["ar3po", "grpo", "dapo"] = "ar3po"
-    advantage: str = "group"  # group (GRPO), rloo, leave_one_out, global (REINFORCE++), global_baseline, or a 'module:function'
+    advantage: str = "group"  # one of ADVANTAGES (docs/algorithms.md), or an import path 'package.module:function'
     advantage_std: Literal["population", "sample", "none"] = (
         "population"  # what divides all of them but rloo; none: Dr. GRPO
     )

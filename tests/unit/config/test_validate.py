@@ -73,3 +73,19 @@ def test_fewer_prompts_than_replicas_are_refused(words):
 def test_an_option_without_effect_is_said(words):
     lines = warnings_of(load_config([], [*words, "reuse.enabled=false"]))
     assert any("reuse" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        (
+            ["algorithm.dynamic_sampling=true", "reuse.enabled=true"],
+            "before it could borrow",
+        ),
+        (["algorithm.downsample_to=8"], "a prompt gets at most 8 responses"),
+        (["algorithm.advantage=rloo", "algorithm.advantage_std=sample"], "advantage_std=sample"),
+    ],
+)
+def test_a_choice_of_the_objective_that_does_nothing_is_warned_of(words, chosen, said):
+    assert any(said in line for line in warnings_of(load_config([], [*words, *chosen])))
+    assert not any(said in line for line in warnings_of(load_config([], words)))

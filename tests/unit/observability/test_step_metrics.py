@@ -26,7 +26,7 @@ def test_what_loans_teach_is_their_share_of_groups_and_of_advantages() -> None:
     samples = samples_with_signal(groups, AlgorithmConfig(), reuse)
     records = loan_records(groups, samples)
     assert records["reuse/idle_loans"] == Sum(1)
-    assert records["reuse/signal_frac"] == Mean(pytest.approx(1 / 3), 3)
+    assert records["reuse/signal_frac"] == Mean(1 / 3, 3)
     mass = records["reuse/advantage_mass_frac"]
     assert isinstance(mass, Mean)
     assert mass.weight == pytest.approx(12 + 5.196, abs=1e-3)

@@ -1,4 +1,5 @@
 import threading
+from typing import Any
 
 import pytest
 from fakes.algorithm_cases import group
@@ -147,7 +148,9 @@ def test_when_the_prompts_run_out_the_step_trains_on_what_it_has():
 
 def run_replicas(make_sampler):
     """Two leaders in two threads, with a gather that waits for both."""
-    barrier, box, results = threading.Barrier(2), [None, None], [None, None]
+    barrier = threading.Barrier(2)
+    box: list[Any] = [None, None]
+    results: list[Any] = [None, None]
 
     def leader(rank):
         def gather(value):

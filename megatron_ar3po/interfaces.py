@@ -19,6 +19,8 @@ from megatron_ar3po.types import (
     Prompt,
     Response,
     ScoredResponse,
+    Scoring,
+    ScoringRequest,
     TrainingBatch,
     UpdateStats,
     Verdict,
@@ -31,6 +33,11 @@ class RolloutEngine(Protocol):
     async def generate(self, request: GenerationRequest) -> Generation:
         """One sample. Waits at most the configured time; retries a lost request without ever returning two answers
         for one `request_id`. Raises `RolloutEngineError` with the server's last log lines when it cannot go on."""
+        ...
+
+    async def score(self, request: ScoringRequest) -> Scoring:
+        """How likely an answer that exists is now: log-probs of its tokens, nothing sampled. Waits, retries and raises
+        as `generate` does."""
         ...
 
     async def abort(self, request_id: str) -> None:
@@ -68,6 +75,16 @@ class StepSampler(Protocol):
     """Gathers the response groups of one step: a fixed batch, or DAPO's dynamic sampling. Leader only."""
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep: ...
+
+
+class ResponseScorer(Protocol):
+    """How likely answers that exist are to the current policy. Leader only, while its servers are awake."""
+
+    def mean_logprobs(
+        self, asked: Sequence[tuple[Prompt, Response]], *, step: int, policy_version: int
+    ) -> list[float]:
+        """One mean token log-prob (temperature 1) for each; a response id is asked about once in a step."""
+        ...
 
 
 class ReuseShard(Protocol):

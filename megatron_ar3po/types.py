@@ -84,6 +84,26 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringRequest:
+    """An answer that exists already, to be weighed by the policy as it is now. No token is sampled."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    response_token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scoring:
+    """What the engine makes of it: log-probs of the answer's tokens at temperature 1, whatever the sampling's."""
+
+    logprobs: np.ndarray  # [L] float32
+    policy_version: int
+    server: str
+    num_cached_tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
     """One sampled answer with everything that says where it came from."""
 

@@ -41,6 +41,8 @@ from megatron_ar3po.types import (
     ResponseGroup,
     SamplingParams,
     ScoredResponse,
+    Scoring,
+    ScoringRequest,
     StepPrompt,
     Verdict,
 )
@@ -107,7 +109,7 @@ class RolloutController:
             self._check(step_prompt.prompt, self.sampling)
         context = self._context(len(prompts), step, policy_version, progress)
         rollouts = [PromptRollout(context, step_prompt) for step_prompt in prompts]
-        self._size_slots([p.prompt for p in prompts], self.sampling)
+        self._size_slots(longest_sequence([p.prompt for p in prompts], self.sampling))
         schedule = barrier if self._config.stage_scheduling == "barrier" else continuous
         self._run(schedule(rollouts))
         self._run(self.engine.repair_all())
@@ -134,7 +136,7 @@ class RolloutController:
         and sample alone, so two evaluations with one key draw the same noise, on any layout."""
         for prompt in prompts:
             self._check(prompt, sampling)
-        self._size_slots(prompts, sampling)
+        self._size_slots(longest_sequence(prompts, sampling))
         draws = [
             Draw(
                 response_id=f"{seed_key}.v{policy_version}.{place}.{index}",
@@ -152,6 +154,29 @@ class RolloutController:
         ]
         scored = self._run(gather(self.draw(draw) for draw in draws))
         return [scored[i : i + num_samples] for i in range(0, len(scored), num_samples)]
+
+    def score(self, requests: Sequence[ScoringRequest], *, policy_version: int) -> list[Scoring]:
+        """Answers that exist, weighed by the policy as it is now. The last tokens of one that fills the context are
+        left out: the server takes none that leaves no room."""
+        asked = [
+            replace(r, response_token_ids=r.response_token_ids[: self._room_for_scoring(r)])
+            for r in requests
+        ]
+        self._size_slots(max((num_tokens_of(request) for request in asked), default=0))
+
+        async def scored(place: int, request: ScoringRequest) -> Scoring:
+            async with self._slots.slot((0, place)):
+                scoring = await self.engine.score(request)
+            self._check_version(scoring, request.request_id, policy_version)
+            return scoring
+
+        return self._run(gather(scored(i, request) for i, request in enumerate(asked)))
+
+    def _room_for_scoring(self, request: ScoringRequest) -> int:
+        room = self._max_context_tokens
+        if self._kv_tokens:
+            room = min(room, self._kv_tokens // self._config.servers_per_replica)
+        return max(0, room - _LEAST_ROOM - _RESERVED_TOKENS - len(request.prompt_token_ids))
 
     def close(self) -> None:
         """Closes engine and verifier, which this controller ran."""
@@ -220,17 +245,19 @@ class RolloutController:
                     del cancellation.in_flight[draw.response_id]
             if generation.finish_reason == "abort" and not cancellation.is_set:
                 continue
-            if generation.policy_version != draw.policy_version:
-                raise RolloutEngineError(
-                    f"server {generation.server} answered {draw.response_id} with policy version "
-                    f"{generation.policy_version}, the trainer is at {draw.policy_version}: its weights are stale. "
-                    "Publish to every server before sampling."
-                )
+            self._check_version(generation, draw.response_id, draw.policy_version)
             return generation
         raise RolloutEngineError(
             f"response {draw.response_id} was aborted {self._config.max_retries + 1} times "
             f"(rollout.max_retries={self._config.max_retries}); look for what pauses or aborts the server."
         )
+
+    def _check_version(self, answer: Generation | Scoring, request: str, expected: int) -> None:
+        if answer.policy_version != expected:
+            raise RolloutEngineError(
+                f"server {answer.server} answered {request} with policy version {answer.policy_version}, the trainer "
+                f"is at {expected}: its weights are stale. Publish to every server before sampling."
+            )
 
     def _context(
         self,
@@ -258,14 +285,13 @@ class RolloutController:
             num_prompts=num_prompts,
         )
 
-    def _size_slots(self, prompts: Sequence[Prompt], sampling: SamplingParams) -> None:
+    def _size_slots(self, longest: int) -> None:
         """Nothing is in flight now. By the KV cache: as many as fit at full length, so that no server has to retract
         one; a longer queue at the server would fill nothing that ours does not."""
         config = self._config
         num_slots = (config.max_concurrent_requests or _DEFAULT_SLOTS) * config.servers_per_replica
-        if not config.max_concurrent_requests and self._kv_tokens and prompts:
-            longest = max(len(prompt.token_ids) for prompt in prompts)
-            num_slots = max(1, self._kv_tokens // (longest + sampling.max_response_tokens))
+        if not config.max_concurrent_requests and self._kv_tokens and longest:
+            num_slots = max(1, self._kv_tokens // longest)
         self._slots = PrioritySlots(num_slots)
 
     def _check(self, prompt: Prompt, sampling: SamplingParams) -> None:
@@ -296,6 +322,15 @@ class RolloutController:
             if not task.done():
                 task.cancel()
                 self._loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+
+
+def longest_sequence(prompts: Sequence[Prompt], sampling: SamplingParams) -> int:
+    """Prompt and answer at full length."""
+    return max((len(p.token_ids) + sampling.max_response_tokens for p in prompts), default=0)
+
+
+def num_tokens_of(request: ScoringRequest) -> int:
+    return len(request.prompt_token_ids) + len(request.response_token_ids)
 
 
 def sum_of(parts: Sequence[CancelStats]) -> CancelStats:

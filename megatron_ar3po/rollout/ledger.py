@@ -4,15 +4,16 @@
     {"kind": "intent", "step": 3, "prompts": 16, "positions": [...], ...}           before the first request
     {"kind": "prompt", "step": 3, "position": 0, "responses": 8, "outcome": "mixed", ...}
     {"kind": "evaluation", "policy_version": 0, "prompts": 256, "responses": 1024, ...}
+    {"kind": "scoring", "step": 3, "policy_version": 2, "responses": 12, "tokens": 1400, ...}  stored answers weighed
     {"kind": "unused", "step": 3, "aborted_requests": 0, "unused_requests": 0, ...}  work that became no response
     {"kind": "server", "step": 3, "server": "dp0.s0", "restarts": 0, "requests": 512, ...}
     {"kind": "lost_server", "step": 3, "server": "dp0.s0", "restarts": 0, "unreported_requests_max": 9, ...}
 
 Promises: written ahead, an intent on the disk before its requests are sent; one row for each prompt and step, discarded
-ones included; evaluation is a class of its own. After each step two sums must come out, or the run ends with both
-numbers: what the rows say is what this client saw the servers answer, and what it saw is what the servers counted, per
-process of a server. A process that died reports no more: one row bounds what it may have done. Only requests that were
-lost on the way leave room for a difference, and they bound it.
+ones included; evaluation and scoring are classes of their own. After each step two sums must come out, or the run ends
+with both numbers: what the rows say is what this client saw the servers answer, and what it saw is what the servers
+counted, per process of a server. A process that died reports no more: one row bounds what it may have done. Only
+requests that were lost on the way leave room for a difference, and they bound it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,13 @@ from megatron_ar3po.rollout.sglang_client import (
     ServerUsage,
     SglangEngine,
 )
-from megatron_ar3po.types import CollectedStep, ResponseGroup, ScoredResponse, StepPrompt
+from megatron_ar3po.types import (
+    CollectedStep,
+    ResponseGroup,
+    ScoredResponse,
+    Scoring,
+    StepPrompt,
+)
 
 # Counters of SGLang 0.5.23, summed over their labels; a health check raises none of them.
 _COUNTERS = {
@@ -141,6 +148,24 @@ class Ledger:
             "prompts": len(answers),
             "responses": seen.requests,
             "response_tokens": seen.generated_tokens,
+        }
+        self._append([row])
+
+    def record_scoring(
+        self, scorings: Sequence[Scoring], *, prompt_tokens: int, step: int, policy_version: int
+    ) -> None:
+        """Answers of the reuse store that the servers have read, not sampled. Held against the servers' counters with
+        the next step."""
+        self._answered += ServerUsage(requests=len(scorings))
+        row = {
+            "kind": "scoring",
+            "step": step,
+            "policy_version": policy_version,
+            "responses": len(scorings),
+            "tokens": sum(len(scoring.logprobs) for scoring in scorings),
+            "prompt_tokens": prompt_tokens,
+            "cached_prompt_tokens": sum(scoring.num_cached_tokens for scoring in scorings),
+            "request_s": round(sum(scoring.elapsed_s for scoring in scorings), 4),
         }
         self._append([row])
 

@@ -16,11 +16,12 @@ from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.sglang_client import (
     NOBODY,
+    Answer,
     LostRequest,
+    Question,
     Server,
     SglangEngine,
 )
-from megatron_ar3po.types import Generation, GenerationRequest
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class RoutedEngine(SglangEngine):
         if not is_running:
             self._repair = asyncio.ensure_future(super().repair_all())
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def _answered(self, request: Question[Answer]) -> Answer:
         failure: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
             try:

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import aiohttp
 import numpy as np
@@ -29,7 +29,13 @@ import numpy as np
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
-from megatron_ar3po.types import FinishReason, Generation, GenerationRequest
+from megatron_ar3po.types import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Scoring,
+    ScoringRequest,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,6 +93,20 @@ class LostRequest(Exception):
     """One try brought no usable answer; another may."""
 
 
+Answer = TypeVar("Answer", Generation, Scoring)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question(Generic[Answer]):
+    """What is asked of /generate, how the answer is read, and the most that it may have cost when it gets lost."""
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]  # of the prompt alone: its server holds them
+    body: dict[str, Any]
+    read: Callable[[dict[str, Any], str], Answer]  # (SGLang's answer, name of the server)
+    lost: ServerUsage
+
+
 @dataclass(slots=True)
 class _ServerState:
     server: Server
@@ -120,6 +140,12 @@ class SglangEngine:
         return [state.server for state in self._servers]
 
     async def generate(self, request: GenerationRequest) -> Generation:
+        return await self._answered(self._generation(request))
+
+    async def score(self, request: ScoringRequest) -> Scoring:
+        return await self._answered(self._scoring(request))
+
+    async def _answered(self, request: Question[Answer]) -> Answer:
         state = self._server_of(request.prompt_token_ids)
         failure: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
@@ -170,12 +196,12 @@ class SglangEngine:
     async def _attempt(
         self,
         url: str,
-        request: GenerationRequest,
+        request: Question[Answer],
         attempt: int,
         *,
         process: Process,
         abort_at: Sequence[str] = (),
-    ) -> Generation:
+    ) -> Answer:
         """`process`: who answers, unless the answer says so itself, as it must when a router chooses."""
         abort_at = abort_at or (url,)
         rid = _try_id(self._id_prefix + request.request_id, attempt)
@@ -184,7 +210,7 @@ class SglangEngine:
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
             async with self._http().post(
-                f"{url}/generate", json=self._body(request, rid)
+                f"{url}/generate", json={"rid": rid, "return_logprob": True, **request.body}
             ) as http_response:
                 text = await http_response.read()
             process = stated_process(http_response.headers.get(PROCESS_HEADER, "")) or process
@@ -198,8 +224,7 @@ class SglangEngine:
             seen = usage_of(answer["meta_info"])
             answered = True
             try:
-                generation = parse_generation(answer, vocab_size=self._vocab_size)
-                _check_length(generation, request, process[0])
+                result = request.read(answer, process[0])
             except (LostRequest, RolloutEngineError):
                 seen = unused(seen)
                 raise
@@ -216,10 +241,10 @@ class SglangEngine:
             if (
                 not answered
             ):  # also when we cancel: the server aborts a request whose client is gone
-                self._count(process, lost_usage(request))
-        return replace(generation, server=process[0], elapsed_s=time.monotonic() - started)
+                self._count(process, request.lost)
+        return replace(result, server=process[0], elapsed_s=time.monotonic() - started)
 
-    def _body(self, request: GenerationRequest, rid: str) -> dict[str, Any]:
+    def _generation(self, request: GenerationRequest) -> Question[Generation]:
         sampling = request.sampling
         parameters: dict[str, Any] = {
             "temperature": sampling.temperature,
@@ -229,12 +254,37 @@ class SglangEngine:
         }
         if self._config.deterministic:
             parameters["sampling_seed"] = request.seed
-        return {
-            "rid": rid,
-            "input_ids": list(request.prompt_token_ids),
-            "sampling_params": parameters,
-            "return_logprob": True,
-        }
+
+        def read(answer: dict[str, Any], server: str) -> Generation:
+            generation = parse_generation(answer, vocab_size=self._vocab_size)
+            _check_length(generation, request, server)
+            return generation
+
+        return Question(
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            body={"input_ids": list(request.prompt_token_ids), "sampling_params": parameters},
+            read=read,
+            lost=lost_usage(
+                prompt_tokens=len(request.prompt_token_ids),
+                generated_tokens=sampling.max_response_tokens,
+            ),
+        )
+
+    def _scoring(self, request: ScoringRequest) -> Question[Scoring]:
+        """No new token; the log-probs of the input's tokens behind the prompt's last one."""
+        asked = [*request.prompt_token_ids, *request.response_token_ids]
+        return Question(
+            request_id=request.request_id,
+            prompt_token_ids=request.prompt_token_ids,
+            body={
+                "input_ids": asked,
+                "sampling_params": {"max_new_tokens": 0},
+                "logprob_start_len": len(request.prompt_token_ids) - 1,
+            },
+            read=lambda answer, server: parse_scoring(answer, request, vocab_size=self._vocab_size),
+            lost=lost_usage(prompt_tokens=len(asked), generated_tokens=0),
+        )
 
     async def _wait_for_repair(self, state: _ServerState) -> None:
         if state.repair.locked():
@@ -352,11 +402,11 @@ def unused(seen: ServerUsage) -> ServerUsage:
     return replace(seen, unused_requests=1, unused_generated_tokens=seen.generated_tokens)
 
 
-def lost_usage(request: GenerationRequest) -> ServerUsage:
+def lost_usage(*, prompt_tokens: int, generated_tokens: int) -> ServerUsage:
     return ServerUsage(
         lost_requests=1,
-        lost_prompt_tokens=len(request.prompt_token_ids),
-        lost_generated_tokens=request.sampling.max_response_tokens,
+        lost_prompt_tokens=prompt_tokens,
+        lost_generated_tokens=generated_tokens,
     )
 
 
@@ -380,6 +430,35 @@ def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
         token_ids=token_ids,
         logprobs=logprobs,
         finish_reason=finish_reason,
+        policy_version=_policy_version(meta),
+        server="",
+        num_cached_tokens=int(meta.get("cached_tokens", 0)),
+    )
+
+
+def parse_scoring(answer: dict[str, Any], request: ScoringRequest, *, vocab_size: int) -> Scoring:
+    """SGLang's answer to a request for the input's log-probs: one for each token of the response, none sampled. It
+    calls the vocabulary's last token 0 here (logprob_result_processor.py), with the right log-prob."""
+    meta = answer["meta_info"]
+    try:
+        if meta["finish_reason"]["type"] == "abort":
+            raise LostRequest("aborted by the server")
+        entries = meta["input_token_logprobs"][1:]  # the first is the prompt's last token
+        token_ids = tuple(entry[1] for entry in entries)
+        logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
+        num_sampled = len(answer["output_ids"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+    expected = tuple(t if t < vocab_size - 1 else 0 for t in request.response_token_ids)
+    if token_ids != expected or num_sampled:
+        raise LostRequest(
+            f"{len(token_ids)} log-probs and {num_sampled} sampled tokens for the "
+            f"{len(request.response_token_ids)} tokens of an answer to be scored"
+        )
+    if not np.isfinite(logprobs).all():
+        raise LostRequest("a log-prob that is not finite")
+    return Scoring(
+        logprobs=logprobs,
         policy_version=_policy_version(meta),
         server="",
         num_cached_tokens=int(meta.get("cached_tokens", 0)),

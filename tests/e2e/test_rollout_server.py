@@ -27,9 +27,10 @@ from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_books
 from megatron_ar3po.rollout.server_arguments import server_argument_names
+from megatron_ar3po.rollout.server_scorer import ServerScorer
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
-from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, StepPrompt
+from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, ScoringRequest, StepPrompt
 
 OPTIONS = {
     "num_stages": 2,
@@ -254,6 +255,45 @@ def test_logprobs_are_those_of_the_model_in_transformers(model, make_controller)
             np.testing.assert_allclose(
                 scored.response.logprobs, expected[first:].numpy(), atol=2e-5
             )
+
+
+def test_stored_answers_are_scored_as_transformers_scores_them_and_the_books_balance(
+    server, model, make_controller, tmp_path
+):
+    """Sampled at temperature 0.7; scores are those of temperature 1. Nothing is sampled for them."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    controller = make_controller(num_stages=1, temperature=0.7)
+    groups = controller.collect(make_prompts(3), step=1, policy_version=0)
+    asked = [(g.prompt, r.response) for g in groups for r in g.responses]
+    before = read_counters(server.url)
+    ledger = Ledger(tmp_path / "dp00.jsonl")
+    scores = ServerScorer(controller, ledger).mean_logprobs(asked, step=1, policy_version=0)
+    reference = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
+    for (prompt, response), score in zip(asked, scores, strict=True):
+        ids = [*prompt.token_ids, *response.token_ids.tolist()]
+        with torch.no_grad():
+            logprobs = reference(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        expected = logprobs.gather(1, torch.tensor(ids[1:])[:, None])[len(prompt.token_ids) - 1 :]
+        assert score == pytest.approx(float(expected.mean()), abs=1e-4)
+    after = read_counters(server.url)
+    assert after.requests - before.requests == len(asked) == 12
+    assert after.generated_tokens == before.generated_tokens
+    read = sum(len(p.token_ids) + r.num_tokens for p, r in asked)
+    assert after.prompt_tokens - before.prompt_tokens == read
+    (row,) = map(json.loads, (tmp_path / "dp00.jsonl").read_text().splitlines())
+    assert (row["kind"], row["responses"]) == ("scoring", 12)
+    assert row["prompt_tokens"] + row["tokens"] == read
+
+
+def test_an_answer_that_fills_the_context_is_scored_without_its_last_tokens(make_controller):
+    prompt = make_prompts(1, length=500)[0].prompt
+    asked = ScoringRequest(
+        request_id="long", prompt_token_ids=prompt.token_ids, response_token_ids=tuple(range(5, 17))
+    )
+    (scoring,) = make_controller().score([asked], policy_version=0)
+    assert len(scoring.logprobs) == MAX_CONTEXT_TOKENS - 7 - 500
 
 
 def test_weights_of_another_version_are_refused(make_controller):

@@ -9,7 +9,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from megatron_ar3po.types import FinishReason, Generation, GenerationRequest
+from megatron_ar3po.types import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Scoring,
+    ScoringRequest,
+)
 
 
 def answer_from_seed(request: GenerationRequest) -> list[int]:
@@ -25,6 +31,8 @@ class FakeRolloutEngine:
     delay_s: Callable[[GenerationRequest], float] = lambda request: 0.0
     finish_reason: Callable[[GenerationRequest], FinishReason] = lambda request: "stop"
     requests: list[GenerationRequest] = field(default_factory=list)
+    logprob: Callable[[int], float] = lambda token: -0.5  # of a token that is scored
+    scored: list[ScoringRequest] = field(default_factory=list)
     finished: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     num_running: int = 0
@@ -45,6 +53,15 @@ class FakeRolloutEngine:
             token_ids=token_ids,
             logprobs=np.full(len(token_ids), -0.5, dtype=np.float32),
             finish_reason=self.finish_reason(request),
+            policy_version=self.policy_version,
+            server="fake",
+        )
+
+    async def score(self, request: ScoringRequest) -> Scoring:
+        self.scored.append(request)
+        logprobs = [self.logprob(token) for token in request.response_token_ids]
+        return Scoring(
+            logprobs=np.asarray(logprobs, dtype=np.float32),
             policy_version=self.policy_version,
             server="fake",
         )

@@ -20,6 +20,7 @@ from megatron_ar3po.types import (
     Response,
     ResponseGroup,
     ScoredResponse,
+    Scoring,
     StepPrompt,
     Verdict,
 )
@@ -113,6 +114,35 @@ def test_evaluation_is_a_class_of_its_own(tmp_path):
             "response_tokens": 7,
         }
     ]
+
+
+def test_scoring_is_a_class_of_its_own_and_balances_with_the_servers_count(tmp_path):
+    """Two stored answers of 3 and 5 tokens behind prompts of 4, read and not sampled: 2 requests, 16 prompt tokens."""
+    path = tmp_path / "dp00.jsonl"
+    used = ServerUsage(requests=2, prompt_tokens=16, cached_prompt_tokens=6)
+    theirs = ServerCounters(requests=2, prompt_tokens=16, cached_prompt_tokens=6)
+    book = ServerBook(server="dp0.s0", restarts=0, ours=used, theirs=theirs)
+    ledger = Ledger(path, lambda: [book])
+    with pytest.raises(LedgerError, match="rows hold 0 requests, but the servers answered with 2"):
+        ledger.reconcile(step=3)
+    scorings = [
+        Scoring(
+            logprobs=np.zeros(n, np.float32), policy_version=2, server="dp0.s0", num_cached_tokens=3
+        )
+        for n in (3, 5)
+    ]
+    ledger.record_scoring(scorings, prompt_tokens=8, step=3, policy_version=2)
+    assert rows(path)[-1] == {
+        "kind": "scoring",
+        "step": 3,
+        "policy_version": 2,
+        "responses": 2,
+        "tokens": 8,
+        "prompt_tokens": 8,
+        "cached_prompt_tokens": 6,
+        "request_s": 0.0,
+    }
+    ledger.reconcile(step=4)
 
 
 def answered(num=8, tokens=90):

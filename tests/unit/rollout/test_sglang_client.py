@@ -14,7 +14,7 @@ from aiohttp import web
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine, usage_of
-from megatron_ar3po.types import GenerationRequest, SamplingParams
+from megatron_ar3po.types import GenerationRequest, SamplingParams, ScoringRequest
 
 Reply = web.StreamResponse | float  # a float: say nothing for so many seconds
 
@@ -79,9 +79,10 @@ class ScriptedServer:
 
 
 def ask(
-    server: ScriptedServer, *, count=1, spacing_s=0.0, on_server_lost=None, **options
+    server: ScriptedServer, *, count=1, spacing_s=0.0, on_server_lost=None, score=(), **options
 ) -> list[Any]:
-    """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end."""
+    """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end. With
+    `score` an answer of these tokens is to be scored instead."""
     config = RolloutConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
 
     async def main() -> list[Any]:
@@ -107,6 +108,11 @@ def ask(
 
         async def send(place: int):
             await asyncio.sleep(place * spacing_s)
+            if score:
+                asked = ScoringRequest(
+                    request_id=f"r{place}", prompt_token_ids=(1, 2, 3), response_token_ids=score
+                )
+                return await engine.score(asked)
             return await engine.generate(requests[place])
 
         results = await asyncio.gather(*map(send, range(count)), return_exceptions=True)
@@ -346,3 +352,59 @@ def test_samples_of_one_prompt_go_to_one_server():
     chosen = [engine._server_of(p).server.name for p in prompts]
     assert chosen == [engine._server_of(p).server.name for p in prompts]
     assert all(chosen.count(f"s{i}") > 60 for i in range(4))  # 100 each, give or take four sigma
+
+
+def scored(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """SGLang's answer when it only reads: an entry for the prompt's last token, then one for each of the answer's."""
+    entries = [[None, 3, None], [-0.5, 7, None], [-1.5, 8, None]]
+    meta = {
+        "finish_reason": {"type": "length", "length": 0},
+        "completion_tokens": 0,
+        "weight_versions": [{"version": "4", "start": 0, "end": 0}],
+        "input_token_logprobs": entries,
+        **changes.pop("meta", {}),
+    }
+    return good(body, **{"output_ids": [], "meta": meta, **changes})
+
+
+def test_an_answer_that_exists_is_scored_without_sampling_a_token():
+    server = ScriptedServer(lambda n, body: scored(body))
+    scoring, usage = ask(server, score=(7, 8))
+    assert scoring.logprobs.tolist() == [-0.5, -1.5]
+    assert (scoring.policy_version, scoring.server, scoring.num_cached_tokens) == (4, "dp0.s0", 1)
+    assert server.bodies == [
+        {
+            "rid": "r0/try1/",
+            "return_logprob": True,
+            "input_ids": [1, 2, 3, 7, 8],
+            "sampling_params": {"max_new_tokens": 0},
+            "logprob_start_len": 2,
+        }
+    ]
+    assert usage[("dp0.s0", 0)] == ServerUsage(requests=1, prompt_tokens=5, cached_prompt_tokens=1)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"output_ids": [5]},
+        {"meta": {"input_token_logprobs": [[None, 3, None], [-0.5, 7, None]]}},
+        {"meta": {"input_token_logprobs": [[None, 3, None], [-0.5, 7, None], [-1, 9, None]]}},
+        {"meta": {"input_token_logprobs": [[None, 3, None], [-0.5, 7, None], [None, 8, None]]}},
+        {"meta": {"finish_reason": {"type": "abort"}}},
+    ],
+    ids=["a token was sampled", "one missing", "another token", "no number", "aborted"],
+)
+def test_a_score_that_is_not_of_the_asked_tokens_is_asked_again(changes):
+    server = ScriptedServer(lambda n, body: scored(body, **(changes if n == 1 else {})))
+    scoring, usage = ask(server, score=(7, 8))
+    assert scoring.logprobs.tolist() == [-0.5, -1.5]
+    seen = usage[("dp0.s0", 0)]
+    assert (seen.requests, seen.unused_requests + seen.aborted_requests) == (2, 1)
+
+
+def test_the_last_token_of_the_vocabulary_is_scored_although_sglang_calls_it_0():
+    entries = [[None, 3, None], [-0.5, 0, None]]
+    server = ScriptedServer(lambda n, body: scored(body, meta={"input_token_logprobs": entries}))
+    scoring, _ = ask(server, score=(63,))
+    assert scoring.logprobs.tolist() == [-0.5]

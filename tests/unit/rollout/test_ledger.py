@@ -16,6 +16,7 @@ from megatron_ar3po.rollout.ledger import (
 from megatron_ar3po.rollout.sglang_client import ServerUsage
 from megatron_ar3po.types import (
     CollectedStep,
+    FinishReason,
     Prompt,
     Response,
     ResponseGroup,
@@ -23,10 +24,18 @@ from megatron_ar3po.types import (
     Scoring,
     StepPrompt,
     Verdict,
+    VerdictStatus,
 )
 
 
-def scored(status="incorrect", *, tokens=3, finish_reason="stop", stage=1, index=0):
+def scored(
+    status: VerdictStatus = "incorrect",
+    *,
+    tokens=3,
+    finish_reason: FinishReason = "stop",
+    stage=1,
+    index=0,
+):
     response = Response(
         response_id=f"r{stage}{index}",
         prompt_id="ab",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.comparison.cli import add_comparison_parser
+from megatron_ar3po.evaluate import add_evaluate_parser
 from megatron_ar3po.launch.cli import add_launch_parser
 from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
@@ -22,6 +23,7 @@ _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
 
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
+  ar3po evaluate runs/NAME                     its policy on a benchmark file
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po status runs/NAME                       where every rank is, and whom the others wait for
@@ -32,7 +34,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ar3po", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     train = subparsers.add_parser("train", help="train a policy")
     add_train_arguments(train)
     train.set_defaults(command=train_command)
+    add_evaluate_parser(subparsers)
     add_plan_parser(subparsers)
     add_launch_parser(subparsers)
     add_report_parser(subparsers)
@@ -47,7 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_comparison_parser(subparsers)
     add_reuse_parser(subparsers, make_grader=_todays_grader)
     add_grade_parser(subparsers).set_defaults(command=run_grade)
-    arguments = parse_with_late_words(parser, argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = parse_with_late_words(make_parser(), argv)
     try:
         return arguments.command(arguments)
     except ValueError as error:  # the outermost frame: a user can mend it, the message says how

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from math import comb
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import comb, sqrt
+from statistics import mean, stdev
 
 from megatron_ar3po.config.schema import EvaluationConfig
 from megatron_ar3po.distributed.collectives import Ranks
@@ -67,6 +69,34 @@ def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> dict[str,
     truncated = sum(r.response.finish_reason == "length" for a in answers for r in a)
     records["eval/truncated_frac"] = Mean(truncated / len(lengths), len(lengths))
     return records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accuracy:
+    """Of [P] prompts with n samples each."""
+
+    prompts: int
+    samples_per_prompt: int
+    pass_at_1: float  # the mean over all samples, also called avg@n
+    pass_at_1_stderr: (
+        float  # from the spread over prompts; samples of one prompt are not independent
+    )
+    pass_at_k: Mapping[int, float]  # k = 1, 2, 4, ... and n
+
+
+def accuracy(answers: Sequence[Sequence[ScoredResponse]]) -> Accuracy:
+    """`answers`: at least one prompt, n samples each."""
+    n = len(answers[0])
+    correct = [sum(r.is_correct for r in a) for a in answers]
+    rates = [c / n for c in correct]
+    ks = sorted({*(2**i for i in range(n.bit_length())), n})
+    return Accuracy(
+        prompts=len(answers),
+        samples_per_prompt=n,
+        pass_at_1=mean(rates),
+        pass_at_1_stderr=stdev(rates) / sqrt(len(rates)) if len(rates) > 1 else 0.0,
+        pass_at_k={k: mean(pass_at_k(n, c, k) for c in correct) for k in ks},
+    )
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -69,10 +69,13 @@ def parse_with_late_words(
 ) -> argparse.Namespace:
     """key=value words may also stand behind an option: `CONFIG --dry-run rollout.num_stages=3`."""
     arguments, late = parser.parse_known_args(argv)
-    if late and (not hasattr(arguments, "dry_run") or any(word.startswith("-") for word in late)):
+    words = next(
+        (n for n in ("overrides", "config") if isinstance(getattr(arguments, n, ""), list)), ""
+    )
+    if late and (not words or any(word.startswith("-") for word in late)):
         parser.error(f"unrecognized arguments: {' '.join(late)}")
     if late:
-        arguments.config = [*arguments.config, *late]
+        setattr(arguments, words, [*getattr(arguments, words), *late])
     return arguments
 
 

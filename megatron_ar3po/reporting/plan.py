@@ -271,18 +271,25 @@ def add_plan_parser(subparsers: Any) -> None:
         "--gpu-gib", type=float, default=79.0, help="memory of a GPU [79: H100, A100 80 GB]"
     )
     parser.add_argument(
-        "--model-config", type=Path, help="a config.json, when model.path is not on this machine"
+        "--model-config",
+        type=Path,
+        help="a config.json [that of model.path; when it is not on this machine, model_config.json beside CONFIG]",
     )
     parser.set_defaults(command=plan_command)
 
 
+def _model_shape(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
+    beside = Path(arguments.config).parent / "model_config.json"
+    is_here = (Path(config.model.path) / "config.json").is_file()
+    file = arguments.model_config or (beside if beside.is_file() and not is_here else None)
+    return json.loads(file.read_text()) if file else read_model_config(config.model.path)
+
+
 def plan_command(arguments: argparse.Namespace) -> int:
     config = load_config([arguments.config], arguments.overrides)
-    file = arguments.model_config
-    values = json.loads(file.read_text()) if file else read_model_config(config.model.path)
     plan = make_plan(
         config,
-        ModelSize.from_hf(values),
+        ModelSize.from_hf(_model_shape(config, arguments)),
         Cluster(
             num_nodes=arguments.nodes,
             gpus_per_node=arguments.gpus_per_node,

@@ -25,6 +25,8 @@ from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 from megatron_ar3po.wiring.language import Language
 from megatron_ar3po.wiring.servers import revive
 
+EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
+
 
 def build_controller(
     config: Config,
@@ -143,16 +145,20 @@ def build_evaluator(
             prompts,
             num_samples=num_samples,
             sampling=sampling,
-            seed_key="eval",
+            seed_key=EVALUATION_SEED_KEY,
             policy_version=policy_version,
         )
         ledger.record_evaluation(answers, policy_version=policy_version)
         return answers
 
-    sampling = SamplingParams(
+    sampling = evaluation_sampling(config, language)
+    return Evaluator(language.held_out, sample, ranks, config.evaluation, sampling)
+
+
+def evaluation_sampling(config: Config, language: Language) -> SamplingParams:
+    return SamplingParams(
         temperature=config.evaluation.temperature,
         top_p=config.evaluation.top_p,
         max_response_tokens=config.rollout.max_response_tokens,
         stop_token_ids=language.stop_token_ids,
     )
-    return Evaluator(language.held_out, sample, ranks, config.evaluation, sampling)

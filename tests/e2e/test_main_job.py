@@ -2,10 +2,14 @@
 path. Full-length runs are in tests/chaos; how well the example learns is what `make train` shows."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 import yaml
+from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
 STEP_METRICS = {
     "rollout/responses_per_prompt",
@@ -58,6 +62,31 @@ def whole_run(tmp_path_factory, module_runs):
         "observability.tensorboard=true",
     )
     return run.wait().succeeded()
+
+
+def test_evaluating_a_run_repeats_its_last_evaluation(whole_run, tmp_path):
+    """`ar3po evaluate RUN`: the newest checkpoint, converted, in a server of its own, gets the very same figure."""
+    command = [sys.executable, "-m", "megatron_ar3po.cli", "evaluate", str(whole_run.folder)]
+    done = subprocess.run(
+        [*command, "--json", "--out", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIME_LIMIT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout)
+    assert result["policy"].endswith("checkpoints/step_00006/model")
+    assert (result["prompts"], result["samples_per_prompt"]) == (16, 2)
+    assert result["pass_at_1"] == whole_run.metrics[6]["eval/pass_at_1"]
+    assert result["tokens"] == whole_run.metrics[6]["eval/tokens"]
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
+    correct = sum(r["status"] == "correct" for row in rows for r in row["responses"])
+    assert correct / 32 == result["pass_at_1"]
+    assert not (tmp_path / "policy").exists()
 
 
 def test_a_run_writes_what_it_promises(whole_run):

@@ -1,7 +1,8 @@
 """Every bash command of the cluster examples' READMEs is run as it stands, in a copy of the repository's layout.
 
 `sbatch` is asked with --test-only here: Slurm checks script, options and nodes; test_slurm_scripts.py runs the scripts.
-Not run: the `console` blocks, which need the network.
+`ar3po evaluate` finds its policy and settings here and samples in tests/e2e/test_main_job.py. Not run: the `console`
+blocks, which need the network. That every command of every page can be given: tests/unit/test_documented_commands.py.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ import pytest
 from slurm_cluster import ROOT
 
 from megatron_ar3po import cli
+from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
+from megatron_ar3po.evaluate import find_policy, settings
+from megatron_ar3po.train import parse_with_late_words
 
 EXAMPLES = ["qwen2.5_32b_dapo_math", "qwen2.5_7b_dapo_math", "llama3.1_8b_dapo_math"]
 
@@ -36,7 +40,7 @@ def checkout(tmp_path: Path) -> Path:
     return home
 
 
-def write_run(run: Path) -> None:
+def write_run(run: Path, example: str) -> None:
     logs = run / "logs/job_1/restart_0"
     logs.mkdir(parents=True)
     (logs / "node_0.log").write_text("step 1\n")
@@ -48,6 +52,15 @@ def write_run(run: Path) -> None:
         "rollout/responses_per_prompt": 5.7,
         "time/step_s": 1.0,
     }
+    source = ROOT / "examples" / example
+    config = load_config([source / "config.yaml"], [])
+    (run / "resolved_config.yaml").write_text(to_yaml(config))
+    for model in (run / "hf", run.parents[1] / config.model.path):
+        model.mkdir(parents=True)
+        (model / "config.json").write_text((source / "model_config.json").read_text())
+    benchmark = run.parents[1] / config.evaluation.path
+    benchmark.parent.mkdir()
+    benchmark.touch()
     (run / "metrics.jsonl").write_text(
         json.dumps({"step": 0, "eval/pass_at_1": 0.4}) + "\n" + json.dumps(row) + "\n"
     )
@@ -59,16 +72,21 @@ def test_every_bash_command_of_the_readme_works(example, cluster, checkout, monk
     readme = (ROOT / "examples" / example / "README.md").read_text()
     blocks = re.findall(r"```bash\n(.*?)```", readme, re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert len(commands) >= 6
+    assert len(commands) >= 11
     report = re.search(r"ar3po report (\S+)", readme)
     assert report is not None
-    write_run(checkout / report.group(1))
+    write_run(checkout / report.group(1), example)
     env = {**cluster.env, "PATH": f"{checkout}/bin:{os.environ['PATH']}"}
     monkeypatch.chdir(checkout)
     monkeypatch.setenv("NEMORUN_HOME", f"{checkout}/runs/nemo")
     monkeypatch.setattr("sys.stdin", io.StringIO())  # NeMo-Run's shell calls read it
 
     for command in [*commands, f"examples/{example}/run.sh"]:
+        if command.startswith("ar3po evaluate "):
+            arguments = parse_with_late_words(cli.make_parser(), shlex.split(command)[1:])
+            policy = find_policy(arguments)
+            assert settings(policy, arguments, checkout / "out").data.path == "data/math500.jsonl"
+            continue
         if command.startswith("ar3po "):
             assert cli.main(shlex.split(command)[1:]) == 0, command
             continue

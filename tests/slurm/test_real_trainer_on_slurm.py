@@ -5,14 +5,18 @@ the 32B example with overrides that make it small. Not exercised: GPUs, NCCL, te
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from slurm_cluster import ROOT
 
+from megatron_ar3po.distributed.rank_watch import read_statuses
+
 TINY = ROOT / ".cache" / "tiny_sum"
+STEPS = 30  # so many that the warning comes before the last
 SMALL = [
-    "run.num_steps=8",
+    f"run.num_steps={STEPS}",
     "model.dtype=float32",
     "data.apply_chat_template=false",
     "data.max_prompt_tokens=8",
@@ -54,15 +58,21 @@ def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_do
     job_id = cluster.sbatch(script, *SMALL, options=options, env=job_env)
     cluster.wait_until(lambda: 1 in steps_of(run_dir), 400, "the first step ends")
 
+    ranks = read_statuses(run_dir / "status")
+    assert [(r.rank, r.host, r.end) for r in ranks] == [(0, "node1", ""), (1, "node2", "")]
+
     cluster.run("scancel", "--batch", "--signal=USR1", str(job_id))
 
     job = cluster.wait_for_job(job_id, timeout_s=600)
     told = (tmp_path / f"job-{job_id}.out").read_text()
     assert (job.state, job.restarts) == ("COMPLETED", 1), told
     assert (run_dir / "DONE").exists()
-    assert steps_of(run_dir)[-8:] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert steps_of(run_dir)[-STEPS:] == list(range(1, STEPS + 1))
     resumed = (run_dir / f"logs/job_{job_id}/restart_1/node_0.log").read_text()
     saved_at = int(resumed.partition("checkpoints/step_")[2][:5])
-    assert 1 <= saved_at < 8
+    assert 1 <= saved_at < STEPS
     assert f"(step {saved_at}, policy version {saved_at})" in resumed
     assert "the run is DONE" in told
+    shown = cluster.run(sys.executable, "-m", "megatron_ar3po.cli", "status", str(run_dir))
+    assert "2 of 2 ranks on 2 nodes, 30 steps done" in shown
+    assert shown.rstrip().endswith("the run is DONE")

@@ -1,6 +1,7 @@
 import numpy as np
+import pytest
 
-from megatron_ar3po.evaluation import evaluation_records, pass_at_k
+from megatron_ar3po.evaluation import accuracy, evaluation_records, pass_at_k
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
 
@@ -37,3 +38,18 @@ def test_pass_at_k_of_one_right_in_four():
     assert pass_at_k(4, 1, 1) == 0.25
     assert pass_at_k(4, 1, 2) == 0.5
     assert pass_at_k(4, 0, 4) == 0.0
+
+
+def test_accuracy_over_prompts_with_its_standard_error():
+    """Four samples each; 4, 1 and 0 right. Rates 1, 1/4, 0: mean 5/12, standard deviation sqrt(0.2708) = 0.5204."""
+    marks = [(True,) * 4, (True, False, False, False), (False,) * 4]
+    found = accuracy([[answer(m) for m in four] for four in marks])
+    assert (found.prompts, found.samples_per_prompt) == (3, 4)
+    assert found.pass_at_1 == 5 / 12
+    assert found.pass_at_1_stderr == pytest.approx(0.5204 / 3**0.5, abs=1e-4)
+    assert found.pass_at_k == pytest.approx({1: 5 / 12, 2: 1.5 / 3, 4: 2 / 3})
+
+
+def test_one_sample_of_one_prompt_has_no_spread():
+    found = accuracy([[answer(True)]])
+    assert (found.pass_at_1, found.pass_at_1_stderr, found.pass_at_k) == (1, 0, {1: 1})

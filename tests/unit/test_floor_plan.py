@@ -1,7 +1,7 @@
 """The drawing of the house, held against the imports. The only test that knows about layers.
 
 floor 6   cli   launch/   reporting/   comparison/
-floor 5   train   wiring   todays_grader
+floor 5   train   evaluate   wiring   todays_grader
 floor 4   trainer
 floor 3   rollout/ actor/ weight_sync/ reuse/ data/ rewards/   and the small rooms beside them
 floor 2   algorithm/   observability/
@@ -23,7 +23,7 @@ FLOORS = [
         *("colocation", "evaluation", "run_state", "stop_request", "frozen_policy"),
     },
     {"trainer"},
-    {"train", "wiring", "todays_grader"},
+    {"train", "evaluate", "wiring", "todays_grader"},
     {"cli", "launch", "reporting", "comparison"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}

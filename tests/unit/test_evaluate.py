@@ -1,0 +1,80 @@
+"""What `ar3po evaluate` makes of its words. That it samples and grades as a run does: tests/e2e/test_main_job.py."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po import cli
+from megatron_ar3po.config.load import load_config, to_yaml
+from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
+from megatron_ar3po.train import parse_with_late_words
+from megatron_ar3po.wiring.evaluation import benchmark_places
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_evaluate_parser(parser.add_subparsers())
+    return parse_with_late_words(parser, ["evaluate", *words])
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two checkpoints, the newest one step 20, nothing exported."""
+    folder = tmp_path / "runs" / "mine"
+    for step in ("step_00010", "step_00020"):
+        (folder / "checkpoints" / step / "model").mkdir(parents=True)
+    (folder / "checkpoints" / "latest").write_text("step_00020")
+    config = load_config([], ["model.path=base", "evaluation.path=held.jsonl", "run.seed=7"])
+    (folder / "resolved_config.yaml").write_text(to_yaml(config))
+    return folder
+
+
+def hf_folder(path: Path) -> Path:
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
+def test_a_run_stands_for_its_newest_checkpoint_then_for_what_it_exported(run):
+    policy = find_policy(parsed(str(run)))
+    assert policy.checkpoint == run / "checkpoints/step_00020/model"
+    assert (policy.hf_folder, policy.config.run.seed) == (Path("base"), 7)
+    named = find_policy(parsed(str(run), "--checkpoint=step_00010"))
+    assert named.checkpoint == run / "checkpoints/step_00010/model"
+    exported = hf_folder(run / "hf")
+    policy = find_policy(parsed(str(run)))
+    assert (policy.checkpoint, policy.hf_folder) == (None, exported)
+
+
+def test_the_benchmark_takes_the_place_of_the_training_prompts(tmp_path):
+    data = tmp_path / "math500.jsonl"
+    data.write_text("{}")
+    model = hf_folder(tmp_path / "model")
+    words = parsed(str(model), f"--data={data}", "--samples=8", "evaluation.temperature=0.6")
+    config = settings(find_policy(words), words, tmp_path / "out")
+    assert (config.data.path, config.model.path) == (str(data), str(model))
+    assert (config.evaluation.samples_per_prompt, config.evaluation.temperature) == (8, 0.6)
+    assert config.run.path == tmp_path / "out"
+
+
+def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys):
+    model = hf_folder(tmp_path / "model")
+    for words, message in {
+        (str(tmp_path),): "is neither a run (no resolved_config.yaml) nor a Hugging Face folder",
+        (str(run), "--checkpoint=step_00030"): "it has step_00010, step_00020",
+        (str(model),): "no benchmark: name one by --data FILE",
+        (str(run),): "--data held.jsonl is no file",
+    }.items():
+        assert cli.main(["evaluate", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_the_gpus_of_a_node_are_shared_out_to_servers():
+    eight = [str(gpu) for gpu in range(8)]
+    assert [p.gpu_ids for p in benchmark_places(eight, 4)] == [tuple("0123"), tuple("4567")]
+    assert len(benchmark_places([], 8)) == 1
+    with pytest.raises(ValueError, match="server of 8 GPUs does not fit the 4 GPUs"):
+        benchmark_places(eight[:4], 8)

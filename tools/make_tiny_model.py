@@ -1,11 +1,11 @@
-"""Makes the model and the prompts of examples/tiny_sum.
+"""Makes the model and the prompts of examples/tiny_sum, or of examples/tiny_sum_core.
 
 A 0.3 M-parameter Qwen2 is taught the running-sum task by a teacher with misconceptions
 (tools/tiny_sum_task.py says why), on one CPU thread in under a minute, and saved as a Hugging Face
 folder:
 
     OUT/model/         config.json, model.safetensors, tokenizer, generation config
-    OUT/train.jsonl    training prompts: a third core, a third mixed, a third easy
+    OUT/train.jsonl    training prompts: core, mixed and easy ones
     OUT/heldout.jsonl  held-out prompts of the same make; none of their operand sequences is in
     train.jsonl, nor was it
                        shown to the model
@@ -35,6 +35,7 @@ from tiny_sum_task import (
     PAD,
     PROMPT_TOKENS,
     STOP,
+    TASKS,
     UNKNOWN,
     Operands,
     Teacher,
@@ -58,7 +59,7 @@ from transformers import (  # noqa: E402
 )
 from transformers.utils.logging import disable_progress_bar  # noqa: E402
 
-DEFAULT_FOLDER = Path(__file__).resolve().parents[1] / ".cache" / "tiny_sum"
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
 PAD_ID, STOP_ID = CHARACTERS.index(PAD), CHARACTERS.index(STOP)
 NOT_LEARNT = -100  # labels the loss leaves out
 
@@ -68,8 +69,9 @@ class Recipe:
     """All that decides what is made; kept in task.json."""
 
     version: int = 3  # of this program's output: raise it when the same options make something else
+    task: str = "tiny_sum"
     seed: int = 0
-    num_train: int = 300
+    num_train: int = TASKS["tiny_sum"].num_train
     num_heldout: int = 256
     hidden_size: int = 128
     num_layers: int = 2
@@ -82,7 +84,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, help="default: %(default)s")
+    parser.add_argument("--task", choices=sorted(TASKS), default="tiny_sum")
+    parser.add_argument("--out", type=Path, help="default: .cache/TASK")
     parser.add_argument(
         "--seed", type=int, default=0, help="teacher, prompts and model follow from it"
     )
@@ -91,26 +94,36 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     disable_progress_bar()  # a bar for one file of a megabyte
-    recipe = Recipe(seed=args.seed, num_steps=args.steps)
-    if not args.force and is_made(args.out, asdict(recipe)):
-        print(f"{args.out} is there already")
-        (args.out / "task.json").touch()  # newer than this program: make has nothing to do
+    recipe = Recipe(
+        task=args.task,
+        seed=args.seed,
+        num_train=TASKS[args.task].num_train,
+        num_steps=args.steps,
+    )
+    out = args.out or CACHE / args.task
+    if not args.force and is_made(out, asdict(recipe)):
+        print(f"{out} is there already")
+        (out / "task.json").touch()  # newer than this program: make has nothing to do
         return
     started = time.monotonic()
-    with made_whole(args.out) as folder:
+    with made_whole(out) as folder:
         facts = write_task(folder, recipe)
         (folder / "task.json").write_text(json.dumps(facts, indent=2) + "\n")
-    print(f"{args.out}: made in {time.monotonic() - started:.0f} s; start: {facts['heldout']}")
+    print(f"{out}: made in {time.monotonic() - started:.0f} s; start: {facts['heldout']}")
 
 
 def write_task(folder: Path, recipe: Recipe) -> dict[str, Any]:
     """Everything but task.json, whose content is returned."""
-    teacher = Teacher.with_misconceptions(recipe.seed)
-    train = choose_prompts(teacher, recipe.num_train, f"train {recipe.seed}")
-    heldout = choose_prompts(teacher, recipe.num_heldout, f"heldout {recipe.seed}", avoid=train)
+    task = TASKS[recipe.task]
+    teacher = Teacher.with_misconceptions(recipe.seed, task)
+    train = choose_prompts(teacher, recipe.num_train, f"train {recipe.seed}", task=task)
+    heldout = choose_prompts(
+        teacher, recipe.num_heldout, f"heldout {recipe.seed}", avoid=train, task=task
+    )
     for name, prompts in (("train", train), ("heldout", heldout)):
         lines = [
-            json.dumps(record) + "\n" for record in records(prompts, teacher, f"tiny_sum_{name}")
+            json.dumps(record) + "\n"
+            for record in records(prompts, teacher, f"{recipe.task}_{name}")
         ]
         (folder / f"{name}.jsonl").write_text("".join(lines))
     model = train_model(teacher, recipe, never=heldout)

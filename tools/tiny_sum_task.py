@@ -1,4 +1,5 @@
-"""The running-sum task of `examples/tiny_sum`: sums modulo 10, with misconceptions to unlearn.
+"""The running-sum task of `examples/tiny_sum` and, harder, of `examples/tiny_sum_core`: sums modulo
+10, with misconceptions to unlearn.
 
     prompt    3+8+4xx=       operands 3 8 4, filled up with x to 7 characters
     response  1;5            the running sums modulo 10 after the second, third, ... operand
@@ -13,8 +14,8 @@ within a few updates, and no prompt would stay unsolved long enough for a second
 matter.
 
 How often the teacher is right on a prompt has a closed form (`pass_rate`), and prompts are chosen
-by it: a third core, a third mixed, a third easy, in training and held-out prompts alike, with no
-sequence of operands in both.
+by it: shares of core, mixed and easy ones (`Task.difficulties`), in training and held-out prompts
+alike, with no sequence of operands in both.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 MODULUS = 10
 MAX_OPERANDS = 4
@@ -33,8 +35,51 @@ CHARACTERS = PAD + STOP + UNKNOWN + "0123456789+-*/=;x"  # a token's id is its p
 
 Operands = tuple[int, ...]
 
-# (name, share of the prompts, lowest and highest pass rate of the teacher)
-DIFFICULTIES = (("core", 0.52, 0.0, 0.1), ("mixed", 0.24, 0.25, 0.75), ("easy", 0.24, 0.9, 1.0))
+
+class Difficulty(NamedTuple):
+    name: str
+    share: float  # of the prompts
+    low: float  # pass rates of the teacher
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """Which misconceptions there are, and which prompts are asked."""
+
+    num_train: int
+    num_wrong: int  # pairs that are taught wrong nearly always
+    wrong_rates: tuple[float, ...]  # drawn for each of them
+    num_shaky: int  # pairs that are taught wrong now and then
+    difficulties: tuple[Difficulty, ...]
+
+
+TASKS = {
+    "tiny_sum": Task(
+        num_train=300,
+        num_wrong=16,
+        wrong_rates=(0.94, 0.96, 0.98),
+        num_shaky=24,
+        difficulties=(
+            Difficulty("core", 0.52, 0.0, 0.1),
+            Difficulty("mixed", 0.24, 0.25, 0.75),
+            Difficulty("easy", 0.24, 0.9, 1.0),
+        ),
+    ),
+    # More pairs are wrong, more firmly, and fewer prompts come round more often.
+    "tiny_sum_core": Task(
+        num_train=120,
+        num_wrong=30,
+        wrong_rates=(0.97, 0.98, 0.99),
+        num_shaky=20,
+        difficulties=(
+            Difficulty("core", 0.6, 0.0, 0.06),
+            Difficulty("mixed", 0.2, 0.25, 0.75),
+            Difficulty("easy", 0.2, 0.9, 1.0),
+        ),
+    ),
+}
+TINY_SUM = TASKS["tiny_sum"]
 
 
 def prompt_text(operands: Operands) -> str:
@@ -66,11 +111,11 @@ class Teacher:
     shift: tuple[tuple[int, ...], ...]
 
     @classmethod
-    def with_misconceptions(cls, seed: int, num_wrong: int = 16, num_shaky: int = 24) -> Teacher:
+    def with_misconceptions(cls, seed: int, task: Task = TINY_SUM) -> Teacher:
         rng = random.Random(f"teacher {seed}")
-        wrong = [rng.choice((0.94, 0.96, 0.98)) for _ in range(num_wrong)]
-        shaky = [rng.uniform(0.25, 0.65) for _ in range(num_shaky)]
-        rates = wrong + shaky + [0.01] * (MODULUS**2 - num_wrong - num_shaky)
+        wrong = [rng.choice(task.wrong_rates) for _ in range(task.num_wrong)]
+        shaky = [rng.uniform(0.25, 0.65) for _ in range(task.num_shaky)]
+        rates = wrong + shaky + [0.01] * (MODULUS**2 - task.num_wrong - task.num_shaky)
         rng.shuffle(rates)
         shifts = [rng.randrange(1, MODULUS) for _ in rates]
         return cls(error_rate=_square(rates), shift=_square(shifts))
@@ -98,25 +143,29 @@ class Teacher:
 
 
 def choose_prompts(
-    teacher: Teacher, num_prompts: int, seed: str, avoid: Collection[Operands] = ()
+    teacher: Teacher,
+    num_prompts: int,
+    seed: str,
+    avoid: Collection[Operands] = (),
+    task: Task = TINY_SUM,
 ) -> dict[Operands, str]:
-    """{operands: difficulty}: each difficulty gets a third, no sequence twice and none of
+    """{operands: difficulty}: each difficulty gets its share, no sequence twice and none of
     `avoid`."""
     rng = random.Random(f"prompts {seed}")
-    room = {name: round(share * num_prompts) for name, share, _, _ in DIFFICULTIES}
+    room = {d.name: round(d.share * num_prompts) for d in task.difficulties}
     room["easy"] += num_prompts - sum(room.values())
     chosen: dict[Operands, str] = {}
     while any(room.values()):
         operands = draw_operands(rng)
-        name = difficulty(teacher.pass_rate(operands))
+        name = difficulty(teacher.pass_rate(operands), task)
         if name and room[name] and operands not in chosen and operands not in avoid:
             chosen[operands] = name
             room[name] -= 1
     return chosen
 
 
-def difficulty(pass_rate: float) -> str | None:
-    return next((name for name, _, low, high in DIFFICULTIES if low <= pass_rate <= high), None)
+def difficulty(pass_rate: float, task: Task = TINY_SUM) -> str | None:
+    return next((d.name for d in task.difficulties if d.low <= pass_rate <= d.high), None)
 
 
 def records(

@@ -40,6 +40,9 @@ class Experiment:
         words = [*self.common, *variant.words, f"run.seed={seed}", "run.progress=plain"]
         return [*words, *self._enough_steps(words)]
 
+    def config_of(self, variant: Variant, seed: int) -> Config:
+        return load_config([self.config], self.words_of(variant, seed))
+
     def _enough_steps(self, words: Sequence[str]) -> list[str]:
         """With a budget of responses the budget ends a run, never the number of steps."""
         if not self.responses:

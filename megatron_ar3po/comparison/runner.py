@@ -1,8 +1,10 @@
-"""Runs an experiment: one `ar3po train` after the other, seed by seed so that pairs are whole early.
+"""Runs an experiment: one `ar3po train` after the other, seed by seed so that pairs are whole early, all of them on
+servers that are started once.
 
     DIR/runs/VARIANT-sSEED/                  the run, as any other
     DIR/runs/VARIANT-sSEED/comparison.json   written when it is finished: with which words
     DIR/logs/VARIANT-sSEED.log               what it said
+    DIR/logs/sglang_*.log                    what the servers said
 
 A finished run is not repeated; one that was cut short begins anew. With a budget of responses a run is asked to stop
 (AR3PO_STOP_FILE) once an evaluation at or beyond it stands in its metrics; what it does until it has stopped is left
@@ -12,21 +14,23 @@ out of the figures. A run beyond its time limit is killed with all it started.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from megatron_ar3po.comparison.experiment import Experiment, Variant
+from megatron_ar3po.comparison.process import Main, RunProcess
+from megatron_ar3po.comparison.servers import SharedServers
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.train import main as train
 
 _POLL_S = 0.5
 _GRACE_S = 60.0  # from the request to stop to the end of the process
@@ -64,8 +68,24 @@ def is_finished(experiment: Experiment, out: Path, variant: Variant, seed: int) 
     return True
 
 
-def run_all(experiment: Experiment, out: Path, *, is_quiet: bool = False) -> list[Failure]:
-    """Trains what `out` does not hold yet. A failed run does not end the others; it is in the answer."""
+class ServerWords(Protocol):
+    """Servers for the runs: what `SharedServers` promises."""
+
+    def words_for(self, config: Config) -> list[str]: ...
+
+    def discard(self) -> None: ...
+
+
+def run_all(
+    experiment: Experiment,
+    out: Path,
+    *,
+    is_quiet: bool = False,
+    main: Main = train,
+    servers: ServerWords | None = None,
+) -> list[Failure]:
+    """Trains what `out` does not hold yet. A failed run does not end the others; it is in the answer. `main`: what a
+    run calls with the words of its command line, in a process of its own."""
     todo = [(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
     failures: list[Failure] = []
     bar = Progress(
@@ -77,19 +97,30 @@ def run_all(experiment: Experiment, out: Path, *, is_quiet: bool = False) -> lis
         console=Console(stderr=True),
         disable=is_quiet,
     )
-    with bar:
+    shared = servers or SharedServers(out / "logs", report=bar.console.print)
+    with ExitStack() as stack:
+        stack.callback(shared.discard)
+        stack.enter_context(bar)
         task = bar.add_task("runs", total=len(todo), facts="")
         for variant, seed in todo:
             if not is_finished(experiment, out, variant, seed):
                 bar.update(task, facts=run_name(variant, seed))
-                reason = _run_one(experiment, out, variant, seed)
+                reason = _run_one(experiment, out, variant, seed, shared, main)
                 if reason:
+                    shared.discard()
                     failures.append(Failure(run=run_name(variant, seed), reason=reason))
             bar.advance(task)
     return failures
 
 
-def _run_one(experiment: Experiment, out: Path, variant: Variant, seed: int) -> str:
+def _run_one(
+    experiment: Experiment,
+    out: Path,
+    variant: Variant,
+    seed: int,
+    servers: ServerWords,
+    main: Main,
+) -> str:
     """Why the run is of no use; empty when it is finished."""
     name = run_name(variant, seed)
     folder, stop = out / "runs" / name, out / "logs" / f"{name}.stop"
@@ -98,20 +129,20 @@ def _run_one(experiment: Experiment, out: Path, variant: Variant, seed: int) -> 
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
     words = [*experiment.words_of(variant, seed), f"run.dir={folder}", f"run.name={name}"]
+    words += servers.words_for(experiment.config_of(variant, seed))
     log = out / "logs" / f"{name}.log"
-    with log.open("w") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "megatron_ar3po.train", str(experiment.config), *words],
-            stdout=said,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "AR3PO_STOP_FILE": str(stop)},
-            start_new_session=True,
-        )
-        try:
-            reason = _watched(process, folder / "metrics.jsonl", stop, experiment)
-        finally:
-            _end(process)
-            stop.unlink(missing_ok=True)
+    log.unlink(missing_ok=True)
+    process = RunProcess(
+        main,
+        [str(experiment.config), *words],
+        log=log,
+        environment={"AR3PO_STOP_FILE": str(stop)},
+    )
+    try:
+        reason = _watched(process, folder / "metrics.jsonl", stop, experiment)
+    finally:
+        process.end()
+        stop.unlink(missing_ok=True)
     if reason:
         return f"{reason}; its log is {log}"
     mark = {"words": _identity(experiment, variant, seed)}
@@ -119,9 +150,7 @@ def _run_one(experiment: Experiment, out: Path, variant: Variant, seed: int) -> 
     return ""
 
 
-def _watched(
-    process: subprocess.Popen[bytes], metrics: Path, stop: Path, experiment: Experiment
-) -> str:
+def _watched(process: RunProcess, metrics: Path, stop: Path, experiment: Experiment) -> str:
     deadline = time.monotonic() + experiment.timeout_s
     while (code := process.poll()) is None:
         if time.monotonic() > deadline:
@@ -146,18 +175,6 @@ def _has_spent(metrics: Path, responses: int) -> bool:
         and (row.get("rollout/responses_total") or 0) >= responses
         for row in read_rows(metrics)
     )
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """Nothing of a run stays: its process group is asked, then killed."""
-    for number, wait_s in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 15.0)):
-        if process.poll() is not None:
-            return
-        os.killpg(process.pid, number)
-        try:
-            process.wait(wait_s)
-        except subprocess.TimeoutExpired:
-            continue
 
 
 def _identity(experiment: Experiment, variant: Variant, seed: int) -> list[str]:

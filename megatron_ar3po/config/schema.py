@@ -230,6 +230,9 @@ class RolloutConfig:
     servers_per_replica: int = (
         1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
     )
+    server_urls: list[str] = field(
+        default_factory=list[str]
+    )  # servers that run already, replica by replica; whoever started them ends them. Empty: the run starts its own
     server_start_timeout_s: float = 600.0  # from start to ready
     request_timeout_s: float = 600.0  # one sample, queueing included
     max_retries: int = 2  # of one lost request, each on a restarted or another server

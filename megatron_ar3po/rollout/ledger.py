@@ -83,6 +83,11 @@ class ServerCounters:
     retracted_prompt_tokens: int = 0
     retracted_generated_tokens: int = 0
 
+    def __sub__(self, before: ServerCounters) -> ServerCounters:
+        return ServerCounters(
+            **{name: getattr(self, name) - getattr(before, name) for name in self.__slots__}
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerBook:
@@ -308,10 +313,16 @@ def check_balance(server: str, ours: ServerUsage, theirs: ServerCounters) -> Non
             )
 
 
-def server_books(engine: SglangEngine, clients: Sequence[Usage] | None = None) -> list[ServerBook]:
+def server_books(
+    engine: SglangEngine,
+    clients: Sequence[Usage] | None = None,
+    *,
+    before: Mapping[str, ServerCounters] | None = None,
+) -> list[ServerBook]:
     """Of every process that this engine's servers have been; those that still run are asked for their counters.
     `clients`: the usage of every engine that samples from them, its own included; a request that none of them can
-    place may have been for any server and leaves its room at each."""
+    place may have been for any server and leaves its room at each. `before`: by server, what those counted that ran
+    before this run."""
     books = []
     usage = sum_usage([engine.usage] if clients is None else clients)
     nobody = usage.pop(NOBODY, ServerUsage())
@@ -322,6 +333,8 @@ def server_books(engine: SglangEngine, clients: Sequence[Usage] | None = None) -
             continue  # another replica's, which closes its books
         server = current[name]
         theirs = current_counters(server) if restarts == server.num_restarts else None
+        if theirs is not None and before and name in before:
+            theirs -= before[name]
         ours = usage.get((name, restarts), ServerUsage()) + nobody
         books.append(ServerBook(server=name, restarts=restarts, ours=ours, theirs=theirs))
     return books

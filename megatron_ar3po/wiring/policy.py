@@ -12,12 +12,11 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.frozen_policy import FrozenActor, FrozenPublisher
 from megatron_ar3po.interfaces import Actor, WeightPublisher
-from megatron_ar3po.rollout.sglang_server import SglangServer
-from megatron_ar3po.wiring.servers import server_control
+from megatron_ar3po.wiring.servers import RunServer, server_control
 
 
 def build_policy(
-    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
@@ -48,7 +47,7 @@ def build_policy(
 
 
 def build_colocation(
-    config: Config, ranks: Ranks, actor: Actor, servers: list[SglangServer]
+    config: Config, ranks: Ranks, actor: Actor, servers: list[RunServer]
 ) -> Colocation:
     if not torch.cuda.is_available():
         return SharedHostMemory()

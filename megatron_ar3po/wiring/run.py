@@ -22,7 +22,6 @@ from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
-from megatron_ar3po.rollout.sglang_server import SglangServer
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run_state import CheckpointFolder, RunState, read_state, write_durably
 from megatron_ar3po.stop_request import StopRequest
@@ -31,7 +30,13 @@ from megatron_ar3po.wiring.language import load_language
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
 from megatron_ar3po.wiring.reuse_store import open_store
 from megatron_ar3po.wiring.sampling import build_controller, build_evaluator, build_sampler
-from megatron_ar3po.wiring.servers import check_routing, start_router, start_servers, wait_for
+from megatron_ar3po.wiring.servers import (
+    RunServer,
+    check_routing,
+    start_router,
+    start_servers,
+    wait_for,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -112,7 +117,7 @@ def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> No
 
 
 def build_trainer(
-    config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest, servers: list[SglangServer]
+    config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest, servers: list[RunServer]
 ) -> Ar3poTrainer:
     """Collective. Loads data and model while the servers start, then waits for them."""
     language = load_language(config, ranks, stack)

@@ -19,11 +19,10 @@ from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.routed_engine import RoutedEngine
 from megatron_ar3po.rollout.router import RouterControl
 from megatron_ar3po.rollout.sglang_client import Process, ServerUsage, SglangEngine
-from megatron_ar3po.rollout.sglang_server import SglangServer
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 from megatron_ar3po.wiring.language import Language
-from megatron_ar3po.wiring.servers import revive
+from megatron_ar3po.wiring.servers import RunServer, counters_before, revive
 
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
 
@@ -33,7 +32,7 @@ def build_controller(
     ranks: Ranks,
     stack: ExitStack,
     language: Language,
-    servers: list[SglangServer],
+    servers: list[RunServer],
     router_url: str,
 ) -> tuple[RolloutController | None, Ledger | None]:
     """On leaders; the other ranks have no servers to talk to and no costs to write down."""
@@ -57,11 +56,12 @@ def build_controller(
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
+    before = counters_before(servers)
     if config.rollout.routing == "local":
-        return controller, Ledger(path, lambda: server_books(engine))
+        return controller, Ledger(path, lambda: server_books(engine, before=before))
     ledger = Ledger(
         path,
-        lambda: server_books(engine, usage_of_all(engine, ranks)),
+        lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
         seen=lambda: sum(engine.usage.values(), ServerUsage()),
     )
     return controller, ledger
@@ -77,7 +77,7 @@ def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, Serve
 
 
 def build_engine(
-    config: Config, ranks: Ranks, language: Language, servers: list[SglangServer], router_url: str
+    config: Config, ranks: Ranks, language: Language, servers: list[RunServer], router_url: str
 ) -> SglangEngine:
     """Collective over leaders with `rollout.routing=global`."""
     if config.rollout.routing == "local":

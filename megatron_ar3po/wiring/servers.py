@@ -10,17 +10,24 @@ import torch
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.rollout.attached_server import AttachedServer
+from megatron_ar3po.rollout.ledger import ServerCounters
 from megatron_ar3po.rollout.placement import server_places
 from megatron_ar3po.rollout.ports import HOST
 from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
 from megatron_ar3po.rollout.server_control import ServerControl
-from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.rollout.server_arguments import server_arguments
+from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 
 logger = logging.getLogger(__name__)
 
 
-def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[SglangServer]:
-    """Leaders start their replica's servers and return at once; the other ranks hold none."""
+RunServer = SglangServer | AttachedServer  # ours, or someone else's
+
+
+def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
+    """Leaders start their replica's servers and return at once; the other ranks hold none. With `rollout.server_urls`
+    nothing is started: they run already."""
 
     def started() -> int:
         places = server_places(
@@ -30,6 +37,9 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[Sglang
             ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size)),
         )
         for place in places:
+            if config.rollout.server_urls:
+                servers.append(attached(config, place))
+                continue
             server = SglangServer(
                 config.rollout,
                 place,
@@ -42,9 +52,44 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[Sglang
             servers.append(server)
         return len(places)
 
-    servers: list[SglangServer] = []
+    check_server_urls(config, ranks)
+    servers: list[RunServer] = []
     ranks.run_on_leader(started)
     return servers
+
+
+def attached(config: Config, place: ServerPlace) -> AttachedServer:
+    arguments = server_arguments(
+        config.rollout,
+        model_path=config.model.path,
+        dtype=config.model.dtype,
+        port=0,
+        tensor_parallel_size=place.tensor_parallel_size,
+        on_gpu=torch.cuda.is_available(),
+    )
+    return AttachedServer(
+        config.rollout.server_urls[place.number],
+        name=place.name,
+        arguments=arguments,
+        tensor_parallel_size=place.tensor_parallel_size,
+        timeout_s=config.rollout.server_start_timeout_s,
+    )
+
+
+def check_server_urls(config: Config, ranks: Ranks) -> None:
+    urls = config.rollout.server_urls
+    wanted = ranks.layout.data_parallel_size * config.rollout.servers_per_replica
+    if urls and len(urls) != wanted:
+        raise ValueError(
+            f"rollout.server_urls names {len(urls)} server(s), but {ranks.layout.data_parallel_size} replica(s) with "
+            f"rollout.servers_per_replica={config.rollout.servers_per_replica} use {wanted}; name each once, replica by "
+            "replica."
+        )
+
+
+def counters_before(servers: list[RunServer]) -> dict[str, ServerCounters]:
+    """Of servers that ran before this run."""
+    return {s.name: s.counters_before for s in servers if isinstance(s, AttachedServer)}
 
 
 def visible_gpus() -> list[str]:
@@ -54,13 +99,13 @@ def visible_gpus() -> list[str]:
     return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def wait_for(servers: list[SglangServer]) -> None:
+def wait_for(servers: list[RunServer]) -> None:
     for server in servers:
         seconds = server.wait_ready()
         logger.info("server %s is ready at %s after %.0f s", server.name, server.url, seconds)
 
 
-def server_control(config: Config, servers: list[SglangServer]) -> ServerControl:
+def server_control(config: Config, servers: list[RunServer]) -> ServerControl:
     return ServerControl(
         lambda: [server.url for server in servers], timeout_s=config.weight_sync.timeout_s
     )
@@ -79,9 +124,7 @@ def check_routing(config: Config, ranks: Ranks) -> None:
         )
 
 
-def start_router(
-    config: Config, ranks: Ranks, stack: ExitStack, servers: list[SglangServer]
-) -> str:
+def start_router(config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]) -> str:
     """Collective. The router's URL on every rank; empty with `rollout.routing=local`. The servers are ready."""
     if config.rollout.routing == "local":
         return ""
@@ -100,7 +143,7 @@ def start_router(
     return ranks.run_on_first(started)
 
 
-def revive(server: SglangServer, ranks: Ranks, router: RouterControl | None = None) -> None:
+def revive(server: RunServer, ranks: Ranks, router: RouterControl | None = None) -> None:
     """A fresh process with the weights every other server of the replica has. The ranks of the replica help. A router
     must not see it before it holds them."""
     if router is not None:

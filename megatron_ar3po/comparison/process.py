@@ -1,0 +1,55 @@
+"""One training run as a process of its own, without the seconds that its imports take: it is forked from a server
+process that has imported everything already (multiprocessing's `forkserver`, `preloaded`), and has read nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+
+_GRACE_S = 15.0
+
+Main = Callable[[Sequence[str]], int]  # words of the command line -> exit code
+
+
+class RunProcess:
+    """Started at once; `log` takes all it says."""
+
+    def __init__(
+        self, main: Main, words: Sequence[str], *, log: Path, environment: Mapping[str, str]
+    ) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["megatron_ar3po.comparison.preloaded"])
+        self._process: ForkServerProcess = context.Process(
+            target=_run, args=(main, list(words), str(log), dict(environment))
+        )
+        self._process.start()
+
+    def poll(self) -> int | None:
+        """The exit code; None while it runs. Negative: ended by that signal."""
+        return self._process.exitcode
+
+    def end(self) -> None:
+        """Nothing of a run stays: its process group is asked, then killed."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            if self.poll() is not None:
+                return
+            assert self._process.pid is not None
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:  # it has not come to a group of its own yet
+                self._process.kill()
+            self._process.join(_GRACE_S)
+
+
+def _run(main: Main, words: list[str], log: str, environment: dict[str, str]) -> None:
+    os.setsid()  # a group of its own: it is ended as a whole
+    with open(log, "ab", buffering=0) as said:
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+    os.environ.update(environment)
+    sys.exit(main(words))

@@ -1,5 +1,5 @@
-"""One training run as a process of its own, without the seconds that its imports take: it is forked from a server
-process that has imported everything already (multiprocessing's `forkserver`, `preloaded`), and has read nothing else."""
+"""One training run as a process of its own, without the seconds that its imports take: it is forked from a
+process that has imported everything already (multiprocessing's `forkserver`, `preloaded`) and has done nothing else."""
 
 from __future__ import annotations
 

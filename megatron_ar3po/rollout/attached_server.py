@@ -117,7 +117,7 @@ class AttachedServer:
             )
 
 
-def _get(url: str, route: str, timeout_s: float) -> tuple[int, Mapping[str, str], bytes]:
+def _get(url: str, route: str, timeout_s: float) -> tuple[int, http.client.HTTPMessage, bytes]:
     connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=timeout_s)
     try:
         connection.request("GET", route)

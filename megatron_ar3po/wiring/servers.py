@@ -15,8 +15,8 @@ from megatron_ar3po.rollout.ledger import ServerCounters
 from megatron_ar3po.rollout.placement import server_places
 from megatron_ar3po.rollout.ports import HOST
 from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
-from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.server_arguments import server_arguments
+from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 
 logger = logging.getLogger(__name__)
@@ -82,8 +82,8 @@ def check_server_urls(config: Config, ranks: Ranks) -> None:
     if urls and len(urls) != wanted:
         raise ValueError(
             f"rollout.server_urls names {len(urls)} server(s), but {ranks.layout.data_parallel_size} replica(s) with "
-            f"rollout.servers_per_replica={config.rollout.servers_per_replica} use {wanted}; name each once, replica by "
-            "replica."
+            f"rollout.servers_per_replica={config.rollout.servers_per_replica} use {wanted}; name each once, replica "
+            "by replica."
         )
 
 

@@ -18,6 +18,7 @@ from megatron_ar3po.comparison.experiment import (
 )
 from megatron_ar3po.comparison.figure import draw
 from megatron_ar3po.comparison.results import Comparison, compare, read_curves
+from megatron_ar3po.comparison.process import preload
 from megatron_ar3po.comparison.runner import run_all
 from megatron_ar3po.comparison.table import to_markdown, to_rich
 
@@ -77,6 +78,7 @@ def comparison_command(arguments: argparse.Namespace) -> int:
     experiment = _experiment_of(arguments)
     failures = []
     if not arguments.only_report:
+        preload()
         failures = run_all(experiment, arguments.out, is_quiet=arguments.json)
     for failure in failures:
         print(f"ar3po: {failure.run} failed: {failure.reason}", file=sys.stderr)

@@ -16,6 +16,13 @@ _GRACE_S = 15.0
 Main = Callable[[Sequence[str]], int]  # words of the command line -> exit code
 
 
+def preload() -> None:
+    """Before the first run: without it each imports for itself."""
+    multiprocessing.get_context("forkserver").set_forkserver_preload(
+        ["megatron_ar3po.comparison.preloaded"]
+    )
+
+
 class RunProcess:
     """Started at once; `log` takes all it says."""
 
@@ -23,7 +30,6 @@ class RunProcess:
         self, main: Main, words: Sequence[str], *, log: Path, environment: Mapping[str, str]
     ) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["megatron_ar3po.comparison.preloaded"])
         self._process: ForkServerProcess = context.Process(
             target=_run, args=(main, list(words), str(log), dict(environment))
         )

@@ -2,46 +2,52 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
+import stub_trainer
 
 from megatron_ar3po.comparison import runner
 from megatron_ar3po.comparison.experiment import Experiment, Variant
-from megatron_ar3po.comparison.runner import is_finished, run_all
+from megatron_ar3po.comparison.runner import Failure, is_finished
+from megatron_ar3po.config.schema import Config
 
-# Writes a row a tenth of a second with 100 responses and an evaluation, until it is asked to stop or has 50 rows.
-TRAINER = """
-import json, os, sys, time
-from pathlib import Path
-words = dict(w.split("=", 1) for w in sys.argv[4:])
-folder = Path(words["run.dir"])
-folder.mkdir(parents=True)
-if words["algorithm.name"] == "broken":
-    sys.exit(3)
-if words["algorithm.name"] == "endless":
-    time.sleep(60)
-with (folder / "metrics.jsonl").open("a") as file:
-    for step in range(50):
-        row = {"step": step, "eval/pass_at_1": 0.5, "rollout/responses_total": 100 * step}
-        print(json.dumps(row), file=file, flush=True)
-        if Path(os.environ["AR3PO_STOP_FILE"]).exists():
-            sys.exit(0)
-        time.sleep(0.1)
-"""
+
+class NamedServers:
+    """Counts how often the servers of a run are asked for and thrown away."""
+
+    def __init__(self) -> None:
+        self.num_asked = self.num_discarded = 0
+
+    def words_for(self, config: Config) -> list[str]:
+        self.num_asked += 1
+        return [f"rollout.server_urls=[http://server{self.num_discarded}]"]
+
+    def discard(self) -> None:
+        self.num_discarded += 1
+
+
+@pytest.fixture
+def servers() -> NamedServers:
+    return NamedServers()
+
+
+@pytest.fixture
+def run_all(servers, monkeypatch):
+    monkeypatch.setattr(runner, "_POLL_S", 0.05)
+
+    def run(experiment: Experiment, out: Path) -> list[Failure]:
+        return runner.run_all(
+            experiment, out, is_quiet=True, main=stub_trainer.main, servers=servers
+        )
+
+    return run
 
 
 @pytest.fixture
 def experiment(tmp_path, monkeypatch) -> Experiment:
-    program = tmp_path / "python"
-    script = tmp_path / "trainer.py"
-    script.write_text(TRAINER)
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} {script} "$@"\n')
-    program.chmod(0o755)
-    monkeypatch.setattr(runner.sys, "executable", str(program))
-    monkeypatch.setattr(runner, "_POLL_S", 0.05)
     monkeypatch.setattr(Experiment, "_enough_steps", lambda self, words: [])
+    monkeypatch.setattr(Experiment, "config_of", lambda self, variant, seed: Config())
     return Experiment(
         config=tmp_path / "config.yaml",
         variants=(Variant(name="one", words=("algorithm.name=one",)),),
@@ -55,51 +61,51 @@ def lines(out: Path, name: str) -> int:
     return (out / "runs" / name / "metrics.jsonl").read_text().count("\n")
 
 
-def test_runs_end_at_the_budget_and_are_not_repeated(experiment, tmp_path) -> None:
+def test_runs_end_at_the_budget_and_are_not_repeated(experiment, run_all, tmp_path) -> None:
     out = tmp_path / "out"
-    assert run_all(experiment, out, is_quiet=True) == []
+    assert run_all(experiment, out) == []
     for name in ("one-s0", "one-s1"):
         assert (
             4 <= lines(out, name) < 50
         )  # rows 0, 100, 200, 300 and those until it saw the request
     before = (out / "runs/one-s0/metrics.jsonl").stat().st_mtime_ns
-    assert run_all(experiment, out, is_quiet=True) == []
+    assert run_all(experiment, out) == []
     assert (out / "runs/one-s0/metrics.jsonl").stat().st_mtime_ns == before
 
 
-def test_a_run_that_was_cut_short_begins_anew(experiment, tmp_path) -> None:
+def test_a_run_that_was_cut_short_begins_anew(experiment, run_all, tmp_path) -> None:
     out = tmp_path / "out"
     folder = out / "runs" / "one-s0"
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 0, "eval/pass_at_1": 0.1}\n' * 60)
-    assert run_all(experiment, out, is_quiet=True) == []
+    assert run_all(experiment, out) == []
     assert lines(out, "one-s0") < 50
 
 
-def test_a_run_that_fails_is_named_and_the_others_go_on(experiment, tmp_path) -> None:
+def test_a_run_that_fails_is_named_and_the_others_go_on(experiment, run_all, tmp_path) -> None:
     variants = (Variant(name="bad", words=("algorithm.name=broken",)), *experiment.variants)
     mixed = Experiment(
         config=experiment.config, variants=variants, seeds=(0,), responses=300, timeout_s=30
     )
-    [failure] = run_all(mixed, tmp_path / "out", is_quiet=True)
+    [failure] = run_all(mixed, tmp_path / "out")
     assert failure.run == "bad-s0"
     assert "exit code 3" in failure.reason and "bad-s0.log" in failure.reason
     assert is_finished(mixed, tmp_path / "out", experiment.variants[0], 0)
     assert not is_finished(mixed, tmp_path / "out", variants[0], 0)
 
 
-def test_a_run_beyond_its_time_limit_is_ended(experiment, tmp_path) -> None:
+def test_a_run_beyond_its_time_limit_is_ended(experiment, run_all, tmp_path) -> None:
     endless = Experiment(
         config=experiment.config,
         variants=(Variant(name="slow", words=("algorithm.name=endless",)),),
         seeds=(0,),
         timeout_s=0.5,
     )
-    [failure] = run_all(endless, tmp_path / "out", is_quiet=True)
+    [failure] = run_all(endless, tmp_path / "out")
     assert "timeout_s=0.5 s" in failure.reason
 
 
-def test_a_run_that_ends_before_its_budget_does_not_count(experiment, tmp_path) -> None:
+def test_a_run_that_ends_before_its_budget_does_not_count(experiment, run_all, tmp_path) -> None:
     """50 rows come to 4,900 responses."""
     greedy = Experiment(
         config=experiment.config,
@@ -108,13 +114,13 @@ def test_a_run_that_ends_before_its_budget_does_not_count(experiment, tmp_path) 
         responses=5000,
         timeout_s=30,
     )
-    [failure] = run_all(greedy, tmp_path / "out", is_quiet=True)
+    [failure] = run_all(greedy, tmp_path / "out")
     assert "before 5000 responses" in failure.reason
 
 
-def test_runs_made_with_other_options_are_not_mixed(experiment, tmp_path) -> None:
+def test_runs_made_with_other_options_are_not_mixed(experiment, run_all, tmp_path) -> None:
     out = tmp_path / "out"
-    run_all(experiment, out, is_quiet=True)
+    run_all(experiment, out)
     other = Experiment(
         config=experiment.config,
         variants=experiment.variants,
@@ -123,4 +129,40 @@ def test_runs_made_with_other_options_are_not_mixed(experiment, tmp_path) -> Non
         responses=300,
     )
     with pytest.raises(ValueError, match=r"actor\.learning_rate=1e-3.*another --out"):
-        run_all(other, out, is_quiet=True)
+        run_all(other, out)
+
+
+def test_runs_use_the_same_servers_until_one_of_them_fails(
+    experiment, run_all, servers, tmp_path
+) -> None:
+    """good, broken, good: the third run gets servers that the broken one has not seen."""
+    names = ("first", "broken", "last")
+    mixed = Experiment(
+        config=experiment.config,
+        variants=tuple(Variant(name=n, words=(f"algorithm.name={n}",)) for n in names),
+        seeds=(0,),
+        responses=300,
+        timeout_s=30,
+    )
+    run_all(mixed, tmp_path / "out")
+    said = [(tmp_path / "out" / "logs" / f"{n}-s0.log").read_text().strip() for n in names]
+    assert said == [
+        "servers [http://server0]",
+        "servers [http://server0]",
+        "servers [http://server1]",
+    ]
+    assert servers.num_asked == 3
+    assert servers.num_discarded == 2  # after the broken run, and at the end
+
+
+def test_an_interrupted_experiment_leaves_no_run_and_no_server(
+    experiment, run_all, servers, tmp_path, monkeypatch
+) -> None:
+    def interrupted(*_: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_watched", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_all(experiment, tmp_path / "out")
+    assert servers.num_discarded == 1
+    assert not is_finished(experiment, tmp_path / "out", experiment.variants[0], 0)

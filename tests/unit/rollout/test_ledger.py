@@ -270,3 +270,13 @@ sglang:http_requests_total{endpoint="/ready",method="GET"} 1.0
         requests=1282, prompt_tokens=30720, generated_tokens=20480
     )
     assert parse_counters("") == ServerCounters()
+
+
+def test_what_a_server_counted_before_this_run_is_not_held_against_it():
+    """140 requests and 560 tokens in all, 100 and 400 of them by an earlier run."""
+    before = ServerCounters(requests=100, generated_tokens=400, prompt_tokens=800)
+    now = ServerCounters(requests=140, generated_tokens=560, prompt_tokens=1120)
+    ours = ServerUsage(requests=40, generated_tokens=160, prompt_tokens=320)
+    check_balance("dp0.s0", ours, now - before)
+    with pytest.raises(LedgerError, match="40 here and 140 there"):
+        check_balance("dp0.s0", ours, now)

@@ -17,8 +17,8 @@ from megatron_ar3po.comparison.experiment import (
     is_experiment_file,
 )
 from megatron_ar3po.comparison.figure import draw
-from megatron_ar3po.comparison.results import Comparison, compare, read_curves
 from megatron_ar3po.comparison.process import preload
+from megatron_ar3po.comparison.results import Comparison, compare, read_curves
 from megatron_ar3po.comparison.runner import run_all
 from megatron_ar3po.comparison.table import to_markdown, to_rich
 

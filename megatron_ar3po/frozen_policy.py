@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.types import MiniBatch, TrainingBatch, UpdateStats
+from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, UpdateStats
 
 
 class FrozenActor:
@@ -19,6 +19,12 @@ class FrozenActor:
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
         return batch
+
+    def reference_kl(self, batch: TrainingBatch) -> Mapping[RowKey, float]:
+        return {}
+
+    def refresh_reference(self) -> None:
+        pass
 
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
         return UpdateStats(loss=0.0, grad_norm=0.0, learning_rate=0.0, was_skipped=False)

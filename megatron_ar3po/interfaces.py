@@ -18,6 +18,7 @@ from megatron_ar3po.types import (
     MiniBatch,
     Prompt,
     Response,
+    RowKey,
     ScoredResponse,
     Scoring,
     ScoringRequest,
@@ -120,7 +121,16 @@ class Actor(Protocol):
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
         """Forward only, with the weights as they are now; returns the batch with `old_logprobs` filled on the last
-        pipeline stage."""
+        pipeline stage, and `reference_logprobs` where there is a KL term."""
+        ...
+
+    def reference_kl(self, batch: TrainingBatch) -> Mapping[RowKey, float]:
+        """Of every response of the step, summed over its tokens, at the start of the step. The same on every rank.
+        `batch` comes from `compute_logprobs`."""
+        ...
+
+    def refresh_reference(self) -> None:
+        """The policy as it is now becomes the one that the KL term holds it to. No effect without a KL term."""
         ...
 
     def update(self, mini_batch: MiniBatch) -> UpdateStats:

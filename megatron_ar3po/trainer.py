@@ -22,6 +22,7 @@ from megatron_ar3po.algorithm.training_samples import (
     needs_the_whole_step,
     samples_with_signal,
     why_nothing_trains,
+    with_kl_penalty,
 )
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
@@ -83,6 +84,8 @@ class Ar3poTrainer:
             with self.metrics.span("step"):
                 policy_version = self.train_step(step)
             self.state = self.state.advanced(policy_version=policy_version)
+            if self.is_due(self.config.algorithm.reference_refresh_steps):
+                self.actor.refresh_reference()
             if self.is_due(self.config.evaluation.every_steps) or self.is_last_step:
                 self.evaluate()
             self.progress.step_done(step, self.metrics.flush(step))
@@ -104,7 +107,7 @@ class Ar3poTrainer:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
             return self.state.policy_version
         with self.colocation.train_phase(), self.metrics.span("train"):
-            self.update_policy(batch)
+            self.update_policy(batch, groups)
         self.publish_weights(self.state.policy_version + 1)
         return self.state.policy_version + 1
 
@@ -138,9 +141,20 @@ class Ar3poTrainer:
             groups, self.config.algorithm, self.config.reuse, whole_step=whole_step
         )
 
-    def update_policy(self, batch: TrainingBatch) -> None:
+    def penalised(self, batch: TrainingBatch, groups: Sequence[ResponseGroup]) -> TrainingBatch:
+        """The advantages of rewards less their KL penalty: only the actor, which has now seen the batch, knows it."""
+        algorithm = self.config.algorithm
+        if algorithm.kl_in == "loss" or algorithm.kl_coef == 0:
+            return batch
+        kl = self.actor.reference_kl(batch)
+        penalised = [with_kl_penalty(group, kl, algorithm.kl_coef) for group in groups]
+        samples = self.batch_builder.gather(self.samples_of(penalised))
+        return batch.with_advantages({s.row_key: s.advantage for s in samples})
+
+    def update_policy(self, batch: TrainingBatch, groups: Sequence[ResponseGroup]) -> None:
         with self.metrics.span("old_logprobs"):
             batch = self.actor.compute_logprobs(batch)  # frozen before the first mini-batch
+            batch = self.penalised(batch, groups)
         for mini_batch in batch.mini_batches:
             with self.metrics.span("update"):
                 stats = self.actor.update(mini_batch)

@@ -12,7 +12,7 @@ Legend for shapes, used in the whole package:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+RowKey = tuple[int, str]  # (group position, response id): one row of a step's batch
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
 VerdictStatus = Literal[
@@ -139,11 +140,13 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredResponse:
-    """A graded response. `is_correct` decides adaptive rollout and reuse; `verdict.reward` feeds the advantage."""
+    """A graded response. `is_correct` decides adaptive rollout and reuse; `verdict.reward`, less the KL penalty where
+    there is one, feeds the advantage."""
 
     response: Response
     verdict: Verdict
     origin: Origin = "fresh"
+    kl_penalty: float = 0.0  # algorithm.kl_in=reward, known once the actor has seen the response
 
     @property
     def reward(self) -> float:
@@ -182,8 +185,13 @@ class ResponseGroup:
 
     @property
     def rewards(self) -> np.ndarray:
-        """[G] float64"""
+        """[G] float64, as graded"""
         return np.array([r.reward for r in self.responses], dtype=np.float64)
+
+    @property
+    def penalised_rewards(self) -> np.ndarray:
+        """[G] float64, less the KL penalty: what advantages are made of"""
+        return self.rewards - np.array([r.kl_penalty for r in self.responses], dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +227,11 @@ class TrainingSample:
     )
 
     @property
+    def row_key(self) -> RowKey:
+        """A response that was lent to two groups of a step has two."""
+        return (self.group_position, self.response_id)
+
+    @property
     def num_response_tokens(self) -> int:
         return len(self.response_token_ids)
 
@@ -245,6 +258,8 @@ class MicroBatch:
     is_reused: Tensor  # [T] bool, token of a borrowed response
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
     old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
+    reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
+    row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; fillers behind have none
 
     @property
     def num_tokens(self) -> int:
@@ -297,17 +312,39 @@ class TrainingBatch:
         """The same batch with `old_logprobs` filled in, one [T] tensor (None on ranks without the last pipeline stage)
         per micro-batch in order. Tokens with `uses_stored_logprobs` keep their behaviour log-probs."""
         remaining = iter(old_logprobs)
-        minis: list[MiniBatch] = []
-        for mini in self.mini_batches:
-            micro: list[MicroBatch] = []
-            for mb in mini.micro_batches:
-                fresh = next(remaining)
-                if fresh is not None:
-                    fresh = torch.where(
-                        mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device)
-                    )
-                micro.append(replace(mb, old_logprobs=fresh))
-            minis.append(replace(mini, micro_batches=tuple(micro)))
+
+        def filled(mb: MicroBatch) -> MicroBatch:
+            fresh = next(remaining)
+            if fresh is not None:
+                fresh = torch.where(
+                    mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device)
+                )
+            return replace(mb, old_logprobs=fresh)
+
+        return self._with_each(filled)
+
+    def with_reference_logprobs(self, logprobs: Sequence[Tensor | None]) -> TrainingBatch:
+        """The same with `reference_logprobs`."""
+        remaining = iter(logprobs)
+        return self._with_each(lambda mb: replace(mb, reference_logprobs=next(remaining)))
+
+    def with_advantages(self, advantages: Mapping[RowKey, float]) -> TrainingBatch:
+        """The same batch with these advantages on the tokens of each response; one that is not named gets 0."""
+
+        def changed(mb: MicroBatch) -> MicroBatch:
+            of_row = [advantages.get(key, 0.0) for key in mb.row_keys]
+            of_row += [0.0] * (mb.num_sequences - len(of_row))
+            return replace(
+                mb, advantages=mb.loss_mask.new_tensor(of_row)[mb.sequence_ids] * mb.loss_mask
+            )
+
+        return self._with_each(changed)
+
+    def _with_each(self, change: Callable[[MicroBatch], MicroBatch]) -> TrainingBatch:
+        minis = (
+            replace(mini, micro_batches=tuple(change(mb) for mb in mini.micro_batches))
+            for mini in self.mini_batches
+        )
         return replace(self, mini_batches=tuple(minis))
 
 

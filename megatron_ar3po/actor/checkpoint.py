@@ -40,11 +40,13 @@ from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about
 def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     """Collective over all ranks; the files are complete when it returns. `folder` exists and is empty."""
     _ensure_state(optimizer)
-    group = groups.data_parallel()
-    strategy = FullyParallelSaveStrategyWrapper(
-        TorchDistSaveShardedStrategy("torch_dist", 1), group
-    )
-    dist_checkpointing.save(_state(model, optimizer, is_loading=False), str(folder), strategy)
+    state = _state(model, optimizer, is_loading=False)
+    dist_checkpointing.save(state, str(folder), _save_strategy())
+
+
+def save_weights(folder: Path, model: PolicyModel) -> None:
+    """The weights alone, for `load_weights`. Collective over all ranks."""
+    dist_checkpointing.save(_weights(model), str(folder), _save_strategy())
 
 
 def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
@@ -68,12 +70,15 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
 def load_weights(folder: Path, model: PolicyModel) -> None:
     """The weights alone, of a training checkpoint or of one that was converted. Collective over all ranks."""
     check_folder(folder, pieces_of(model.shape))
-    sharded = model.sharded_state_dict(metadata={"dp_cp_group": groups.data_parallel()})
-    weights = {k: v for k, v in sharded.items() if not isinstance(v, ShardedObject)}
-    state: Any = dist_checkpointing.load(weights, str(folder), _load_strategy(folder))
+    state: Any = dist_checkpointing.load(_weights(model), str(folder), _load_strategy(folder))
     model.load_state_dict(state, strict=False)  # what is left out is Transformer Engine's FP8 state
     unread = {name for name, _ in model.named_parameters()} - set(state)
     assert not unread, unread
+
+
+def _weights(model: PolicyModel) -> dict[str, Any]:
+    sharded = model.sharded_state_dict(metadata={"dp_cp_group": groups.data_parallel()})
+    return {k: v for k, v in sharded.items() if not isinstance(v, ShardedObject)}
 
 
 def _refuse_other_weights(model: PolicyModel, weights: dict[str, Tensor], folder: Path) -> None:
@@ -89,6 +94,12 @@ def _refuse_other_weights(model: PolicyModel, weights: dict[str, Tensor], folder
             f"({found[0]}, ...) does not fit the weights. Resume with the actor.tensor_parallel_size, "
             "actor.pipeline_parallel_size and number of ranks it was saved with."
         )
+
+
+def _save_strategy() -> Any:
+    return FullyParallelSaveStrategyWrapper(
+        TorchDistSaveShardedStrategy("torch_dist", 1), groups.data_parallel()
+    )
 
 
 def _load_strategy(folder: Path) -> Any:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from megatron_ar3po.actor import checkpoint
-from megatron_ar3po.actor.forward_step import LossFunction, run_schedule
+from megatron_ar3po.actor.forward_step import run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
 from megatron_ar3po.actor.model_shape import read_model_shape
 from megatron_ar3po.actor.optimizer import Optimizer, wrap_for_training
+from megatron_ar3po.actor.reference_policy import ReferencePolicy
+from megatron_ar3po.algorithm.kl import sequence_kl
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
-from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, UpdateStats
+from megatron_ar3po.types import MicroBatch, MiniBatch, RowKey, TrainingBatch, UpdateStats
+
+T = TypeVar("T")
 
 _EXPORT_FILE_BYTES = 4 * 1024**3
 
@@ -47,9 +50,7 @@ class MegatronActor:
         total_steps = config.run.num_steps * config.algorithm.num_mini_batches
         self.optimizer = Optimizer(self.model, config.actor, total_steps)
         self._is_offloaded = False
-        self.reference: dict[str, Tensor] | None = None
-        if config.algorithm.kl_coef != 0:
-            self.reference = self._weights_on_host()
+        self.reference = ReferencePolicy(self.policy) if config.algorithm.kl_coef != 0 else None
 
     def _load_together(self, policy: PolicyModel) -> None:
         """A value that is not finite lies in one rank's shard: all ranks must learn of it before they go on."""
@@ -61,24 +62,35 @@ class MegatronActor:
                 load_hf_weights(policy, Path(self.config.model.path))
         except ValueError as error:
             problem = str(error)
-        problems: list[str | None] = [problem] * self.layout.world_size
-        if self.layout.world_size > 1:
-            dist.all_gather_object(problems, problem)
-        if found := [text for text in problems if text is not None]:
+        if found := [text for text in self._everyones(problem) if text is not None]:
             raise ValueError(found[0])
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
-        logprobs = self._forward_logprobs(batch.micro_batches)
-        return batch.with_old_logprobs(logprobs)
+        filled = batch.with_old_logprobs(self._forward_logprobs(batch.micro_batches))
+        if self.reference is None:
+            return filled
+        with self.reference.in_place():
+            return filled.with_reference_logprobs(self._forward_logprobs(batch.micro_batches))
+
+    def reference_kl(self, batch: TrainingBatch) -> dict[RowKey, float]:
+        estimator, mine = self.config.algorithm.kl_estimator, {}
+        if self.layout.is_last_stage and self.layout.tp_rank == 0:
+            for micro_batch in batch.micro_batches:
+                sums = sequence_kl(micro_batch, estimator).tolist()
+                mine |= dict(zip(micro_batch.row_keys, sums, strict=False))  # a filler has no key
+        return {key: kl for part in self._everyones(mine) for key, kl in part.items()}
+
+    def refresh_reference(self) -> None:
+        if self.reference is not None:
+            self.reference.refresh()
 
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
-        references = self._reference_logprobs(mini_batch.micro_batches)
         self.model.zero_grad_buffer()
         self.optimizer.inner.zero_grad()
         losses = run_schedule(
             self.model,
             mini_batch.micro_batches,
-            self._loss_function(references),
+            self._loss,
             forward_only=False,
         )
         step = self.optimizer.step()
@@ -105,9 +117,13 @@ class MegatronActor:
 
     def save(self, folder: Path) -> None:
         checkpoint.save(folder, self.policy, self.optimizer)
+        if self.reference is not None:
+            self.reference.save(folder)
 
     def load(self, folder: Path) -> None:
         checkpoint.load(folder, self.policy, self.optimizer)
+        if self.reference is not None:
+            self.reference.load(folder)
 
     def offload(self) -> None:
         if not torch.cuda.is_available() or self._is_offloaded:
@@ -164,58 +180,33 @@ class MegatronActor:
             chunk_tokens=self.config.actor.logprob_chunk_tokens,
         )
 
-    def _loss_function(self, references: Sequence[Tensor | None]) -> LossFunction:
+    def _loss(self, hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, PolicyLoss]:
         algorithm = self.config.algorithm
-        remaining = iter(references)  # the schedule visits micro-batches in order
-
-        def loss(hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, PolicyLoss]:
-            logprobs, entropy = self._token_logprobs(hidden, micro_batch)
-            if algorithm.entropy_coef == 0:
-                entropy = entropy.detach()  # measured only: its gradient would cost a second pass
-            reference = next(remaining)
-            if reference is not None:
-                reference = F.pad(reference, (0, logprobs.numel() - reference.numel()))
-            result = policy_loss(
-                logprobs, micro_batch, algorithm, entropy=entropy, reference_logprobs=reference
-            )
-            return result.loss, result
-
-        return loss
-
-    def _reference_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
-        if self.reference is None:
-            return [None] * len(micro_batches)
-        with self._weights_of_reference(self.reference):
-            return self._forward_logprobs(micro_batches)
-
-    @contextlib.contextmanager
-    def _weights_of_reference(self, reference: Mapping[str, Tensor]) -> Iterator[None]:
-        """The frozen policy takes the place of the current one: no second copy on the accelerator."""
-        current = self._weights_on_host()
-        self._put_weights(reference)
-        try:
-            yield
-        finally:
-            self._put_weights(current)
-
-    def _weights_on_host(self) -> dict[str, Tensor]:
-        return {n: p.detach().to("cpu", copy=True) for n, p in self.policy.named_parameters()}
-
-    @torch.no_grad()
-    def _put_weights(self, weights: Mapping[str, Tensor]) -> None:
-        for name, parameter in self.policy.named_parameters():
-            parameter.copy_(weights[name], non_blocking=True)
+        logprobs, entropy = self._token_logprobs(hidden, micro_batch)
+        if algorithm.entropy_coef == 0:
+            entropy = entropy.detach()  # measured only: its gradient would cost a second pass
+        result = policy_loss(
+            logprobs,
+            micro_batch,
+            algorithm,
+            entropy=entropy,
+            reference_logprobs=micro_batch.reference_logprobs,
+        )
+        return result.loss, result
 
     def _totals(self, losses: Sequence[PolicyLoss]) -> _Totals:
         """One collective over all ranks; the last stage's first TP rank of each replica speaks."""
         mine = None
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             mine = _Totals.over_micro_batches(losses)
-        everyone: list[_Totals | None] = [mine]
+        return _Totals.merged([t for t in self._everyones(mine) if t is not None])
+
+    def _everyones(self, mine: T) -> list[T]:
+        everyone = [mine]
         if self.layout.world_size > 1:
-            everyone = [None] * self.layout.world_size
+            everyone = [mine] * self.layout.world_size
             dist.all_gather_object(everyone, mine)
-        return _Totals.merged([t for t in everyone if t is not None])
+        return everyone
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ on the advantages).
     global_baseline  C_i / (std(C) + 1e-6),                    REINFORCE++ with baseline: mean of the
                      C_i = R_i - mean(R)                       group, std over the step
 
+With `algorithm.kl_in=reward`, R_i is the graded reward less the KL penalty. Whether a group carries
+signal is decided on the graded rewards all the same: differences of KL alone, divided by their own
+std, would be noise of the size of a right answer.
+
 mean and std without a word are those of the group. REINFORCE++ is our reading in two points: a
 response counts once in mean and std, however long it is (some implementations take its tokens), and
 nothing is discounted.
@@ -88,11 +92,17 @@ def group_advantages(rewards: Rewards, config: AlgorithmConfig) -> Advantages:
 def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> list[Advantages]:
     """Advantages of all groups, one [G] array each. Give it the groups of the whole step, of every
     replica, where `needs_the_whole_step`."""
-    rewards = [checked_rewards(group) for group in groups]
+    has_spread = [carries_signal(group) for group in groups]
     if is_import_path(config.advantage):
         return _custom_advantages(groups, config)
-    if config.advantage in STEP_WIDE:
+    rewards = [group.penalised_rewards for group in groups]
+    if config.advantage == "global":
         return _over_the_step(rewards, config)
+    rewards = [
+        r if spread else np.zeros_like(r) for r, spread in zip(rewards, has_spread, strict=True)
+    ]
+    if config.advantage == "global_baseline":
+        return _over_the_step([r - r.mean() for r in rewards], config)
     return [group_advantages(of_group, config) for of_group in rewards]
 
 
@@ -122,10 +132,9 @@ def _divisor(rewards: Rewards, std: Literal["population", "sample", "none"]) -> 
 
 
 def _over_the_step(rewards: Sequence[Rewards], config: AlgorithmConfig) -> list[Advantages]:
+    """`rewards`: of the step's groups, for global_baseline centred in each group."""
     if not rewards:
         return []
-    if config.advantage == "global_baseline":  # a group without spread is exactly 0
-        rewards = [np.zeros_like(r) if _are_equal(r) else r - r.mean() for r in rewards]
     together = np.concatenate(rewards)
     if _are_equal(together):
         return [np.zeros_like(of_group) for of_group in rewards]

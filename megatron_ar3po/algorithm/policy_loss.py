@@ -2,6 +2,8 @@
 
     loss = sum_T weights * (importance_weight * token_loss + kl_coef * kl - entropy_coef * entropy)
 
+(with `algorithm.kl_in=reward` the KL has gone into the advantages and is only measured here)
+
 `micro_batch.weights` hold the share of the whole optimizer step (aggregation.py), so the losses of
 micro-batches and of data-parallel ranks add up to the loss of the step: sum them and sum their
 gradients, never average.
@@ -63,7 +65,8 @@ def policy_loss(
         reference = torch.where(is_response, reference_logprobs, 0.0)
         kl = kl_estimate(logprobs, reference, config.kl_estimator)
         metrics.mean("actor/reference_kl", kl)
-        objective = objective + config.kl_coef * kl
+        if config.kl_in == "loss":
+            objective = objective + config.kl_coef * kl
     if entropy is not None:
         entropy = torch.where(is_response, entropy, 0.0)
         metrics.mean("actor/entropy", entropy)

@@ -18,7 +18,8 @@ the denominators, as in GRPO. In a group that borrowed, every advantage is multi
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from megatron_ar3po.algorithm.advantages import Advantages, advantages_of
@@ -26,7 +27,7 @@ from megatron_ar3po.algorithm.advantages import needs_the_whole_step as advantag
 from megatron_ar3po.algorithm.downsampling import downsampled
 from megatron_ar3po.algorithm.response_reuse import loans_beyond_the_cap
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
-from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
+from megatron_ar3po.types import ResponseGroup, RowKey, ScoredResponse, TrainingSample
 
 GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued"]
 
@@ -70,6 +71,21 @@ def _groups_that_train(
     with_signal = [(group, advantages) for group, advantages in pairs if advantages.any()]
     beyond = loans_beyond_the_cap([group for group, _ in with_signal], reuse.max_borrowed_frac)
     return [(g, advantages) for g, advantages in with_signal if g.position not in beyond]
+
+
+def with_kl_penalty(
+    group: ResponseGroup, kl: Mapping[RowKey, float], coefficient: float
+) -> ResponseGroup:
+    """`algorithm.kl_in=reward`: each response's penalty is `coefficient` times its KL to the reference policy, summed
+    over its tokens. One without a row in the batch (detached, truncated and filtered) has none."""
+    responses = [
+        replace(
+            scored,
+            kl_penalty=coefficient * kl.get((group.position, scored.response.response_id), 0.0),
+        )
+        for scored in group.responses
+    ]
+    return replace(group, responses=tuple(responses))
 
 
 def group_outcome(group: ResponseGroup) -> GroupOutcome:

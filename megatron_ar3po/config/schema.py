@@ -372,8 +372,12 @@ class AlgorithmConfig:
     clip_ratio_high: float = 0.28  # clip-higher (DAPO); equal to clip_ratio_low for plain PPO
     dual_clip_ratio: float = 3.0  # only with policy_loss=dual_clip
     num_mini_batches: int = 1  # optimizer steps per training step
-    kl_coef: float = (
-        0.0  # weight of the KL to the reference policy in the loss; 0: no reference policy is kept
+    kl_coef: float = 0.0  # weight of the KL to the reference policy; 0: no reference policy is kept
+    kl_in: Literal["loss", "reward"] = (
+        "loss"  # a term of each token's loss, or a penalty on the response's reward
+    )
+    reference_refresh_steps: int = (
+        0  # the reference becomes the policy as it is every so many steps; 0: it stays the first
     )
     kl_estimator: Literal["k1", "k2", "k3", "low_var"] = "k3"
     entropy_coef: float = 0.0  # entropy bonus; 0: entropy is not computed for the loss
@@ -413,6 +417,10 @@ class AlgorithmConfig:
         require(
             self.kl_coef >= 0,
             f"algorithm.kl_coef={self.kl_coef} is negative; use 0 for no KL term.",
+        )
+        require(
+            self.reference_refresh_steps >= 0,
+            f"algorithm.reference_refresh_steps={self.reference_refresh_steps} is negative; use 0 to keep the first.",
         )
         require(
             self.importance_sampling_cap > 0,

@@ -49,6 +49,13 @@ def _algorithm_warnings(config: Config) -> list[str]:
         lines.append(
             "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
         )
+    if config.algorithm.kl_coef == 0:
+        idle = {"kl_in": "loss", "kl_estimator": "k3", "reference_refresh_steps": 0}
+        lines += [
+            f"algorithm.{name}={value} has no effect with algorithm.kl_coef=0."
+            for name, default in idle.items()
+            if (value := getattr(config.algorithm, name)) != default
+        ]
     if config.algorithm.dynamic_sampling and config.reuse.enabled:
         lines.append(
             "algorithm.dynamic_sampling=true discards a group without a correct response before it could borrow: "
@@ -124,6 +131,11 @@ def _check_algorithm(config: Config) -> None:
 
 def _check_files(config: Config) -> None:
     if config.debug.mode == "train_only":
+        require(
+            config.algorithm.kl_in == "loss" or config.algorithm.kl_coef == 0,
+            "algorithm.kl_in=reward makes advantages of whole groups, and debug.mode=train_only replays samples whose "
+            "advantages are made; set algorithm.kl_in=loss or algorithm.kl_coef=0.",
+        )
         require(
             bool(config.debug.replay_path) and Path(config.debug.replay_path).is_file(),
             f"debug.mode=train_only needs a dumped step, but debug.replay_path={config.debug.replay_path or '(empty)'} "

@@ -129,6 +129,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
         behaviour_logprobs=torch.from_numpy(floats["behaviour"]),
         is_reused=torch.from_numpy(is_reused),
         uses_stored_logprobs=torch.from_numpy(uses_stored),
+        row_keys=tuple(s.row_key for s in samples),
     )
 
 

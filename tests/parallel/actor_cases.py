@@ -36,7 +36,10 @@ PROMPT = 4
 
 
 def case(
-    *world_sizes: int, exhaustive: bool = False, **variants: Sequence[Any]
+    *world_sizes: int,
+    exhaustive: bool = False,
+    into: dict[int, dict[str, Callable[[], None]]] = CASES,
+    **variants: Sequence[Any],
 ) -> Callable[[Callable[..., None]], Any]:
     """Registers a function under its name; with `layout=[...]` and the like once per value."""
 
@@ -45,7 +48,7 @@ def case(
             for chosen in _combinations(variants):
                 label = "-".join(_label(v) for v in chosen.values())
                 name = function.__name__ + (f"[{label}]" if label else "")
-                CASES[world_size][name] = lambda f=function, c=chosen: f(**c)
+                into[world_size][name] = lambda f=function, c=chosen: f(**c)
                 if exhaustive:
                     EXHAUSTIVE.add(name)
         return function
@@ -276,8 +279,11 @@ class Reference:
     weights: list[dict[str, torch.Tensor]]  # after each update
 
 
-def reference_updates(model: Any, steps: int, kl_coef: float = 0.0) -> Reference:
-    """Policy gradient at ratio 1 (old = current), clipped AdamW, no decay of vectors."""
+def reference_updates(
+    model: Any, steps: int, kl_coef: float = 0.0, refresh_after: int = -1
+) -> Reference:
+    """Policy gradient at ratio 1 (old = current), clipped AdamW, no decay of vectors. The policy after update
+    `refresh_after` becomes the reference of the KL."""
     frozen = copy.deepcopy(model)
     named = dict(model.named_parameters())
     matrices = [p for p in named.values() if p.ndim > 1]
@@ -309,6 +315,8 @@ def reference_updates(model: Any, steps: int, kl_coef: float = 0.0) -> Reference
         result.losses.append(loss.item())
         result.grad_norms.append(torch.nn.utils.clip_grad_norm_(named.values(), CLIP_GRAD).item())
         optimizer.step()
+        if step == refresh_after:
+            frozen = copy.deepcopy(model)
         result.weights.append({n: p.detach().clone() for n, p in named.items()})
     return result
 
@@ -444,6 +452,33 @@ def updates_without_the_distributed_optimizer_are_the_same(cut: Cut) -> None:
 @case(2, cut=OF_2)
 def the_kl_to_the_reference_policy_is_that_of_the_first_weights(cut: Cut | None = None) -> None:
     _updates_match("qwen2", False, cut or Cut(), 2, kl_coef=0.1)
+
+
+@case(1, refresh=(True, False))
+@case(2, cut=OF_2[:3], refresh=(True,))
+def a_refreshed_reference_goes_on_from_a_checkpoint(refresh: bool, cut: Cut | None = None) -> None:
+    """Refreshed after the first update, saved after the second, loaded at another layout, a third update."""
+    import torch.distributed as dist
+
+    folder, model = checkpoint("qwen2", False)
+    after = 0 if refresh else -1
+    reference = reference_updates(model, steps=3, kl_coef=0.5, refresh_after=after)
+    first = make_actor(folder, cut or Cut(), kl_coef=0.5)
+    run_updates(first, range(1), 2)
+    if refresh:
+        first.refresh_reference()
+    run_updates(first, range(1, 2), 2)
+    target = shared_folder()
+    first.save(target)
+    dist.barrier()
+    assert (target / "reference").is_dir() == refresh
+    second = make_actor(folder, Cut(), kl_coef=0.5)
+    second.load(target)
+    assert_weights_equal(second, reference.weights[1], 1e-5)
+    (stats,) = run_updates(second, range(2, 3), 2)
+    assert abs(stats.loss - reference.losses[2]) <= 1e-4, (stats.loss, reference.losses[2])
+    assert abs(stats.grad_norm - reference.grad_norms[2]) <= 1e-4 * reference.grad_norms[2]
+    assert_weights_equal(second, reference.weights[2], 2e-5)
 
 
 @case(1)
@@ -725,7 +760,11 @@ def one_lost_server_stops_the_publish_on_every_rank() -> None:
 # ------------------------------------------------------------------------------------- program
 
 
-def main(results: Path, chosen: Sequence[str]) -> None:
+def main(
+    results: Path,
+    chosen: Sequence[str],
+    cases: dict[int, dict[str, Callable[[], None]]] = CASES,
+) -> None:
     import torch.distributed as dist
 
     from megatron_ar3po.distributed.collectives import start_process_group
@@ -736,7 +775,7 @@ def main(results: Path, chosen: Sequence[str]) -> None:
     rank, world_size = start_process_group(60.0)
     with tempfile.TemporaryDirectory() as folder:
         os.environ["CASES_DIR"] = folder
-        for name, run in CASES[world_size].items():
+        for name, run in cases[world_size].items():
             if name not in chosen if chosen else name in EXHAUSTIVE:
                 continue
             started = time.perf_counter()

@@ -36,7 +36,7 @@ def outcomes_of(
                 and item.originalname == test_actor_at_world_size.__name__
                 and item.callspec.params["world_size"] == world_size
             ]
-            finished[world_size] = _run(world_size, chosen, tmp_path_factory.mktemp("actor"))
+            finished[world_size] = run_cases(world_size, chosen, tmp_path_factory.mktemp("actor"))
         return finished[world_size]
 
     return outcomes
@@ -47,10 +47,12 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def _run(world_size: int, chosen: list[str], folder: Path) -> dict[str, Outcome]:
+def run_cases(
+    world_size: int, chosen: list[str], folder: Path, program: Path = PROGRAM
+) -> dict[str, Outcome]:
     results, log = folder / "results.jsonl", folder / "torchrun.log"
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(world_size), str(PROGRAM), str(results), *chosen]
+    command += ["--nproc-per-node", str(world_size), str(program), str(results), *chosen]
     root = PROGRAM.parents[2]
     with log.open("wb") as output:
         process = subprocess.Popen(

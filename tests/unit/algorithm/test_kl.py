@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log
 from typing import get_args
 
 import pytest
 import torch
+import torch.nn.functional as F
+from fakes.algorithm_cases import Row, micro_batch, on_response
 from torch.distributions import Categorical, kl_divergence
 
-from megatron_ar3po.algorithm.kl import KlEstimator, kl_estimate
+from megatron_ar3po.algorithm.kl import KlEstimator, kl_estimate, sequence_kl
 
 ESTIMATORS: tuple[KlEstimator, ...] = get_args(KlEstimator)
 
@@ -59,6 +62,39 @@ def test_the_gradient_of_k2_is_that_of_the_divergence_and_k1_has_none() -> None:
     torch.testing.assert_close(
         expected_loss_gradient("k1"), torch.zeros_like(gradient), atol=1e-12, rtol=0
     )
+
+
+def test_as_a_penalty_on_the_reward_k1_has_the_gradient_of_the_divergence_and_k3_has_not() -> None:
+    """Score function: the mean over samples of estimate * grad logprob, the estimate held."""
+    logits, reference_logits = policy_and_reference()
+    policy, reference = Categorical(logits=logits), Categorical(logits=reference_logits)
+    [exact] = torch.autograd.grad(kl_divergence(policy, reference), logits, retain_graph=True)
+
+    def as_penalty(estimator: KlEstimator) -> torch.Tensor:
+        estimate = kl_estimate(policy.logits, reference.logits, estimator).detach()
+        surrogate = (policy.probs.detach() * estimate * policy.logits).sum()
+        return torch.autograd.grad(surrogate, logits, retain_graph=True)[0]
+
+    torch.testing.assert_close(as_penalty("k1"), exact, atol=1e-12, rtol=0)
+    assert (as_penalty("k3") - exact).abs().max() > 0.01
+
+
+def test_the_expectation_over_tokens_agrees_with_kl_div_of_torch() -> None:
+    """torch.nn.functional.kl_div(input, target) is KL(target || input)."""
+    logits, reference_logits = policy_and_reference()
+    policy, reference = logits.log_softmax(-1).detach(), reference_logits.log_softmax(-1)
+    expected = F.kl_div(reference, policy, reduction="sum", log_target=True)
+    estimates = kl_estimate(policy, reference, "k3")
+    assert (policy.exp() * estimates).sum().item() == pytest.approx(expected.item(), abs=1e-12)
+
+
+def test_the_kl_of_a_response_is_the_sum_over_its_own_tokens() -> None:
+    """Two responses, k1: 0.5 + 0.25 and -1; prompts have none, whatever stands there."""
+    batch = micro_batch([Row(old=[-1.0, -2.0]), Row(old=[-3.0])])
+    reference = on_response(batch, [-1.5, -2.25, -2.0])
+    reference[batch.loss_mask == 0] = 77.0
+    batch = replace(batch, reference_logprobs=reference)
+    assert sequence_kl(batch, "k1").tolist() == pytest.approx([0.75, -1.0])
 
 
 def test_low_var_bounds_what_one_odd_token_adds() -> None:

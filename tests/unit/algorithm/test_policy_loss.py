@@ -75,6 +75,16 @@ def test_kl_and_entropy_enter_the_loss_with_their_weights() -> None:
     assert (total.item(), count.item()) == (pytest.approx(2.5), 2)
 
 
+def test_a_kl_in_the_reward_is_measured_and_not_added() -> None:
+    """Its part of the advantages was made before."""
+    batch = micro_batch([Row(old=[-2.0, -3.0], weight=0.5)])
+    logprobs, reference = on_response(batch, [-2.0, -3.0]), on_response(batch, [-3.0, -1.0])
+    config = AlgorithmConfig(kl_coef=0.1, kl_estimator="k2", kl_in="reward")
+    result = policy_loss(logprobs, batch, config, reference_logprobs=reference)
+    assert result.loss.item() == pytest.approx(-1.0)
+    assert result.sums["actor/reference_kl"][0].item() == pytest.approx(2.5)
+
+
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 def test_at_the_policy_that_sampled_every_loss_has_the_policy_gradient(name: str) -> None:
     """Ratio 1 everywhere: the gradient is that of torch's cross entropy, weighted by weight * advantage."""
@@ -131,6 +141,19 @@ def test_gradients_agree_with_finite_differences(name: str, config: AlgorithmCon
     config = replace(config, policy_loss=name)
     inputs = ((OLD + LOG_RATIOS).requires_grad_(), ENTROPY.clone().requires_grad_())
     assert torch.autograd.gradcheck(lambda *x: loss_of_six_tokens(*x, config), inputs)
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k2", "k3", "low_var"])
+def test_the_gradient_of_every_kl_estimate_agrees_with_finite_differences(estimator: str) -> None:
+    reference = on_response(SIX_TOKENS, OLD + torch.tensor([0.3, -0.2, 0.5, 0.1, -0.4, 0.2]))
+    config = AlgorithmConfig(kl_coef=0.7, kl_estimator=estimator)  # type: ignore[arg-type]
+
+    def loss(logprobs: torch.Tensor) -> torch.Tensor:
+        return policy_loss(
+            on_response(SIX_TOKENS, logprobs), SIX_TOKENS, config, reference_logprobs=reference
+        ).loss
+
+    assert torch.autograd.gradcheck(loss, ((OLD + LOG_RATIOS).requires_grad_(),))
 
 
 def test_the_gradient_of_cispo_is_that_of_its_loss_with_the_factor_held() -> None:

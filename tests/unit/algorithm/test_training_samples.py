@@ -11,6 +11,7 @@ from megatron_ar3po.algorithm.training_samples import (
     needs_the_whole_step,
     samples_with_signal,
     why_nothing_trains,
+    with_kl_penalty,
 )
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
 from megatron_ar3po.types import ResponseGroup
@@ -148,3 +149,36 @@ def test_a_step_in_which_everything_is_masked_gives_nothing_and_says_why() -> No
     said = "3 groups: 1 all_correct, 1 all_wrong, 1 mixed; 2 of 6 responses truncated"
     assert why_nothing_trains(groups) == said
     assert why_nothing_trains([]) == "0 groups: none; 0 of 0 responses truncated"
+
+
+def test_a_kl_penalty_is_taken_off_the_reward_before_the_normalisation() -> None:
+    """Rewards 1 0 0 0 less 0.1 * (2, 0, -1, 4) are 0.8 0 0.1 -0.4: mean 0.125, centred 0.675 -0.125 -0.025 -0.525,
+    std sqrt(0.74750 / 4) = 0.432291."""
+    kl = {(0, "p0.0"): 2.0, (0, "p0.1"): 0.0, (0, "p0.2"): -1.0, (0, "p0.3"): 4.0}
+    penalised = with_kl_penalty(group([1, 0, 0, 0]), kl, 0.1)
+    samples = samples_with_signal([penalised], PLAIN, ReuseConfig())
+    expected = [0.675 / 0.432291, -0.125 / 0.432291, -0.025 / 0.432291, -0.525 / 0.432291]
+    assert [s.advantage for s in samples] == pytest.approx(expected, abs=1e-5)
+    assert [s.reward for s in samples] == [1, 0, 0, 0]
+    rloo = samples_with_signal([penalised], AlgorithmConfig(advantage="rloo"), ReuseConfig())
+    assert rloo[0].advantage == pytest.approx(0.8 - (0 + 0.1 - 0.4) / 3)
+
+
+def test_a_detached_response_has_no_penalty_though_it_serves_the_normalisation() -> None:
+    """It has no row, so the actor says nothing of it."""
+    rescued = rescued_group()
+    place = [s.origin for s in rescued.responses].index("reused")
+    kl = {s.row_key: 1.0 for s in samples_with_signal([rescued], PLAIN, ReuseConfig())}
+    penalised = with_kl_penalty(rescued, kl, 0.5)
+    expected = [-0.5] * 4
+    expected[place] = 1.0
+    assert penalised.penalised_rewards.tolist() == expected
+    assert penalised.rewards.tolist() == rescued.rewards.tolist()
+
+
+@pytest.mark.parametrize("advantage", ["group", "rloo", "leave_one_out", "global_baseline"])
+def test_a_group_that_differs_in_its_kl_alone_teaches_nothing(advantage: str) -> None:
+    kl = {(0, "p0.0"): 2.0, (0, "p0.1"): 0.0}
+    groups = [with_kl_penalty(group([1, 1]), kl, 0.1), group([1, 0], position=1)]
+    samples = samples_with_signal(groups, AlgorithmConfig(advantage=advantage), ReuseConfig())
+    assert {s.group_position for s in samples} == {1}

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from megatron_ar3po.data.batch_builder import pack, split_by_group
 from megatron_ar3po.data.dump import load_samples, save_samples
-from megatron_ar3po.types import TrainingSample
+from megatron_ar3po.types import MiniBatch, TrainingBatch, TrainingSample
 
 
 def sample(position: int, prompt=(7, 8), response=(3, 4), advantage=0.5, origin="fresh", **more):
@@ -44,6 +44,22 @@ def test_sequences_are_packed_end_to_end_with_positions_from_zero():
     assert mb.sequence_ids.tolist() == [0, 0, 0, 0, 1, 1]
     assert mb.is_reused.tolist() == [False] * 4 + [True, False]
     assert mb.num_loss_tokens == 3
+
+
+def test_new_advantages_find_their_rows_by_group_and_response():
+    """A response lent to two groups of a step has a row in each; a row that is not named gets 0, a filler stays 0."""
+    packed = pack([sample(0), sample(1), sample(2, response=(5,))], [0.1, 0.1, 0.1])
+    batch = TrainingBatch(
+        mini_batches=(
+            MiniBatch(micro_batches=(packed, pack([], [])), num_units=1, num_sequences=3),
+        ),
+        num_samples=3,
+        num_tokens=11,
+    )
+    changed = batch.with_advantages({(0, "s1.p0.1.0"): 2.0, (1, "s1.p1.1.0"): -3.0, (9, "x"): 7.0})
+    first, filler = changed.micro_batches
+    assert first.advantages.tolist() == [0, 2, 2, 0, 0, -3, -3, 0, 0, 0, 0]
+    assert filler.advantages.tolist() == [0, 0]
 
 
 def test_no_sample_makes_a_row_that_weighs_nothing():

@@ -1,0 +1,263 @@
+"""The whole objective through the real parts: groups -> samples -> batch -> Megatron -> loss, gradient, weights.
+
+    torchrun --nproc-per-node W tests/parallel/objective_cases.py RESULTS.jsonl [NAME ...]
+
+The reference is transformers, one sequence at a time, with the aggregations written out as nested means. What it does
+not exercise: the servers that sample, and ratios other than 1 (those stand in tests/unit/algorithm).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from actor_cases import (
+    ADAM_EPS,
+    CLIP_GRAD,
+    LEARNING_RATE,
+    OF_2,
+    PROMPT,
+    WEIGHT_DECAY,
+    Cut,
+    assert_weights_equal,
+    case,
+    checkpoint,
+    main,
+    make_actor,
+    reference_logprobs,
+)
+
+CASES: dict[int, dict[str, Callable[[], None]]] = {1: {}, 2: {}, 4: {}}
+AGGREGATIONS = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean")
+KL_COEF = 0.5
+
+# Rewards of four prompts; the third borrows, the fourth teaches nothing.
+GROUPS = ((1, 0, 0, 0), (1, 1, 0, 1, 0, 0), (0, 0, 0), (1, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    aggregation: str = "token_mean"
+    option: str = "detach"
+    kl_in: str = "none"
+    max_tokens: int = 4096
+
+    @property
+    def algorithm(self) -> dict[str, Any]:
+        kl = {} if self.kl_in == "none" else {"kl_coef": KL_COEF, "kl_in": self.kl_in}
+        return {"loss_aggregation": self.aggregation, "kl_estimator": "k1", **kl}
+
+
+def groups_of(step: int) -> list[Any]:
+    """Unequal groups of unequal responses; tokens are random."""
+    from megatron_ar3po.algorithm.response_reuse import with_borrowed
+    from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
+
+    generator = np.random.default_rng(step)
+
+    def scored(prompt_id: str, name: str, reward: float, of_step: int) -> Any:
+        length = int(generator.integers(1, 20))
+        return ScoredResponse(
+            response=Response(
+                response_id=name,
+                prompt_id=prompt_id,
+                token_ids=generator.integers(0, 300, length).astype(np.int32),
+                logprobs=np.full(length, -5.0, np.float32),
+                finish_reason="stop",
+                policy_version=0,
+                step=of_step,
+                stage=1,
+                index=0,
+            ),
+            verdict=Verdict(reward=reward, status="correct" if reward else "incorrect"),
+        )
+
+    groups = []
+    for position, rewards in enumerate(GROUPS):
+        name = f"p{position}"
+        prompt = Prompt(
+            prompt_id=name,
+            token_ids=tuple(generator.integers(0, 300, PROMPT).tolist()),
+            ground_truth="",
+        )
+        responses = [scored(name, f"{name}.{i}", r, step) for i, r in enumerate(rewards)]
+        group = ResponseGroup(position=position, prompt=prompt, responses=tuple(responses))
+        if not any(rewards):
+            lent = scored(name, f"{name}.lent", 1.0, step - 1)
+            group = with_borrowed(group, lent, seed=0, step=step)
+        groups.append(group)
+    return groups
+
+
+# ------------------------------------------------------------------------- plain transformers
+
+
+@dataclasses.dataclass
+class Row:
+    position: int
+    tokens: torch.Tensor
+    reward: float
+    is_detached: bool
+    advantage: float = 0.0
+    penalty: float = 0.0
+
+
+def rows_of(groups: Sequence[Any], option: str) -> list[Row]:
+    return [
+        Row(
+            group.position,
+            torch.tensor([*group.prompt.token_ids, *s.response.token_ids.tolist()]),
+            s.reward,
+            s.origin == "reused" and option == "detach",
+        )
+        for group in groups
+        for s in group.responses
+    ]
+
+
+def weight_of(row: Row, trained: Sequence[Row], aggregation: str) -> float:
+    def length(r: Row) -> int:
+        return len(r.tokens) - PROMPT
+
+    tokens_of: dict[int, int] = defaultdict(int)
+    for r in trained:
+        tokens_of[r.position] += length(r)
+    return {
+        "token_mean": 1 / sum(map(length, trained)),
+        "seq_mean_token_mean": 1 / len(trained) / length(row),
+        "seq_mean_token_sum": 1 / len(trained),
+        "prompt_mean": 1 / len(tokens_of) / tokens_of[row.position],
+    }[aggregation]
+
+
+class PlainTrainer:
+    def __init__(self, model: Any, frozen: Any, options: Options) -> None:
+        self.model, self.frozen, self.options = model, frozen, options
+        self.named = dict(model.named_parameters())
+        decayed = [p for p in self.named.values() if p.ndim > 1]
+        others = [p for p in self.named.values() if p.ndim == 1]
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": decayed, "weight_decay": WEIGHT_DECAY},
+                {"params": others, "weight_decay": 0.0},
+            ],
+            lr=LEARNING_RATE,
+            betas=(0.9, 0.95),
+            eps=ADAM_EPS,
+        )
+
+    @torch.no_grad()
+    def kl(self, row: Row) -> float:
+        """k1, summed over the response."""
+        now = reference_logprobs(self.model, row.tokens)
+        return float((now - reference_logprobs(self.frozen, row.tokens)).sum())
+
+    def give_advantages(self, rows: Sequence[Row]) -> list[Row]:
+        """(R' - mean) / (std + 1e-6) in each group whose rewards differ; the rows that train."""
+        trained = []
+        for position in range(len(GROUPS)):
+            own = [r for r in rows if r.position == position]
+            if len({r.reward for r in own}) == 1:
+                continue
+            for r in own:
+                is_penalised = self.options.kl_in == "reward" and not r.is_detached
+                r.penalty = KL_COEF * self.kl(r) if is_penalised else 0.0
+            values = np.array([r.reward - r.penalty for r in own])
+            for r, a in zip(own, (values - values.mean()) / (values.std() + 1e-6), strict=True):
+                r.advantage = float(a)
+            trained += [r for r in own if not r.is_detached]
+        return trained
+
+    def update(self, groups: Sequence[Any]) -> tuple[float, float]:
+        trained = self.give_advantages(rows_of(groups, self.options.option))
+        self.optimizer.zero_grad()
+        loss = torch.zeros(())
+        for row in trained:
+            logprobs = reference_logprobs(self.model, row.tokens)
+            of_row = -(row.advantage * (logprobs - logprobs.detach()).exp()).sum()
+            if self.options.kl_in == "loss":
+                before = reference_logprobs(self.frozen, row.tokens).detach()
+                of_row = of_row + KL_COEF * (logprobs - before).sum()
+            loss = loss + weight_of(row, trained, self.options.aggregation) * of_row
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.named.values(), CLIP_GRAD).item()
+        self.optimizer.step()
+        return loss.item(), norm
+
+
+# ------------------------------------------------------------------------------ the real parts
+
+
+def update_actor(actor: Any, groups: Sequence[Any], options: Options) -> Any:
+    """The trainer's own lines from the groups of this replica to one update."""
+    from megatron_ar3po.config.schema import ActorConfig, Config, ReuseConfig
+    from megatron_ar3po.data.batch_builder import BatchBuilder
+    from megatron_ar3po.distributed.collectives import Ranks
+    from megatron_ar3po.trainer import Ar3poTrainer
+
+    layout = actor.layout
+    ranks = Ranks(layout, 60)
+    algorithm = actor.config.algorithm
+    builder = BatchBuilder(
+        ranks, algorithm, ActorConfig(max_tokens_per_microbatch=options.max_tokens)
+    )
+    trainer: Any = SimpleNamespace(
+        config=Config(algorithm=algorithm, reuse=ReuseConfig(option=options.option)),  # type: ignore[arg-type]
+        actor=actor,
+        batch_builder=builder,
+        ranks=ranks,
+    )
+    trainer.samples_of = lambda some: Ar3poTrainer.samples_of(trainer, some)
+    mine = [g for g in groups if g.position % layout.data_parallel_size == layout.dp_rank]
+    batch = actor.compute_logprobs(builder.build(trainer.samples_of(mine)))
+    batch = Ar3poTrainer.penalised(trainer, batch, mine)
+    return actor.update(batch.mini_batches[0])
+
+
+def matches(cut: Cut, options: Options) -> None:
+    folder, model = checkpoint("qwen2", False)
+    _, frozen = checkpoint("qwen2", False)
+    plain = PlainTrainer(model, frozen, options)
+    actor = make_actor(folder, cut, **options.algorithm)
+    for step in (1, 2):  # in the second the policy has left the reference
+        loss, norm = plain.update(groups_of(step))
+        stats = update_actor(actor, groups_of(step), options)
+        assert abs(stats.loss - loss) <= 1e-5 * max(1, abs(loss)), (step, stats.loss, loss)
+        assert abs(stats.grad_norm - norm) <= 1e-4 * norm, (step, stats.grad_norm, norm)
+    weights = {n: p.detach() for n, p in plain.named.items()}
+    assert_weights_equal(actor, weights, 1e-5)
+    _, count = stats.sums["reuse/ratio_mean"]
+    assert (count > 0) == (options.option != "detach"), "a detached row was counted"
+
+
+@case(1, into=CASES, aggregation=AGGREGATIONS, max_tokens=(24, 4096))
+def one_rank_agrees_with_nested_means(aggregation: str, max_tokens: int) -> None:
+    """Each sequence a micro-batch of its own, and all in one."""
+    matches(Cut(), Options(aggregation=aggregation, max_tokens=max_tokens))
+
+
+@case(2, into=CASES, aggregation=AGGREGATIONS, cut=(Cut(),))
+@case(2, into=CASES, aggregation=("prompt_mean",), cut=OF_2[:2])
+@case(4, into=CASES, aggregation=("seq_mean_token_mean",), cut=(Cut(tp=2), Cut()))
+def layouts_agree_with_nested_means(aggregation: str, cut: Cut) -> None:
+    matches(cut, Options(aggregation=aggregation, max_tokens=48))
+
+
+@case(1, into=CASES, option=("recompute",), kl_in=("none", "loss", "reward"))
+@case(2, into=CASES, option=("detach",), kl_in=("loss", "reward"), cut=(Cut(),))
+@case(2, into=CASES, option=("recompute",), kl_in=("reward",), cut=OF_2[:2])
+def loans_and_the_kl_agree_with_plain_transformers(
+    option: str, kl_in: str, cut: Cut | None = None
+) -> None:
+    matches(cut or Cut(), Options(option=option, kl_in=kl_in, max_tokens=48))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:], CASES)

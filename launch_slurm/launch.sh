@@ -8,7 +8,7 @@
 #   MODEL_PATH, DATA_PATH, EVAL_PATH                           [what the config says]
 #   CONTAINER_IMAGE   a pyxis image (path or registry#name); unset: bare metal
 #   CONTAINER_MOUNTS  further SRC:DST mounts, comma-joined; the code and RUN_DIR are mounted already
-#   PYTHON            the interpreter on the nodes             [python in a container, .venv's or python3 else]
+#   PYTHON            the interpreter on the nodes             [python3 in a container, .venv's or python3 else]
 #   NPROC_PER_NODE    ranks on each node                       [the node's GPUs]
 #   GPUS_PER_NODE     GPUs that must answer; 0: a CPU run      [NPROC_PER_NODE]
 #   MAX_RESTARTS      requeues of one job, whatever their cause [20]
@@ -74,7 +74,7 @@ srun_arguments() {
   local mounts=$AR3PO_HOME:$AR3PO_HOME,$RUN_DIR:$RUN_DIR${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
   SRUN_ARGS+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts"
     --no-container-mount-home --container-workdir="$AR3PO_HOME")
-  PYTHON=${PYTHON:-python}
+  PYTHON=${PYTHON:-python3}
 }
 
 # Slurm's warning before the time limit. A file, not a signal to the step: see megatron_ar3po/launch/node.py.

@@ -57,7 +57,7 @@ def add_launch_parser(subparsers: Any) -> None:
     slurm.add_argument("--container-image", default="", help="a pyxis image; empty: bare metal")
     slurm.add_argument("--container-mount", action="append", default=[], metavar="SRC:DST")
     slurm.add_argument(
-        "--python", default="", help="on the nodes [python in a container, this one else]"
+        "--python", default="", help="on the nodes [python3 in a container, this one else]"
     )
     slurm.add_argument("--chain", action="store_true", help="each run waits for the one before it")
     slurm.add_argument("--wait", action="store_true", help="follow the jobs to their end")
@@ -128,7 +128,7 @@ def _stopped_exit_code(arguments: argparse.Namespace) -> int:
 def _python(arguments: argparse.Namespace) -> str:
     if arguments.where == "local":
         return sys.executable
-    return arguments.python or ("python" if arguments.container_image else sys.executable)
+    return arguments.python or ("python3" if arguments.container_image else sys.executable)
 
 
 def _all_succeeded(experiment: Any) -> bool:

@@ -78,7 +78,7 @@ def ar3po_llama8b(
 
 
 def as_script(
-    recipe: run.Partial[int], executor: run.Executor, *, python: str = "python"
+    recipe: run.Partial[int], executor: run.Executor, *, python: str = "python3"
 ) -> run.Script:
     """The recipe as the command every node runs."""
     words = node_words(

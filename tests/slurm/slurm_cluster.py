@@ -6,6 +6,7 @@ ended by their handles; they end too when this process is killed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -49,7 +50,16 @@ def why_not() -> str:
     if missing and shutil.which("apt-get") is None:
         return f"{', '.join(missing)} missing, and no apt-get to install them"
     if missing:
-        install = ["apt-get", "install", "-y", "-q", "--no-install-recommends", *PACKAGES]
+        install = [
+            "apt-get",
+            "install",
+            "-o",
+            "DPkg::Lock::Timeout=120",
+            "-y",
+            "-q",
+            "--no-install-recommends",
+            *PACKAGES,
+        ]
         env = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         done = subprocess.run(
             install, env=env, capture_output=True, text=True, timeout=300, check=False
@@ -121,8 +131,23 @@ class SlurmCluster:
         )
         self._spawn("slurmctld", "-D", "-c")
         for node in self.nodes:
-            self._spawn("slurmd", "-D", "-N", node)
+            self.start_node(node)
         self.wait_until(self.is_idle, timeout_s, "all nodes are idle")
+
+    def start_node(self, node: str) -> None:
+        self._spawn("slurmd", "-D", "-N", node)
+
+    def kill_node(self, node: str) -> None:
+        """As a power failure: the daemon and everything it started end without a word. Slurm would notice after
+        SlurmdTimeout; it is told at once."""
+        (daemon,) = [d for d in self.daemons if d.args == ("slurmd", "-D", "-N", node)]
+        self.daemons.remove(daemon)
+        daemon.kill()
+        daemon.wait()
+        for line in processes_that_mention(f"SLURMD_NODENAME={node}\0"):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+        self.run("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
 
     def stop(self) -> None:
         """Ends jobs first: their step daemons are not children of this process."""

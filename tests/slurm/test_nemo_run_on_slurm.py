@@ -46,6 +46,17 @@ def test_a_sweep_started_by_nemo_run_succeeds_on_two_nodes(cluster, job_env, run
     assert "preflight: node node2: ready" in logs
 
 
+def test_a_chained_ablation_runs_one_after_the_other(cluster, job_env, run_dir):
+    """All four nodes are free: only the chain keeps the second from starting at once."""
+    run_dir.mkdir()
+    done = launch(cluster, job_env | {"STAND_IN_STEP_S": "1"}, run_dir, "run.num_steps=4",
+                  "--vary=algorithm.name=ar3po,grpo", "--chain", "--wait")  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = (run_dir / f"runs/qwen2.5_7b_name_{name}" for name in ("ar3po", "grpo"))
+    assert (second / "start.0").stat().st_mtime > (first / "DONE").stat().st_mtime
+    assert (second / "DONE").exists()
+
+
 def test_nemo_runs_job_saves_before_its_time_limit_is_requeued_and_finishes(
     cluster, job_env, run_dir, tmp_path
 ):

@@ -14,6 +14,7 @@ from slurm_cluster import ROOT
 from megatron_ar3po.distributed.rank_watch import read_statuses
 
 TINY = ROOT / ".cache" / "tiny_sum"
+NO_MODEL = "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"
 STEPS = 30  # so many that the warning comes before the last
 SMALL = [
     f"run.num_steps={STEPS}",
@@ -48,9 +49,7 @@ def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_do
     cluster, job_env, run_dir, tmp_path
 ):
     if not (TINY / "model" / "config.json").is_file():
-        pytest.skip(
-            "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"
-        )
+        pytest.skip(NO_MODEL)
     del job_env["AR3PO_TRAINER"], job_env["EVAL_PATH"]
     job_env |= {"MODEL_PATH": f"{TINY}/model", "DATA_PATH": f"{TINY}/train.jsonl", "PYTHONPATH": ""}
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"

@@ -1,17 +1,21 @@
-"""The long forms: Slurm's own warning at its own time, and the real trainer under NeMo-Run."""
+"""The long and the destructive forms: Slurm's own warning and time limit at their own time, a node that dies, a rank
+that hangs, and the real trainer under NeMo-Run."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import HERE, ROOT
+from slurm_cluster import ENDED, HERE, ROOT
+from test_real_trainer_on_slurm import NO_MODEL, SMALL, TINY, steps_of
+
+from megatron_ar3po.distributed.rank_watch import read_statuses
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
-
-TINY = ROOT / ".cache" / "tiny_sum"
 
 
 def test_slurms_own_warning_saves_requeues_and_finishes(cluster, job_env, run_dir, tmp_path):
@@ -28,12 +32,75 @@ def test_slurms_own_warning_saves_requeues_and_finishes(cluster, job_env, run_di
     assert (run_dir / "DONE").exists()
 
 
+def test_a_time_limit_that_no_save_precedes_ends_the_job_for_good(
+    cluster, job_env, run_dir, tmp_path
+):
+    """The first step is longer than the job: warned in vain, ended at the limit, not requeued."""
+    options = ["--nodes=2", "--time=1", "--signal=B:USR1@20", f"--output={tmp_path}/job-%j.out"]
+    env = job_env | {"STAND_IN_STEP_S": "600"}
+    script = ROOT / "launch_slurm" / "ar3po_32b.sh"
+    job_id = cluster.sbatch(script, "run.num_steps=3", options=options, env=env)
+    job = cluster.wait_for_job(job_id, timeout_s=240)
+    assert (job.state, job.restarts) == ("TIMEOUT", 0)
+    assert "USR1: asking the trainer to stop" in (tmp_path / f"job-{job_id}.out").read_text()
+    assert not (run_dir / "DONE").exists()
+
+
+def test_a_node_that_dies_costs_a_restart_on_the_others(cluster, job_env, run_dir, tmp_path):
+    options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
+    env = job_env | {"STAND_IN_STEP_S": "1"}
+    script = ROOT / "launch_slurm" / "ar3po_32b.sh"
+    job_id = cluster.sbatch(script, "run.num_steps=12", options=options, env=env)
+    cluster.wait_for_file(run_dir / "began.0")
+    cluster.kill_node("node2")
+    try:
+        cluster.wait_until(lambda: cluster.job(job_id).state in ENDED, 120, "the job ends")
+    finally:
+        cluster.start_node("node2")
+        cluster.run("scontrol", "update", "nodename=node2", "state=resume")
+    job = cluster.wait_for_job(job_id)
+    assert (job.state, job.restarts) == ("COMPLETED", 1), (
+        tmp_path / f"job-{job_id}.out"
+    ).read_text()
+    second = (run_dir / f"logs/job_{job_id}/restart_1/node_0.log").read_text()
+    assert int(second.partition("starts at step ")[2].split()[0]) >= 1
+    assert (run_dir / "DONE").exists()
+
+
+def test_a_rank_that_hangs_is_named_with_its_node_and_ends_the_job_at_the_time_limit(
+    cluster, job_env, run_dir, tmp_path
+):
+    """The real trainer on two nodes; rank 1's process is frozen in the middle of a step."""
+    if not (TINY / "model" / "config.json").is_file():
+        pytest.skip(NO_MODEL)
+    del job_env["AR3PO_TRAINER"], job_env["EVAL_PATH"]
+    job_env |= {"MODEL_PATH": f"{TINY}/model", "DATA_PATH": f"{TINY}/train.jsonl", "PYTHONPATH": ""}
+    words = [*SMALL, "run.num_steps=100000", "run.stall_report_s=10", "run.collective_timeout_s=75"]
+    options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
+    script = ROOT / "launch_slurm" / "ar3po_32b.sh"
+    job_id = cluster.sbatch(script, *words, options=options, env=job_env)
+    cluster.wait_until(lambda: 1 in steps_of(run_dir), 400, "the first step ends")
+    frozen = read_statuses(run_dir / "status")[1].pid
+
+    os.kill(frozen, signal.SIGSTOP)
+
+    job = cluster.wait_for_job(job_id, timeout_s=400)
+    told = (tmp_path / f"job-{job_id}.out").read_text()
+    assert job.state == "FAILED", told
+    log = (run_dir / f"logs/job_{job_id}/restart_0/node_0.log").read_text()
+    assert (
+        f"1 rank waits for rank 1 (node2, pid {frozen})"
+        in log.partition("waiting for all ranks")[2]
+    )
+    error = log.partition("ar3po: error: ")[2].splitlines()[0]
+    assert "rank 0 could not meet all ranks: Timed out" in error
+    assert f"rank 1 (node2, pid {frozen}): not heard of for" in error
+
+
 @pytest.mark.parametrize("where", ["local", "slurm"])
 def test_nemo_run_trains_the_tiny_example_with_the_real_trainer(where, cluster, run_dir):
     if not (TINY / "model" / "config.json").is_file():
-        pytest.skip(
-            "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"
-        )
+        pytest.skip(NO_MODEL)
     run_dir.mkdir()
     (run_dir / ".cache").symlink_to(ROOT / ".cache")
     words = ["run.num_steps=3", "evaluation.path=", "rollout.prompts_per_step=4"]

@@ -102,3 +102,26 @@ def test_a_models_shape_file_is_beside_a_config_that_names_the_model(config):
     assert values["architectures"][0].endswith("ForCausalLM")
     assert (config.parent / "config.yaml").is_file()
     assert (config.parent / "README.md").is_file()
+
+
+def test_no_secret_goes_into_an_image():
+    """Not by a build argument or a variable, which stay readable in the image, and not by a copied file."""
+    named = re.findall(r"^(?:ARG|ENV) +(\w+)|^ +(\w+)=", DOCKERFILE, re.MULTILINE)
+    for name in ["".join(pair) for pair in named]:
+        assert not re.search("TOKEN|SECRET|PASSWORD|KEY|CREDENTIAL", name, re.IGNORECASE), name
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {".git", "**/.env", "**/*.key", "**/*.pem", "runs", ".venv"} <= set(ignored)
+
+
+@pytest.mark.parametrize("stage", ["gpu", "cpu"])
+def test_each_image_has_labels_and_can_run_as_another_user(stage):
+    text = DOCKERFILE.partition(f" AS {stage}\n")[2].partition("\nFROM ")[0]
+    labels = re.findall(r"org\.opencontainers\.image\.(\w+)", text)
+    assert labels == ["title", "description", "version", "licenses"]
+    assert "ARG RUN_AS=root" in text and "USER ${RUN_AS}" in text
+
+
+def test_the_images_version_is_the_packages():
+    version = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text())
+    assert version is not None
+    assert set(re.findall(r"^ARG VERSION=(\S+)$", DOCKERFILE, re.MULTILINE)) == {version.group(1)}

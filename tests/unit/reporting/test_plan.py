@@ -114,6 +114,38 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
     assert memory.host_bytes_per_rank == 784 * 4 + 784 * 4
 
 
+def test_the_32b_example_worked_by_hand():
+    """TP 8 x DP 4, bf16. A layer: q and o 2 x 5120 x 5120, k and v 2 x 5120 x 1024, their biases 5120 + 2 x 1024, MLP
+    3 x 5120 x 27648; two norms of 5120. Two embeddings of 152064 x 5120."""
+    sharded = 2 * 5120 * 5120 + 2 * 5120 * 1024 + 5120 + 2 * 1024 + 3 * 5120 * 27648
+    rank = 64 * (sharded // 8 + 2 * 5120) + 2 * 152064 * 5120 // 8 + 5120
+    plan = plan_of("qwen2.5_32b_dapo_math", 4)
+    assert plan.size.parameters_of_largest_rank(tp=8, pp=1) == rank
+    rollout, train, _ = (dict(phase.parts) for phase in plan.memory.phases)
+    assert (train["weights"], train["gradients"], train["optimizer"]) == (
+        2 * rank,
+        4 * rank,
+        3 * rank,
+    )
+    # With full recompute: 64 layer inputs, cut by sequence parallelism, and one layer whole.
+    one_layer = 4 * 640 + (2 * 5120 + 2 * 1024 + 3 * 27648) // 8
+    assert train["activations"] == 16384 * 2 * (64 * 640 + one_layer)
+    # One of eight key and value heads a GPU: 2 x 64 layers x 128 x 2 bytes a token; 0.7 of 79 GiB less the weights.
+    assert plan.memory.kv_bytes_per_token == 2 * 64 * 128 * 2 == 32768
+    assert plan.memory.kv_tokens == (int(0.7 * 79 * GIB) - rollout["server weights"]) // 32768
+    assert plan.memory.kv_tokens // 5120 == 305
+    assert round(sum(train.values()) / GIB) == 39
+
+
+def test_the_table_of_the_cluster_page_is_what_the_plans_say():
+    page = (EXAMPLES.parent / "docs" / "cluster.md").read_text()
+    for name, (nodes, _) in SHIPPED.items():
+        plan = plan_of(name, nodes)
+        tp, dp = plan.layout.tensor_parallel_size, plan.layout.data_parallel_size
+        gib = sum(plan.memory.phases[1].parts.values()) / GIB
+        assert f"| {nodes} x 8 | tp {tp} x dp {dp} | {gib:.0f} |" in page
+
+
 def test_activations_per_token_with_and_without_recompute_and_sequence_parallel():
     layout = ParallelLayout(world_size=2, tensor_parallel_size=2)
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from megatron_ar3po.algorithm.advantages import checked_rewards
 from megatron_ar3po.algorithm.response_reuse import (
     needs_a_loan,
     responses_worth_keeping,
@@ -119,6 +120,8 @@ class Ar3poTrainer:
         self.metrics.add_all({name: Sum(count) for name, count in collected.counts.items()})
         self.metrics.add_all({name: Mean(s / w, w) for name, (s, w) in collected.means.items()})
         graded = [*collected.groups, *collected.discarded]
+        for group in graded:
+            checked_rewards(group)  # before anything is stored or trained on
         refuse_a_failing_verifier(graded, self.config.rewards.max_error_frac)
         prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
         self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)

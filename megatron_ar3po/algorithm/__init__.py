@@ -2,8 +2,9 @@
 
     adaptive_rollout     which prompts sample again, and how many responses
     response_reuse       which groups borrow, how a borrowed response joins, what is worth keeping
+    downsampling         which responses of a large group train
     advantages           what each response of a group is worth beside the others
-    training_samples     which responses carry gradient
+    training_samples     which responses carry gradient; the KL penalty on rewards
     aggregation          how much each token weighs in one optimizer step
     token_losses         PPO clip, clip-higher, dual clip, GSPO, CISPO, GMPO
     kl, importance_sampling, policy_loss    the loss of one micro-batch, and its metrics
@@ -29,22 +30,46 @@ worked out from its published figures:
     spoil.
 6.  We follow: Option II (`reuse.option: detach`), the paper's best, is the default. The borrowed
     response counts in the mean and std of its group and nowhere else: no gradient, no place in a
-    denominator, a KL, an entropy, a clip metric. Option I (`recompute`) gives it the log-probs of
-    the policy at the start of the update. `stored`, its behaviour log-probs as they are, is there
-    for the ablation.
-7.  The paper does not say how groups of unequal size are weighed. We take DAPO's token mean: every
+    denominator, a KL, an entropy, a clip metric, a sequence count. Option I (`recompute`) gives it
+    the log-probs of the policy at the start of the update. `stored`, its behaviour log-probs as they
+    are, is there for the ablation.
+7.  We add: a weight on groups that borrowed and a cap on their share of the groups that train
+    (`reuse.weight`, `reuse.max_borrowed_frac`). The defaults, 1 and none, are the paper's. What
+    borrowed groups teach is measured in every step (`reuse/signal_frac`,
+    `reuse/advantage_mass_frac`).
+8.  Each half can be switched off: `reuse.enabled=false` leaves adaptive rollout, one stage of
+    `rollout.num_stages=1 rollout.responses_per_stage=8` leaves reuse.
+9.  The paper does not say how groups of unequal size are weighed. We take DAPO's token mean: every
     gradient-carrying token of one optimizer step weighs the same, summed over all data-parallel
     ranks (`algorithm.loss_aggregation`).
-8.  Advantages are (R - mean) / (std + 1e-6) with the population std (`algorithm.advantage_std` for
+10. Advantages are (R - mean) / (std + 1e-6) with the population std (`algorithm.advantage_std` for
     the sample std, or none as in Dr. GRPO). The advantages of a group sum to 0 before a detached or
     a truncated response leaves.
-9.  An all-correct group, and an unsolved one that found nothing to borrow, train nothing and are
-    counted, also when a KL term is on (GRPO would train their KL): what carries no reward signal
-    costs no forward pass.
-10. Clip range 0.2 / 0.28 (DAPO's clip-higher), no KL term. The paper compares with DAPO, which has
+11. An all-correct group, and an unsolved one that found nothing to borrow, train nothing and are
+    counted, also when a KL term is on, in the loss or in the reward (GRPO would train their KL): what
+    carries no reward signal costs no forward pass.
+12. Clip range 0.2 / 0.28 (DAPO's clip-higher), no KL term. The paper compares with DAPO, which has
     both.
-11. The ratio is held to e^+-20 before it meets an advantage, so that float32 cannot overflow. Below
+13. The ratio is held to e^+-20 before it meets an advantage, so that float32 cannot overflow. Below
     that bound, which no healthy update comes near, nothing changes.
-12. The importance-sampling correction leaves borrowed responses alone: their ratio to the policy
+14. The importance-sampling correction leaves borrowed responses alone: their ratio to the policy
     that sampled them is what Option I sets aside on purpose.
+
+Of the baselines:
+
+15. DAPO (arXiv:2503.14476). We follow: clip-higher, token mean, no KL, and dynamic sampling that keeps
+    a group when it holds a correct and a wrong response (Eq. 11; `algorithm.dynamic_sampling_by:
+    reward` for graded rewards). It stops after `algorithm.max_sampling_rounds` rounds and trains on
+    what it has. Its soft overlong punishment (Eq. 13) and overlong filtering are options of every
+    method and off in every preset, since they change the reward and depend on the length limit: the
+    paper's is `rewards.overlong_penalty_tokens` = a fifth of `rollout.max_response_tokens`.
+16. GRPO (arXiv:2402.03300). Its aggregation, clip range and KL are options (docs/algorithms.md); the
+    preset differs from AR3PO in sampling alone.
+17. Dr. GRPO (arXiv:2503.20783) divides by a constant length; we leave constants to the learning rate.
+18. REINFORCE++ (arXiv:2501.03262): a response counts once in the mean and std of the step, however
+    long, and a KL in the reward is summed over the response, not from a token to its end.
+19. GSPO (arXiv:2507.18071) and GMPO (arXiv:2507.20673) take the mean over the response; with their
+    papers' `seq_mean_token_mean` a response weighs the same as in theirs.
+20. PODS (arXiv:2504.13818): down-sampling after borrowing, advantages over what stays; a group that is
+    small enough stays whole.
 """

@@ -134,4 +134,18 @@ def _custom_token_loss(
             f"{found} returned {shapes}; it must return TokenLoss(loss, is_clipped), tensors of "
             f"shapes {expected}: one entry per packed token."
         )
+    loss = parts[0]
+    if not torch.isfinite(
+        loss
+    ).all():  # waits for the accelerator: the price of a function we do not know
+        raise ValueError(
+            f"{found} returned {int((~torch.isfinite(loss)).sum())} of {loss.numel()} token losses that are not "
+            "finite, which would make the whole step's gradient NaN. Off the response logprobs are 0; hold "
+            "the ratio with log_ratio_of."
+        )
+    if logprobs.requires_grad and not loss.requires_grad:
+        raise ValueError(
+            f"{found} returned a loss without gradient, so nothing would be trained; make it of `logprobs`, "
+            "without detach(), item() or numpy()."
+        )
     return TokenLoss(*parts)

@@ -5,8 +5,11 @@ import os
 import shutil
 import signal
 import socket
+from pathlib import Path
 
 import pytest
+
+GRADERS = Path(__file__).parents[1]  # fakes.graders, for workers that start from the current folder
 
 # A run that should never get as far as training.
 ONE_STEP = "run.num_steps=1"
@@ -87,6 +90,46 @@ def test_a_folder_that_holds_a_run_is_not_written_over(start_run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/resolved_config.yaml").write_text("run: {}\n")
     assert "run.resume=true" in sentence(start_run(ONE_STEP).wait(120))
+
+
+@pytest.fixture
+def graders_are_importable(monkeypatch):
+    known = [str(GRADERS), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(part for part in known if part))
+
+
+@pytest.mark.usefixtures("graders_are_importable")
+def test_a_verifier_that_fails_halts_the_run_before_it_teaches(start_run):
+    """DAPO draws such prompts again and again, and would have nothing left to look at."""
+    grader = "rewards.verifier=fakes.graders:failing"
+    run = start_run(ONE_STEP, grader, "algorithm.name=dapo", "algorithm.max_sampling_rounds=1")
+    run.wait(180)
+    assert run.code != 0
+    assert "the verifier failed for" in run.err and "rewards.max_error_frac=0.5" in run.err
+    assert "the answer service is down" in run.err
+    assert not (run.folder / "checkpoints/latest").exists()
+    assert run.processes_left() == []
+
+
+@pytest.mark.usefixtures("graders_are_importable")
+def test_a_reward_that_is_no_number_is_named_with_its_response(start_run):
+    run = start_run(ONE_STEP, "rewards.verifier=fakes.graders:not_a_number").wait(180)
+    said = sentence(run)
+    assert "has reward nan" in said and "rewards.verifier" in said, said
+    assert run.processes_left() == []
+
+
+@pytest.mark.usefixtures("graders_are_importable")
+def test_a_step_in_which_nothing_carries_signal_trains_nothing_and_says_so(start_run):
+    """Every answer is right. The policy keeps its version and the run goes on."""
+    run = start_run("run.num_steps=2", "rewards.verifier=fakes.graders:always_right")
+    run.wait(180).succeeded()
+    rows = [row for row in run.metrics if row["step"] > 0]
+    assert [row["group/no_signal_frac"] for row in rows] == [1.0, 1.0]
+    assert not any("actor/loss" in row for row in rows)
+    assert "step 1 trains nothing: " in run.err and "all_correct" in run.err
+    state = json.loads((run.folder / "checkpoints/step_00002/state.json").read_text())
+    assert (state["step"], state["policy_version"]) == (2, 0)
 
 
 def test_ctrl_c_ends_the_step_saves_and_leaves_nothing(start_run):

@@ -146,6 +146,14 @@ def test_a_loss_of_the_user_stands_beside_the_built_in_ones(custom_config) -> No
         (lambda logprobs, batch, config: (logprobs.sum(), logprobs), r"returned \[\(\), \(4,\)\]"),
         (lambda logprobs, batch, config: None, r"returned \['NoneType'\]"),
         (lambda logprobs, batch, config: {}["x"], "raised KeyError: 'x'"),
+        (
+            lambda logprobs, batch, config: (logprobs.log(), batch.is_reused),
+            "returned 4 of 4 token losses that are not finite",
+        ),
+        (
+            lambda logprobs, batch, config: (-logprobs.detach(), batch.is_reused),
+            "returned a loss without gradient",
+        ),
     ],
 )
 def test_what_a_loss_of_the_user_does_wrong_is_named(custom_config, function, message) -> None:
@@ -153,7 +161,8 @@ def test_what_a_loss_of_the_user_does_wrong_is_named(custom_config, function, me
     with pytest.raises(
         ValueError, match=f"algorithm.policy_loss=losses_of_a_user:chosen {message}"
     ):
-        token_loss(on_response(batch, [-1.0, -2.0]), batch, custom_config(function))
+        logprobs = on_response(batch, [-1.0, -2.0]).requires_grad_()
+        token_loss(logprobs, batch, custom_config(function))
 
 
 def test_a_loss_with_another_signature_is_refused_at_the_start(custom_config) -> None:

@@ -1,0 +1,23 @@
+"""Graders of users, by import path: `rewards.verifier=fakes.graders:failing`. Each is a factory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from megatron_ar3po.rewards.grade import Grade
+
+
+def failing(config: dict[str, Any]) -> Callable[[str, str], bool]:
+    def grade(response: str, ground_truth: str) -> bool:
+        raise OSError("the answer service is down")
+
+    return grade
+
+
+def always_right(config: dict[str, Any]) -> Callable[[str, str], bool]:
+    return lambda response, ground_truth: True
+
+
+def not_a_number(config: dict[str, Any]) -> Callable[[str, str], Grade]:
+    return lambda response, ground_truth: Grade(status="correct", reward=float("nan"))

@@ -6,15 +6,17 @@
 | `train_phase`   | released       | released        | GPU           | GPU              |
 | `sync_phase`    | GPU            | released        | GPU           | CPU              |
 
-On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same three phases and does nothing
-in them.
+On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same three phases.
+
+A server that died while nobody sampled from it is started anew at the beginning of `sync_phase`: the publish that
+follows gives it its weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 from megatron_ar3po.interfaces import Actor
 
@@ -25,6 +27,19 @@ class SleepingServers(Protocol):
     def sleep(self, tags: Sequence[str]) -> None: ...
 
     def wake(self, tags: Sequence[str]) -> None: ...
+
+    def lost(self) -> Sequence[str]:
+        """Those that died, or hang, since they last answered."""
+        ...
+
+    def revive_lost(self, asleep: Sequence[str]) -> None:
+        """Fresh processes for them, with `asleep` released, as the others have it."""
+        ...
+
+
+OnLeader = Callable[
+    [Callable[[], Any]], Any
+]  # runs it on each replica's leader; all its ranks wait and get its result
 
 
 class Colocation(Protocol):
@@ -38,12 +53,20 @@ class Colocation(Protocol):
 class SharedHostMemory:
     """No accelerator: actor and servers both live in the host's memory all the time."""
 
+    def __init__(self, servers: SleepingServers, on_leader: OnLeader) -> None:
+        self._servers = servers
+        self._on_leader = on_leader
+
     @contextmanager
     def rollout_phase(self) -> Iterator[None]:
         yield
 
     train_phase = rollout_phase
-    sync_phase = rollout_phase
+
+    @contextmanager
+    def sync_phase(self) -> Iterator[None]:
+        self._on_leader(lambda: self._servers.revive_lost(()))
+        yield
 
 
 class ColocatedGpus:
@@ -54,7 +77,7 @@ class ColocatedGpus:
         self,
         actor: Actor,
         servers: SleepingServers,
-        on_leader: Callable[[Callable[[], None]], None],
+        on_leader: OnLeader,
     ) -> None:
         self._actor = actor
         self._servers = servers
@@ -75,7 +98,11 @@ class ColocatedGpus:
 
     @contextmanager
     def sync_phase(self) -> Iterator[None]:
-        """Weights first, KV cache last: the peak is the weights and one bucket."""
+        """Weights first, KV cache last: the peak is the weights and one bucket. A server starts beside an actor that is
+        away, as at the beginning of a run."""
+        if self._on_leader(self._servers.lost):
+            self._actor.offload()
+            self._on_leader(lambda: self._servers.revive_lost(sorted(self._asleep)))
         self._actor.onload()
         self._let_sleep(frozenset({"kv_cache"}))
         yield

@@ -54,7 +54,17 @@ class FrozenPublisher:
     def __init__(self, ranks: Ranks, announce: Callable[[int], None]) -> None:
         self._ranks = ranks
         self._announce = announce
+        self._version = 0
 
     def publish(self, policy_version: int) -> Mapping[str, float]:
+        self._version = policy_version
         self._ranks.run_on_leader(lambda: self._announce(policy_version))
         return {}
+
+    def republish(self, url: str) -> None:
+        """Collective over one replica: a server that was started anew has the weights already."""
+        if self._ranks.is_leader:
+            self._announce(self._version)
+
+    def forget(self, url: str) -> None:
+        """There is nothing that a new process would not know."""

@@ -172,6 +172,10 @@ class WeightPublisher(Protocol):
         (`weight_sync/bytes`, `weight_sync/num_buckets`, seconds)."""
         ...
 
+    def forget(self, url: str) -> None:
+        """Leader only: another process answers at `url` now, which knows nothing of what was published before."""
+        ...
+
 
 class WeightPublishError(RuntimeError):
     """A server did not take the weights: the message names the server, the tensor or version, and what to do."""

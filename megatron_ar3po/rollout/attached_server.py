@@ -20,7 +20,7 @@ from typing import Any
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.rollout.ledger import ServerCounters, read_counters
-from megatron_ar3po.rollout.sglang_client import stated_process
+from megatron_ar3po.rollout.server_usage import stated_process
 
 logger = logging.getLogger(__name__)
 

@@ -27,13 +27,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.rollout.sglang_client import (
-    NOBODY,
-    Process,
-    Server,
-    ServerUsage,
-    SglangEngine,
-)
+from megatron_ar3po.rollout.server_usage import NOBODY, Process, Server, ServerUsage
+from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.types import (
     CollectedStep,
     ResponseGroup,

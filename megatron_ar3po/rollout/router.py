@@ -2,7 +2,9 @@
 prompts of one replica use the idle servers of another. Leader of replica 0 starts it; `RouterControl` is for all.
 
 The router tries nothing again: a second try is a new request with a new id, and that is the client's to send. It sees a
-server only while the server holds the run's weights: `remove` before a restart, `add` after the publish.
+server only while the server holds the run's weights: `remove` before a restart, `add` after the publish. A router that
+died is started anew on its port, in front of the servers that hold weights then. It asks servers for their model, which
+they tell at any time, asleep or in the middle of a publish; whether they still generate is for the clients to find out.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ logger = logging.getLogger(__name__)
 _START_LIMIT_S = 60.0
 _HEALTHY_LIMIT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
+_BACK_LIMIT_S = 180.0  # for the first replica to restart it
 _STOP_LIMIT_S = 10.0
 _POLL_INTERVAL_S = 0.1
 _LAST_LOG_LINES = 15
@@ -84,12 +87,19 @@ class RouterControl:
     def _call(
         self, verb: str, path: str, body: Any = None, *, accepted: Sequence[int] = (200,)
     ) -> dict[str, Any]:
-        try:
-            answer = requests.request(verb, self.url + path, json=body, timeout=_CALL_TIMEOUT_S)
-        except requests.RequestException as error:
-            raise RolloutEngineError(
-                f"the router {self.url} did not answer {path}: {error}; look at RUN/logs."
-            ) from error
+        """A router that died is restarted by the first replica meanwhile."""
+        deadline = time.monotonic() + _BACK_LIMIT_S
+        while True:
+            try:
+                answer = requests.request(verb, self.url + path, json=body, timeout=_CALL_TIMEOUT_S)
+                break
+            except requests.RequestException as error:
+                if time.monotonic() > deadline:
+                    raise RolloutEngineError(
+                        f"the router {self.url} did not answer {path} within {_BACK_LIMIT_S:g} s: {error}; look at "
+                        "RUN/logs/router.log."
+                    ) from error
+                time.sleep(_POLL_INTERVAL_S)
         if answer.status_code not in accepted:
             raise RolloutEngineError(
                 f"the router {self.url} refused {verb} {path} with HTTP {answer.status_code}: {answer.text[:300]}"
@@ -98,15 +108,23 @@ class RouterControl:
 
 
 class GlobalRouter:
-    def __init__(self, urls: Sequence[str], *, log_path: Path, request_timeout_s: float) -> None:
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *,
+        log_path: Path,
+        request_timeout_s: float,
+        max_restarts: int = 3,
+    ) -> None:
         check_router_installed()
+        self.num_restarts = 0
+        self._max_restarts = max_restarts
         self._reservations = [reserve_port(0), reserve_port(0)]
         port, metrics_port = (held.getsockname()[1] for held in self._reservations)
         self.url = f"http://{HOST}:{port}"
         self.log_path = log_path
         self._urls = list(urls)
         self._arguments: dict[str, Any] = {
-            "worker_urls": self._urls,
             "host": HOST,
             "port": port,
             "prometheus_port": metrics_port,
@@ -116,6 +134,7 @@ class GlobalRouter:
             "balance_rel_threshold": 1.1,  # by more than this factor; a server that came back has no prefixes at all
             "disable_retries": True,
             "disable_circuit_breaker": True,  # one that opens would refuse servers that live
+            "health_check_endpoint": "/model_info",
             "health_check_interval_secs": 1,
             "health_failure_threshold": 1,
             "health_success_threshold": 1,
@@ -126,12 +145,38 @@ class GlobalRouter:
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary = ""
 
+    @property
+    def process_group(self) -> int:
+        assert self._process is not None, "the router does not run"
+        return self._process.pid
+
     def start(self) -> None:
         """Returns when every server is known and healthy."""
+        self._start(self._urls)
+
+    def restart(self) -> None:
+        """On the same port, in front of the servers that hold weights now; one that is being revived is added by its
+        owner."""
+        self.stop()
+        if self.num_restarts >= self._max_restarts:
+            raise RolloutEngineError(
+                f"the router was lost again after rollout.max_server_restarts={self._max_restarts} restarts; raise it, "
+                f"or mend what ends the router. {self.last_words()}"
+            )
+        self.num_restarts += 1
+        holding = [url for url in self._urls if holds_weights(url)]
+        if not holding:
+            raise RolloutEngineError(
+                f"the router was lost and no server holds weights. {self.last_words()}"
+            )
+        self._start(holding)
+
+    def _start(self, urls: Sequence[str]) -> None:
+        arguments = {**self._arguments, "worker_urls": list(urls)}
         self._temporary = tempfile.mkdtemp(prefix="ar3po_router_")
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "megatron_ar3po.rollout.router_process"]
-        command += [str(os.getpid()), self._temporary, json.dumps(self._arguments)]
+        command += [str(os.getpid()), self._temporary, json.dumps(arguments)]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
@@ -147,7 +192,7 @@ class GlobalRouter:
                     f"the router ended or did not listen within {_START_LIMIT_S:g} s. {self.last_words()}"
                 )
             time.sleep(_POLL_INTERVAL_S)
-        RouterControl(self.url).wait_healthy(set(self._urls), _START_LIMIT_S)
+        RouterControl(self.url).wait_healthy(set(urls), _START_LIMIT_S)
 
     def _listens(self) -> bool:
         try:
@@ -168,3 +213,12 @@ class GlobalRouter:
         lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
         shown = "\n".join(f"    {line[:300]}" for line in lines[-_LAST_LOG_LINES:])
         return f"Last lines of {self.log_path}:\n{shown}"
+
+
+def holds_weights(url: str) -> bool:
+    """Of a published version: one that was started anew, or takes an update now, states another than a number."""
+    try:
+        answer = requests.get(url + "/model_info", timeout=_CALL_TIMEOUT_S)
+        return answer.status_code == 200 and str(answer.json().get("weight_version")).isdigit()
+    except (requests.RequestException, ValueError):
+        return False

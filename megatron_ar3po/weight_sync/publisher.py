@@ -65,10 +65,13 @@ class ServerPublisher:
     def republish(self, url: str) -> None:
         """Collective over one replica: a server that was started anew gets what was last published, under the same
         version. The others are not disturbed."""
-        self._transport.forget(url)
+        self.forget(url)
         leader = self._send_to([url])
         if leader.failure is not None:
             raise WeightPublishError(leader.failure) from leader.error
+
+    def forget(self, url: str) -> None:
+        self._transport.forget(url)
 
     def _send_to(self, urls: Sequence[str]) -> _LeaderPart:
         leader = _LeaderPart(lambda: self._start_update(urls), is_leader=self._ranks.is_leader)

@@ -44,7 +44,7 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     control.stamp(0)
     # A lost server that starts again has loaded the right weights itself.
     ranks.offer("republish", lambda url: control.stamp(0))
-    controller, ledger = build_controller(config, ranks, stack, language, servers, router_url="")
+    controller, ledger = build_controller(config, ranks, stack, language, servers, router=None)
     assert controller is not None and ledger is not None, "a single rank leads"
     prompts = language.training[: config.evaluation.max_prompts or None]
     answers = controller.sample(

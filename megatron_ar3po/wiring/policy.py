@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +21,9 @@ def build_policy(
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
-        return FrozenActor(), FrozenPublisher(ranks, server_control(config, servers).stamp)
+        frozen = FrozenPublisher(ranks, server_control(config, servers).stamp)
+        ranks.offer("republish", frozen.republish)
+        return FrozenActor(), frozen
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
     from megatron_ar3po.weight_sync.publisher import ServerPublisher
     from megatron_ar3po.weight_sync.transport import make_transport
@@ -47,8 +50,13 @@ def build_policy(
 
 
 def build_colocation(
-    config: Config, ranks: Ranks, actor: Actor, servers: list[RunServer]
+    config: Config,
+    ranks: Ranks,
+    actor: Actor,
+    publisher: WeightPublisher,
+    servers: Sequence[RunServer],
 ) -> Colocation:
+    control = server_control(config, servers, restarted=publisher.forget)
     if not torch.cuda.is_available():
-        return SharedHostMemory()
-    return ColocatedGpus(actor, server_control(config, servers), ranks.run_on_leader)
+        return SharedHostMemory(control, ranks.run_on_leader)
+    return ColocatedGpus(actor, control, ranks.run_on_leader)

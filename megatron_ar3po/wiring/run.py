@@ -126,8 +126,8 @@ def build_trainer(
     actor, publisher = build_policy(config, ranks, stack, servers)
     with ranks.watch.phase("wait for servers"):
         ranks.run_on_leader(lambda: wait_for(servers))
-    router_url = start_router(config, ranks, stack, servers)
-    controller, ledger = build_controller(config, ranks, stack, language, servers, router_url)
+    router = start_router(config, ranks, stack, servers)
+    controller, ledger = build_controller(config, ranks, stack, language, servers, router)
     folder = config.run.path
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
     stack.callback(metrics.close)
@@ -140,7 +140,7 @@ def build_trainer(
         batch_builder=BatchBuilder(ranks, config.algorithm, config.actor),
         actor=actor,
         weight_publisher=publisher,
-        colocation=build_colocation(config, ranks, actor, servers),
+        colocation=build_colocation(config, ranks, actor, publisher, servers),
         evaluator=build_evaluator(config, ranks, language, controller, ledger),
         metrics=metrics,
         recorder=RolloutRecorder(

@@ -18,11 +18,12 @@ from megatron_ar3po.rollout.ledger import Ledger, server_books
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.routed_engine import RoutedEngine
 from megatron_ar3po.rollout.router import RouterControl
-from megatron_ar3po.rollout.sglang_client import Process, ServerUsage, SglangEngine
+from megatron_ar3po.rollout.server_usage import Process, ServerUsage
+from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 from megatron_ar3po.wiring.language import Language
-from megatron_ar3po.wiring.servers import RunServer, counters_before, revive
+from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_before, revive
 
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
 
@@ -32,14 +33,14 @@ def build_controller(
     ranks: Ranks,
     stack: ExitStack,
     language: Language,
-    servers: list[RunServer],
-    router_url: str,
+    servers: Sequence[RunServer],
+    router: RouterAccess | None,
 ) -> tuple[RolloutController | None, Ledger | None]:
     """On leaders; the other ranks have no servers to talk to and no costs to write down."""
     if not ranks.is_leader:
         return None, None
     assert language.verifier is not None, "leaders hold a verifier"
-    engine = build_engine(config, ranks, language, servers, router_url)
+    engine = build_engine(config, ranks, language, servers, router)
     shape = read_model_config(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
     history.replay(rows_of_run(config.run.path / "ledger"))
@@ -77,10 +78,14 @@ def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, Serve
 
 
 def build_engine(
-    config: Config, ranks: Ranks, language: Language, servers: list[RunServer], router_url: str
+    config: Config,
+    ranks: Ranks,
+    language: Language,
+    servers: Sequence[RunServer],
+    router: RouterAccess | None,
 ) -> SglangEngine:
     """Collective over leaders with `rollout.routing=global`."""
-    if config.rollout.routing == "local":
+    if router is None:
         return SglangEngine(
             servers,
             config.rollout,
@@ -92,10 +97,11 @@ def build_engine(
         servers,
         config.rollout,
         vocab_size=language.vocab_size,
-        router_url=router_url,
+        router_url=router.url,
         client=f"dp{ranks.layout.dp_rank}",
         all_urls=[url for replica in urls for url in replica],
-        on_server_lost=lambda server: revive(server, ranks, RouterControl(router_url)),
+        on_server_lost=lambda server: revive(server, ranks, RouterControl(router.url)),
+        on_router_lost=router.restart,
     )
 
 

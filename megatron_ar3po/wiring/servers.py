@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 
@@ -23,6 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 RunServer = SglangServer | AttachedServer  # ours, or someone else's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouterAccess:
+    url: str
+    restart: Callable[[], None] | None  # on the rank that started it
 
 
 def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
@@ -87,7 +95,7 @@ def check_server_urls(config: Config, ranks: Ranks) -> None:
         )
 
 
-def counters_before(servers: list[RunServer]) -> dict[str, ServerCounters]:
+def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:
     """Of servers that ran before this run."""
     return {s.name: s.counters_before for s in servers if isinstance(s, AttachedServer)}
 
@@ -99,16 +107,18 @@ def visible_gpus() -> list[str]:
     return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def wait_for(servers: list[RunServer]) -> None:
+def wait_for(servers: Sequence[RunServer]) -> None:
     for server in servers:
         seconds = server.wait_ready()
         logger.info("server %s is ready at %s after %.0f s", server.name, server.url, seconds)
 
 
-def server_control(config: Config, servers: list[RunServer]) -> ServerControl:
-    return ServerControl(
-        lambda: [server.url for server in servers], timeout_s=config.weight_sync.timeout_s
-    )
+def server_control(
+    config: Config,
+    servers: Sequence[RunServer],
+    restarted: Callable[[str], None] = lambda url: None,
+) -> ServerControl:
+    return ServerControl(servers, timeout_s=config.weight_sync.timeout_s, restarted=restarted)
 
 
 def check_routing(config: Config, ranks: Ranks) -> None:
@@ -124,23 +134,29 @@ def check_routing(config: Config, ranks: Ranks) -> None:
         )
 
 
-def start_router(config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]) -> str:
-    """Collective. The router's URL on every rank; empty with `rollout.routing=local`. The servers are ready."""
+def start_router(
+    config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]
+) -> RouterAccess | None:
+    """Collective; None with `rollout.routing=local`. The servers are ready."""
     if config.rollout.routing == "local":
-        return ""
+        return None
+    restart: Callable[[], None] | None = None
     per_replica = ranks.gather([server.url for server in servers])
 
     def started() -> str:
+        nonlocal restart
         router = GlobalRouter(
             [url for urls in per_replica for url in urls],
             log_path=config.run.path / "logs" / "router.log",
             request_timeout_s=config.rollout.request_timeout_s,
+            max_restarts=config.rollout.max_server_restarts,
         )
         stack.callback(router.stop)
         router.start()
+        restart = router.restart
         return router.url
 
-    return ranks.run_on_first(started)
+    return RouterAccess(url=ranks.run_on_first(started), restart=restart)
 
 
 def revive(server: RunServer, ranks: Ranks, router: RouterControl | None = None) -> None:

@@ -1,5 +1,5 @@
-"""One of two real SGLang servers is killed in the middle of a stage. The weights are published from a folder, as the
-`disk` transport does; the Megatron side of a publish is not exercised here."""
+"""One of two real SGLang servers dies, or hangs, in the middle of a stage; the router dies. The weights are published
+from a folder, as the `disk` transport does; the Megatron side of a publish is not exercised here."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,17 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, read_counters, server_books
+from megatron_ar3po.rollout.ledger import (
+    Ledger,
+    ServerBook,
+    ServerCounters,
+    read_counters,
+    server_books,
+)
 from megatron_ar3po.rollout.routed_engine import RoutedEngine
 from megatron_ar3po.rollout.router import GlobalRouter, RouterControl
-from megatron_ar3po.rollout.sglang_client import NOBODY, ServerUsage, SglangEngine
+from megatron_ar3po.rollout.server_usage import NOBODY, ServerUsage, process_of
+from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import CollectedStep
 
@@ -71,6 +79,15 @@ def publish(server: SglangServer, folder: Path) -> None:
     connection.close()
 
 
+def since(start: dict, book: ServerBook) -> ServerBook:
+    """Without what the process had done before this test."""
+    before = start.get((book.server, book.restarts))
+    if before is None or book.theirs is None:
+        return book
+    counts = {n: getattr(book.theirs, n) - getattr(before, n) for n in before.__slots__}
+    return replace(book, theirs=ServerCounters(**counts))
+
+
 def make_controller(servers, verifier, on_server_lost=None, **options) -> RolloutController:
     config = RolloutConfig(**{**OPTIONS, "servers_per_replica": 2, **options})
     return RolloutController(
@@ -84,31 +101,41 @@ def make_controller(servers, verifier, on_server_lost=None, **options) -> Rollou
     )
 
 
+def engine_of(controller: RolloutController) -> SglangEngine:
+    assert isinstance(controller.engine, SglangEngine)
+    return controller.engine
+
+
 def rows_of(path: Path, kind: str) -> list[dict]:
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return [row for row in rows if row["kind"] == kind]
 
 
-def kill_when(condition, server: SglangServer) -> threading.Thread:
-    """SIGKILL of the whole process group, once the condition holds."""
+def kill_when(condition, group, signal_number: int = signal.SIGKILL) -> threading.Thread:
+    """The signal to the whole process group `group()`, once the condition holds."""
 
     def wait_and_kill() -> None:
         deadline = time.monotonic() + 60
         while not condition() and time.monotonic() < deadline:
             time.sleep(0.002)
-        os.killpg(server.process_group, signal.SIGKILL)
+        os.killpg(group(), signal_number)
 
     thread = threading.Thread(target=wait_and_kill)
     thread.start()
     return thread
 
 
-def test_one_of_two_servers_is_killed_in_the_middle_of_a_stage(servers, trained, tmp_path):
-    """Two steps before, on the same books, so that the dead process has reported something. Seeded servers give the
-    same tokens whoever was lost, and other weights give others: equal tokens say that the new process holds the
-    published ones."""
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos)]
+)
+def test_one_of_two_servers_is_lost_in_the_middle_of_a_stage(
+    servers, trained, tmp_path, signal_number
+):
+    """SIGKILL: it dies. SIGSTOP: it hangs; its connections stay open, and nothing comes. Seeded servers give the same
+    tokens whoever was lost, and other weights give others: equal tokens say that the new process holds the published
+    ones. A step before, on the same books, so that the lost process has reported something."""
     prompts = make_prompts(24)
-    length = {"max_response_tokens": 64}
+    length = {"max_response_tokens": 64, "hang_timeout_s": 10.0}
 
     def revive(lost: SglangServer) -> None:
         lost.restart()
@@ -117,7 +144,10 @@ def test_one_of_two_servers_is_killed_in_the_middle_of_a_stage(servers, trained,
     verifier = FakeVerifier(a_third_is_correct)
     controller = make_controller(servers, verifier, revive, **length)
     path = tmp_path / "dp00.jsonl"
-    ledger = Ledger(path, lambda: server_books(controller.engine))
+    start = {process_of(s): read_counters(s.url) for s in servers}  # of other tests
+    ledger = Ledger(
+        path, lambda: [since(start, book) for book in server_books(engine_of(controller))]
+    )
 
     def step(number: int, collected_step: int) -> list:
         ledger.open_step(prompts, step=number, policy_version=VERSION)
@@ -129,7 +159,9 @@ def test_one_of_two_servers_is_killed_in_the_middle_of_a_stage(servers, trained,
     undisturbed = step(1, 5)
     expected = list(verifier.verified)
     verifier.verified.clear()
-    killer = kill_when(lambda: len(verifier.verified) >= 5, servers[1])
+    killer = kill_when(
+        lambda: len(verifier.verified) >= 5, lambda: servers[1].process_group, signal_number
+    )
     disturbed = step(2, 5)  # the same draws again
     killer.join(60)
 
@@ -145,14 +177,14 @@ def test_one_of_two_servers_is_killed_in_the_middle_of_a_stage(servers, trained,
     assert served == {"dp0.s0", "dp0.s1"}
     # the ledger came out: record_step would have raised. The dead process is one bounded row.
     (lost,) = rows_of(path, "lost_server")
-    assert (lost["step"], lost["server"], lost["restarts"]) == (2, "dp0.s1", 0)
+    assert (lost["step"], lost["server"], lost["restarts"]) == (2, "dp0.s1", before["dp0.s1"])
     num_lost = lost["unreported_requests_max"] - lost["unreported_requests_min"]
     assert 0 < num_lost <= 24 * 8
     assert lost["unreported_generated_tokens_max"] <= (
         lost["unreported_generated_tokens_min"] + 64 * num_lost
     )
     living = {(r["server"], r["restarts"]): r for r in rows_of(path, "server") if r["step"] == 2}
-    assert set(living) == {("dp0.s0", 0), ("dp0.s1", 1)}
+    assert set(living) == {(s.name, s.num_restarts) for s in servers}
     answered = sum(r["requests"] for r in living.values()) + lost["requests"]
     assert answered == sum(r["responses"] for r in rows_of(path, "prompt")) == 2 * len(expected)
     assert [row["step"] for row in rows_of(path, "intent")] == [1, 2]
@@ -174,7 +206,7 @@ def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
     assert counts["rollout/cancel/responses"] > 10 and counts["rollout/cancel/tokens"] > 100
     # the survivors are short: the bias that the option buys its tokens with
     assert means["rollout/cancel/winner_length_tokens"][0] > 0
-    seen = sum(controller.engine.usage.values(), ServerUsage())
+    seen = sum(engine_of(controller).usage.values(), ServerUsage())
     assert seen.aborted_requests + seen.queue_aborts == counts["rollout/cancel/responses"]
     assert seen.aborted_generated_tokens == counts["rollout/cancel/tokens"]
     assert seen.requests == len(responses) + seen.aborted_requests
@@ -184,13 +216,16 @@ def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
         assert grown == getattr(seen, name), name
 
 
-def test_one_of_two_servers_behind_the_router_is_killed(servers, trained, tmp_path):
+@pytest.mark.parametrize(
+    "signal_number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos)]
+)
+def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signal_number):
     """As above, with `rollout.routing=global`: the real sglang-router chooses the server. The lost samples are drawn by
-    the other one while the dead one is restarted; the router sees it again when it holds the weights."""
+    the other one while the lost one is restarted; the router sees it again when it holds the weights. Then the router
+    itself is killed, and restarted before the same servers."""
     prompts = make_prompts(24)
-    router = GlobalRouter(
-        [s.url for s in servers], log_path=tmp_path / "router.log", request_timeout_s=60
-    )
+    urls = [s.url for s in servers]
+    router = GlobalRouter(urls, log_path=tmp_path / "router.log", request_timeout_s=60)
     router.start()
     control = RouterControl(router.url)
 
@@ -200,16 +235,16 @@ def test_one_of_two_servers_behind_the_router_is_killed(servers, trained, tmp_pa
         publish(lost, trained)
         control.add(lost.url)
 
-    config = RolloutConfig(
-        **{**OPTIONS, "servers_per_replica": 2, "routing": "global", "max_response_tokens": 64}
-    )
+    options = {"servers_per_replica": 2, "routing": "global", "max_response_tokens": 64}
+    config = RolloutConfig(**{**OPTIONS, **options, "hang_timeout_s": 10.0})
     engine = RoutedEngine(
         servers,
         config,
         vocab_size=VOCAB_SIZE,
         router_url=router.url,
-        all_urls=[s.url for s in servers],
+        all_urls=urls,
         on_server_lost=revive,
+        on_router_lost=router.restart,
     )
     verifier = FakeVerifier(a_third_is_correct)
     controller = RolloutController(
@@ -221,40 +256,47 @@ def test_one_of_two_servers_behind_the_router_is_killed(servers, trained, tmp_pa
         max_context_tokens=MAX_CONTEXT_TOKENS,
         vocab_size=VOCAB_SIZE,
     )
-    start = [read_counters(server.url) for server in servers]
+    path = tmp_path / "dp00.jsonl"
+    start = read_counters(urls[0])  # other tests used this process
+    first_process = servers[0].num_restarts
+    restarts = [s.num_restarts for s in servers]
+
+    def a_step(group=None, with_signal: int = signal.SIGKILL) -> list[list[list[int]]]:
+        verified = len(verifier.verified)
+        killer = group and kill_when(
+            lambda: len(verifier.verified) >= verified + 5, group, with_signal
+        )
+        groups = controller.collect(prompts, step=5, policy_version=VERSION)
+        if killer:
+            killer.join(60)
+        return [tokens_of(group) for group in groups]
+
     try:
-        undisturbed = controller.collect(prompts, step=5, policy_version=VERSION)
+        undisturbed = a_step()
         expected = list(verifier.verified)
-        assert {r.response.server for g in undisturbed for r in g.responses} == {"dp0.s0", "dp0.s1"}
-        verifier.verified.clear()
-        restarts = [s.num_restarts for s in servers]
-        killer = kill_when(lambda: len(verifier.verified) >= 5, servers[1])
-        disturbed = controller.collect(prompts, step=5, policy_version=VERSION)
-        killer.join(60)
+        assert {name for name, _ in engine.usage} == {"dp0.s0", "dp0.s1"}
+        assert a_step(lambda: servers[1].process_group, signal_number) == undisturbed
         assert [s.num_restarts - r for s, r in zip(servers, restarts, strict=True)] == [0, 1]
-        assert {w["url"] for w in control.workers() if w["is_healthy"]} == {s.url for s in servers}
-        after = controller.collect(prompts, step=5, policy_version=VERSION)
+        lost_with_the_server = engine.usage[NOBODY].lost_requests
+        assert {w["url"] for w in control.workers() if w["is_healthy"]} == set(urls)
+        assert a_step(lambda: router.process_group) == undisturbed
+        assert router.num_restarts == 1
+        assert {w["url"] for w in control.workers() if w["is_healthy"]} == set(urls)
+        assert a_step() == undisturbed
     finally:
         controller.close()
         router.stop()
-    assert sorted(verifier.verified) == sorted(2 * expected)  # nothing lost, nothing twice
-    for got, again, wanted in zip(disturbed, after, undisturbed, strict=True):
-        assert tokens_of(got) == tokens_of(wanted) == tokens_of(again)
+    assert sorted(verifier.verified) == sorted(4 * expected)  # nothing lost, nothing twice
     # who answered stands in the answer, so the books of both living processes come out one by one
     lost = engine.usage[NOBODY]
-    assert 0 < lost.lost_requests <= len(expected) and lost.requests == 0
-    new = servers[1].num_restarts
-    first, last = read_counters(servers[0].url), read_counters(servers[1].url)
-    kept = engine.usage[("dp0.s0", servers[0].num_restarts)]
-    assert 0 <= first.requests - start[0].requests - kept.requests <= lost.lost_requests
-    assert last.requests == engine.usage[("dp0.s1", new)].requests > 0
-    assert sum(u.requests for u in engine.usage.values()) == 3 * len(expected)
-    path = tmp_path / "dp00.jsonl"
+    assert 0 < lost_with_the_server < lost.lost_requests and lost.requests == 0
+    assert sum(u.requests for u in engine.usage.values()) == 4 * len(expected)
+    kept = engine.usage[("dp0.s0", first_process)]
+    assert read_counters(urls[0]).requests - start.requests - kept.requests >= 0
     books = [b for b in server_books(engine) if b.server == "dp0.s1"]
-    ledger = Ledger(path, lambda: books, seen=lambda: ServerUsage())
-    ledger.reconcile(step=5)
+    Ledger(path, lambda: books, seen=lambda: ServerUsage()).reconcile(step=5)
     (row,) = rows_of(path, "lost_server")
-    assert (row["server"], row["restarts"]) == ("dp0.s1", new - 1)
+    assert (row["server"], row["restarts"]) == ("dp0.s1", servers[1].num_restarts - 1)
 
 
 def tokens_of(group) -> list[list[int]]:

@@ -1,4 +1,4 @@
-from megatron_ar3po.colocation import ColocatedGpus
+from megatron_ar3po.colocation import ColocatedGpus, SharedHostMemory
 
 
 class Recorder:
@@ -6,6 +6,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.dead: list[str] = []
 
     def offload(self) -> None:
         self.calls.append("actor offload")
@@ -18,6 +19,13 @@ class Recorder:
 
     def wake(self, tags) -> None:
         self.calls.append(f"wake {'+'.join(tags)}")
+
+    def lost(self) -> list[str]:
+        return self.dead
+
+    def revive_lost(self, asleep) -> None:
+        self.calls.append(f"revive {self.dead} with {'+'.join(asleep) or 'nothing'} asleep")
+        self.dead = []
 
 
 def test_a_step_hands_memory_over_in_the_order_of_the_table():
@@ -49,3 +57,30 @@ def test_an_evaluation_after_a_rollout_moves_nothing_twice():
     with colocation.rollout_phase():
         pass
     assert told.calls == ["actor offload"]  # which does nothing when it is offloaded already
+
+
+def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_actor_that_is_away():
+    told = Recorder()
+    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
+    with colocation.train_phase():
+        told.dead = ["dp0.s1"]
+    told.calls.clear()
+    with colocation.sync_phase():
+        pass
+    assert told.calls == [
+        "actor offload",
+        "revive ['dp0.s1'] with kv_cache+weights asleep",
+        "actor onload",
+        "wake weights",
+    ]
+
+
+def test_without_an_accelerator_a_lost_server_is_revived_before_a_publish_all_the_same():
+    told = Recorder()
+    told.dead = ["dp0.s0"]
+    colocation = SharedHostMemory(told, lambda task: task())
+    with colocation.rollout_phase(), colocation.train_phase():
+        pass
+    assert told.calls == []
+    with colocation.sync_phase():
+        assert told.calls == ["revive ['dp0.s0'] with nothing asleep"]

@@ -13,7 +13,7 @@ from megatron_ar3po.rollout.ledger import (
     outcome,
     parse_counters,
 )
-from megatron_ar3po.rollout.sglang_client import ServerUsage
+from megatron_ar3po.rollout.server_usage import ServerUsage
 from megatron_ar3po.types import (
     CollectedStep,
     FinishReason,

@@ -13,7 +13,8 @@ from aiohttp import web
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.rollout.sglang_client import ServerUsage, SglangEngine, usage_of
+from megatron_ar3po.rollout.server_usage import ServerUsage, usage_of
+from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.types import GenerationRequest, SamplingParams, ScoringRequest
 
 Reply = web.StreamResponse | float  # a float: say nothing for so many seconds
@@ -24,6 +25,7 @@ def good(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
     answer = {
         "output_ids": ids,
         "meta_info": {
+            "id": body["rid"],
             "finish_reason": {"type": "stop", "matched": 2},
             "prompt_tokens": len(body["input_ids"]),
             "completion_tokens": 3,
@@ -57,6 +59,17 @@ class ScriptedServer:
     def last_words(self) -> str:
         return "Last lines of server.log: out of memory"
 
+    async def listen(self) -> web.AppRunner:
+        app = web.Application()
+        app.router.add_post("/generate", self.generate)
+        app.router.add_post("/abort_request", self.abort)
+        app.router.add_get("/health_generate", self.health)
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        return runner
+
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
@@ -79,23 +92,25 @@ class ScriptedServer:
 
 
 def ask(
-    server: ScriptedServer, *, count=1, spacing_s=0.0, on_server_lost=None, score=(), **options
+    server: ScriptedServer,
+    *,
+    count=1,
+    spacing_s=0.0,
+    on_server_lost=None,
+    beside=(),
+    score=(),
+    **options,
 ) -> list[Any]:
-    """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end. With
-    `score` an answer of these tokens is to be scored instead."""
+    """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end. `beside`:
+    servers that get none of them. With `score` an answer of these tokens is to be scored instead."""
     config = RolloutConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
 
     async def main() -> list[Any]:
-        app = web.Application()
-        app.router.add_post("/generate", server.generate)
-        app.router.add_post("/abort_request", server.abort)
-        app.router.add_get("/health_generate", server.health)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        server.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
-        engine = SglangEngine([server], config, vocab_size=64, on_server_lost=on_server_lost)
+        runners = [await one.listen() for one in (server, *beside)]
+        engine = SglangEngine(
+            [server, *beside], config, vocab_size=64, on_server_lost=on_server_lost
+        )
+        engine._server_of = lambda prompt: engine._servers[0]  # type: ignore[method-assign]
         requests = [
             GenerationRequest(
                 request_id=f"r{i}",
@@ -117,7 +132,8 @@ def ask(
 
         results = await asyncio.gather(*map(send, range(count)), return_exceptions=True)
         await engine.close()
-        await runner.cleanup()
+        for runner in runners:
+            await runner.cleanup()
         return [*results, engine.usage]
 
     return asyncio.run(main())
@@ -169,6 +185,7 @@ MALFORMED = {
     "a log-prob that is no number": lambda body: good(
         body, output_ids=[5], meta={"output_token_logprobs": [[None, 5, None]]}
     ),
+    "an answer to another request": lambda body: good(body, meta={"id": "s1.p0.1.0/try1/"}),
     "an unknown finish reason": lambda body: good(body, meta={"finish_reason": {"type": "tired"}}),
     "no tokens": lambda body: good(body, output_ids=[], meta={"output_token_logprobs": []}),
     "an HTTP error": lambda body: web.Response(status=503, text="busy"),
@@ -271,6 +288,82 @@ def test_a_server_that_hangs_counts_as_lost():
     )
     generation, _ = ask(server, request_timeout_s=0.3, on_server_lost=restart)
     assert server.num_restarts == 1 and generation.policy_version == 4
+
+
+def test_a_server_that_hangs_is_restarted_long_before_its_requests_give_up():
+    """It takes requests and answers none; the watch asks every quarter of the 0.4 s whether it still generates. A
+    restart ends the old process, and with it the connections of what waits: here the script hangs up."""
+    hung_up = asyncio.Event()
+
+    def restart(lost):
+        lost.num_restarts += 1
+        lost.healthy = True
+        loop.call_soon_threadsafe(hung_up.set)
+
+    class Hanging(ScriptedServer):
+        async def generate(self, request):
+            nonlocal loop
+            loop = asyncio.get_running_loop()
+            if self.num_restarts:
+                return await super().generate(request)
+            await hung_up.wait()
+            assert request.transport is not None
+            request.transport.close()
+            return web.Response()
+
+    loop: Any = None
+    server = Hanging(lambda n, body: good(body), healthy=False)
+    started = time.monotonic()
+    *generations, usage = ask(
+        server, count=4, request_timeout_s=60.0, hang_timeout_s=0.4, on_server_lost=restart
+    )
+    assert [g.policy_version for g in generations] == [4] * 4
+    assert server.num_restarts == 1 and time.monotonic() - started < 10
+    assert usage[("dp0.s0", 0)].lost_requests == 4 and usage[("dp0.s0", 1)].requests == 4
+
+
+def test_a_slow_server_that_still_generates_is_left_alone():
+    server = ScriptedServer(lambda n, body: 1.0)
+    (generation, _) = ask(
+        server,
+        hang_timeout_s=0.2,
+        request_timeout_s=30.0,
+        on_server_lost=lambda lost: pytest.fail("it was well"),
+    )
+    assert generation.policy_version == 4 and server.num_restarts == 0
+
+
+def test_an_idle_server_that_dies_is_restarted_while_the_others_work():
+    """The watch finds it; no request of its own had to be lost for that."""
+    dead = ScriptedServer(lambda n, body: good(body), name="dp0.s1", running=False)
+    restarted = []
+
+    def restart(lost):
+        restarted.append(lost.name)
+        lost.num_restarts, lost.running = 1, True
+
+    server = ScriptedServer(lambda n, body: 0.5)
+    ask(server, beside=[dead], hang_timeout_s=0.2, on_server_lost=restart)
+    assert restarted == ["dp0.s1"]
+
+
+def test_two_lost_servers_are_revived_one_after_the_other():
+    """All ranks of a replica take part in a revival: two at a time would mix up their words."""
+    at_work, most = [], []
+
+    def restart(lost):
+        at_work.append(lost.name)
+        most.append(len(at_work))
+        time.sleep(0.1)
+        at_work.remove(lost.name)
+        lost.num_restarts, lost.running = 1, True
+
+    dead = [
+        ScriptedServer(lambda n, body: good(body), name=f"dp0.s{i}", running=False) for i in (1, 2)
+    ]
+    server = ScriptedServer(lambda n, body: 0.5)
+    ask(server, beside=dead, hang_timeout_s=0.2, on_server_lost=restart)
+    assert most == [1, 1]
 
 
 def test_without_a_way_to_restart_a_lost_server_ends_the_run():

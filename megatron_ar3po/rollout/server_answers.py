@@ -1,0 +1,137 @@
+"""SGLang's answers to /generate, checked before anyone sees them: lengths, ids, vocabulary, finish reason, one policy
+version. A `LostRequest` may be mended by a second try, a `RolloutEngineError` cannot."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.types import (
+    FinishReason,
+    Generation,
+    GenerationRequest,
+    Scoring,
+    ScoringRequest,
+)
+
+_FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort")
+
+
+class LostRequest(Exception):
+    """One try brought no usable answer; another may."""
+
+
+def decoded(text: bytes, *, rid: str) -> dict[str, Any]:
+    """`rid`: of the request that was sent; an answer to another one is of no use to us."""
+    try:
+        answer = json.loads(text)
+        answered = answer["meta_info"]["id"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise LostRequest(f"malformed answer {text[:200]!r}") from error
+    if answered != rid:
+        raise LostRequest(f"the answer is one to request {answered!r}, not to {rid!r}")
+    return answer
+
+
+def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
+    """SGLang's answer, checked. Raises `LostRequest` for what a second try may mend, `RolloutEngineError` for what it
+    cannot (weights of an unknown or mixed version)."""
+    meta = answer["meta_info"]
+    try:
+        token_ids = np.asarray(answer["output_ids"], dtype=np.int32)
+        entries = meta["output_token_logprobs"] or []
+        logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
+        logprob_ids = np.asarray([entry[1] for entry in entries], dtype=np.int32)
+        finish_reason = meta["finish_reason"]["type"]
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+    if finish_reason not in _FINISH_REASONS:
+        raise LostRequest(f"unknown finish reason {finish_reason!r}")
+    if finish_reason != "abort":
+        _check_tokens(token_ids, logprobs, logprob_ids, vocab_size)
+    return Generation(
+        token_ids=token_ids,
+        logprobs=logprobs,
+        finish_reason=finish_reason,
+        policy_version=_policy_version(meta),
+        server="",
+        num_cached_tokens=int(meta.get("cached_tokens", 0)),
+    )
+
+
+def parse_scoring(answer: dict[str, Any], request: ScoringRequest, *, vocab_size: int) -> Scoring:
+    """SGLang's answer to a request for the input's log-probs: one for each token of the response, none sampled. It
+    calls the vocabulary's last token 0 here (logprob_result_processor.py), with the right log-prob."""
+    meta = answer["meta_info"]
+    try:
+        if meta["finish_reason"]["type"] == "abort":
+            raise LostRequest("aborted by the server")
+        entries = meta["input_token_logprobs"][1:]  # the first is the prompt's last token
+        token_ids = tuple(entry[1] for entry in entries)
+        logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
+        num_sampled = len(answer["output_ids"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+    expected = tuple(t if t < vocab_size - 1 else 0 for t in request.response_token_ids)
+    if token_ids != expected or num_sampled:
+        raise LostRequest(
+            f"{len(token_ids)} log-probs and {num_sampled} sampled tokens for the "
+            f"{len(request.response_token_ids)} tokens of an answer to be scored"
+        )
+    if not np.isfinite(logprobs).all():
+        raise LostRequest("a log-prob that is not finite")
+    return Scoring(
+        logprobs=logprobs,
+        policy_version=_policy_version(meta),
+        server="",
+        num_cached_tokens=int(meta.get("cached_tokens", 0)),
+    )
+
+
+def _check_tokens(
+    token_ids: np.ndarray, logprobs: np.ndarray, logprob_ids: np.ndarray, vocab_size: int
+) -> None:
+    if not len(token_ids) or token_ids.ndim != 1:
+        raise LostRequest(f"output_ids of shape {token_ids.shape}")
+    if not np.array_equal(token_ids, logprob_ids):
+        raise LostRequest(
+            f"{len(token_ids)} output_ids and {len(logprobs)} log-probs that do not speak of the same tokens"
+        )
+    if token_ids.min() < 0 or token_ids.max() >= vocab_size:
+        raise LostRequest(
+            f"token ids outside the vocabulary of {vocab_size}: {token_ids.tolist()[:20]}"
+        )
+    if not np.isfinite(logprobs).all():
+        raise LostRequest("a log-prob that is not finite")
+
+
+def check_length(generation: Generation, request: GenerationRequest, server: str) -> None:
+    limit, length = request.sampling.max_response_tokens, len(generation.token_ids)
+    if generation.finish_reason == "length" and length < limit:
+        raise RolloutEngineError(
+            f"server {server} cut request {request.request_id} after {length} of "
+            f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and answer "
+            "do not fit its KV cache. Raise rollout.max_total_tokens (CPU), rollout.sglang.mem_fraction_static (GPU), "
+            "or lower the limit."
+        )
+
+
+def _policy_version(meta: dict[str, Any]) -> int:
+    """The one version whose weights sampled every token."""
+    stated = {str(span["version"]) for span in meta.get("weight_versions") or []}
+    stated.add(str(meta.get("weight_version")))
+    version = stated.pop()
+    if stated:
+        raise RolloutEngineError(
+            f"the weights changed while a response was sampled (versions {sorted({version, *stated})}); publish only "
+            "between rollouts."
+        )
+    if not version.isdigit():
+        raise RolloutEngineError(
+            f"the server's weight version is {version!r}: it was never given the run's weights. "
+            "Publish before sampling."
+        )
+    return int(version)

@@ -54,12 +54,14 @@ def serve(connection: Any, core: int) -> None:
         "weight_version": "0",
         "output_token_logprobs": entries,
     }
-    text = json.dumps({"output_ids": [5] * NUM_TOKENS, "meta_info": meta})
+    before, after = json.dumps(
+        {"output_ids": [5] * NUM_TOKENS, "meta_info": {"id": "RID", **meta}}
+    ).split("RID")
 
     async def generate(request: web.Request) -> web.Response:
-        await request.read()
+        rid = json.loads(await request.read())["rid"]
         await asyncio.sleep(DELAY_S)
-        return web.Response(text=text, content_type="application/json")
+        return web.Response(text=before + rid + after, content_type="application/json")
 
     async def main() -> None:
         app = web.Application()

@@ -18,6 +18,7 @@ from megatron_ar3po.types import (
     MiniBatch,
     Prompt,
     Response,
+    ResponseGroup,
     RowKey,
     ScoredResponse,
     Scoring,
@@ -76,6 +77,10 @@ class StepSampler(Protocol):
     """Gathers the response groups of one step: a fixed batch, or DAPO's dynamic sampling. Leader only."""
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep: ...
+
+    def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        """The step's groups after response reuse: which of them were rescued by a stored response."""
+        ...
 
 
 class ResponseScorer(Protocol):

@@ -137,7 +137,8 @@ def describe(config: Config, world_size: int) -> str:
     least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt
     if algorithm.dynamic_sampling:
-        most *= algorithm.max_sampling_rounds
+        prompts_per_round = algorithm.prompts_per_round or rollout.prompts_per_step
+        most = prompts_per_round * rollout.max_responses_per_prompt * algorithm.max_sampling_rounds
     lines = [
         to_yaml(config),
         f"# layout: {layout.describe()} = {world_size} ranks, {layout.data_parallel_size} replica(s), "

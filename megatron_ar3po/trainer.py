@@ -126,6 +126,7 @@ class Ar3poTrainer:
         prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
         self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)
         groups = [self.lend_to(group, step) for group in collected.groups]
+        self.sampler.record_loans(groups, step=step)
         self.metrics.add_all(reuse_records(collected.groups, groups, step=step))
         return groups
 

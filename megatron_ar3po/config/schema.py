@@ -391,6 +391,9 @@ class AlgorithmConfig:
         "correctness"  # which groups it keeps: correct and wrong in one (DAPO), or rewards that differ
     )
     max_sampling_rounds: int = 8  # bound of dynamic sampling; then the step trains on what it has
+    prompts_per_round: int = (
+        0  # of dynamic sampling; more than rollout.prompts_per_step is over-sampling. 0: as many
+    )
     overlong_filtering: bool = False  # truncated responses carry no gradient
     importance_sampling: ImportanceSampling = (
         "off"  # of engine/trainer mismatch: ratios cut to the cap, or masked
@@ -436,6 +439,10 @@ class AlgorithmConfig:
         require(
             self.max_sampling_rounds >= 1,
             f"algorithm.max_sampling_rounds={self.max_sampling_rounds} must be at least 1.",
+        )
+        require(
+            self.prompts_per_round >= 0,
+            f"algorithm.prompts_per_round={self.prompts_per_round} is negative; 0 draws rollout.prompts_per_step.",
         )
 
 

@@ -56,6 +56,10 @@ def _algorithm_warnings(config: Config) -> list[str]:
             for name, default in idle.items()
             if (value := getattr(config.algorithm, name)) != default
         ]
+    if config.algorithm.dynamic_sampling is False and config.algorithm.prompts_per_round:
+        lines.append(
+            "algorithm.prompts_per_round has no effect without algorithm.dynamic_sampling=true."
+        )
     if config.algorithm.dynamic_sampling and config.reuse.enabled:
         lines.append(
             "algorithm.dynamic_sampling=true discards a group without a correct response before it could borrow: "

@@ -3,6 +3,7 @@
     RUN/ledger/dp00.jsonl
     {"kind": "intent", "step": 3, "prompts": 16, "positions": [...], ...}           before the first request
     {"kind": "prompt", "step": 3, "position": 0, "responses": 8, "outcome": "mixed", ...}
+    {"kind": "rescued", "step": 3, "positions": [7]}          their outcome, once a stored response was lent to them
     {"kind": "evaluation", "policy_version": 0, "prompts": 256, "responses": 1024, ...}
     {"kind": "scoring", "step": 3, "policy_version": 2, "responses": 12, "tokens": 1400, ...}  stored answers weighed
     {"kind": "unused", "step": 3, "aborted_requests": 0, "unused_requests": 0, ...}  work that became no response
@@ -136,6 +137,12 @@ class Ledger:
                 self._answered += answered_by(group.responses)
         self._append(rows)
         self.reconcile(step=step)
+
+    def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        """After the prompts' rows, which are written as soon as they are known: `ledger_file` reads the two as one."""
+        rescued = [group.position for group in groups if group.num_borrowed]
+        if rescued:
+            self._append([{"kind": "rescued", "step": step, "positions": rescued}])
 
     def record_evaluation(
         self, answers: Sequence[Sequence[ScoredResponse]], *, policy_version: int

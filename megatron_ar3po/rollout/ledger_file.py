@@ -8,11 +8,20 @@ from typing import Any
 
 
 def ledger_rows(path: Path) -> list[dict[str, Any]]:
-    """Whole lines only: a killed run may have left half of one at the end."""
+    """Whole lines only: a killed run may have left half of one at the end. A prompt that was lent a response has the
+    outcome 'rescued' in its row."""
     if not path.is_file():
         return []
     text = path.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    latest: dict[tuple[int, int], dict[str, Any]] = {}
+    for row in rows:
+        if row["kind"] == "prompt":
+            latest[row["step"], row["position"]] = row
+        elif row["kind"] == "rescued":
+            for position in row["positions"]:
+                latest[row["step"], position]["outcome"] = "rescued"
+    return rows
 
 
 def abandon_rows_after(path: Path, step: int) -> int:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -168,6 +169,7 @@ class SglangServer:
                 )
                 next_report = waited + _REPORT_INTERVAL_S
             time.sleep(_POLL_INTERVAL_S)
+        self._check_model()
         # Without a GPU a flush of the cache is a full garbage collection, half a second over all that the imports left;
         # on one, collections stop the scheduler between steps. What exists now is there to stay.
         self._get("/freeze_gc")
@@ -225,14 +227,26 @@ class SglangServer:
 
     def kv_tokens(self) -> int:
         """What its KV cache holds, in tokens. Of a ready server."""
+        return int(self._told("/server_info", "max_total_num_tokens"))
+
+    def _check_model(self) -> None:
+        """Before the first request. The port was ours alone, so this fails only where something is badly wrong."""
+        served, ours = self._told("/model_info", "model_path"), self._arguments["model_path"]
+        if served != ours:
+            raise ValueError(
+                f"server {self.name} at {self.url} serves the model {served}, not model.path={ours}; another server "
+                "answers on this port: choose another rollout.port, or 0 for a free one."
+            )
+
+    def _told(self, route: str, name: str) -> Any:
         connection = http.client.HTTPConnection(HOST, self.port, timeout=_INFO_TIMEOUT_S)
         try:
-            connection.request("GET", "/server_info")
-            return int(json.loads(connection.getresponse().read())["max_total_num_tokens"])
+            connection.request("GET", route)
+            return json.loads(connection.getresponse().read())[name]
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise RolloutEngineError(
-                f"server {self.name} does not tell the size of its KV cache at /server_info "
-                f"({type(error).__name__}: {error}). {self.last_words()}"
+                f"server {self.name} does not tell its {name} at {route} ({type(error).__name__}: {error}). "
+                f"{self.last_words()}"
             ) from error
         finally:
             connection.close()

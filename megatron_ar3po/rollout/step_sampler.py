@@ -60,10 +60,10 @@ class FixedSampler:
         self._progress = progress
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
-        prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
-        if self._ledger is not None:
-            self._ledger.open_step(prompts, step=step, policy_version=policy_version)
         try:
+            prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
+            if self._ledger is not None:
+                self._ledger.open_step(prompts, step=step, policy_version=policy_version)
             groups = self._collector.collect(
                 prompts, step=step, policy_version=policy_version, progress=self._progress
             )
@@ -76,12 +76,19 @@ class FixedSampler:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected
 
+    def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        if self._ledger is not None:
+            self._ledger.record_loans(groups, step=step)
+
 
 class DynamicSampler:
-    """DAPO (arXiv:2503.14476): draws batches of `prompts_per_step` prompts until that many groups, over all replicas,
-    carry signal; at most `max_rounds`, then the step trains on what it has. Which do is the paper's Eq. 11, a correct
-    and a wrong response in one group (`keep_by=correctness`): an overlong punishment alone makes none. With graded
-    rewards `keep_by=reward` keeps those whose rewards differ.
+    """DAPO (arXiv:2503.14476): draws rounds of prompts until `prompts_per_step` groups, over all replicas, carry
+    signal; at most `max_rounds`, then the step trains on what it has. Which do is the paper's Eq. 11, a correct and a
+    wrong response in one group (`keep_by=correctness`): an overlong punishment alone makes none. With graded rewards
+    `keep_by=reward` keeps those whose rewards differ.
+
+    A round has `prompts_per_round` prompts, by default `prompts_per_step`. More are DAPO's over-sampling: fewer rounds,
+    each of which waits for its slowest answer, for more groups that come too late to be used.
 
     A group without signal, and one beyond `prompts_per_step` in the global order, is discarded: it trains nothing and
     counts as cost. Collective over leaders: all of them take the same decision from the same numbers."""
@@ -94,6 +101,7 @@ class DynamicSampler:
         layout: ParallelLayout,
         prompts_per_step: int,
         max_rounds: int,
+        prompts_per_round: int = 0,
         keep_by: Literal["correctness", "reward"] = "correctness",
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
@@ -104,6 +112,7 @@ class DynamicSampler:
         self._layout = layout
         self._prompts_per_step = prompts_per_step
         self._max_rounds = max_rounds
+        self._prompts_per_round = prompts_per_round or prompts_per_step
         self._is_kept = is_mixed if keep_by == "correctness" else carries_signal
         self._gather_over_replicas = gather_over_replicas
         self._ledger = ledger
@@ -114,7 +123,7 @@ class DynamicSampler:
         signal_positions: list[int] = []  # over all replicas
         num_rounds = 0
         while num_rounds < self._max_rounds and len(signal_positions) < self._prompts_per_step:
-            prompts = self._next_prompts(self._prompts_per_step)
+            prompts = self._next_prompts(self._prompts_per_round)
             if not prompts:
                 break  # the step has drawn every prompt there is
             num_rounds += 1
@@ -133,6 +142,10 @@ class DynamicSampler:
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected
+
+    def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        if self._ledger is not None:
+            self._ledger.record_loans(groups, step=step)
 
     def _round(
         self, prompts: Sequence[StepPrompt], step: int, policy_version: int

@@ -130,6 +130,7 @@ def build_sampler(
         layout=ranks.layout,
         prompts_per_step=config.rollout.prompts_per_step,
         max_rounds=config.algorithm.max_sampling_rounds,
+        prompts_per_round=config.algorithm.prompts_per_round,
         keep_by=config.algorithm.dynamic_sampling_by,
         gather_over_replicas=ranks.gather_over_replicas,
         ledger=ledger,

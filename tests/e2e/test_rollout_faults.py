@@ -49,7 +49,7 @@ def servers(trained, tmp_path_factory) -> Iterator[list[SglangServer]]:
     logs = tmp_path_factory.mktemp("logs")
     made = [
         SglangServer(
-            RolloutConfig(**OPTIONS),
+            RolloutConfig(**OPTIONS, max_server_restarts=10),
             ServerPlace(name=f"dp0.s{i}"),
             model_path=str(start),
             dtype="float32",

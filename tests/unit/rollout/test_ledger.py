@@ -73,6 +73,8 @@ def rows(path):
             "truncated",
         ),
         ([scored(), scored("truncated", finish_reason="length")], "all_wrong"),
+        ([scored("truncated", finish_reason="abort")], "cancelled"),
+        ([scored("truncated", finish_reason="abort"), scored("correct")], "all_correct"),
     ],
 )
 def test_outcome_says_how_sampling_ended(responses, expected):

@@ -7,9 +7,9 @@ def test_what_a_resume_does_again_stays_as_cost(tmp_path):
     """Rows of steps 1 and 2, the intent of 3, and half a line: taken up from step 1."""
     path = tmp_path / "dp00.jsonl"
     rows = [
-        {"kind": "prompt", "step": 1},
+        {"kind": "prompt", "step": 1, "position": 0},
         {"kind": "evaluation", "policy_version": 1},
-        {"kind": "prompt", "step": 2},
+        {"kind": "prompt", "step": 2, "position": 0},
         {"kind": "intent", "step": 3},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"kind": "pro')
@@ -23,3 +23,23 @@ def test_what_a_resume_does_again_stays_as_cost(tmp_path):
     (tmp_path / "dp01.jsonl").write_text('{"kind": "prompt", "step": 1, "position": 9}\n')
     assert [row.get("step", 0) for row in rows_of_run(tmp_path)] == [0, 1, 1, 2, 3]
     assert abandon_rows_after(tmp_path / "dp02.jsonl", 1) == 0
+
+
+def test_a_prompt_that_was_lent_a_response_reads_as_rescued(tmp_path):
+    """Written after the prompt's own row, and again for a step that a resume did anew, where nothing was lent."""
+    path = tmp_path / "dp00.jsonl"
+    prompt = {"kind": "prompt", "outcome": "all_wrong"}
+    rows = [
+        {**prompt, "step": 2, "position": 0},
+        {**prompt, "step": 2, "position": 1},
+        {"kind": "rescued", "step": 2, "positions": [1]},
+        {**prompt, "step": 3, "position": 1},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    outcomes = [row["outcome"] for row in ledger_rows(path) if row["kind"] == "prompt"]
+    assert outcomes == ["all_wrong", "rescued", "all_wrong"]
+    assert abandon_rows_after(path, 1) == 4
+    with path.open("a") as file:
+        file.write(json.dumps({**prompt, "step": 2, "position": 1}) + "\n")
+    again = [row["outcome"] for row in ledger_rows(path) if row["kind"] == "prompt"]
+    assert again == ["all_wrong", "rescued", "all_wrong", "all_wrong"]

@@ -1,5 +1,6 @@
 import socket
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,30 @@ def test_no_more_restarts_than_allowed(tmp_path):
     server = make_server(tmp_path, max_server_restarts=0)
     with pytest.raises(RolloutEngineError, match=r"rollout\.max_server_restarts=0"):
         server.restart()
+
+
+def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path, monkeypatch):
+    """In the place of SGLang answers a small server that is ready and names another model."""
+    script = """
+        import http.server, json, sys
+        class Other(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps({"model_path": "/models/other"}).encode())
+        port = json.loads(sys.argv[-1])["port"]
+        http.server.HTTPServer(("127.0.0.1", port), Other).serve_forever()
+    """
+    other = tmp_path / "other.py"
+    other.write_text(textwrap.dedent(script))
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {other} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    server = make_server(tmp_path)
+    server.start()
+    try:
+        with pytest.raises(ValueError, match=r"serves the model /models/other, not model\.path="):
+            server.wait_ready()
+    finally:
+        server.stop()

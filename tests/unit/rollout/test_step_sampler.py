@@ -61,13 +61,23 @@ def controller() -> RolloutController:
     )
 
 
-def dynamic(supply, *, max_rounds=8, prompts_per_step=4, layout=None, gather=None, collector=None):
+def dynamic(
+    supply,
+    *,
+    max_rounds=8,
+    prompts_per_round=0,
+    prompts_per_step=4,
+    layout=None,
+    gather=None,
+    collector=None,
+):
     return DynamicSampler(
         collector or controller(),
         supply,
         layout=layout or ParallelLayout(),
         prompts_per_step=prompts_per_step,
         max_rounds=max_rounds,
+        prompts_per_round=prompts_per_round,
         gather_over_replicas=gather or (lambda value: [value]),
     )
 
@@ -104,6 +114,15 @@ def test_groups_beyond_the_step_are_discarded_and_counted():
     assert [g.position for g in step.groups] == [0, 3, 4]
     assert [g.position for g in step.discarded] == [1, 2, 5]
     assert step.num_rounds == 2
+
+
+def test_over_sampling_needs_fewer_rounds_and_discards_more():
+    """One round of 10 for 4: signal at 0, 3, 4, 7, 8, 9, of which four stay; two rounds of 4 discarded four."""
+    supply = PromptSupply(100)
+    step = dynamic(supply, prompts_per_round=10).collect(step=1, policy_version=0)
+    assert [g.position for g in step.groups] == [0, 3, 4, 7]
+    assert [g.position for g in step.discarded] == [1, 2, 5, 6, 8, 9]
+    assert (step.num_rounds, supply.calls) == (1, [10])
 
 
 class PunishedCollector:

@@ -1,0 +1,28 @@
+"""A server is lost while the actor trains, in the real trainer: the next publish finds a fresh process, and every later
+answer was sampled from the current weights."""
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    "signal_name", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.chaos)]
+)
+def test_a_server_lost_while_the_actor_trains_serves_the_next_step(
+    start_run, monkeypatch, signal_name
+):
+    monkeypatch.setenv("AR3PO_TEST_SIGNAL", signal_name)
+    words = ["run.num_steps=3", "algorithm.advantage=tests.fakes.killing_advantage:advantage"]
+    run = start_run(*words).wait().succeeded()
+    assert [row["step"] for row in run.metrics] == [0, 1, 2, 3]
+    # server and actor agree about every token of the step after it: the new process holds the published weights
+    assert run.metrics[3]["mismatch/logprob_abs_max"] < 1e-3
+    rows = [json.loads(line) for line in (run.folder / "ledger/dp00.jsonl").open()]
+    lost = [row for row in rows if row["kind"] == "lost_server"]
+    assert [(row["step"], row["server"], row["restarts"]) for row in lost] == [(3, "dp0.s0", 0)]
+    # it had answered everything and reported it: nothing is unknown of it
+    assert lost[0]["unreported_requests_max"] == lost[0]["unreported_requests_min"] == 0
+    serving = [(r["step"], r["restarts"]) for r in rows if r["kind"] == "server"]
+    assert serving == [(1, 0), (2, 0), (3, 1)]
+    assert run.processes_left() == []

@@ -69,9 +69,8 @@ class RunConfig:
     )
     collective_timeout_s: float = 1800.0  # how long a rank waits for the others before it gives up
     stall_report_s: float = (
-        120.0  # say which ranks have not come after waiting so long for them, and twice as long as
+        120.0  # name who is missing after so long, twice as long as ever in that phase; 0: never
     )
-    # ever before in this run; 0: never. ar3po status RUN shows it at any time
     progress: Literal["auto", "bar", "plain"] = "auto"  # bar on a terminal, plain lines otherwise
 
     def __post_init__(self) -> None:

@@ -75,7 +75,7 @@ class RankWatch:
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank = rank
         self.steps_done = -1
-        self.longest_wait_s = 0.0  # of the meetings that came to an end
+        self._longest_waits_s: dict[str, float] = {}  # by phase, of meetings that came to an end
         self._host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._world_size = world_size
         self._phase = (START, time.monotonic())
@@ -104,7 +104,11 @@ class RankWatch:
             yield
         finally:
             self._waits = ("", 0.0)
-            self.longest_wait_s = max(self.longest_wait_s, time.monotonic() - since)
+            phase, waited_s = self._phase[0], time.monotonic() - since
+            self._longest_waits_s[phase] = max(waited_s, self.longest_wait_s(phase))
+
+    def longest_wait_s(self, phase: str) -> float:
+        return self._longest_waits_s.get(phase, 0.0)
 
     def status(self, end: str = "") -> RankStatus:
         (phase, phase_since), (waits_for, waits_since) = self._phase, self._waits
@@ -137,7 +141,7 @@ class RankWatch:
         self, folder: Path, *, report_after_s: float, every_s: float = WRITE_EVERY_S
     ) -> Iterator[None]:
         """For the life of the run. `report_after_s`: say who is missing after waiting so long and twice as long as
-        ever before (a rollout may last), then after twice that, and so on; 0: never."""
+        ever before in this phase (a rollout may last), then after twice that, and so on; 0: never."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         if threading.current_thread() is threading.main_thread():
@@ -194,7 +198,7 @@ class _WatchLoop:
                 return
 
     def _report_a_long_wait(self, status: RankStatus) -> None:
-        least_s = max(self._report_after_s, 2 * self._watch.longest_wait_s)
+        least_s = max(self._report_after_s, 2 * self._watch.longest_wait_s(status.phase))
         if not self._report_after_s or status.waits_s < least_s:
             self._next_report_s = 0.0
             return

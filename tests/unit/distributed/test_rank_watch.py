@@ -94,6 +94,24 @@ def test_phases_nest_and_a_meeting_is_seen_while_it_lasts():
     assert (after.phase, after.waits_for, after.meetings) == ("between phases", "", 1)
 
 
+def test_a_wait_is_long_when_it_is_twice_the_longest_of_its_phase(tmp_path, caplog):
+    """Of the rollouts the longest wait was 0.6 s: the next is told from 1.2 s on, a wait while training at once."""
+    watch = RankWatch(rank=0, world_size=2)
+    with watch.writing(tmp_path, report_after_s=0.05, every_s=0.02):
+        with watch.phase("rollout"):
+            with watch.meeting("all ranks"):
+                time.sleep(0.6)
+            caplog.clear()
+            with watch.meeting("all ranks"):
+                time.sleep(0.2)
+        assert watch.longest_wait_s("rollout") >= 0.6
+        assert caplog.text == ""
+        with watch.phase("train"), watch.meeting("all ranks"):
+            wait_until(
+                lambda: "waiting for all ranks for 0 s in train: 1 rank waits" in caplog.text
+            )
+
+
 def test_the_end_of_a_rank_is_written_with_its_reason(tmp_path):
     watch = RankWatch(rank=0, world_size=1)
     with pytest.raises(ValueError, match="no disk"), watch.writing(tmp_path, report_after_s=0):

@@ -207,7 +207,9 @@ def read(text: str, *, depth: int = 0) -> Answer:
     text = text.strip()
     if depth > _MAX_DEPTH:
         return Leaf(text)
-    for reader in (_read_wrapped, _read_choice, _read_matrix, _read_list, _read_relation, _read_set_operation,
+    if text.endswith(_ENDS_OF_QUALIFIERS):
+        text = _FOR_ALL.sub("", _IN_BRACKETS.sub(r", \1", text)) or text
+    for reader in (_read_wrapped, _read_choice, _read_matrix, _read_unusual_brackets, _read_list, _read_relation, _read_set_operation,
                    _read_plus_minus, _read_brackets, _read_ratio):  # fmt: skip
         answer = reader(text, depth + 1)
         if answer is not None:
@@ -215,11 +217,21 @@ def read(text: str, *, depth: int = 0) -> Answer:
     return _read_leaf(text)
 
 
+# Where a letter comes from, behind the answer: (k \in Z), for all real numbers t, where n is an integer.
+_IN_BRACKETS = re.compile(r" ?\( ?([a-z] ?\\in ?\\mathbb ?\{[ZNQR]\}[^()]{0,40})\)$")
+_FOR_ALL = re.compile(
+    r"[, ]*(?:\\text ?\{ ?,? ?)?(?:for|where)(?: all| any| every| each| some)?(?: [a-z])?(?: is| are)?(?: an?| any)?"
+    r"(?: positive| nonnegative| non-negative| arbitrary)?(?: integers?| real numbers?| reals| constants?)[ }]*[a-z]?$"
+)
+_ENDS_OF_QUALIFIERS = tuple(f"{end}{letter}" for end in (" ", "}") for letter in words("k n m t s x y z c r")) + (
+    ")", "integer", "integers", "constant", "constants", "numbers", "number", "reals", "}")  # fmt: skip
 _NAMED_VALUES = {
-    **dict.fromkeys(("allrealnumbers", "allreals", "therealnumbers", "realnumbers"), r"\mathbb{R}"),
-    **dict.fromkeys(("infinity", "inf", "positiveinfinity"), r"\infty"),
-    **dict.fromkeys(("-infinity", "-inf", "negativeinfinity"), r"-\infty"),
-}
+    **dict.fromkeys(words("allrealnumbers allreals therealnumbers realnumbers allrealnumbersx"), r"\mathbb{R}"),
+    **dict.fromkeys(words("infinity inf positiveinfinity +infinity"), r"\infty"),
+    **dict.fromkeys(words("-infinity -inf negativeinfinity minusinfinity"), r"-\infty"),
+    **dict.fromkeys(words("nosolution nosolutions norealsolution norealsolutions emptyset theemptyset nullset"), r"\emptyset"),
+    **dict.fromkeys(words("dne doesnotexist itdoesnotexist limitdoesnotexist thelimitdoesnotexist"), "DNE"),
+}  # fmt: skip
 
 
 def _read_leaf(text: str) -> Leaf:
@@ -287,7 +299,7 @@ _CHOICE = re.compile(
 def _read_choice(text: str, depth: int) -> Answer | None:
     plain = text
     named = re.fullmatch(
-        r"(?:\\text ?\{)? ?(?:option|choice) ?\(?([A-J])\)?\}?", text, re.IGNORECASE
+        r"(?:\\text ?\{)? ?(?:option|choice|answer) ?\(?([A-J])\)?\}?", text, re.IGNORECASE
     )
     if named:
         return Leaf(named[1])
@@ -306,7 +318,15 @@ _MATRIX = re.compile(
 
 
 def _read_matrix(text: str, depth: int) -> Answer | None:
-    match = _MATRIX.fullmatch(text) if r"\begin" in text else None
+    if r"\begin" not in text:
+        return None
+    transposed = _TRANSPOSED.search(text)
+    if transposed:
+        matrix = _read_matrix(text[: transposed.start()], depth)
+        return (
+            Matrix(tuple(zip(*matrix.rows, strict=False))) if isinstance(matrix, Matrix) else None
+        )
+    match = _MATRIX.fullmatch(text)
     if match is None or r"\begin" in match["body"]:
         return None
     body = re.sub(
@@ -323,14 +343,34 @@ def _read_matrix(text: str, depth: int) -> Answer | None:
             tuple(read(cell, depth=depth) for cell in row.split("&")) for row in rows[:MAX_ITEMS]
         ]
         return Matrix(tuple(cells)) if sum(map(len, cells)) <= 4 * MAX_ITEMS else None
-    equations = [read(row.replace("&", " "), depth=depth) for row in rows]
+    equations = [_read_row(row, depth) for row in rows]
     return Items(tuple(equations), joined_by="and") if len(equations) > 1 else equations[0]
+
+
+_CASE = re.compile(
+    r"[, ]*(?:\\text ?\{ ?,? ?(?:if|for|when|where)? ?\}|(?:if|for|when|where)(?![A-Za-z]))? ?"
+)
+
+
+def _read_row(row: str, depth: int) -> Answer:
+    r"""A row of `cases`: an equation with alignment marks, or a value and its condition ("x & \text{if } x \ge 0")."""
+    cells = [cell.strip(" ,.") for cell in row.split("&")]
+    if len(cells) != 2 or not all(cells) or cells[1].startswith(_STARTS_OF_EQUATIONS):
+        return read(row.replace("&", " "), depth=depth)
+    condition = _CASE.sub("", cells[1], count=1)
+    return Items(
+        (read(cells[0], depth=depth), read(condition, depth=depth)), opening="(", closing=")"
+    )
+
+
+_STARTS_OF_EQUATIONS = ("=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx")
+_SEPARATORS = frozenset((",", ";", "and", "or", "\\\\"))
 
 
 def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | None:
     marked = _AND_OR.sub(lambda m: " or " if "or" in m[0] or "vee" in m[0] else " and ", text)
     marked = _join_thousands(marked, in_brackets=in_brackets)
-    parts, separators = _split(marked, lambda piece: piece in (",", ";", "and", "or", r"\text{,}"))
+    parts, separators = _split(marked, lambda piece: piece in _SEPARATORS)
     if any(s == ";" for s in separators) and not in_brackets:
         parts, separators = _split(marked, lambda piece: piece in (";", "and", "or"))
     elif in_brackets and any(s == ";" for s in separators):
@@ -377,6 +417,7 @@ def _read_relation(text: str, depth: int) -> Answer | None:
             )
             break
         texts, signs = texts[: cut + 1], signs[:cut]
+    texts, signs = _without_infinite_ends(texts, signs)
     if not signs:
         return read(texts[0], depth=depth)
     signs = ["=" if sign == "approx" else sign for sign in signs]
@@ -385,6 +426,17 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     if signs == ["="] and re.fullmatch(r"[A-Za-z]", texts[1]) and not is_label(texts[0]):
         return Named(texts[1], members[0], relation)  # "5 = x"
     return _named(relation) or relation
+
+
+def _without_infinite_ends(texts: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
+    r"""-\infty < x \le 3 says x \le 3."""
+    if len(signs) < 2:
+        return texts, signs
+    if signs[0] == "<" and _NAMED_VALUES.get(texts[0], texts[0]) == r"-\infty":
+        texts, signs = texts[1:], signs[1:]
+    if len(signs) > 1 and signs[-1] == "<" and texts[-1].lstrip("+") in (r"\infty", "infinity"):
+        texts, signs = texts[:-1], signs[:-1]
+    return texts, signs
 
 
 def _named(relation: Relation) -> Answer | None:
@@ -420,14 +472,17 @@ def is_label(text: str) -> bool:
         return False
     if "/" in bare and not re.fullmatch(r" ?[A-Z]+ ?/ ?[A-Z]+ ?", bare):
         return False
+    if _CONDITION.search(bare):
+        return False
     commands = re.findall(r"\\([A-Za-z]+)", bare)
     return not any(c in _MEANINGFUL for c in commands)
 
 
+_CONDITION = re.compile(r"(?<![A-Za-z\\])(?:at|if|when|where|for|only|unless|while)(?![A-Za-z])")
 _MEANINGFUL = frozenset(
     words(
         "sin cos tan cot sec csc log ln exp sqrt int sum prod lim pm mp cup cap infty arcsin arccos arctan pi "
-        "begin "
+        "begin max min gcd lcm "
     )
 )
 
@@ -447,12 +502,15 @@ def _read_set_operation(text: str, depth: int) -> Answer | None:
     return SetOperation(signs.pop(), tuple(read(part, depth=depth) for part in parts))
 
 
+_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+
+
 def _read_plus_minus(text: str, depth: int) -> Answer | None:
     r"""3 \pm 2 is the list 5, 1."""
-    if (r"\pm" not in text and r"\mp" not in text) or _whole_group(text, r"\{", r"\}") is not None:
+    if not _PLUS_MINUS.search(text) or _whole_group(text, r"\{", r"\}") is not None:
         return None  # inside a set each element is expanded on its own
-    upper = text.replace(r"\pm", "+").replace(r"\mp", "-")
-    lower = text.replace(r"\pm", "-").replace(r"\mp", "+")
+    upper = _PLUS_MINUS.sub(lambda m: "+" if m[1] == "pm" else "-", text)
+    lower = _PLUS_MINUS.sub(lambda m: "-" if m[1] == "pm" else "+", text)
     return _flat([read(upper, depth=depth), read(lower, depth=depth)], "or")
 
 
@@ -463,11 +521,20 @@ _BRACKETS = (
     ("[", "]"),
     (r"\{", r"\}"),
     (r"\langle", r"\rangle"),
-    ("]", "["),
 )
 
 
+_TRANSPOSED = re.compile(r" ?\^ ?\{? ?(?:T|\\text ?\{ ?T ?\}|\\top|\\intercal) ?\}?$")
+_POINT = re.compile(r"[A-Z]'? ?(?=\()")
+
+
 def _read_brackets(text: str, depth: int) -> Answer | None:
+    if text.endswith(("T", "}", "top", "intercal")) and text[:1] in ("(", "["):
+        text = _TRANSPOSED.sub("", text)
+    point = _POINT.match(text)
+    if point:  # P(1,2) is the point (1,2)
+        inside = _read_brackets(text[point.end() :], depth)
+        return inside if isinstance(inside, Items) and len(inside.items) > 1 else None
     for opening, closing in _BRACKETS:
         inside = _whole_group(text, opening, closing)
         if inside is None:
@@ -482,6 +549,24 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
             return Items((read(inside, depth=depth),), opening=opening, closing=closing)
         return read(inside, depth=depth) if inside else Leaf(text)
     return None
+
+
+def _read_unusual_brackets(text: str, depth: int) -> Answer | None:
+    """]0,1[ is (0,1), [0,1[ is [0,1), and <1,2> is a vector."""
+    if text.startswith("<") and text.endswith(">") and "," in text:
+        listed = _read_list(text[1:-1], depth, in_brackets=True)
+        return replace(listed, opening="(", closing=")") if isinstance(listed, Items) else None
+    if text[:1] not in ("[", "]") or text[-1:] not in ("[", "]") or text[0] + text[-1] == "[]":
+        return None
+    inside = text[1:-1]
+    if "[" in inside or "]" in inside:
+        return None
+    listed = _read_list(inside, depth, in_brackets=True)
+    if not isinstance(listed, Items) or len(listed.items) != 2:
+        return None
+    return replace(
+        listed, opening="[" if text[0] == "[" else "(", closing="]" if text[-1] == "]" else ")"
+    )
 
 
 _SET_BUILDER = re.compile(r"(\(?[A-Za-z, ]+\)?(?: ?\\in ?[^|:]*)?) ?[|:] ?(.+)", re.DOTALL)
@@ -504,7 +589,11 @@ def _read_set(inside: str, depth: int) -> Answer:
     return Items((listed,), opening="{", closing="}")
 
 
+_TO = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|(?<= )to(?= )) ?(?=\d)")
+
+
 def _read_ratio(text: str, depth: int) -> Answer | None:
+    text = _TO.sub(":", text)
     parts, _ = _split(text, lambda piece: piece == ":")
     if not 2 <= len(parts) <= 8 or not all(parts):
         return None

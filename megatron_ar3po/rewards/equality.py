@@ -13,6 +13,7 @@ equal. A unit may be missing on one side; two different units are unequal. Nothi
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -32,7 +33,7 @@ from megatron_ar3po.rewards.answers import (
     plain_value,
     read,
 )
-from megatron_ar3po.rewards.expression import MINUS_ONE, Node
+from megatron_ar3po.rewards.expression import MINUS_ONE, Node, variables
 from megatron_ar3po.rewards.numeric import (
     TooLarge,
     Undefined,
@@ -41,7 +42,7 @@ from megatron_ar3po.rewards.numeric import (
     is_proportional,
 )
 from megatron_ar3po.rewards.real_sets import same_real_set
-from megatron_ar3po.rewards.tidy import compact, tidy
+from megatron_ar3po.rewards.tidy import compact, tidy, words
 from megatron_ar3po.rewards.units import same_unit, split_unit
 
 MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
@@ -90,6 +91,7 @@ class Comparison:
     def _shapes_equal(self, a: Answer, b: Answer) -> bool:
         if isinstance(a, Leaf) and isinstance(b, Leaf):
             return self.leaves_equal(a, b)
+        a, b = _with_equal_qualifiers(a, b)
         if isinstance(a, Choice) or isinstance(b, Choice):
             return self._choices_equal(a, b)
         if isinstance(a, Named) or isinstance(b, Named):
@@ -109,6 +111,10 @@ class Comparison:
                 and self._vector_equals(first, second)
             ):
                 return True
+            if isinstance(first, Relation) and not isinstance(second, Relation | Named):
+                value = self._chain_value(first)
+                if value is not None:
+                    return self.answers_equal(value, second)
             if (
                 isinstance(first, Ratio)
                 and isinstance(second, Leaf)
@@ -133,8 +139,8 @@ class Comparison:
             return self._matching(a.items, b.items)
         if (a.opening, a.closing) == (b.opening, b.closing):
             return self._in_order(a.items, b.items)
-        # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" is none.
-        if "or" in (a.joined_by, b.joined_by):
+        # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" and "x=1, x=2" are none.
+        if "or" in (a.joined_by, b.joined_by) or _repeats_a_label(a) or _repeats_a_label(b):
             return False
         return (
             {a.opening, b.opening} == {"", "("}
@@ -199,21 +205,26 @@ class Comparison:
             return not items.items
         if items.joined_by == "or" and not items.opening:  # two spellings of one value
             return all(self.answers_equal(leaf, item) for item in items.items)
-        return (
-            items.opening in ("", "{")
-            and len(items.items) == 1
-            and self.answers_equal(leaf, items.items[0])
-        )
+        is_wrapped = items.opening in ("", "{") or _is_number_or_letter_in_brackets(items)
+        return is_wrapped and len(items.items) == 1 and self.answers_equal(leaf, items.items[0])
 
     def _ratios_equal(self, a: Ratio, b: Ratio) -> bool:
-        return self._in_order(a.parts, b.parts)
+        """Part by part, or in proportion; times of the day are not reduced."""
+        if self._in_order(a.parts, b.parts):
+            return True
+        values = [[part.value if isinstance(part, Leaf) else None for part in side.parts] for side in (a, b)]  # fmt: skip
+        left, right = ([v for v in side if v] for side in values)
+        return (
+            len(left) == len(a.parts) == len(right) == len(b.parts)
+            and not (_is_clock(a) or _is_clock(b))
+            and len({x / y for x, y in zip(left, right, strict=True)}) == 1
+        )
 
     def _ratio_equals(self, ratio: Ratio, leaf: Leaf) -> bool:
         values = [part.value if isinstance(part, Leaf) else None for part in ratio.parts]
         if len(values) != 2 or leaf.value is None or values[0] is None or not values[1]:
             return False
-        is_clock = isinstance(ratio.parts[1], Leaf) and len(ratio.parts[1].text) == 2
-        return not is_clock and values[0] / values[1] == leaf.value
+        return not _is_clock(ratio) and values[0] / values[1] == leaf.value
 
     def _operations_equal(self, a: SetOperation, b: SetOperation) -> bool:
         if a.sign != b.sign:
@@ -247,12 +258,24 @@ class Comparison:
         named, other = (a, b) if isinstance(a, Named) else (b, a)
         assert isinstance(named, Named)
         if isinstance(other, Relation):
-            return (
-                named.relation is not None and self._relations_equal(named.relation, other)
-            ) or bool(same_real_set(named, other))
+            if named.relation is not None and self._relations_equal(named.relation, other):
+                return True
+            return set(other.signs) != {"="} and bool(same_real_set(named, other))
         return self.answers_equal(named.value, other)
 
+    def _chain_value(self, chain: Relation) -> Answer | None:
+        """What "2 + 2 = 4" says: members that are the same number, or the same for all values of the letters."""
+        leaves = [member for member in chain.members if isinstance(member, Leaf)]
+        if len(leaves) < len(chain.members) or set(chain.signs) != {"="}:
+            return None
+        same = all(self.leaves_equal(x, y) for x, y in itertools.pairwise(leaves))
+        return leaves[-1] if same else None
+
     def _relations_equal(self, a: Relation, b: Relation) -> bool:
+        if all(set(side.signs) == {"="} and _is_constant(side) for side in (a, b)):
+            return _same_trees(
+                a, b
+            )  # "log_6 216 = 3" and "log_3 27 = 3" are both true, and different
         if len(a.signs) == len(b.signs) == 1:
             proportional = self._proportional(a, b)
             if proportional is not None:
@@ -260,7 +283,8 @@ class Comparison:
         for other in (b, _reversed(b)):
             if a.signs == other.signs and self._in_order(a.members, other.members):
                 return True
-        return bool(same_real_set(a, b))
+        is_equation = set(a.signs) == {"="} or set(b.signs) == {"="}
+        return not is_equation and bool(same_real_set(a, b))
 
     def _proportional(self, a: Relation, b: Relation) -> bool | None:
         """Whether two relations say the same about left - right. None: not to be seen this way."""
@@ -291,6 +315,11 @@ class Comparison:
             equal = self._values_equal(a.value, b.value, a.is_percent, b.is_percent)
             self.note(f"number: {a.value} and {b.value} are {'equal' if equal else 'different'}")
             return equal
+        if {a.text, b.text} == {"R", r"\mathbb{R}"}:
+            return True
+        if _is_said(a.text) and _is_said(b.text) and _spoken(a.text) == _spoken(b.text):
+            self.note("words: the same")
+            return True
         if _is_words(a) or _is_words(b):
             if _spoken(a.text) == _spoken(b.text):
                 self.note("words: the same")
@@ -388,8 +417,13 @@ def _labels_agree(a: Named, b: Named) -> bool:
     """The same name, or y against f(x): both only say that this is the function."""
     if a.label == b.label:
         return True
-    function = re.compile(r"[A-Za-z]'?\([A-Za-z,]+\)|y")
-    return bool(function.fullmatch(a.label) and function.fullmatch(b.label))
+    return any(
+        kind.fullmatch(a.label) and kind.fullmatch(b.label) for kind in (_FUNCTION, _DERIVATIVE)
+    )
+
+
+_FUNCTION = re.compile(r"[A-Za-z]'?\([A-Za-z,]+\)|y")
+_DERIVATIVE = re.compile(r"[A-Za-z]'(?:\([a-z]\))?|\\fracd[a-z]d[a-z]|d[a-z]/d[a-z]")
 
 
 def _reversed(relation: Relation) -> Relation:
@@ -415,13 +449,19 @@ def _difference(relation: Relation) -> tuple[Node, str] | None:
 
 
 _WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_BASED = re.compile(
-    r"\(?([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)\)? ?_ ?\{? ?(?:\\text ?\{)?\(?(\d{1,2})\)? ?\}*"
-)
+_SAID = re.compile(r"[A-Za-z0-9 ,.'’]*[A-Za-z]{3}[A-Za-z0-9 ,.'’]*")
+_BASED = re.compile(r"(-?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)_(?:base)?(\d{1,2}|[a-z]+)")
+_BASES = {name: str(number) for number, name in enumerate(words(
+    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"), 2)}  # fmt: skip
 
 
 def _is_words(leaf: Leaf) -> bool:
     return bool(_WORDS.fullmatch(leaf.text)) and (leaf.is_words or len(leaf.text) > 1)
+
+
+def _is_said(text: str) -> bool:
+    """Words and numbers only, such as a date."""
+    return bool(_SAID.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)))
 
 
 def _spoken(text: str) -> str:
@@ -429,10 +469,68 @@ def _spoken(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold()
 
 
-def _based(text: str) -> tuple[str, str] | None:
-    """(digits, base) of a number written in a base: 4210_7."""
-    match = _BASED.fullmatch(text)
-    return (match[1].lstrip("0").upper(), match[2]) if match and match[1][0].isdigit() else None
+def _based(text: str) -> tuple[str, str, str] | None:
+    """(sign, digits, base) of a number written in a base: 4210_7."""
+    if "_" not in text or len(text) > 200:
+        return None
+    match = _BASED.fullmatch(re.sub(r"\\text|[{}() ]", "", text))
+    if match is None or not match[2][0].isdigit():
+        return None
+    return match[1], match[2].lstrip("0").upper(), _BASES.get(match[3], match[3])
+
+
+def _is_clock(ratio: Ratio) -> bool:
+    return isinstance(ratio.parts[1], Leaf) and len(ratio.parts[1].text) == 2
+
+
+def _repeats_a_label(items: Items) -> bool:
+    labels = [item.label for item in items.items if isinstance(item, Named)]
+    return len(set(labels)) < len(labels)
+
+
+def _is_number_or_letter_in_brackets(items: Items) -> bool:
+    """[12] and [B]: brackets that only set the answer off."""
+    inside = items.items[0] if (items.opening, items.closing) == ("[", "]") else None
+    return isinstance(inside, Leaf) and bool(re.fullmatch(r"-?\d+|[A-J]", inside.text))
+
+
+def _with_equal_qualifiers(a: Answer, b: Answer) -> tuple[Answer, Answer]:
+    r"""Where the letters come from ("k \in \mathbb{Z}") may be said on one side only."""
+    plain = [_without_qualifiers(side) for side in (a, b)]
+    if (plain[0] is a) == (plain[1] is b):
+        return a, b
+    return plain[0], plain[1]
+
+
+def _without_qualifiers(answer: Answer) -> Answer:
+    if not isinstance(answer, Items) or answer.opening:
+        return answer
+    kept = tuple(item for item in answer.items if not _is_qualifier(item))
+    if len(kept) in (0, len(answer.items)):
+        return answer
+    return kept[0] if len(kept) == 1 else replace(answer, items=kept)
+
+
+def _is_qualifier(item: Answer) -> bool:
+    return (
+        isinstance(item, Named)
+        and item.relation is None
+        and isinstance(item.value, Leaf)
+        and bool(re.match(r"\\mathbb ?\{[ZNQR]\}", item.value.text))
+    )
+
+
+def _is_constant(relation: Relation) -> bool:
+    return all(
+        isinstance(member, Leaf) and member.trees and not variables(member.trees[0])
+        for member in relation.members
+    )
+
+
+def _same_trees(a: Relation, b: Relation) -> bool:
+    """The same statement up to brackets and spacing, read from either side."""
+    left, right = ([m.trees[0] for m in side.members if isinstance(m, Leaf)] for side in (a, b))
+    return left in (right, right[::-1])
 
 
 def constant_value(answer: Answer) -> Fraction | None:

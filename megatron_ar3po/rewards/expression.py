@@ -37,6 +37,7 @@ _ALIASES = {
     "ctg": "cot",
     "arctg": "arctan",
 }
+_OF_SEVERAL = frozenset(("gcd", "lcm", "max", "min"))
 _SYMBOLS = frozenset(
     words(
         "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma tau "
@@ -57,12 +58,15 @@ _TOKEN = re.compile(
   | (?P<command>\\[A-Za-z]+)
   | (?P<open>\\\{|\{|\(|\[)
   | (?P<close>\\\}|\}|\)|\])
-  | (?P<sign>[-+*/^_!|°%])
+  | (?P<sign>[-+*/^_!|°%,])
   | (?P<space>\ +)
     """,
     re.VERBOSE | re.ASCII,
 )
 _SCRIPTS = ("^", "_")
+_NO_FACTORS = frozenset(
+    "\\" + name for name in words("rfloor rceil pm mp infty over choose bmod pmod mod")
+)
 _NUMBER_STARTS = tuple(".0123456789")
 _PAIRS = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
 ZERO: Node = ("num", Fraction(0))
@@ -91,7 +95,7 @@ def parse(text: str, *, tight: bool = False) -> Node:
     ('mul', (('num', Fraction(-1, 1)), ('div', ('num', Fraction(1, 1)), ('num', Fraction(2, 1))), ('sym', 'x')))
     """
     parser = _Parser(_tokens(text), tight=tight)
-    node = parser.sum()
+    node = parser.whole()
     if parser.peek() is not None:
         raise Unreadable(f"unexpected {parser.peek()!r}")
     return node
@@ -161,6 +165,17 @@ class _Parser:
         if self._depth > MAX_DEPTH:
             raise Unreadable("nested too deeply")
 
+    def whole(self) -> Node:
+        r"""A sum, or two of them with \over or \choose between, which take all there is on both sides."""
+        node = self.sum()
+        if self.peek() == r"\over":
+            self._next()
+            return ("div", node, self.sum())
+        if self.peek() == r"\choose":
+            self._next()
+            return ("fn", "binomial", (node, self.sum()))
+        return node
+
     def sum(self) -> Node:
         self._descend()
         terms = [self._term()]
@@ -190,6 +205,10 @@ class _Parser:
                 if num_divisions > MAX_CHAIN:
                     raise Unreadable("a chain of divisions")
                 factors[-1] = ("div", factors[-1], divisor)
+            elif token == r"\bmod":
+                self._next()
+                left = factors[0] if len(factors) == 1 else ("mul", tuple(factors))
+                return ("fn", "mod", (left, self._signed()))
             elif not self._tight and self._starts_factor():
                 factors.append(self._power())
             else:
@@ -249,7 +268,7 @@ class _Parser:
         if kind in ("letter", "word", "open"):
             return True
         if kind == "command":
-            return token not in (r"\rfloor", r"\rceil", r"\pm", r"\mp", r"\infty")
+            return token not in _NO_FACTORS
         return token == "|" and not self._bars
 
     def _power(self) -> Node:
@@ -296,7 +315,7 @@ class _Parser:
         if opening not in _PAIRS:
             raise Unreadable(f"expected a group, found {opening!r}")
         bars, self._bars = self._bars, 0
-        node = self.sum()
+        node = self.whole()
         self._bars = bars
         self._expect(_PAIRS[opening])
         return node
@@ -368,6 +387,8 @@ class _Parser:
             node = self.sum()
             self._expect("\\r" + name[1:])
             return ("fn", name[1:], (node,))
+        if name in _OF_SEVERAL:
+            return ("fn", name, self._arguments())
         if name == "text":
             return self._text_symbol()
         if name in _ACCENTS:
@@ -378,10 +399,28 @@ class _Parser:
             return self._symbol(name)
         raise Unreadable(f"\\{name} is not known")
 
+    def _arguments(self) -> tuple[Node, ...]:
+        """(a, b, ...), at least two."""
+        _, opening = self._next()
+        if opening not in _PAIRS:
+            raise Unreadable(f"expected arguments, found {opening!r}")
+        nodes = [self.sum()]
+        while self.peek() == ",":
+            self._next()
+            nodes.append(self.sum())
+        self._expect(_PAIRS[opening])
+        if len(nodes) < 2:
+            raise Unreadable("a function of several numbers has only one")
+        return tuple(nodes)
+
     def _text_symbol(self) -> Node:
         name = self._raw_group()
         if name in _FUNCTIONS:
             return self._function(_ALIASES.get(name, name))
+        if name in _OF_SEVERAL:
+            return ("fn", name, self._arguments())
+        if name.isdecimal() and name.isascii():
+            return ("num", number_value(name))
         if not name.isalnum() or len(name) > 20:
             raise Unreadable("text inside an expression")
         return self._symbol(name)

@@ -26,13 +26,19 @@ class Found:
     text: str
     mark: str
     start: int = 0
+    end: int = 0  # of a box
 
 
-_BOX = re.compile(r"(?:\\boxed|\\fbox|\x08oxed)\s*(?=\{)|(?:\\boxed)\s+(?=[-\w\\])")
+_BOX = re.compile(
+    r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|\\boxed\s+(?=[-\w\\])|\\boxed(?=[-\d])"
+)
 _ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]|\n\s*\n", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:[\s$,;&.~]|\\[(),;:!\[\] ]|\\\\|\\q?quad|\\text\s*\{[ ,]*(?:and|or)?[ ,]*\}|\band\b|\bor\b)*"
 )
+_LABELLED_GAP = re.compile(
+    r"(.*?)([A-Za-z])(?:_\{?\w\}?)?\s*=\s*", re.DOTALL
+)  # between x=\boxed{2} and x=\boxed{3}
 _BETWEEN_FORMULAS = re.compile(r"\s*(?:,\s*(?:and|or)?|;|and|or)\s*")
 _LABEL = re.compile(r"[A-Za-z][A-Za-z ]{2,40}[:：]\s*(?=.*\d)", re.DOTALL)
 _HASHES = re.compile(r"^[ \t]*#{4}[ \t]*(?![#\s])(.+)$", re.MULTILINE)
@@ -42,16 +48,30 @@ _ANSWER_LINE = re.compile(
     re.MULTILINE | re.IGNORECASE,
 )
 _ANSWER_IS = re.compile(
-    r"\b(?:final answer|answer|ans)\b[^.:\n$\\\d=]{0,40}?(?:\bis\b|\bare\b|=|:)"
-    r"[ \t]{0,4}:?[ \t]{0,8}\n?[ \t]{0,8}(\S[^\n]*)",
+    r"\b(?:final answer|answers?|ans|(?:correct|right) (?:option|choice))\b[^.:\n$\\\d=]{0,40}?(?:\bis\b|\bare\b|=|:)"
+    r"[ \t]{0,4}(?:[:,]|\.\.\.)?[ \t]{0,8}(?:(?:therefore|thus|hence|simply|just|only|then|indeed|clearly|now)\b,?)?"
+    r"\s{0,8}(?=(\S[^\n]*))",
     re.IGNORECASE,
 )
+# What a sentence adds behind its answer.
+_ASIDE = re.compile(
+    r",? (?:because|since|rather than|as (?:we|it|the|this|that)|which|where)\b|, (?:not|as|so|or about|or approximately)\b"
+    r"| \((?:since|because|as|about|approximately|or|i\.e\.|which|where)\b"
+)
+_NOT_BUT = re.compile(r"not\b[^.\n]{1,80}?\bbut\s+")
+_GLOSS = re.compile(  # 42 (forty-two), 16 cm (about 6.3 inches)
+    r"(?<=[\d$%]) \([A-Za-z]{3}[A-Za-z -]*\)$|(?<=\w) \((?:about|approximately|approx\.?|or) [^()]{1,40}\)$"
+)
+_COPULA = re.compile(
+    r"(?:\\text[a-z]* ?\{)?[A-Za-z][A-Za-z ,'-]{0,60}\b(?:is|are|was|were|equals|year)\b:? ?\}?\s*(?=[-+\d$\\(\[]|[A-Z]\b|[a-z] ?=)"
+)
+_OF_SOMETHING = re.compile(r"(?<=\$) of (?:the|a|an|all|his|her|their|its)\b[^$\\\d]*$")
 _CUT = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>")
 _FACTORIAL = re.compile(r"(?<=[\d)}])!(?=\s*$)")  # behind a formula; in prose it would be joy
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z\[(<]|\s*$)|<\||\*\*\s*$")
 _MATH = (
     re.compile(  # a formula has a length, so that a thousand openings without an end cost little
-        r"\$\$(.{1,1000}?)\$\$|\$([^$]{1,1000}?)\$|\\\((.{1,1000}?)\\\)|\\\[(.{1,1000}?)\\\]",
+        r"\$\$(.{1,1000}?)\$\$|\$([^$]{1,1000}?)\$(?!\d)|\\\((.{1,1000}?)\\\)|\\\[(.{1,1000}?)\\\]",
         re.DOTALL,
     )
 )
@@ -82,6 +102,9 @@ def extract_answer(
         marks.append(_last_of(_HASHES, text, "####"))
     if answer_format == "any" and not strict:
         marks.append(_last_of(_ANSWER_IS, text, "answer is"))
+    box = marks[0] if answer_format in ("any", "boxed") else None
+    if box:  # "\boxed{the answer is 5}"
+        marks = [m for m in marks if m is box or not m or not box.start <= m.start < box.end]
     found = max((mark for mark in marks if mark), key=lambda mark: mark.start, default=None)
     if found is not None or strict or not fallback:
         return found
@@ -134,17 +157,28 @@ def _found_by_box(text: str, *, strict: bool) -> Found | None:
     if strict and not last[3]:
         return None
     run = [last]
-    while outer and outer[-1][3] and _is_between(text[outer[-1][1] : run[0][0]]):
+    while (
+        outer and outer[-1][3] and _is_between(text[outer[-1][1] : run[0][0]], text[: outer[-1][0]])
+    ):
         run.insert(0, outer.pop())
     contents = list(dict.fromkeys(_unboxed(content) for _, _, content, _ in run))
     contents = [content for content in contents if content.strip()]
     if not contents or (strict and len(run) > 1):
-        return None if not contents else Found(_unboxed(last[2]), "box", last[0])
-    return Found(", ".join(contents), "box", last[0])
+        return None if not contents else Found(_unboxed(last[2]), "box", last[0], last[1])
+    return Found(", ".join(contents), "box", last[0], last[1])
 
 
-def _is_between(gap: str) -> bool:
-    return len(gap) <= 80 and _BETWEEN_BOXES.fullmatch(gap) is not None
+def _is_between(gap: str, before: str) -> bool:
+    """Only commas, "and", "or" between two boxes; or both are values of one letter: x = \boxed{2} or x = \boxed{3}."""
+    if len(gap) > 80:
+        return False
+    labelled = _LABELLED_GAP.fullmatch(gap)
+    if labelled:
+        first = _LABELLED_GAP.fullmatch(before[-40:])
+        if first is None or first[2] != labelled[2]:
+            return False
+        gap = re.sub(r"\band\b|\bor\b", "", labelled[1])
+    return _BETWEEN_BOXES.fullmatch(gap) is not None
 
 
 def _box_content(text: str, start: int) -> tuple[str, int, bool]:
@@ -181,13 +215,19 @@ def _unboxed(content: str) -> str:
 
 def _last_of(pattern: re.Pattern[str], text: str, mark: str) -> Found | None:
     for match in reversed(list(pattern.finditer(text))[-8:]):
-        sentence = match[1]
+        sentence = _with_its_formula(text, match.start(1), match[1])
         is_line = mark == "answer line"  # "Final Answer: the final answer is 5."
         inner = _last_of(_ANSWER_IS, sentence, "answer is") if is_line else None
         answer = inner.text if inner else _sentence_answer(sentence, is_prose=mark == "answer is")
         if answer:
             return Found(answer, mark, match.start())
     return None
+
+
+def _with_its_formula(text: str, start: int, line: str) -> str:
+    """A displayed formula that begins the line, to its end."""
+    formula = _MATH.match(text, start) if line.startswith(("$$", "\\[")) else None
+    return text[start : max(formula.end(), start + len(line))] if formula else line
 
 
 def _sentence_answer(sentence: str, *, is_prose: bool) -> str | None:
@@ -197,7 +237,25 @@ def _sentence_answer(sentence: str, *, is_prose: bool) -> str | None:
     masked = _masked(sentence)
     end = _SENTENCE_END.search(masked if is_prose else _FACTORIAL.sub("x", masked))
     sentence = sentence[: end.start()] if end else sentence
-    return _core(sentence.strip(" \t*_\"'"))
+    sentence = (
+        _NOT_BUT.sub("", sentence.lstrip(" ,."), count=1)
+        if sentence.startswith("not")
+        else sentence
+    )
+    aside = _ASIDE.search(_masked(sentence))
+    if aside and aside.start():
+        sentence = sentence[: aside.start()]
+    return _core(_unquoted(sentence))
+
+
+def _unquoted(text: str) -> str:
+    while True:
+        stripped = text.strip(" \t*_\"'").removeprefix('\\"')
+        if stripped.endswith("\\") and not stripped.endswith("\\\\"):
+            stripped = stripped[:-1]
+        if stripped == text:
+            return text
+        text = stripped
 
 
 def _masked(sentence: str) -> str:
@@ -214,6 +272,10 @@ def _core(text: str) -> str | None:
         text = text[label.end() :]
         if _DECIMAL_COMMA.match(text):
             return _last_of_text(text)
+    text = _OF_SOMETHING.sub("", _GLOSS.sub("", text)) or text
+    copula = _COPULA.match(text)
+    if copula:
+        text = text[copula.end() :]
     if not _is_prose(text):
         return text
     return _last_of_text(text)

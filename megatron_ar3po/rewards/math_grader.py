@@ -30,7 +30,7 @@ from megatron_ar3po.rewards.extraction import (
     extract_answer,
 )
 from megatron_ar3po.rewards.grade import Grade
-from megatron_ar3po.rewards.tidy import tidy
+from megatron_ar3po.rewards.tidy import compact, tidy
 
 VERSION = "math-1"  # raise it whenever the same text could be graded differently
 MAX_RESPONSE = 500_000
@@ -77,6 +77,9 @@ def grade_math(text: str, ground_truth: str, options: GradingOptions | None = No
         return Grade(
             status="too_large", reason=f"the {side} is longer than {MAX_ANSWER} characters"
         )
+    reduced = answer_text(found)
+    if reduced != found and compact(tidy(found)) != compact(tidy(ground_truth)):
+        found = reduced  # "there are 42 of them"; but a ground truth may be such a sentence
     grade = _compare(found, expected, mark, options)
     return replace(grade, is_marked=mark not in ("answer", FALLBACK))
 

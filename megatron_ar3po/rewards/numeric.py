@@ -125,11 +125,10 @@ def _integer_root(value: int, degree: int) -> int | None:
 
 
 def _exact_function(name: str, arguments: Sequence[Node]) -> Fraction | None:
-    values = [exact(argument) for argument in arguments]
-    if any(value is None for value in values):
+    values = [value for argument in arguments if (value := exact(argument)) is not None]
+    if len(values) < len(arguments):
         return None
     value = values[0]
-    assert value is not None
     if name == "abs":
         return abs(value)
     if name == "floor":
@@ -140,8 +139,15 @@ def _exact_function(name: str, arguments: Sequence[Node]) -> Fraction | None:
         if value > MAX_FACTORIAL:
             raise TooLarge("a factorial with too many digits")
         return Fraction(math.factorial(value.numerator))
-    if name == "binomial" and values[1] is not None:
+    if name == "binomial":
         return _exact_binomial(value, values[1])
+    if name in ("max", "min"):
+        return max(values) if name == "max" else min(values)
+    if name == "mod":
+        return value % values[1] if values[1] > 0 else None
+    if name in ("gcd", "lcm") and all(v.denominator == 1 for v in values):
+        whole = [v.numerator for v in values]
+        return _bounded(Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole)))
     return None
 
 
@@ -254,6 +260,8 @@ def _function_value(name: str, arguments: Sequence[Any], ctx: MPContext, log_bas
         if max(abs(v) for v in arguments) > MAX_FACTORIAL:
             raise TooLarge("a binomial too large")
         return ctx.binomial(*arguments)
+    if name in ("max", "min") and all(ctx.im(v) == 0 for v in arguments):
+        return max(map(ctx.re, arguments)) if name == "max" else min(map(ctx.re, arguments))
     if (name in _GROWS and abs(x) > MAX_MAGNITUDE) or (
         name == "factorial" and abs(x) > MAX_FACTORIAL
     ):

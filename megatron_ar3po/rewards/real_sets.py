@@ -20,7 +20,7 @@ from megatron_ar3po.rewards.numeric import DIGITS, TooLarge, Undefined, _context
 _ctx = _context(DIGITS)
 _NOISE = _ctx.mpf(10) ** -25
 _MAX_CRITICAL = 64
-_MAX_DEGREE = 6
+_MAX_DEGREE = 1  # of an inequality that is solved: "x^2 < 4" only restates the question
 
 
 class NotASet(ValueError):
@@ -33,6 +33,11 @@ class RealSet:
     critical: tuple[Any, ...]
     variable: str  # the letter of its inequality, '' when it is written without one
 
+    @property
+    def is_trivial(self) -> bool:
+        """Everything or nothing."""
+        return len({self.has(x) for x in _witnesses(self.critical)}) == 1
+
 
 def same_real_set(left: Answer, right: Answer) -> bool | None:
     """None when one of the two is not a set of real numbers, or they speak of different letters."""
@@ -43,6 +48,8 @@ def same_real_set(left: Answer, right: Answer) -> bool | None:
     if a.variable and b.variable and a.variable != b.variable:
         return None
     try:
+        if a.variable and b.variable and a.is_trivial:
+            return None  # that both have no solution does not make two inequalities one
         return all(a.has(x) == b.has(x) for x in _witnesses(a.critical + b.critical))
     except (Undefined, TooLarge):
         return None
@@ -82,18 +89,32 @@ def _from_items(items: Items) -> RealSet:
     if items.opening == "{":
         return _finite([_constant(item) for item in items.items])
     if not items.opening and all(isinstance(item, Items) for item in items.items):
-        if items.joined_by == ",":
-            raise NotASet
-        return _combined([real_set(item) for item in items.items], any_of=True)  # intervals
+        if items.joined_by == "," and not any(map(_is_surely_an_interval, items.items)):
+            raise NotASet  # these may be points
+        return _combined([real_set(item) for item in items.items], any_of=True)
     if not items.opening and all(isinstance(item, Relation | Named) for item in items.items):
-        return _combined([real_set(item) for item in items.items], any_of=items.joined_by == "or")
+        parts = [real_set(item) for item in items.items]
+        both = _combined(parts, any_of=False)
+        if items.joined_by == "or" or (items.joined_by == "," and both.is_trivial):
+            return _combined(parts, any_of=True)  # "x < 1, x > 2" cannot mean both
+        return both
     raise NotASet
+
+
+def _is_surely_an_interval(answer: Answer) -> bool:
+    """Not a point: it has unlike brackets, or an infinite end."""
+    return isinstance(answer, Items) and (
+        (answer.opening, answer.closing) in (("(", "]"), ("[", ")"))
+        or any(isinstance(item, Leaf) and "infty" in item.text for item in answer.items)
+    )
 
 
 def _interval(items: Items) -> RealSet:
     low, high = (_end(item) for item in items.items)
     if not low < high:
         raise NotASet
+    if (_ctx.isinf(low) and items.opening == "[") or (_ctx.isinf(high) and items.closing == "]"):
+        raise NotASet  # no set of real numbers has an infinite member
     above = operator.ge if items.opening == "[" else operator.gt
     below = operator.le if items.closing == "]" else operator.lt
 
@@ -196,14 +217,13 @@ def _from_relation(relation: Relation) -> RealSet:
 
 
 def _zeros(left: Node, right: Node, name: str) -> list[Any]:
-    """Where left = right. Only for differences that are polynomials on each side of zero, as in 2x - 1 < 3, x^2 < 4 or
-    |z| < 2; of any other kind nothing is known about what lies between two points."""
+    """Where left = right. Only for differences that are linear on each side of zero, as in 2x - 1 < 3 or |z| < 2: of any
+    other kind nothing is known about what lies between two points."""
     zeros: list[Any] = []
     for side in (1, -1):
         coefficients = _polynomial(left, right, name, side)
         if len(coefficients) > 1:
-            roots = _ctx.polyroots(coefficients, maxsteps=200, extraprec=200)
-            zeros += [_ctx.re(root) for root in roots if abs(_ctx.im(root)) < _NOISE]
+            zeros.append(-coefficients[1] / coefficients[0])
     return zeros
 
 

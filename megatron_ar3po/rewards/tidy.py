@@ -26,7 +26,8 @@ _SIGNS = {
     "∖": r"\setminus ", "⟨": r"\langle ", "⟩": r"\rangle ", "°": "°", "º": "°", "˚": "°", "′": "'", "’": "'", "‘": "'",
     "“": '"', "”": '"', "…": r"\dots ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ħ": r"\hbar ", "ϵ": r"\epsilon ",
     "ϕ": r"\phi ", "∆": r"\Delta ", "∠": r"\angle ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ",
-    "⌉": r"\rceil ", "€": r"\text{ euro}", "£": r"\text{ pound}", "¥": r"\text{ yen}", "¢": r"\text{ cent}",
+    "⌉": r"\rceil ", "≦": r"\le ", "≧": r"\ge ", "≡": r"\equiv ", "﹣": "-", "⁃": "-", "∗": "*", "⋯": r"\dots ", "∣": "|",
+    "、": ",", "。": ".", "「": " ", "」": " ", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "ℓ": r"\ell ", "€": r"\text{ euro}", "£": r"\text{ pound}", "¥": r"\text{ yen}", "¢": r"\text{ cent}",
 }  # fmt: skip
 _TABLE = str.maketrans(
     {
@@ -42,11 +43,14 @@ _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉ₙ", "0123456789n", stric
 _RAISED = re.compile(f"[{''.join(_SUPERSCRIPTS)}]+")
 _LOWERED = re.compile(f"[{''.join(_SUBSCRIPTS)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
+_STYLED = re.compile("[\U0001d400-\U0001d7ff]")  # bold, italic, script letters and digits
+_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
+_ROOT_OF_NUMBER = re.compile(r"([√∛∜]) ?(?:(\d+(?:\.\d+)?)|(?=([^\d ]|$)))")
 
 _DROPPED = words(
     "left right bigl bigr Bigl Bigr biggl biggr Biggl Biggr bigm Bigm big Big bigg Bigg middle "
     "displaystyle textstyle scriptstyle limits nolimits boldsymbol bm mathstrut noindent centering hfill "
-    "rm bf it protect cancel phantom "
+    "rm bf it protect cancel phantom tiny scriptsize footnotesize small normalsize large Large LARGE huge Huge "
 )
 _SPACES = words("quad qquad enspace thinspace medspace thickspace space hfil newline ")
 _TEXTS = words(
@@ -57,7 +61,7 @@ _COMMANDS: dict[str, str] = {
     **dict.fromkeys(_DROPPED, ""),
     **dict.fromkeys(_SPACES, " "),
     **dict.fromkeys(_TEXTS, r"\text"),
-    **dict.fromkeys(("dfrac", "tfrac", "cfrac", "frac"), r"\frac"),
+    **dict.fromkeys(words("dfrac tfrac cfrac frac sfrac nicefrac flatfrac"), r"\frac"),
     **dict.fromkeys(("dbinom", "tbinom", "binom"), r"\binom"),
     **dict.fromkeys(("le", "leq", "leqslant", "leqq"), r"\le "),
     **dict.fromkeys(("ge", "geq", "geqslant", "geqq"), r"\ge "),
@@ -71,7 +75,7 @@ _COMMANDS: dict[str, str] = {
     **dict.fromkeys(("setminus", "backslash", "smallsetminus"), r"\setminus "),
     "lt": "<", "gt": ">", "div": "/", "colon": ":", "lbrace": r"\{", "rbrace": r"\}", "lbrack": "[", "rbrack": "]",
     "degree": "°", "prime": "'", "infin": r"\infty ", "varepsilon": r"\epsilon ", "varphi": r"\phi ", "dollar": r"\$",
-    "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "reals": r"\mathbb{R}", "vartheta": r"\theta ", "lg": r"\log_{10}",
+    "cr": "\\\\", "Bbb": r"\mathbb", "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "reals": r"\mathbb{R}", "vartheta": r"\theta ", "lg": r"\log_{10}",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _STYLED_LETTER = re.compile(
@@ -82,14 +86,35 @@ _ABOUT = re.compile(
     r"(?:about|approximately|approx\.?|roughly|around|exactly)\s+(?=\S)", re.IGNORECASE
 )
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s")
-_SURE_THOUSANDS = re.compile(r"(?<=\d) ?(?:\{ ?, ?\}|,\\!)\s*(?=\d{3})")
+_SURE_THOUSANDS = re.compile(r"(?<=\d) ?(?:\{ ?, ?\}|, ?\\!)\s*(?=\d{3})")
 _LAYOUT = re.compile(
-    r"\\(?:hspace|vspace|hskip|kern|phantom|hphantom|vphantom|label|tag)\*?\s*\{[^{}]*\}"
+    r"\\(?:hspace|vspace|hskip|kern|phantom|hphantom|vphantom|label|tag|color|textcolor)\*?\s*\{[^{}]*\}"
 )
+_NUMBER_SETS = re.compile(r"\\(?:mathbf|boldsymbol|bm|Bbb) ?\{([RZNQC])\}")
+_UPRIGHT = re.compile(
+    r"\\(?:mathrm|text|textrm|operatorname|rm) ?\{ ?([ie]) ?\}"
+)  # units are never i or e
+_LIBRARY = re.compile(r"(?<![\w\\.])(?:np|numpy|math|sympy|sp)\.(?=[a-z])")
+_ORDINAL = re.compile(
+    r"(?<=\d) ?\^ ?(?:\{ ?)?\\(?:text|mathrm|textrm|mbox) ?\{ ?(st|nd|rd|th) ?\}(?: ?\})?|(?<=\d) ?\^ ?\{ ?(st|nd|rd|th) ?\}"
+)
+_BRACED_SIGN = re.compile(r"(?<![\^_A-Za-z}] )(?<![\^_A-Za-z}\\])\{ ?([:=<>+\-]) ?\}")
+_EMPTY_TEXT = re.compile(r"\\(?:text(?:rm|bf|it)?|mathrm|mbox) ?\{ *([.,:;]?) *\}")
+_PYTHON_POWER = re.compile(r"(?<=[\w)}\]])\*\*(?=[\w({\\-])")
+_APOSTROPHES = re.compile(r"(?<![\d.,'])\d{1,3}(?:'\d{3})+(?![\d'])")
+_REPEATING_DOTS = re.compile(
+    r"(?<=[\d.])\\dot ?(?:\{ ?(\d+) ?\}|(\d))(?:(\d*)\\dot ?(?:\{ ?(\d) ?\}|(\d)))?"
+)
+_CHOOSE = re.compile(
+    r"(?<![\w}])[_^] ?\{? ?(\d+) ?\}? ?(?:C|\\text ?\{ ?C ?\}) ?_ ?\{? ?(\d+) ?\}?"
+    r"|(?<![A-Za-z\\])(?:C|\\text ?\{ ?C ?\}) ?(?:_ ?\{? ?(\d+) ?\}? ?\^ ?\{? ?(\d+) ?\}?|\( ?(\d+) ?, ?(\d+) ?\))"
+)
+_FLAT_SCRIPTS = re.compile(r"\{ ?\}(?= ?[\^_])")
+_WITHOUT = re.compile(r"(\\mathbb ?\{R\}) ?- ?(?=\\\{)")
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°|\{\s*o\s*\})")
 _PRIME = re.compile(r"\^\s*(?:\{\s*('+)\s*\}|('+))")
 _SPACED_THOUSANDS = re.compile(r"(?<![\d.,^_])\d{1,3}(?: \d{3})+(?![\d])")
-_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}%$])")
+_DOUBLED = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}%$;!])")
 _DOUBLE_RELATIONS = (
     ("<=", r"\le "),
     (">=", r"\ge "),
@@ -113,6 +138,40 @@ def _vulgar(match: re.Match[str]) -> str:
     return rf"\frac{{{over}}}{{{under}}}"
 
 
+def _root(match: re.Match[str]) -> str:
+    """√12 is the root of twelve, not of one."""
+    return rf"\sqrt{_ROOTS[match[1]]}" + (f"{{{match[2]}}}" if match[2] else " ")
+
+
+def _from_unicode(text: str) -> str:
+    text = _STYLED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _RAISED.sub(_raised, _LOWERED.sub(_lowered, _VULGAR.sub(_vulgar, text)))
+    return _ROOT_OF_NUMBER.sub(_root, text).translate(_TABLE)
+
+
+def _repeating(match: re.Match[str]) -> str:
+    """Dots over the first and the last digit of the cycle."""
+    cycle = (match[1] or match[2]) + (match[3] or "") + (match[4] or match[5] or "")
+    return rf"\overline{{{cycle}}}"
+
+
+def _combinations(match: re.Match[str]) -> str:
+    """The binomial coefficient as _5C_2, C_5^2 or C(5,2)."""
+    over, under = (group for group in match.groups() if group is not None)
+    return rf"\binom{{{over}}}{{{under}}}" if int(under[:9]) <= int(over[:9]) else match[0]
+
+
+def _spreadsheet_spelling(text: str) -> str:
+    """What comes from programs: x**2, np.sqrt, 1'000'000, `code`."""
+    if "**" in text:
+        text = _PYTHON_POWER.sub("^", text)
+    if "." in text:
+        text = _LIBRARY.sub("", text)
+    if "'" in text:
+        text = _APOSTROPHES.sub(lambda m: m[0].replace("'", ""), text)
+    return text.replace("`", " ") if "`" in text else text
+
+
 def _command(match: re.Match[str]) -> str:
     replaced = _COMMANDS.get(match[1])
     return match[0] if replaced is None else replaced
@@ -134,19 +193,26 @@ def tidy(text: str) -> str:
     ('\\frac{1}{2} \\le x', '10000', '10080 \\text{ cm}^{2}')
     """
     if not text.isascii():
-        text = _RAISED.sub(_raised, _LOWERED.sub(_lowered, _VULGAR.sub(_vulgar, text))).translate(
-            _TABLE
-        )
+        text = _from_unicode(text)
     if "\\" in text:
-        text = _SURE_THOUSANDS.sub("", undouble(text))
+        text = _SURE_THOUSANDS.sub("", _EMPTY_TEXT.sub(lambda m: m[1] or " ", undouble(text)))
         text = text.replace(r"\!", "").replace("{,}", ",").replace(r"\%", "%").replace(r"\&", "&")
         text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\|", "|").replace(r"\/", "")
         if "\\\\[" not in text:
             text = text.replace(r"\[", " ").replace(r"\]", " ")
         text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)\s*\.", "", text)
-        text = _COMMAND.sub(_command, _STYLED_LETTER.sub(r"\1 ", _LAYOUT.sub("", text)))
+        text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", _LAYOUT.sub("", text))
+        text = _UPRIGHT.sub(r"\1 ", _NUMBER_SETS.sub(r"\\mathbb{\1}", text))
+        text = _COMMAND.sub(_command, _STYLED_LETTER.sub(r"\1 ", text))
+        text = _REPEATING_DOTS.sub(_repeating, text)
+        text = _WITHOUT.sub(lambda m: m[1] + r"\setminus ", text)
     elif "{" in text:
         text = _SURE_THOUSANDS.sub("", text)
+    if "{" in text:
+        text = _BRACED_SIGN.sub(r"\1", _FLAT_SCRIPTS.sub("", text))
+    if "C" in text:
+        text = _CHOOSE.sub(_combinations, text)
+    text = _spreadsheet_spelling(text)
     text = _SPACING.sub(" ", text)
     text = re.sub(r"(?<!\\)\$+", " ", text)
     for spelling, relation in _DOUBLE_RELATIONS:

@@ -20,11 +20,14 @@ _SYNONYMS = {
     "gallon": "gal", "quart": "qt", "second": "s sec secs", "minute": "min mins", "hour": "h hr hrs", "day": "d",
     "week": "wk wks", "month": "mo", "year": "yr yrs", "millisecond": "ms",
     "dollar": "usd bucks", "cent": "cents", "euro": "eur", "yuan": "rmb cny", "rupee": "rs inr", "yen": "jpy",
-    "degree": "deg degs", "radian": "rad rads", "percent": "pct percentage percents", "mph": "", "kph": "kmh",
+    "degree": "deg degs", "radian": "rad rads", "percent": "pct percentage percents", "mph": "", "kph": "kmh kmph",
     "newton": "n", "joule": "j", "watt": "w", "volt": "v", "ampere": "a amp amps", "kelvin": "k", "hertz": "hz",
     "pascal": "pa", "kilojoule": "kj", "kilowatt": "kw", "kilopascal": "kpa", "mole": "mol mols", "celsius": "c",
     "fahrenheit": "f", "unit": "", "square_unit": "", "am": "", "pm": "", "th": "st nd rd", "ohm": "",
-    "coulomb": "", "electronvolt": "ev",
+    "coulomb": "", "electronvolt": "ev", "kiloelectronvolt": "kev", "megaelectronvolt": "mev", "erg": "", "dyne": "dyn",
+    "parsec": "pc", "kiloparsec": "kpc", "megaparsec": "mpc", "angstrom": "", "tesla": "", "gauss": "", "farad": "",
+    "henry": "", "bar": "", "atmosphere": "atm", "calorie": "cal", "kilocalorie": "kcal", "bit": "", "byte": "",
+    "megahertz": "mhz", "kilohertz": "khz", "gigahertz": "ghz", "megajoule": "mj", "acre": "", "hectare": "ha",
 }  # fmt: skip
 _CANONICAL = {word: unit for unit, words in _SYNONYMS.items() for word in [unit, *words.split()]}
 _KNOWN = (
@@ -32,17 +35,27 @@ _KNOWN = (
     | {"square", "sq", "cubic", "cu", "per"}
     | {f"{word}s" for word in _CANONICAL if len(word) > 2}
 )
+_QUOTIENTS = {"mph": "mile hour^-1", "kph": "kilometer hour^-1"}
 # One letter is a unit only inside \text{...} or in a quotient (12 m/s): in "3 n" and "5 m" it is a variable.
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")
 _MAX_PIECES = 12
 _MAX_UNIT_CHARS = 120
 _UNFINISHED = ("\\", "^", "_", "/", "*", "+", "-", "=", "(", "[", "{", "<", ">", ",")
+_DEGREE_SCALES = ("C", "F", "K")
 _SINGLE_LETTERS = frozenset("mgshlnjwvakdct")
 
 _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
+_INSIDE = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
+_QUOTIENT = re.compile(
+    rf"\\frac ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}} ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}}$"
+)
+_MODULUS = re.compile(
+    r"\s*(?:\\pmod ?(?:\{ ?(\d+) ?\}|(\d+))|\( ?(?:\\text ?\{ ?)?mod ?\}? ?(\d+) ?\)|(?:\\mod|\\text ?\{ ?mod ?\}) ?\{? ?(\d+) ?\}?)$"
+)
+_INCHES_AND_FEET = re.compile(r"(?<=\d) ?('{1,2}|\")$")
 _PIECE = re.compile(
-    rf"\s*(?:(?P<text>\\text\s*\{{[^{{}}]*\}}{_POWER})|(?P<word>(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])\.?{_POWER})|(?P<sign>[/*°]))"
+    rf"\s*(?:(?P<text>\\text\s*\{{{_INSIDE}\}}{_POWER})|(?P<word>(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])\.?{_POWER})|(?P<sign>[/*°]))"
 )
 _TAIL = re.compile(
     rf"(?:{_PIECE.pattern.replace('?P<text>', '?:').replace('?P<word>', '?:').replace('?P<sign>', '?:')})+$"
@@ -53,7 +66,9 @@ _NOT_UNITS = frozenset(
         "floor ceil "
     )
 )
-_PLAIN_NUMBER = re.compile(r"[-+]?\s*[\d.,]+(?:\s+\d+/\d+|/\d+)?\s*$")
+_PLAIN_NUMBER = re.compile(
+    r"[-+]?\s*[\d.,]+(?:[eE][-+]?\d+| ?\* ?10 ?\^ ?(?:\{ ?-?\d+ ?\}|\d))?(?:\s+\d+/\d+|/\d+)?\s*$"
+)
 _PERCENT = re.compile(
     r"\s*(?:%|\\text\s*\{\s*%?\s*(?:percent|per cent|pct|percentage)?\s*\}|percentage|percent|per cent|pct)\.?$",
     re.I,
@@ -84,7 +99,12 @@ def split_unit(text: str, *, letters: bool = False) -> tuple[str, str]:
         rest, unit = split_unit(text[currency.end() :])
         known = {"$": "dollar", "d": "dollar", "": "dollar", "eur": "euro"}.get(name, name)
         return currency[1] + rest, known if unit in ("", known) else f"{known} {unit}"
+    modulus = _MODULUS.search(text)
+    if modulus and modulus.start():
+        return text[: modulus.start()], f"mod {next(filter(None, modulus.groups()))}"
     text = _CLOCK.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text)
+    text = _INCHES_AND_FEET.sub(lambda m: r"\text{ft}" if m[1] == "'" else r"\text{in}", text)
+    text = _QUOTIENT.sub(r"\1/\2", text)
     tail = _TAIL.search(text, max(0, len(text) - _MAX_UNIT_CHARS))
     pieces = list(_PIECE.finditer(text, tail.start())) if tail else []
     for number, piece in enumerate(pieces[:_MAX_PIECES]):
@@ -106,7 +126,7 @@ def _is_unit(pieces: Sequence[re.Match[str]], core: str, letters: bool) -> bool:
         return False
     after_number = bool(_PLAIN_NUMBER.fullmatch(core))
     has_slash = any(piece["sign"] == "/" for piece in pieces)
-    after_sign = False
+    after_sign = after_degree = False
     named = False  # "3 red apples": behind a plain number, a word is followed by any others
     for piece in pieces:
         if piece["text"]:
@@ -124,10 +144,10 @@ def _is_unit(pieces: Sequence[re.Match[str]], core: str, letters: bool) -> bool:
                 after_number=after_number,
                 named=named,
                 letters=letters or has_slash,
-            ):
+            ) and not (after_degree and word[1] in _DEGREE_SCALES):
                 return False
             named = True
-        after_sign = bool(piece["sign"])
+        after_sign, after_degree = bool(piece["sign"]), piece["sign"] == "°"
     return True
 
 
@@ -148,38 +168,43 @@ def _is_unit_word(
 
 
 def _spelled(tail: str) -> str:
-    """The canonical name of a unit text."""
-    text = (
-        re.sub(r"\\text\s*\{([^{}]*)\}", r" \1 ", tail)
-        .replace("°", " degree ")
-        .replace("{", "")
-        .replace("}", "")
-    )
-    words = re.findall(r"[A-Za-z]+|\^\s*-?\d|[/*]|\d+|[^\sA-Za-z\d]", text.replace(".", ""))
+    """The canonical name of a unit text: "m / s^2" and "m s^{-2}" are both "meter second^-2"."""
+    text = re.sub(rf"\\text\s*\{{({_INSIDE})\}}", r" \1 ", tail).replace("°", " degree ")
+    text = text.replace("{", "").replace("}", "").replace(".", "").replace("\\frac", " ")
     parts: list[str] = []
-    power = ""
-    for word in words:
+    prefix, sign = 0, 1  # of "square", and of a slash
+    powers: list[int] = []
+    for word in re.findall(r"[A-Za-z]+|\^\s*-?\d|[/*]|\d+|[^\sA-Za-z\d]", text):
         lowered = word.lower()
-        if lowered in ("square", "sq", "cubic", "cu"):
-            power = "^2" if lowered.startswith("sq") else "^3"
-        elif lowered in ("squared", "cubed") and parts:
-            parts[-1] += "^2" if lowered == "squared" else "^3"
-        elif lowered == "per":
-            parts.append("/")
-        elif lowered in ("of", "the", "a", "an") and len(words) > 1:
-            continue
+        if lowered in _PREFIX_POWERS:
+            prefix = _PREFIX_POWERS[lowered]
+        elif lowered in _SUFFIX_POWERS and parts:
+            powers[-1] *= _SUFFIX_POWERS[lowered]
         elif word.startswith("^") and parts:
-            parts[-1] += word.replace(" ", "")
-        elif word.isalpha():
-            parts.append(_canonical(lowered) + power)
-            power = ""
-        else:
-            parts.append(word)
-    return _degree_scale(" ".join(parts))
+            powers[-1] *= int(word[1:])
+        elif lowered in ("per", "/"):
+            sign = -1
+        elif word != "*" and lowered not in ("of", "the", "an") and (lowered != "a" or not parts):
+            parts.append(_canonical(lowered))
+            powers.append(sign * (prefix or 1))
+            prefix, sign = 0, 1
+    named = [
+        f"{part}^{power}" if power != 1 else part for part, power in zip(parts, powers, strict=True)
+    ]
+    unit = _degree_scale(" ".join(named))
+    return _QUOTIENTS.get(unit, unit)
+
+
+_PREFIX_POWERS = {"square": 2, "sq": 2, "cubic": 3, "cu": 3}
+_SUFFIX_POWERS = {"squared": 2, "cubed": 3}
 
 
 def _degree_scale(unit: str) -> str:
-    return {"degree celsius": "celsius", "degree fahrenheit": "fahrenheit"}.get(unit, unit)
+    return {
+        "degree celsius": "celsius",
+        "degree fahrenheit": "fahrenheit",
+        "degree kelvin": "kelvin",
+    }.get(unit, unit)
 
 
 def _canonical(word: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import spelling_cases
 import verifier_cases as cases
 
 from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math, unusable_ground_truth
@@ -48,6 +49,28 @@ def test_each_response_gets_its_verdict() -> None:
         if (grade_math(response, ground_truth).status == "correct") != expected
     ]
     assert wrong == []
+
+
+def test_an_answer_equals_its_spellings_and_nothing_else() -> None:
+    wrong = [
+        (ground_truth, answer)
+        for ground_truth, equal, different in spelling_cases.ANSWERS
+        for answer in (*equal, *different)
+        for verdict in (
+            is_equal(answer, ground_truth),
+            is_equal(ground_truth, answer),
+            is_equal(rf"Hence it is \boxed{{{answer}}}.", ground_truth, GradingOptions()),
+        )
+        if verdict != (answer in equal)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(("response", "ground_truth", "expected"), spelling_cases.RESPONSES)
+def test_the_final_answer_is_found_however_it_is_announced(
+    response: str, ground_truth: str, expected: bool
+) -> None:
+    assert (grade_math(response, ground_truth).status == "correct") == expected
 
 
 def test_there_are_at_least_three_hundred_cases() -> None:

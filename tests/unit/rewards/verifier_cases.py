@@ -99,7 +99,7 @@ EQUAL_STRUCTURES: list[Pair] = [
     (r"f^{-1}(x)=\frac{x-3}{2}", r"\frac{x-3}{2}"), ("x^2+1=y", "y=x^2+1"), ("a=1, b=2, c=3", "(1,2,3)"), ("x+y+z=0", "z=-x-y"),
     ("5 = x", "5"), ("{x|x>1}", r"(1,\infty)"), (r"(-\infty,-1) \text{ or } (1,\infty)", r"(-\infty,-1)\cup(1,\infty)"),
     (r"\text{all real numbers}", r"\mathbb{R}"), ("infinity", r"\infty"), ("Option C", "C"), (r"\text{Choice (C)}", "C"), ("5th", "5"),
-    ("x^2<4", "(-2,2)"), ("x^2-5x+6>0", r"(-\infty,2)\cup(3,\infty)"), (r"\frac{7}{3} \text{ or } 2\frac{1}{3}", "7/3"), ("f(1) < f(2)", "f(2) > f(1)"), (r"\{(1,2),(2,1)\}", "(2,1),(1,2)"),
+    (r"\frac{7}{3} \text{ or } 2\frac{1}{3}", "7/3"), ("f(1) < f(2)", "f(2) > f(1)"), (r"\{(1,2),(2,1)\}", "(2,1),(1,2)"),
 ]  # fmt: skip
 
 DIFFERENT_STRUCTURES: list[Pair] = [
@@ -116,6 +116,8 @@ DIFFERENT_STRUCTURES: list[Pair] = [
     ("A", "B"), ("(A)", "(B)"), ("(B) 12", "C"), (r"\text{odd}", r"\text{even}"), (r"\text{no}", r"\text{yes}"), ("x", "y"),
     (r"\overline{AB}", r"\overline{CD}"), (r"\vec{a}", "a"), ("x_1", "x_2"), ("1:2:3", "3:2:1"), ("(1,2)", r"\{1,2\}x"), ("", "1"),
     ("x^2-7x+10=0", "x^2+7x+10=0"), ("f(0)", "0"), ("f(2)", "2f"), (r"x=-3 \text{ or } x=3", "(-3,3)"), (r"x^2\le 4", "(-2,2)"), ("6 = x", "5"),
+    ("x^2<4", "(-2,2)"), ("x^2-5x+6>0", r"(-\infty,2)\cup(3,\infty)"), ("x^2-4=0", "2,-2"), ("x^2+1=0", "x^2+2=0"),
+    (r"(-\infty,2)\cup(3,\infty)", r"[-\infty,2)\cup(3,\infty)"), (r"\log_6 216 = 3", r"\log_3 27 = 3"), ("x=1, x=2", "(1,2)"),
     (r"e^x > 1", "x < 0"), (r"\sin x > 0", "x > 0"), ("Option C", "D"),
 ]  # fmt: skip
 

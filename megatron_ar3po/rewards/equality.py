@@ -14,9 +14,8 @@ equal. A unit may be missing on one side; two different units are unequal. Nothi
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from megatron_ar3po.rewards import symbolic
@@ -31,19 +30,29 @@ from megatron_ar3po.rewards.answers import (
     Relation,
     SetOperation,
     plain_value,
-    read,
 )
-from megatron_ar3po.rewards.expression import MINUS_ONE, Node, variables
-from megatron_ar3po.rewards.numeric import (
-    TooLarge,
-    Undefined,
-    exact,
-    expressions_equal,
-    is_proportional,
-)
+from megatron_ar3po.rewards.labels import labels_agree
+from megatron_ar3po.rewards.numeric import expressions_equal, is_proportional
+from megatron_ar3po.rewards.reading import read
 from megatron_ar3po.rewards.real_sets import same_real_set
-from megatron_ar3po.rewards.tidy import compact, tidy, words
+from megatron_ar3po.rewards.shapes import (
+    as_latex,
+    difference,
+    is_clock,
+    is_constant,
+    is_number_or_letter_in_brackets,
+    is_words,
+    name_of,
+    repeats_a_label,
+    reversed_relation,
+    same_trees,
+    with_equal_qualifiers,
+    without_repeats,
+)
+from megatron_ar3po.rewards.tidy import compact, tidy
+from megatron_ar3po.rewards.trees import Node
 from megatron_ar3po.rewards.units import same_unit, split_unit
+from megatron_ar3po.rewards.wording import based, is_said, spoken
 
 MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
 
@@ -85,13 +94,13 @@ class Comparison:
 
     def answers_equal(self, a: Answer, b: Answer) -> bool:
         equal = self._shapes_equal(a, b)
-        self.note(f"shape: {_name(a)} and {_name(b)} are {'equal' if equal else 'different'}")
+        self.note(f"shape: {name_of(a)} and {name_of(b)} are {'equal' if equal else 'different'}")
         return equal
 
     def _shapes_equal(self, a: Answer, b: Answer) -> bool:
         if isinstance(a, Leaf) and isinstance(b, Leaf):
             return self.leaves_equal(a, b)
-        a, b = _with_equal_qualifiers(a, b)
+        a, b = with_equal_qualifiers(a, b)
         if isinstance(a, Choice) or isinstance(b, Choice):
             return self._choices_equal(a, b)
         if isinstance(a, Named) or isinstance(b, Named):
@@ -122,13 +131,13 @@ class Comparison:
             ):
                 return True
             if isinstance(first, Matrix) and isinstance(second, Leaf) and r"\begin" in second.text:
-                return self._symbolic(_as_latex(first), second.text)
+                return self._symbolic(as_latex(first), second.text)
         return type(a) is not type(b) and bool(same_real_set(a, b))
 
     def _items_equal(self, a: Items, b: Items) -> bool:
         loose = ("", "{")
         if len(a.items) != len(b.items):
-            first, second = _without_repeats(a), _without_repeats(b)
+            first, second = without_repeats(a), without_repeats(b)
             shorter = (
                 a.opening in loose
                 and b.opening in loose
@@ -140,7 +149,7 @@ class Comparison:
         if (a.opening, a.closing) == (b.opening, b.closing):
             return self._in_order(a.items, b.items)
         # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" and "x=1, x=2" are none.
-        if "or" in (a.joined_by, b.joined_by) or _repeats_a_label(a) or _repeats_a_label(b):
+        if "or" in (a.joined_by, b.joined_by) or repeats_a_label(a) or repeats_a_label(b):
             return False
         return (
             {a.opening, b.opening} == {"", "("}
@@ -205,18 +214,20 @@ class Comparison:
             return not items.items
         if items.joined_by == "or" and not items.opening:  # two spellings of one value
             return all(self.answers_equal(leaf, item) for item in items.items)
-        is_wrapped = items.opening in ("", "{") or _is_number_or_letter_in_brackets(items)
+        is_wrapped = items.opening in ("", "{") or is_number_or_letter_in_brackets(items)
         return is_wrapped and len(items.items) == 1 and self.answers_equal(leaf, items.items[0])
 
     def _ratios_equal(self, a: Ratio, b: Ratio) -> bool:
         """Part by part, or in proportion; times of the day are not reduced."""
         if self._in_order(a.parts, b.parts):
             return True
-        values = [[part.value if isinstance(part, Leaf) else None for part in side.parts] for side in (a, b)]  # fmt: skip
-        left, right = ([v for v in side if v] for side in values)
+        left, right = (
+            [part.value for part in side.parts if isinstance(part, Leaf) and part.value]
+            for side in (a, b)
+        )
         return (
             len(left) == len(a.parts) == len(right) == len(b.parts)
-            and not (_is_clock(a) or _is_clock(b))
+            and not (is_clock(a) or is_clock(b))
             and len({x / y for x, y in zip(left, right, strict=True)}) == 1
         )
 
@@ -224,7 +235,7 @@ class Comparison:
         values = [part.value if isinstance(part, Leaf) else None for part in ratio.parts]
         if len(values) != 2 or leaf.value is None or values[0] is None or not values[1]:
             return False
-        return not _is_clock(ratio) and values[0] / values[1] == leaf.value
+        return not is_clock(ratio) and values[0] / values[1] == leaf.value
 
     def _operations_equal(self, a: SetOperation, b: SetOperation) -> bool:
         if a.sign != b.sign:
@@ -248,7 +259,7 @@ class Comparison:
 
     def _named_equal(self, a: Answer, b: Answer) -> bool:
         if isinstance(a, Named) and isinstance(b, Named):
-            if _labels_agree(a, b):
+            if labels_agree(a.label, b.label):
                 return self.answers_equal(a.value, b.value)
             return (
                 a.relation is not None
@@ -272,15 +283,15 @@ class Comparison:
         return leaves[-1] if same else None
 
     def _relations_equal(self, a: Relation, b: Relation) -> bool:
-        if all(set(side.signs) == {"="} and _is_constant(side) for side in (a, b)):
-            return _same_trees(
+        if all(set(side.signs) == {"="} and is_constant(side) for side in (a, b)):
+            return same_trees(
                 a, b
             )  # "log_6 216 = 3" and "log_3 27 = 3" are both true, and different
         if len(a.signs) == len(b.signs) == 1:
             proportional = self._proportional(a, b)
             if proportional is not None:
                 return proportional
-        for other in (b, _reversed(b)):
+        for other in (b, reversed_relation(b)):
             if a.signs == other.signs and self._in_order(a.members, other.members):
                 return True
         is_equation = set(a.signs) == {"="} or set(b.signs) == {"="}
@@ -288,7 +299,7 @@ class Comparison:
 
     def _proportional(self, a: Relation, b: Relation) -> bool | None:
         """Whether two relations say the same about left - right. None: not to be seen this way."""
-        first, second = _difference(a), _difference(b)
+        first, second = difference(a), difference(b)
         if first is None or second is None:
             return None
         if first[1] != second[1]:
@@ -317,19 +328,19 @@ class Comparison:
             return equal
         if {a.text, b.text} == {"R", r"\mathbb{R}"}:
             return True
-        if _is_said(a.text) and _is_said(b.text) and _spoken(a.text) == _spoken(b.text):
+        if is_said(a.text) and is_said(b.text) and spoken(a.text) == spoken(b.text):
             self.note("words: the same")
             return True
-        if _is_words(a) or _is_words(b):
-            if _spoken(a.text) == _spoken(b.text):
+        if is_words(a) or is_words(b):
+            if spoken(a.text) == spoken(b.text):
                 self.note("words: the same")
                 return True
             if a.is_words or b.is_words or len(a.text) > 3 or len(b.text) > 3:
                 self.note("words: different")
-                if _is_words(a) and _is_words(b):
+                if is_words(a) and is_words(b):
                     return False
-        if (base := _based(a.text)) or _based(b.text):
-            return base is not None and base == _based(b.text)
+        if (base := based(a.text)) or based(b.text):
+            return base is not None and base == based(b.text)
         return self._expressions_equal(a, b)
 
     def _values_equal(self, x: Fraction, y: Fraction, x_percent: bool, y_percent: bool) -> bool:
@@ -351,7 +362,7 @@ class Comparison:
                 f"expression: {a.text[:60]} and {b.text[:60]} are {'equal' if equal else 'different'}"
             )
             return equal
-        if _is_words(a) or _is_words(b):
+        if is_words(a) or is_words(b):
             return False
         return self._symbolic(a.text, b.text)
 
@@ -392,154 +403,3 @@ def _percent_readings(
         (("mul", (left, hundredth)), right) if left_percent else (left, ("mul", (right, hundredth)))
     )
     return [(left, right), scaled]
-
-
-def _name(answer: Answer) -> str:
-    if isinstance(answer, Items):
-        return {"": "list", "{": "set"}.get(answer.opening, f"{answer.opening}{answer.closing}")
-    return type(answer).__name__.lower()
-
-
-def _without_repeats(items: Items) -> Items:
-    """A list that names an element twice names it."""
-    return replace(items, items=tuple(dict.fromkeys(items.items)))
-
-
-def _as_latex(matrix: Matrix) -> str:
-    rows = [
-        " & ".join(cell.text if isinstance(cell, Leaf) else "?" for cell in row)
-        for row in matrix.rows
-    ]
-    return r"\begin{pmatrix}" + r" \\ ".join(rows) + r"\end{pmatrix}"
-
-
-def _labels_agree(a: Named, b: Named) -> bool:
-    """The same name, or y against f(x): both only say that this is the function."""
-    if a.label == b.label:
-        return True
-    return any(
-        kind.fullmatch(a.label) and kind.fullmatch(b.label) for kind in (_FUNCTION, _DERIVATIVE)
-    )
-
-
-_FUNCTION = re.compile(r"[A-Za-z]'?\([A-Za-z,]+\)|y")
-_DERIVATIVE = re.compile(r"[A-Za-z]'(?:\([a-z]\))?|\\fracd[a-z]d[a-z]|d[a-z]/d[a-z]")
-
-
-def _reversed(relation: Relation) -> Relation:
-    flip = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
-    return Relation(
-        relation.members[::-1],
-        tuple(flip.get(sign, sign) for sign in relation.signs[::-1]),
-        relation.texts[::-1],
-    )
-
-
-def _difference(relation: Relation) -> tuple[Node, str] | None:
-    """left - right, and the sign turned so that it is one of = ne < le."""
-    left, right = relation.members
-    if not (isinstance(left, Leaf) and isinstance(right, Leaf) and left.trees and right.trees):
-        return None
-    sign = relation.signs[0]
-    if sign in (">", "ge"):
-        left, right, sign = right, left, {">": "<", "ge": "le"}[sign]
-    if sign not in ("=", "ne", "<", "le"):
-        return None
-    return ("add", (left.trees[0], ("mul", (MINUS_ONE, right.trees[0])))), sign
-
-
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' -]*")
-_SAID = re.compile(r"[A-Za-z0-9 ,.'’]*[A-Za-z]{3}[A-Za-z0-9 ,.'’]*")
-_BASED = re.compile(r"(-?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)_(?:base)?(\d{1,2}|[a-z]+)")
-_BASES = {name: str(number) for number, name in enumerate(words(
-    "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"), 2)}  # fmt: skip
-
-
-def _is_words(leaf: Leaf) -> bool:
-    return bool(_WORDS.fullmatch(leaf.text)) and (leaf.is_words or len(leaf.text) > 1)
-
-
-def _is_said(text: str) -> bool:
-    """Words and numbers only, such as a date."""
-    return bool(_SAID.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)))
-
-
-def _spoken(text: str) -> str:
-    words = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold()
-
-
-def _based(text: str) -> tuple[str, str, str] | None:
-    """(sign, digits, base) of a number written in a base: 4210_7."""
-    if "_" not in text or len(text) > 200:
-        return None
-    match = _BASED.fullmatch(re.sub(r"\\text|[{}() ]", "", text))
-    if match is None or not match[2][0].isdigit():
-        return None
-    return match[1], match[2].lstrip("0").upper(), _BASES.get(match[3], match[3])
-
-
-def _is_clock(ratio: Ratio) -> bool:
-    return isinstance(ratio.parts[1], Leaf) and len(ratio.parts[1].text) == 2
-
-
-def _repeats_a_label(items: Items) -> bool:
-    labels = [item.label for item in items.items if isinstance(item, Named)]
-    return len(set(labels)) < len(labels)
-
-
-def _is_number_or_letter_in_brackets(items: Items) -> bool:
-    """[12] and [B]: brackets that only set the answer off."""
-    inside = items.items[0] if (items.opening, items.closing) == ("[", "]") else None
-    return isinstance(inside, Leaf) and bool(re.fullmatch(r"-?\d+|[A-J]", inside.text))
-
-
-def _with_equal_qualifiers(a: Answer, b: Answer) -> tuple[Answer, Answer]:
-    r"""Where the letters come from ("k \in \mathbb{Z}") may be said on one side only."""
-    plain = [_without_qualifiers(side) for side in (a, b)]
-    if (plain[0] is a) == (plain[1] is b):
-        return a, b
-    return plain[0], plain[1]
-
-
-def _without_qualifiers(answer: Answer) -> Answer:
-    if not isinstance(answer, Items) or answer.opening:
-        return answer
-    kept = tuple(item for item in answer.items if not _is_qualifier(item))
-    if len(kept) in (0, len(answer.items)):
-        return answer
-    return kept[0] if len(kept) == 1 else replace(answer, items=kept)
-
-
-def _is_qualifier(item: Answer) -> bool:
-    return (
-        isinstance(item, Named)
-        and item.relation is None
-        and isinstance(item.value, Leaf)
-        and bool(re.match(r"\\mathbb ?\{[ZNQR]\}", item.value.text))
-    )
-
-
-def _is_constant(relation: Relation) -> bool:
-    return all(
-        isinstance(member, Leaf) and member.trees and not variables(member.trees[0])
-        for member in relation.members
-    )
-
-
-def _same_trees(a: Relation, b: Relation) -> bool:
-    """The same statement up to brackets and spacing, read from either side."""
-    left, right = ([m.trees[0] for m in side.members if isinstance(m, Leaf)] for side in (a, b))
-    return left in (right, right[::-1])
-
-
-def constant_value(answer: Answer) -> Fraction | None:
-    """The exact value of a leaf that has one."""
-    if not isinstance(answer, Leaf):
-        return None
-    if answer.value is not None or not answer.trees:
-        return answer.value
-    try:
-        return exact(answer.trees[0])
-    except (Undefined, TooLarge):
-        return None

@@ -4,26 +4,25 @@ A reader of our own for the part of LaTeX that answers are made of: numbers, let
 named functions, bars. It reads the whole text or raises `Unreadable`; it never guesses at a prefix, keeps no state
 between calls, evaluates nothing, and its depth and size are bounded. (latex2sympy2, which comes after it, has global
 variables that one answer could set for the next, and stops silently at the first token it cannot use.)
-
-A node is a tuple: ("num", Fraction), ("sym", name), ("const", "pi" | "e" | "i"), ("add", nodes), ("mul", nodes),
-("div", node, node), ("pow", node, node), ("root", index, node), ("fn", name, nodes).
 """
 
 from __future__ import annotations
 
-import re
 from fractions import Fraction
-from typing import Any
 
-from megatron_ar3po.rewards.tidy import words
+from megatron_ar3po.rewards.tokens import (
+    SCRIPTS,
+    Unreadable,
+    number_value,
+    repeating_value,
+    tokens_of,
+)
+from megatron_ar3po.rewards.trees import MINUS_ONE, ONE, Node
+from megatron_ar3po.rewards.words import words
 
-Node = tuple[Any, ...]
-
-MAX_TOKENS = 4000
 MAX_DEPTH = 40
 MAX_CHAIN = 16  # divisions in one product
-MAX_DIGITS = 1000  # of one number
-MAX_EXPONENT = 400  # of scientific notation
+
 
 _FUNCTIONS = words(
     "arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh asin acos atan sinh cosh tanh coth "
@@ -48,44 +47,13 @@ _SYMBOLS = frozenset(
 _ACCENTS = frozenset(
     words("overline vec hat widehat tilde widetilde dot ddot underline overrightarrow ")
 )
-_TOKEN = re.compile(
-    r"""
-    (?P<repeating>\d*\.\d*\\overline\{\d+\})
-  | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d^]))?)
-  | (?P<word>arc(?:sin|cos|tan|cot|sec|csc)h?|(?:sin|cos|tan|cot|sec|csc)h?|a(?:sin|cos|tan)|ln|log|exp|sqrt|abs
-      |floor|ceil|pi|infty|infinity|inf)(?![A-Za-z])
-  | (?P<letter>[A-Za-z]'*)
-  | (?P<command>\\[A-Za-z]+)
-  | (?P<open>\\\{|\{|\(|\[)
-  | (?P<close>\\\}|\}|\)|\])
-  | (?P<sign>[-+*/^_!|°%,])
-  | (?P<space>\ +)
-    """,
-    re.VERBOSE | re.ASCII,
-)
-_SCRIPTS = ("^", "_")
+
+
 _NO_FACTORS = frozenset(
     "\\" + name for name in words("rfloor rceil pm mp infty over choose bmod pmod mod")
 )
-_NUMBER_STARTS = tuple(".0123456789")
+
 _PAIRS = {"(": ")", "{": "}", "[": "]", "\\{": "\\}"}
-ZERO: Node = ("num", Fraction(0))
-ONE: Node = ("num", Fraction(1))
-MINUS_ONE: Node = ("num", Fraction(-1))
-
-
-class Unreadable(ValueError):
-    """The text is not in the language of this reader."""
-
-
-def number_value(text: str) -> Fraction:
-    """The exact value of an unsigned number token; refuses what would be slow to write out."""
-    if len(text) > MAX_DIGITS:
-        raise Unreadable("a number with too many digits")
-    mantissa, _, exponent = text.replace("E", "e").partition("e")
-    if exponent and (len(exponent) > 5 or abs(int(exponent)) > MAX_EXPONENT):
-        raise Unreadable("an exponent out of range")
-    return Fraction(mantissa) * Fraction(10) ** int(exponent or 0)
 
 
 def parse(text: str, *, tight: bool = False) -> Node:
@@ -94,37 +62,11 @@ def parse(text: str, *, tight: bool = False) -> Node:
     >>> parse(r"-\frac{1}{2}x")
     ('mul', (('num', Fraction(-1, 1)), ('div', ('num', Fraction(1, 1)), ('num', Fraction(2, 1))), ('sym', 'x')))
     """
-    parser = _Parser(_tokens(text), tight=tight)
+    parser = _Parser(tokens_of(text), tight=tight)
     node = parser.whole()
     if parser.peek() is not None:
         raise Unreadable(f"unexpected {parser.peek()!r}")
     return node
-
-
-def _tokens(text: str) -> list[tuple[str, str]]:
-    tokens: list[tuple[str, str]] = []
-    position = 0
-    while position < len(text):
-        match = _TOKEN.match(text, position)
-        if match is None or match.lastgroup is None:
-            raise Unreadable(f"unexpected {text[position]!r}")
-        if match.lastgroup != "space":
-            tokens.append((match.lastgroup, match[0]))
-        elif _is_bare_number(tokens) and text[match.end() : match.end() + 1] in _NUMBER_STARTS:
-            tokens.append(("gap", " "))  # "2 3" is not a product of ours, "1 1/2" is a mixed number
-        position = match.end()
-        if len(tokens) > MAX_TOKENS:
-            raise Unreadable("too many tokens")
-    return tokens
-
-
-def _is_bare_number(tokens: list[tuple[str, str]]) -> bool:
-    """The last token is a number, and not an exponent: the space in "2^6 3^5" is a product."""
-    return (
-        bool(tokens)
-        and tokens[-1][0] == "number"
-        and (len(tokens) < 2 or tokens[-2][1] not in _SCRIPTS)
-    )
 
 
 class _Parser:
@@ -263,7 +205,7 @@ class _Parser:
             return (
                 not self._at
                 or self._kind(-1) not in ("number", "repeating")
-                or self.peek(-2) in _SCRIPTS
+                or self.peek(-2) in SCRIPTS
             )
         if kind in ("letter", "word", "open"):
             return True
@@ -344,7 +286,7 @@ class _Parser:
         if kind == "number":
             return ("num", number_value(token))
         if kind == "repeating":
-            return ("num", _repeating_value(token))
+            return ("num", repeating_value(token))
         if kind == "letter":
             return self._symbol(token)
         if kind == "word":
@@ -494,40 +436,3 @@ def _is_proper_fraction(node: Node) -> bool:
         return False
     over, under = node[1][1], node[2][1]
     return over.denominator == under.denominator == 1 and 0 <= over < under
-
-
-def _repeating_value(token: str) -> Fraction:
-    r"""0.1\overline{6} is 1/6."""
-    if len(token) > 60:
-        raise Unreadable("a repeating decimal with too many digits")
-    start, _, cycle = token.partition(r"\overline{")
-    cycle = cycle.rstrip("}")
-    decimals = len(start.partition(".")[2])
-    head = Fraction(start if decimals else start + "0")
-    return head + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10**decimals)
-
-
-def variables(node: Node) -> frozenset[str]:
-    """The names of the free variables."""
-    found: set[str] = set()
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, tuple):
-            if len(item) == 2 and item[0] == "sym":
-                found.add(item[1])
-            else:
-                stack.extend(item)
-    return frozenset(found)
-
-
-def uses(node: Node, *names: str) -> bool:
-    """Whether a function of one of these names stands anywhere in the tree."""
-    stack: list[Any] = [node]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, tuple):
-            if len(item) == 3 and item[0] == "fn" and item[1] in names:
-                return True
-            stack.extend(item)
-    return False

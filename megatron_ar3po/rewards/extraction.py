@@ -55,7 +55,8 @@ _ANSWER_IS = re.compile(
 )
 # What a sentence adds behind its answer.
 _ASIDE = re.compile(
-    r",? (?:because|since|rather than|as (?:we|it|the|this|that)|which|where)\b|, (?:not|as|so|or about|or approximately)\b"
+    r",? (?:because|since|rather than|as (?:we|it|the|this|that)|which|where)\b"
+    r"|, (?:not|as|so|or about|or approximately)\b"
     r"| \((?:since|because|as|about|approximately|or|i\.e\.|which|where)\b"
 )
 _NOT_BUT = re.compile(r"not\b[^.\n]{1,80}?\bbut\s+")
@@ -63,7 +64,8 @@ _GLOSS = re.compile(  # 42 (forty-two), 16 cm (about 6.3 inches)
     r"(?<=[\d$%]) \([A-Za-z]{3}[A-Za-z -]*\)$|(?<=\w) \((?:about|approximately|approx\.?|or) [^()]{1,40}\)$"
 )
 _COPULA = re.compile(
-    r"(?:\\text[a-z]* ?\{)?[A-Za-z][A-Za-z ,'-]{0,60}\b(?:is|are|was|were|equals|year)\b:? ?\}?\s*(?=[-+\d$\\(\[]|[A-Z]\b|[a-z] ?=)"
+    r"(?:\\text[a-z]* ?\{)?[A-Za-z][A-Za-z ,'-]{0,60}\b(?:is|are|was|were|equals|year)\b:? ?\}?\s*"
+    r"(?=[-+\d$\\(\[]|[A-Z]\b|[a-z] ?=)"
 )
 _OF_SOMETHING = re.compile(r"(?<=\$) of (?:the|a|an|all|his|her|their|its)\b[^$\\\d]*$")
 _CUT = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>")

@@ -19,7 +19,6 @@ from megatron_ar3po.rewards.answers import (
     Ratio,
     Relation,
     SetOperation,
-    read,
 )
 from megatron_ar3po.rewards.equality import Comparison, TooManyComparisons
 from megatron_ar3po.rewards.extraction import (
@@ -30,9 +29,10 @@ from megatron_ar3po.rewards.extraction import (
     extract_answer,
 )
 from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.reading import read
 from megatron_ar3po.rewards.tidy import compact, tidy
 
-VERSION = "math-1"  # raise it whenever the same text could be graded differently
+VERSION = "math-2"  # raise it whenever the same text could be graded differently
 MAX_RESPONSE = 500_000
 MAX_GROUND_TRUTH = 60_000
 

@@ -220,6 +220,7 @@ class _Feeder(threading.Thread):
         self._pool = pool
         self._settings = pool.settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._was_ended = False  # by us, or its death is counted already
         self._received = b""
         self._readable = select.poll()
 
@@ -243,6 +244,7 @@ class _Feeder(threading.Thread):
         process = self._process
         if process is None:
             return
+        self._was_ended = True
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
@@ -272,6 +274,7 @@ class _Feeder(threading.Thread):
                 Grade(status="timeout", reason="the worker did not answer and was killed"),
             )
         except (EOFError, OSError):
+            self._pool.counts.deaths += 1
             self.kill()
             self._blame(waiting)
         except VerifierPoolError as error:
@@ -283,7 +286,6 @@ class _Feeder(threading.Thread):
 
     def _blame(self, waiting: deque[_Item]) -> None:
         """The worker died at the first of these; once may be an accident from outside."""
-        self._pool.counts.deaths += 1
         if not waiting:
             return
         waiting[0].deaths += 1
@@ -308,6 +310,7 @@ class _Feeder(threading.Thread):
                 raise VerifierPoolError("the verifier pool was closed")
             if self._process is not None:
                 self._pool.counts.restarts += 1
+                self._pool.counts.deaths += not self._was_ended
             said = self._start()
             if said is None:
                 self._pool._report_ready()
@@ -332,7 +335,7 @@ class _Feeder(threading.Thread):
         package_root = str(Path(__file__).resolve().parents[2])
         search_path = [package_root, *(entry for entry in sys.path if entry)]
         with tempfile.TemporaryFile() as words:
-            self._received = b""
+            self._received, self._was_ended = b"", False
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "megatron_ar3po.rewards.worker", json.dumps(settings)],
                 stdin=subprocess.PIPE,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_ar3po.rewards.answers import Answer, Items, Leaf, Named, Relation, SetOperation
-from megatron_ar3po.rewards.expression import Node, variables
-from megatron_ar3po.rewards.numeric import DIGITS, TooLarge, Undefined, _context, approximate
+from megatron_ar3po.rewards.exact import TooLarge, Undefined
+from megatron_ar3po.rewards.numeric import DIGITS, _context, approximate
+from megatron_ar3po.rewards.trees import Node, variables
 
 _ctx = _context(DIGITS)
 _NOISE = _ctx.mpf(10) ** -25
@@ -217,8 +218,8 @@ def _from_relation(relation: Relation) -> RealSet:
 
 
 def _zeros(left: Node, right: Node, name: str) -> list[Any]:
-    """Where left = right. Only for differences that are linear on each side of zero, as in 2x - 1 < 3 or |z| < 2: of any
-    other kind nothing is known about what lies between two points."""
+    """Where left = right. Only for differences that are linear on each side of zero, as in 2x - 1 < 3 or |z| < 2: of
+    any other kind nothing is known about what lies between two points."""
     zeros: list[Any] = []
     for side in (1, -1):
         coefficients = _polynomial(left, right, name, side)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from megatron_ar3po.rewards.tidy import words
+from megatron_ar3po.rewards.words import words
 
 _SYNONYMS = {
     "meter": "m metre meter metres", "centimeter": "cm centimetre", "millimeter": "mm millimetre",
@@ -51,7 +51,8 @@ _QUOTIENT = re.compile(
     rf"\\frac ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}} ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}}$"
 )
 _MODULUS = re.compile(
-    r"\s*(?:\\pmod ?(?:\{ ?(\d+) ?\}|(\d+))|\( ?(?:\\text ?\{ ?)?mod ?\}? ?(\d+) ?\)|(?:\\mod|\\text ?\{ ?mod ?\}) ?\{? ?(\d+) ?\}?)$"
+    r"\s*(?:\\pmod ?(?:\{ ?(\d+) ?\}|(\d+))|\( ?(?:\\text ?\{ ?)?mod ?\}? ?(\d+) ?\)"
+    r"|(?:\\mod|\\text ?\{ ?mod ?\}) ?\{? ?(\d+) ?\}?)$"
 )
 _INCHES_AND_FEET = re.compile(r"(?<=\d) ?('{1,2}|\")$")
 _PIECE = re.compile(

@@ -3,7 +3,7 @@ r"""Answers and how they are written: (ground truth, spellings that are equal to
 Each is asked in both directions, as an answer and inside the box of a response.
 """
 
-# ruff: noqa: E501, RUF001  (a table reads across; look-alike signs are the point)
+# ruff: noqa: E501  (a table reads across; look-alike signs are the point)
 
 from __future__ import annotations
 

@@ -17,6 +17,7 @@ import verifier_cases as cases
 
 from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math, unusable_ground_truth
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+from megatron_ar3po.rewards.words import words
 
 ANSWER = GradingOptions(is_answer=True)
 GROUPS = [
@@ -165,12 +166,14 @@ def test_hostile_inputs_are_refused_in_time_and_leave_no_trace(
             started = time.monotonic()
             grade = pool.submit(text, ground_truth, is_answer=is_answer).result(timeout=30)
             assert grade.status != "correct", (text[:80], ground_truth[:80], grade)
-            assert time.monotonic() - started < 2.0 + 2.0, (text[:80], ground_truth[:80])
+            # 2 s, a second until a deaf worker is killed, and what a busy machine needs to notice
+            assert time.monotonic() - started < 2.0 + 1.0 + 3.0, (text[:80], ground_truth[:80])
     assert not marker.exists() and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    "module", ["answers", "expression", "extraction", "last_number", "tidy", "units", "verifier"]
+    "module",
+    words("answers expression extraction labels last_number tidy units verifier words"),
 )
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"megatron_ar3po.rewards.{module}"))

@@ -1,0 +1,41 @@
+"""Syntax trees of expressions.
+
+A node is a tuple: ("num", Fraction), ("sym", name), ("const", "pi" | "e" | "i"), ("add", nodes), ("mul", nodes),
+("div", node, node), ("pow", node, node), ("root", index, node), ("fn", name, nodes).
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+Node = tuple[Any, ...]
+ZERO: Node = ("num", Fraction(0))
+ONE: Node = ("num", Fraction(1))
+MINUS_ONE: Node = ("num", Fraction(-1))
+
+
+def variables(node: Node) -> frozenset[str]:
+    """The names of the free variables."""
+    found: set[str] = set()
+    stack: list[Any] = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            if len(item) == 2 and item[0] == "sym":
+                found.add(item[1])
+            else:
+                stack.extend(item)
+    return frozenset(found)
+
+
+def uses(node: Node, *names: str) -> bool:
+    """Whether a function of one of these names stands anywhere in the tree."""
+    stack: list[Any] = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            if len(item) == 3 and item[0] == "fn" and item[1] in names:
+                return True
+            stack.extend(item)
+    return False

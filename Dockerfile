@@ -84,6 +84,8 @@ WORKDIR /opt/megatron_ar3po
 COPY Makefile setup.py pyproject.toml MANIFEST.in README.md ./
 COPY requirements requirements
 COPY megatron_ar3po/__init__.py megatron_ar3po/__init__.py
+# pip reads this variable. torch's CPU build lies there; the one on PyPI brings CUDA's libraries with it.
+ARG PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 RUN make setup PYTHON=python3
 
 COPY . .

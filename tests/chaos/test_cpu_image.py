@@ -89,9 +89,20 @@ def base(buildah, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def container(buildah, base) -> str:
-    words = ["bud", "--isolation=chroot", "--pull-never", "--target=cpu", *volumes()]
     tag = "localhost/megatron-ar3po:cpu"
-    buildah(*words, f"--build-arg=CPU_BASE_IMAGE={base}", "-t", tag, str(ROOT), timeout_s=5400)
+    words = [
+        "bud",
+        "--isolation=chroot",
+        "--format=docker",
+        "--pull-never",
+        "--target=cpu",
+        "-t",
+        tag,
+    ]
+    index = settings_of_pip().get("PIP_EXTRA_INDEX_URL")
+    arguments = [f"--build-arg=CPU_BASE_IMAGE={base}"]
+    arguments += [f"--build-arg=PIP_EXTRA_INDEX_URL={index}"] if index else []
+    buildah(*words, *volumes(), *arguments, str(ROOT), timeout_s=5400)
     return buildah("from", "--pull-never", tag)
 
 

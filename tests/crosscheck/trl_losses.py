@@ -1,4 +1,4 @@
-"""TRL's own GRPO loss and its gradient on fixed tensors: `python trl_losses.py IN.pt OUT.pt`.
+"""TRL's own GRPO loss and its gradient, advantages and ratios on fixed tensors: `python trl_losses.py IN.pt OUT.pt`.
 
 Run by `test_trl.py` with TRL on the path. The loss is the unbound `GRPOTrainer._compute_loss`; around it stands what it
 reads from the trainer, so that no model, data set or generation is needed.
@@ -18,6 +18,7 @@ from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schem
 ensure_torchvision_schemas()
 
 from trl.trainer.grpo_trainer import GRPOTrainer  # noqa: E402
+from trl_advantages import grpo_advantages, importance_ratio, rloo_advantages  # noqa: E402
 
 
 def trainer_around(case: dict[str, Any], logps: torch.Tensor, entropies: torch.Tensor) -> Any:
@@ -67,6 +68,15 @@ def loss_and_gradient(case: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
     return {"loss": loss.item(), "gradient": logps.grad, "clip_frac": clip}
 
 
+def answers(given: dict[str, Any]) -> dict[str, Any]:
+    tensors, rewards, size = given["tensors"], given["rewards"], given["group_size"]
+    return {
+        "losses": [loss_and_gradient(case, tensors) for case in given["cases"]],
+        "grpo": {scale: grpo_advantages(rewards, size, scale) for scale in ("group", "none")},
+        "rloo": {beta: rloo_advantages(rewards, size, beta, tensors) for beta in given["betas"]},
+        "ratios": {mode: importance_ratio(mode, given["cap"], tensors) for mode in given["modes"]},
+    }
+
+
 if __name__ == "__main__":
-    given = torch.load(sys.argv[1])
-    torch.save([loss_and_gradient(c, given["tensors"]) for c in given["cases"]], sys.argv[2])
+    torch.save(answers(torch.load(sys.argv[1])), sys.argv[2])

@@ -11,6 +11,11 @@ cut off at `algorithm.importance_sampling_cap`, where "truncate" uses min(rho, c
     token, sequence              truncated importance sampling
     token_mask, sequence_mask    masked importance sampling
 
+Worked example, cap 2, two responses of two tokens with rho 1.5, 4 | 1.2, 0.5 (products 6 and 0.6):
+
+    token      1.5  2  | 1.2  0.5      sequence       2  2  | 0.6  0.6
+    token_mask 1.5  0  | 1.2  0.5      sequence_mask  0  0  | 0.6  0.6
+
 The KL and entropy terms are left as they are. A borrowed response is left as it is, too: its
 behaviour policy is an older one on purpose, and recomputing its log-probs (Option I) means that its
 ratio starts at exactly 1.

@@ -4,6 +4,10 @@
 
 (with `algorithm.kl_in=reward` the KL has gone into the advantages and is only measured here)
 
+Worked example, two tokens of weight 1/2 at ratio 1, A = 1: token losses -1 and -1. With kl_coef 0.1, k2
+of d = -1 and 2 (0.5 and 2), entropy_coef 0.01 and entropies 0.7 and 0.3 the loss is
+(-2 + 0.1 * 2.5 - 0.01 * 1.0) / 2 = -0.88.
+
 `micro_batch.weights` hold the share of the whole optimizer step (aggregation.py), so the losses of
 micro-batches and of data-parallel ranks add up to the loss of the step: sum them and sum their
 gradients, never average.
@@ -59,6 +63,8 @@ def policy_loss(
     if config.importance_sampling != "off":
         correction = importance_weights(micro_batch, config)
         metrics.mean("mismatch/importance_weight_mean", correction, is_fresh(micro_batch))
+        beyond = (correction == 0) | (correction == config.importance_sampling_cap)
+        metrics.mean("mismatch/beyond_cap_frac", beyond, is_fresh(micro_batch))
         objective = correction * objective
     if config.kl_coef != 0:
         assert reference_logprobs is not None, "algorithm.kl_coef is not 0: pass reference_logprobs"

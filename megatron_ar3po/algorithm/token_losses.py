@@ -27,6 +27,13 @@ Worked example, l = 0.2, h = 0.28, dual_clip_ratio = 3:
     1.5   -1     1.5      1.5         no
     0.5   -1     0.8      0.8         yes, below
     4     -1     4        3           dual_clip only
+
+The others, a response of two tokens, its log ratios in front:
+
+    gspo    0.3, -0.1   A = 1   s = e^0.1 = 1.105171, loss -1.105171 for both; 1, 0: e^0.5, held at 1.28
+    gmpo    0.5, -0.3   A = 1   0.5 is held at 0.28, the mean is -0.01, loss -e^-0.01 = -0.990050
+            0.5, -0.3   A = -1  -0.3 is held at -0.2, the mean is 0.15, loss e^0.15 = 1.161834
+    cispo   log 2       A = 1   logprob -2 + log 2: -1.28 * (-2 + 0.693147) = 1.672772, slope -1.28
 """
 
 from __future__ import annotations

@@ -77,7 +77,11 @@ def with_kl_penalty(
     group: ResponseGroup, kl: Mapping[RowKey, float], coefficient: float
 ) -> ResponseGroup:
     """`algorithm.kl_in=reward`: each response's penalty is `coefficient` times its KL to the reference policy, summed
-    over its tokens. One without a row in the batch (detached, truncated and filtered) has none."""
+    over its tokens. One without a row in the batch (detached, truncated and filtered) has none.
+
+    Rewards 1 0 0 0, KL 2 0 -1 4 and 0.1: the advantages are those of 0.8 0 0.1 -0.4, which have mean 0.125 and std
+    0.432290: 1.561447 -0.289156 -0.057831 -1.214459.
+    """
     responses = [
         replace(
             scored,

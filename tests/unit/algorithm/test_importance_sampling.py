@@ -35,6 +35,16 @@ def test_the_correction_of_two_sequences_with_cap_2(
     weights = importance_weights(BATCH, config)
     assert weights[BATCH.loss_mask > 0].tolist() == pytest.approx(expected)
 
+    is_beyond = {
+        "token": 1,
+        "token_mask": 1,
+        "sequence": 2,
+        "sequence_mask": 2,
+    }
+    at_ratio_1 = policy_loss(on_response(BATCH, [-2.0] * 4), BATCH, config)
+    total, count = at_ratio_1.sums["mismatch/beyond_cap_frac"]
+    assert (total.item(), count.item()) == (is_beyond[mode], 4)
+
     logprobs = torch.full((4,), -2.0, dtype=torch.float64, requires_grad=True)
     policy_loss(on_response(BATCH, logprobs), BATCH, config).loss.backward()
     assert logprobs.grad is not None

@@ -18,9 +18,15 @@ from megatron_ar3po.algorithm.aggregation import Aggregation, token_weights
 from megatron_ar3po.algorithm.policy_loss import policy_loss
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import POLICY_LOSSES, AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.schema import (
+    ADVANTAGES,
+    POLICY_LOSSES,
+    AlgorithmConfig,
+    ReuseConfig,
+)
 from megatron_ar3po.types import TrainingSample
 
+PLAIN = AlgorithmConfig()
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)
 
 STEP = [
@@ -35,8 +41,10 @@ STEP = [
 ]
 
 
-def samples_of_the_step(option: str) -> list[TrainingSample]:
-    return samples_with_signal(STEP, AlgorithmConfig(), ReuseConfig(option=option))  # type: ignore[arg-type]
+def samples_of_the_step(
+    option: str, algorithm: AlgorithmConfig = PLAIN, **reuse: float
+) -> list[TrainingSample]:
+    return samples_with_signal(STEP, algorithm, ReuseConfig(option=option, **reuse))  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -153,6 +161,25 @@ def test_a_detached_response_equals_the_batch_without_it_after_the_normalisation
     assert_same(one, objective(removed, config, everything, aggregation))
     assert one.sums["reuse/ratio_mean"] == (0.0, 0.0)
     assert one.sums["actor/ratio_mean"][1] == sum(s.num_response_tokens for s in removed)
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("advantage", ADVANTAGES)
+def test_so_it_is_with_every_advantage_a_weight_and_down_sampling(
+    advantage: str, aggregation: Aggregation
+) -> None:
+    """Three of each group stay, the borrowed one among them; the groups that borrowed weigh 0.3. As many sequences,
+    tokens and prompts in the denominator."""
+    algorithm = AlgorithmConfig(advantage=advantage, downsample_to=3)
+    detached = samples_of_the_step("detach", algorithm, weight=0.3)
+    recomputed = samples_of_the_step("recompute", algorithm, weight=0.3)
+    removed = [s for s in recomputed if s.origin == "fresh"]
+    assert (len(detached), len(removed), len(recomputed)) == (8, 8, 9)
+    assert token_weights(detached, aggregation)[1] == token_weights(removed, aggregation)[1]
+    config, everything = full_config("ppo"), [range(8)]
+    one = objective(detached, config, everything, aggregation)
+    assert_same(one, objective(removed, config, everything, aggregation))
+    assert any(one.gradients[s.response_id].any() for s in detached if s.group_position == 2)
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

@@ -153,12 +153,12 @@ def test_a_step_in_which_everything_is_masked_gives_nothing_and_says_why() -> No
 
 def test_a_kl_penalty_is_taken_off_the_reward_before_the_normalisation() -> None:
     """Rewards 1 0 0 0 less 0.1 * (2, 0, -1, 4) are 0.8 0 0.1 -0.4: mean 0.125, centred 0.675 -0.125 -0.025 -0.525,
-    std sqrt(0.74750 / 4) = 0.432291."""
+    std sqrt(0.74750 / 4) = 0.432290."""
     kl = {(0, "p0.0"): 2.0, (0, "p0.1"): 0.0, (0, "p0.2"): -1.0, (0, "p0.3"): 4.0}
     penalised = with_kl_penalty(group([1, 0, 0, 0]), kl, 0.1)
     samples = samples_with_signal([penalised], PLAIN, ReuseConfig())
-    expected = [0.675 / 0.432291, -0.125 / 0.432291, -0.025 / 0.432291, -0.525 / 0.432291]
-    assert [s.advantage for s in samples] == pytest.approx(expected, abs=1e-5)
+    expected = [1.561447, -0.289156, -0.057831, -1.214459]
+    assert [s.advantage for s in samples] == pytest.approx(expected, abs=1e-6)
     assert [s.reward for s in samples] == [1, 0, 0, 0]
     rloo = samples_with_signal([penalised], AlgorithmConfig(advantage="rloo"), ReuseConfig())
     assert rloo[0].advantage == pytest.approx(0.8 - (0 + 0.1 - 0.4) / 3)

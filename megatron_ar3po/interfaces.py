@@ -15,6 +15,7 @@ from megatron_ar3po.types import (
     CollectedStep,
     Generation,
     GenerationRequest,
+    LoanOutcome,
     MiniBatch,
     Prompt,
     Response,
@@ -103,8 +104,28 @@ class ReuseShard(Protocol):
         step, with none too. A response id that is there already is no error. Returns how many are new."""
         ...
 
-    def borrow(self, prompt_id: str, *, step: int, position: int) -> ScoredResponse | None:
-        """An earlier step's correct response to this prompt, or None. Counts the loan."""
+    def shortlist(self, prompt_id: str, *, step: int, position: int) -> Sequence[ScoredResponse]:
+        """Stored answers whose likelihood under the current policy the store wants to know before it lends one."""
+        ...
+
+    def borrow(
+        self,
+        prompt_id: str,
+        *,
+        step: int,
+        position: int,
+        mean_logprobs: Mapping[str, float] | None = None,
+    ) -> ScoredResponse | None:
+        """An earlier step's correct response to this prompt, or None. Counts the loan. `mean_logprobs`: of the
+        shortlist, by response id."""
+        ...
+
+    def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
+        """What became of the step's loans; those of other shards may be among them."""
+        ...
+
+    def take_counts(self) -> Mapping[str, float]:
+        """What was decided since the last call, by name; adds up over shards."""
         ...
 
     @property

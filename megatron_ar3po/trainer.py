@@ -13,11 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ar3po.algorithm.advantages import checked_rewards
-from megatron_ar3po.algorithm.response_reuse import (
-    needs_a_loan,
-    responses_worth_keeping,
-    with_borrowed,
-)
+from megatron_ar3po.algorithm.response_reuse import responses_worth_keeping
 from megatron_ar3po.algorithm.training_samples import (
     group_outcome,
     needs_the_whole_step,
@@ -44,6 +40,7 @@ from megatron_ar3po.observability.step_metrics import (
     reuse_records,
     rollout_records,
 )
+from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.run_state import CheckpointFolder, RunState
 from megatron_ar3po.stop_request import StopRequest
 from megatron_ar3po.types import ResponseGroup, TrainingBatch, TrainingSample
@@ -58,6 +55,7 @@ class Ar3poTrainer:
     prompts: PromptSource
     sampler: StepSampler
     store: ReuseShard
+    lender: Lender
     batch_builder: BatchBuilder
     actor: Actor
     weight_publisher: WeightPublisher
@@ -125,16 +123,13 @@ class Ar3poTrainer:
         refuse_a_failing_verifier(graded, self.config.rewards.max_error_frac)
         prompts = {group.prompt.prompt_id: group.prompt for group in collected.groups}
         self.store.deposit(responses_worth_keeping(collected.groups), prompts=prompts, step=step)
-        groups = [self.lend_to(group, step) for group in collected.groups]
+        groups = self.lender.lend(
+            collected.groups, step=step, policy_version=self.state.policy_version
+        )
         self.sampler.record_loans(groups, step=step)
         self.metrics.add_all(reuse_records(collected.groups, groups, step=step))
+        self.metrics.add_all({f"reuse/{n}": Sum(x) for n, x in self.lender.take_counts().items()})
         return groups
-
-    def lend_to(self, group: ResponseGroup, step: int) -> ResponseGroup:
-        if not needs_a_loan(group):
-            return group
-        borrowed = self.store.borrow(group.prompt.prompt_id, step=step, position=group.position)
-        return with_borrowed(group, borrowed, seed=self.config.run.seed, step=step)
 
     def samples_of(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
         """What is relative to the whole step, and not to a group, sees the groups of all replicas."""

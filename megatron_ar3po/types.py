@@ -257,6 +257,7 @@ class MicroBatch:
     behaviour_logprobs: Tensor  # [T] float32
     is_reused: Tensor  # [T] bool, token of a borrowed response
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
+    sample_indices: tuple[int, ...] = ()  # which of the mini-batch's samples each sequence is
     old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
     row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; fillers behind have none
@@ -289,7 +290,8 @@ class MiniBatch:
 
     micro_batches: tuple[MicroBatch, ...]
     num_units: float
-    num_sequences: int  # over all DP ranks
+    num_sequences: int  # over all DP ranks, that carry gradient
+    samples: tuple[TrainingSample, ...] = ()  # of all DP ranks, in the order of `sample_indices`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -349,6 +351,19 @@ class TrainingBatch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoanOutcome:
+    """How one borrowed response trained. `option`: 'detach' where it carried no gradient, by `reuse.option` or because
+    it had left the band."""
+
+    position: int  # of its group in the step
+    response_id: str
+    option: str
+    drift: float | None = None  # mean |log-prob recomputed - stored| over its tokens
+    ratio: float | None = None  # mean over its tokens, in the update
+    clip_frac: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
     """What one optimizer step reports, equal on every rank. `sums` are token-weighted sums over the whole mini-batch
     (all DP ranks) with their weights: {metric: (sum, weight)}; `maxima` are maxima over its tokens."""
@@ -359,3 +374,4 @@ class UpdateStats:
     was_skipped: bool  # non-finite gradients: the optimizer did not step
     sums: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     maxima: Mapping[str, float] = field(default_factory=dict[str, float])
+    loans: tuple[LoanOutcome, ...] = ()  # of the borrowed responses that carried gradient

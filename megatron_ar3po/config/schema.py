@@ -32,6 +32,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 
 ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline")
 ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence_mask"]
+PICKS = ("uniform", "newest", "shortest", "likely")
 POLICY_LOSSES = ("ppo", "dual_clip", "gspo", "cispo", "gmpo")
 
 
@@ -324,13 +325,24 @@ class ReuseConfig:
     max_borrowed_frac: float = (
         1.0  # at most this share of the groups that train have borrowed; 1: no cap
     )
-    pick: Literal["uniform", "newest", "shortest"] = (
-        "uniform"  # which stored response a group borrows
-    )
+    pick: str = "uniform"  # which stored response a group borrows: uniform, newest, shortest, likely (most likely now),
+    # or an import path 'package.module:function'
     max_responses_per_prompt: int = 8  # of one prompt in the store
     keep: Literal["newest", "reservoir"] = "newest"  # which stay when a prompt has more
-    max_age_steps: int = 0  # a response older than this is not lent; 0: no limit
+    max_shard_bytes: int = (
+        0  # of one shard's answers; beyond it the oldest are evicted; 0: no limit
+    )
+    max_age_steps: int = 0  # a response older than this is evicted and not lent; 0: no limit
     max_times_borrowed: int = 0  # a response lent this often is not lent again; 0: no limit
+    min_mean_logprob: float = (
+        0.0  # not lent when its mean token log-prob under the current policy is lower, as with
+    )
+    # -1.5; 0: no floor
+    max_scored_candidates: int = (
+        4  # of one unsolved prompt, scored by the servers for pick=likely or a floor
+    )
+    logprob_band: float = 0.0  # option=recompute: a response whose recomputed log-probs differ by more on average from
+    # the stored ones (nats per token) trains as with detach; 0: no band
 
     def __post_init__(self) -> None:
         require(
@@ -345,10 +357,25 @@ class ReuseConfig:
             0 <= self.max_borrowed_frac <= 1,
             f"reuse.max_borrowed_frac={self.max_borrowed_frac} must lie in [0, 1]; use 1 for no cap.",
         )
+        require_name_or_path("reuse.pick", self.pick, PICKS)
+        for name in ("max_age_steps", "max_times_borrowed", "max_shard_bytes", "logprob_band"):
+            value = getattr(self, name)
+            require(value >= 0, f"reuse.{name}={value} is negative; 0 means no limit.")
         require(
-            self.max_age_steps >= 0,
-            f"reuse.max_age_steps={self.max_age_steps} is negative; 0 means no limit.",
+            self.min_mean_logprob <= 0,
+            f"reuse.min_mean_logprob={self.min_mean_logprob} is above 0, which no log-prob is; use a negative number, "
+            "or 0 for no floor.",
         )
+        require(
+            self.max_scored_candidates >= 1,
+            f"reuse.max_scored_candidates={self.max_scored_candidates} must be at least 1; nothing is scored unless "
+            "reuse.pick=likely or reuse.min_mean_logprob asks for it.",
+        )
+
+    @property
+    def wants_scores(self) -> bool:
+        """The servers are asked how likely stored answers are now."""
+        return self.pick == "likely" or self.min_mean_logprob < 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

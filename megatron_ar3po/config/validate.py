@@ -31,6 +31,11 @@ def warnings_of(config: Config) -> list[str]:
     lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
+    if config.reuse.logprob_band and config.reuse.option != "recompute":
+        lines.append(
+            f"reuse.logprob_band={config.reuse.logprob_band:g} has no effect with reuse.option={config.reuse.option}: "
+            "it turns Option I (recompute) into Option II."
+        )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
     return lines

@@ -8,6 +8,7 @@ stands in each token's weight: the loss is then a plain sum, whatever the split.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -48,10 +49,19 @@ class BatchBuilder:
                 data_parallel_size=layout.data_parallel_size,
             )[layout.dp_rank]
             micro = tuple(
-                pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan
+                replace(
+                    pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]),
+                    sample_indices=tuple(bin_),
+                )
+                for bin_ in plan
             )
             minis.append(
-                MiniBatch(micro_batches=micro, num_units=num_units, num_sequences=len(part))
+                MiniBatch(
+                    micro_batches=micro,
+                    num_units=num_units,
+                    num_sequences=len(part),
+                    samples=tuple(part),
+                )
             )
         return TrainingBatch(
             mini_batches=tuple(minis),

@@ -1,6 +1,14 @@
 """Which stored responses stay and which one is lent: pure functions, whose only chance is a hash of the run's seed.
 
 So there is no random state to save, no order of arrival that matters, and a resumed run chooses the same again.
+
+A user's own choice is a Python function named by `reuse.pick=package.module:function`:
+
+    def pick(candidates, loan):
+        return max(candidates, key=lambda c: (c.times_borrowed == 0, loan.chance(c)))
+
+`candidates`, at least one, are those that the trust policy lets through (`Candidate`); `loan` says who asks (`Loan`).
+It returns one of them, or None to lend nothing.
 """
 
 from __future__ import annotations
@@ -8,20 +16,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Literal
 
+from megatron_ar3po.algorithm.custom import call_custom, is_import_path, load_custom
 from megatron_ar3po.config.schema import ReuseConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What table `responses` says of one response."""
+    """A stored response that may be lent. `lottery` is a 64-bit hash of its id."""
 
-    id: int
-    response_id: str
-    step: int
+    id: int  # of its row
+    step: int  # of its deposit
     num_tokens: int
     lottery: int
-    evicted_step: int | None
+    times_borrowed: int = 0
+    last_borrowed_step: int | None = None
+    mean_logprob: float | None = None  # under the current policy; None where nobody asked
+
+
+@dataclass(frozen=True, slots=True)
+class Loan:
+    """Who asks for a response: the prompt at `position` of `step`."""
+
+    run_seed: int
+    prompt_id: str
+    step: int
+    position: int
+
+    def chance(self, candidate: Candidate) -> bytes:
+        """Uniform over all values, a function of run seed, prompt, step, position and response: for random choices that
+        come out the same after a resume."""
+        stem = f"{self.run_seed}\0borrow\0{self.prompt_id}\0{self.step}\0{self.position}"
+        return _hash(f"{stem}\0{candidate.lottery}")
+
+
+def check_pick(config: ReuseConfig) -> None:
+    """At the start of a run: a user's own function is imported and its parameters compared."""
+    if is_import_path(config.pick):
+        load_custom("reuse.pick", config.pick)
 
 
 def lottery_number(run_seed: int, response_id: str) -> int:
@@ -29,37 +62,57 @@ def lottery_number(run_seed: int, response_id: str) -> int:
     return int.from_bytes(_hash(f"{run_seed}\0keep\0{response_id}"), "little", signed=True)
 
 
-def turned_away(candidates: Sequence[Candidate], config: ReuseConfig) -> set[str]:
-    """Ids of the responses of one prompt that are beyond `max_responses_per_prompt`. Keeping the smallest lottery
-    numbers is a uniform sample of all that ever came by, in whatever order and however often (bottom-k sampling)."""
-    if len(candidates) <= config.max_responses_per_prompt:
+def turned_away(
+    standings: Sequence[tuple[int, int]], *, cap: int, keep: Literal["newest", "reservoir"]
+) -> set[int]:
+    """Lottery numbers of the responses of one prompt, given as (step, lottery), that are beyond `cap`. Keeping the
+    smallest numbers is a uniform sample of all that ever came by, in whatever order and however often (bottom-k
+    sampling)."""
+    if len(standings) <= cap:
         return set()
-
-    def place(candidate: Candidate) -> tuple[int, int, str]:
-        age = -candidate.step if config.keep == "newest" else 0
-        return age, candidate.lottery, candidate.response_id
-
-    ranked = sorted(candidates, key=place)
-    return {candidate.response_id for candidate in ranked[config.max_responses_per_prompt :]}
+    if keep == "newest":
+        ranked = sorted(standings, key=lambda standing: (-standing[0], standing[1]))
+    else:
+        ranked = sorted(standings, key=lambda standing: standing[1])
+    return {lottery for _, lottery in ranked[cap:]}
 
 
-def choose(
-    candidates: Sequence[Candidate],
-    config: ReuseConfig,
-    *,
-    run_seed: int,
-    prompt_id: str,
-    step: int,
-    position: int,
-) -> Candidate:
-    """The one to lend, by `reuse.pick`; the hash decides, or breaks the ties."""
-    stem = f"{run_seed}\0borrow\0{prompt_id}\0{step}\0{position}"
+def shortlist(
+    candidates: Sequence[Candidate], config: ReuseConfig, loan: Loan
+) -> Sequence[Candidate]:
+    """The `reuse.max_scored_candidates` that the servers are asked about, in the order in which they would be lent."""
+    first = {"newest": lambda c: -c.step, "shortest": lambda c: c.num_tokens}.get(
+        config.pick, lambda c: 0
+    )
+    ranked = sorted(candidates, key=lambda c: (first(c), loan.chance(c)))
+    return ranked[: config.max_scored_candidates]
 
-    def place(candidate: Candidate) -> tuple[int, bytes]:
-        first = {"newest": -candidate.step, "shortest": candidate.num_tokens, "uniform": 0}
-        return first[config.pick], _hash(f"{stem}\0{candidate.response_id}")
 
-    return min(candidates, key=place)
+def choose(candidates: Sequence[Candidate], config: ReuseConfig, loan: Loan) -> Candidate | None:
+    """The one to lend, by `reuse.pick`; the hash decides, or breaks the ties. None: a user's function refuses."""
+    if is_import_path(config.pick):
+        return _chosen_by_user(candidates, config.pick, loan)
+    if config.pick == "likely":
+        return min(candidates, key=lambda c: (-_score(c), loan.chance(c)))
+    if config.pick == "newest":
+        return min(candidates, key=lambda c: (-c.step, loan.chance(c)))
+    if config.pick == "shortest":
+        return min(candidates, key=lambda c: (c.num_tokens, loan.chance(c)))
+    return min(candidates, key=loan.chance)
+
+
+def _score(candidate: Candidate) -> float:
+    assert candidate.mean_logprob is not None, "reuse.pick=likely without the servers' log-probs"
+    return candidate.mean_logprob
+
+
+def _chosen_by_user(candidates: Sequence[Candidate], path: str, loan: Loan) -> Candidate | None:
+    chosen = call_custom("reuse.pick", path, tuple(candidates), loan)
+    if chosen is not None and chosen not in candidates:
+        raise ValueError(
+            f"reuse.pick={path} returned {chosen!r}; it must return one of its candidates, or None to lend nothing."
+        )
+    return chosen
 
 
 def _hash(text: str) -> bytes:

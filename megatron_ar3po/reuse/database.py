@@ -9,9 +9,10 @@ The settings are chosen for local disks and shared file systems (NFS, Lustre) al
 - No memory map: a truncated file would be a SIGBUS instead of an error.
 - A fixed page cache: memory does not grow with the store.
 
-Tables: `responses` is small and clustered by prompt, so that one page answers "what is there for this prompt";
-`payloads` is append-only and holds the bytes. A row of `responses` is alive while `evicted_step` is NULL; an evicted
-row stays until a checkpoint commits, so that a rollback can bring it back.
+Tables: a deposit appends to `payloads`, `arrivals` and (for new prompts) `prompts`, in the order of their ids, so it
+touches old pages of one table only: `responses`, small and clustered by prompt, where one page answers "what is there
+for this prompt". A row of `responses` is alive while `evicted_step` is NULL; an evicted row stays until a checkpoint
+commits, so that a rollback can bring it back.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
 
 APPLICATION_ID = 0x41523350  # "AR3P"
-SCHEMA_VERSION = 1
-PAGE_BYTES = 32768  # docs/reuse_store.md has the times of four sizes
+SCHEMA_VERSION = 2
+PAGE_BYTES = 8192  # docs/reuse_store.md has the times of several sizes
 CACHE_KIB = 32 * 1024
 BUSY_TIMEOUT_S = 60.0
 
@@ -38,10 +39,13 @@ CREATE TABLE shard (              -- one row: what this file is, and where it st
     dp_rank INTEGER NOT NULL,
     dp_size INTEGER NOT NULL,
     created TEXT NOT NULL,
+    lottery_seed INTEGER NOT NULL, -- of the run that made it: a response's lottery number never changes
     clock INTEGER NOT NULL,       -- the newest step that wrote here
     committed INTEGER NOT NULL,   -- no rollback goes to before the end of this step
     next_id INTEGER NOT NULL,     -- id of the next response
-    num_responses INTEGER NOT NULL -- alive
+    oldest_id INTEGER NOT NULL,   -- no response with a smaller id is alive
+    num_responses INTEGER NOT NULL, -- alive
+    num_bytes INTEGER NOT NULL    -- of the payloads of those
 );
 CREATE TABLE sessions (           -- one row per opening for writing
     id INTEGER PRIMARY KEY,
@@ -49,23 +53,30 @@ CREATE TABLE sessions (           -- one row per opening for writing
     sampler TEXT NOT NULL         -- JSON: how responses of this session were sampled
 );
 CREATE TABLE prompts (
-    key INTEGER PRIMARY KEY,      -- first 64 bits of prompt_id
+    id INTEGER PRIMARY KEY,       -- in the order of arrival
+    key INTEGER NOT NULL UNIQUE,  -- first 64 bits of prompt_id, minus 2^63
     prompt_id TEXT NOT NULL,
     details TEXT NOT NULL,
     data BLOB NOT NULL,
     crc INTEGER NOT NULL
 );
 CREATE TABLE responses (
-    prompt INTEGER NOT NULL,      -- prompts.key
-    id INTEGER NOT NULL,          -- payloads.id; grows with every deposit
-    response_id TEXT NOT NULL,
+    prompt INTEGER NOT NULL,      -- prompts.id
+    id INTEGER NOT NULL,          -- grows with every deposit
     step INTEGER NOT NULL,        -- of the deposit
     num_tokens INTEGER NOT NULL,
+    num_bytes INTEGER NOT NULL,   -- of its payload
     lottery INTEGER NOT NULL,     -- hash of (run seed, response_id): decides who stays
     evicted_step INTEGER,
     PRIMARY KEY (prompt, id)
 ) WITHOUT ROWID;
 CREATE INDEX evicted ON responses (evicted_step) WHERE evicted_step IS NOT NULL;
+CREATE TABLE arrivals (           -- from the id of a response to its prompt and its name
+    id INTEGER PRIMARY KEY,
+    prompt INTEGER NOT NULL,
+    step INTEGER NOT NULL,
+    response_id TEXT NOT NULL
+);
 CREATE TABLE payloads (
     id INTEGER PRIMARY KEY,
     details TEXT NOT NULL,
@@ -76,7 +87,11 @@ CREATE TABLE loans (
     response INTEGER NOT NULL,    -- responses.id
     step INTEGER NOT NULL,
     position INTEGER NOT NULL,    -- of the borrowing prompt in its step
-    option TEXT NOT NULL,         -- reuse.option of that step
+    option TEXT NOT NULL,         -- how it trained: reuse.option, or 'detach' where its log-probs had left the band
+    mean_logprob REAL,            -- under the policy of that step, where the servers were asked
+    drift REAL,                   -- mean |log-prob recomputed - stored| over its tokens
+    ratio REAL,                   -- mean over its tokens, in the update
+    clip_frac REAL,               -- share of its tokens that were clipped
     PRIMARY KEY (response, step)  -- a response is lent once in a step
 ) WITHOUT ROWID;
 """
@@ -115,14 +130,17 @@ class ShardState:
     fingerprint: Fingerprint
     dp_rank: int
     dp_size: int
+    lottery_seed: int
     clock: int
     committed: int
     next_id: int
+    oldest_id: int
     num_responses: int
+    num_bytes: int
 
 
 def create_database(
-    path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int
+    path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int, lottery_seed: int
 ) -> sqlite3.Connection:
     """An empty shard at `path` for bulk writing: not safe against a crash until `seal_database` has renamed it."""
     path.unlink(missing_ok=True)
@@ -134,12 +152,13 @@ def create_database(
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     connection.execute(
-        "INSERT INTO shard VALUES (?, ?, ?, ?, 0, 0, 1, 0)",
+        "INSERT INTO shard VALUES (?, ?, ?, ?, ?, 0, 0, 1, 1, 0, 0)",
         (
             json.dumps(asdict(fingerprint)),
             dp_rank,
             dp_size,
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            lottery_seed,
         ),
     )
     return connection
@@ -176,14 +195,34 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 
 def read_state(connection: sqlite3.Connection, path: Path) -> ShardState:
-    row = connection.execute(
-        "SELECT fingerprint, dp_rank, dp_size, clock, committed, next_id, num_responses FROM shard"
-    ).fetchone()
+    names = [name for name in ShardState.__slots__ if name != "fingerprint"]
+    row = connection.execute(f"SELECT fingerprint, {', '.join(names)} FROM shard").fetchone()
     if row is None:
         raise ReuseStoreError(_DAMAGED.format(path=path, what="its table 'shard' is empty"))
     fingerprint = Fingerprint(**json.loads(row[0]))
-    names = ("dp_rank", "dp_size", "clock", "committed", "next_id", "num_responses")
     return ShardState(fingerprint=fingerprint, **dict(zip(names, row[1:], strict=True)))
+
+
+def write_state(connection: sqlite3.Connection, state: ShardState) -> None:
+    """Only the numbers: what a shard is never changes."""
+    numbers = ("clock", "committed", "next_id", "oldest_id", "num_responses", "num_bytes")
+    connection.execute(
+        f"UPDATE shard SET {', '.join(f'{name} = ?' for name in numbers)}",
+        [getattr(state, name) for name in numbers],
+    )
+
+
+def recounted(connection: sqlite3.Connection, state: ShardState) -> ShardState:
+    """With its totals taken from the rows."""
+    num_responses, num_bytes, oldest_id = connection.execute(
+        "SELECT COUNT(*), COALESCE(SUM(num_bytes), 0), MIN(id) FROM responses WHERE evicted_step IS NULL"
+    ).fetchone()
+    return replace(
+        state,
+        num_responses=num_responses,
+        num_bytes=num_bytes,
+        oldest_id=state.next_id if oldest_id is None else oldest_id,
+    )
 
 
 def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) -> None:

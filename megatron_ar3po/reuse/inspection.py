@@ -10,10 +10,11 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.reuse.choice import lottery_number
 from megatron_ar3po.reuse.codec import (
     DamagedRowError,
     EncodedRow,
@@ -27,8 +28,10 @@ from megatron_ar3po.reuse.database import (
     open_for_reading,
     open_for_writing,
     read_state,
+    recounted,
 )
 from megatron_ar3po.reuse.owner import OwnerLock, owner_of
+from megatron_ar3po.reuse.resharding import LOAN_COLUMNS
 from megatron_ar3po.reuse.shards import current_set, prompt_key, shard_sets
 from megatron_ar3po.types import Prompt, ScoredResponse
 
@@ -37,9 +40,15 @@ _PAGE_ROWS = 200
 
 @dataclass(frozen=True, slots=True)
 class Loan:
+    """Where it went, and what became of it; None where that is not known (yet)."""
+
     step: int
     position: int
     option: str
+    mean_logprob: float | None = None
+    drift: float | None = None
+    ratio: float | None = None
+    clip_frac: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +105,7 @@ class StoredResponse:
             "evicted_step": self.evicted_step,
             "times_borrowed": len(self.loans),
             "last_borrowed_step": self.last_borrowed_step,
+            "loans": [asdict(loan) for loan in self.loans],
         }
 
 
@@ -194,7 +204,7 @@ def find_response(path: Path, response_id: str) -> StoredResponse:
         with closing(open_shard(shard)) as connection, explained(shard):
             escaped = response_id.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             ids = connection.execute(
-                "SELECT id FROM responses WHERE response_id LIKE ? ESCAPE '\\' LIMIT 10",
+                "SELECT id FROM arrivals WHERE response_id LIKE ? ESCAPE '\\' LIMIT 10",
                 (f"{escaped}%",),
             ).fetchall()
             found += [_read_row(connection, shard, row) for (row,) in ids]
@@ -253,6 +263,7 @@ def _totals(connection: sqlite3.Connection, path: Path, num_alive: int) -> Itera
         (orphans,) = connection.execute(
             "SELECT COUNT(*) FROM responses WHERE id NOT IN (SELECT id FROM payloads)"
         ).fetchone()
+        counted = recounted(connection, state)
     except SQLITE_ERRORS as error:  # reported like any other damage
         yield Problem(path, None, f"its tables cannot be read: {error}")
         return
@@ -262,6 +273,12 @@ def _totals(connection: sqlite3.Connection, path: Path, num_alive: int) -> Itera
         yield Problem(
             path, None, f"its counter says {state.num_responses} responses, {num_alive} are sound"
         )
+    if state.num_bytes != counted.num_bytes:
+        yield Problem(
+            path, None, f"its counter says {state.num_bytes} bytes, its rows {counted.num_bytes}"
+        )
+    if state.oldest_id > counted.oldest_id:
+        yield Problem(path, None, f"it takes row {counted.oldest_id} for evicted")
 
 
 def read_rows(path: Path) -> Iterator[StoredResponse | Problem]:
@@ -309,11 +326,13 @@ def _read_row(
             return None
         encoded = EncodedRow(*payload)
         scored = decode_response(encoded)
-        prompt = _read_prompt(connection, scored.response.prompt_id)
+        number, prompt = _read_prompt(connection, scored.response.prompt_id)
         fields = json.loads(encoded.details)
-        step, evicted_step, lottery = _read_place(connection, row, scored, fields["deposit_step"])
+        step, evicted_step, lottery = _read_place(
+            connection, (number, row), scored, fields["deposit_step"], encoded.num_bytes
+        )
         loans = connection.execute(
-            "SELECT step, position, option FROM loans WHERE response = ? ORDER BY step", (row,)
+            f"SELECT {', '.join(LOAN_COLUMNS)} FROM loans WHERE response = ? ORDER BY step", (row,)
         ).fetchall()
         sampler = connection.execute(
             "SELECT sampler FROM sessions WHERE id = ?", (fields["session"],)
@@ -334,31 +353,41 @@ def _read_row(
         return Problem(shard, row, str(error))
 
 
-def _read_prompt(connection: sqlite3.Connection, prompt_id: str) -> Prompt:
+def _read_prompt(connection: sqlite3.Connection, prompt_id: str) -> tuple[int, Prompt]:
+    """With its number in this shard."""
     found = connection.execute(
-        "SELECT CAST(details AS BLOB), data, crc FROM prompts WHERE key = ?",
+        "SELECT id, CAST(details AS BLOB), data, crc FROM prompts WHERE key = ?",
         (prompt_key(prompt_id),),
     ).fetchone()
     if found is None:
         raise DamagedRowError(f"its prompt {prompt_id} is gone")
-    prompt = decode_prompt(EncodedRow(*found))
+    prompt = decode_prompt(EncodedRow(*found[1:]))
     if prompt.prompt_id != prompt_id:
         raise DamagedRowError(f"its prompt is {prompt.prompt_id} instead of {prompt_id}")
-    return prompt
+    return found[0], prompt
 
 
 def _read_place(
-    connection: sqlite3.Connection, row: int, scored: ScoredResponse, deposit_step: int
+    connection: sqlite3.Connection,
+    place: tuple[int, int],
+    scored: ScoredResponse,
+    deposit_step: int,
+    num_bytes: int,
 ) -> tuple[int, int | None, int]:
-    """(step, evicted_step, lottery) of table `responses`, held against what the checksum protects."""
+    """(step, evicted_step, lottery) of the response at `place` (prompt, row). What the tables say of it is held against
+    what the checksum protects."""
     response = scored.response
     found = connection.execute(
-        "SELECT CAST(response_id AS BLOB), step, num_tokens, evicted_step, lottery FROM responses "
-        "WHERE prompt = ? AND id = ?",
-        (prompt_key(response.prompt_id), row),
+        "SELECT CAST(a.response_id AS BLOB), a.prompt, a.step, r.step, r.num_tokens, r.num_bytes, r.evicted_step, "
+        "r.lottery FROM responses r JOIN arrivals a ON a.id = r.id WHERE r.prompt = ? AND r.id = ?",
+        place,
     ).fetchone()
     if found is None:
-        raise DamagedRowError("it is missing in table 'responses'")
-    if found[:3] != (response.response_id.encode(), deposit_step, response.num_tokens):
-        raise DamagedRowError(f"table 'responses' says {found[:3]} of it")
-    return found[1], found[3], found[4]
+        raise DamagedRowError("it is missing in table 'responses' or 'arrivals'")
+    expected = (response.response_id.encode(), place[0], deposit_step, deposit_step)
+    if found[:6] != (*expected, response.num_tokens, num_bytes):
+        raise DamagedRowError(f"tables 'responses' and 'arrivals' say {found[:6]} of it")
+    (seed,) = connection.execute("SELECT lottery_seed FROM shard").fetchone()
+    if found[7] != lottery_number(seed, response.response_id):
+        raise DamagedRowError(f"its lottery number is {found[7]}")
+    return found[3], found[6], found[7]

@@ -8,7 +8,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
+from dataclasses import astuple, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,7 +23,9 @@ from megatron_ar3po.reuse.database import (
     explained,
     open_for_writing,
     read_state,
+    recounted,
     transaction,
+    write_state,
 )
 from megatron_ar3po.reuse.inspection import (
     Problem,
@@ -33,7 +35,7 @@ from megatron_ar3po.reuse.inspection import (
     read_rows,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
-from megatron_ar3po.reuse.resharding import ShardBuilder, open_sources, reshard_one
+from megatron_ar3po.reuse.resharding import ShardBuilder, StoredRow, open_sources, reshard_one
 from megatron_ar3po.reuse.shards import (
     ShardSet,
     current_set,
@@ -80,18 +82,18 @@ def collect_garbage(
                 if max_age_steps:
                     oldest = read_state(connection, shard).clock - max_age_steps
                     execute(
-                        "INSERT OR IGNORE INTO doomed SELECT id FROM responses WHERE step < ?",
+                        "INSERT OR IGNORE INTO doomed SELECT id FROM arrivals WHERE step < ?",
                         (oldest,),
                     )
                 if max_bytes:
                     execute(
-                        "INSERT OR IGNORE INTO doomed SELECT id FROM (SELECT id, SUM(LENGTH(data) + LENGTH(details)) "
-                        "OVER (ORDER BY id DESC) AS bytes FROM payloads) WHERE bytes > ?",
+                        "INSERT OR IGNORE INTO doomed SELECT id FROM (SELECT id, SUM(num_bytes) "
+                        "OVER (ORDER BY id DESC) AS bytes FROM responses) WHERE bytes > ?",
                         (max_bytes,),
                     )
-                counts["responses"] += _delete_doomed(connection)
+                counts["responses"] += _delete_doomed(connection, shard)
                 counts["prompts"] += execute(
-                    "DELETE FROM prompts WHERE key NOT IN (SELECT prompt FROM responses)"
+                    "DELETE FROM prompts WHERE id NOT IN (SELECT prompt FROM responses)"
                 ).rowcount
             with explained(shard):
                 connection.execute("VACUUM")
@@ -174,6 +176,7 @@ def regrade(path: Path, grader: Grader) -> dict[str, int]:
                     fingerprint=states[0].fingerprint,
                     dp_rank=rank,
                     dp_size=new.dp_size,
+                    lottery_seed=states[0].lottery_seed,
                 )
             )
             for rank in range(new.dp_size)
@@ -207,20 +210,25 @@ def _regrade_row(
     scored = ScoredResponse(response=response, verdict=grader.verdict(prompt, response))
     if not scored.is_correct:
         return "not_correct"
-    key, question = prompt_key(prompt.prompt_id), encode_prompt(prompt)
+    question = encode_prompt(prompt)
     (answer,) = encode_responses([scored], session=row.session, deposit_step=row.deposit_step)
     builders[owner_dp_rank(prompt.prompt_id, len(builders))].add(
-        prompt=(key, prompt.prompt_id, question.details, question.data, question.crc),
-        place=(
-            key,
-            response.response_id,
-            row.deposit_step,
-            response.num_tokens,
-            row.lottery,
-            row.evicted_step,
-        ),
-        payload=(answer.details, answer.data, answer.crc),
-        loans=[(loan.step, loan.position, loan.option) for loan in row.loans],
+        StoredRow(
+            prompt=(
+                prompt_key(prompt.prompt_id),
+                prompt.prompt_id,
+                question.details,
+                question.data,
+                question.crc,
+            ),
+            response_id=response.response_id,
+            step=row.deposit_step,
+            num_tokens=response.num_tokens,
+            lottery=row.lottery,
+            evicted_step=row.evicted_step,
+            payload=(answer.details, answer.data, answer.crc),
+            loans=[astuple(loan) for loan in row.loans],
+        )
     )
     return "kept"
 
@@ -251,16 +259,14 @@ def _locked(shard: Path) -> Iterator[sqlite3.Connection]:
         owner.release()
 
 
-def _delete_doomed(connection: sqlite3.Connection) -> int:
+def _delete_doomed(connection: sqlite3.Connection, shard: Path) -> int:
     """The responses in temporary table `doomed`, everywhere. Returns how many there were."""
-    connection.execute("DELETE FROM payloads WHERE id IN (SELECT id FROM doomed)")
-    connection.execute("DELETE FROM loans WHERE response IN (SELECT id FROM doomed)")
-    num_deleted = connection.execute(
-        "DELETE FROM responses WHERE id IN (SELECT id FROM doomed)"
-    ).rowcount
-    connection.execute(
-        "UPDATE shard SET num_responses = (SELECT COUNT(*) FROM responses WHERE evicted_step IS NULL)"
-    )
+    doomed = "(SELECT id FROM doomed)"
+    connection.execute(f"DELETE FROM payloads WHERE id IN {doomed}")
+    connection.execute(f"DELETE FROM loans WHERE response IN {doomed}")
+    connection.execute(f"DELETE FROM arrivals WHERE id IN {doomed}")
+    num_deleted = connection.execute(f"DELETE FROM responses WHERE id IN {doomed}").rowcount
+    write_state(connection, recounted(connection, read_state(connection, shard)))
     return num_deleted
 
 

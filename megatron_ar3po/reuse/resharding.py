@@ -13,6 +13,7 @@ import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from megatron_ar3po.reuse.database import (
     explained,
     open_for_writing,
     read_state,
+    recounted,
     refuse_strangers,
     seal_database,
+    write_state,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.shards import ShardSet
@@ -33,17 +36,47 @@ logger = logging.getLogger(__name__)
 Row = tuple[Any, ...]
 
 
+LOAN_COLUMNS = ("step", "position", "option", "mean_logprob", "drift", "ratio", "clip_frac")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRow:
+    """All that the tables hold of one response, without the numbers that it has in its shard."""
+
+    prompt: Row  # key, prompt_id, details, data, crc
+    response_id: str
+    step: int
+    num_tokens: int
+    lottery: int
+    evicted_step: int | None
+    payload: Row  # details, data, crc
+    loans: Sequence[Row]  # in the order of LOAN_COLUMNS
+
+
 class ShardBuilder:
     """A new shard in the making. It gets its name in `seal`; used as a context manager, anything else removes it."""
 
-    def __init__(self, path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fingerprint: Fingerprint,
+        dp_rank: int,
+        dp_size: int,
+        lottery_seed: int,
+    ) -> None:
         self._path = path
         self._building = path.with_suffix(".building")
         with explained(self._building):
             self._connection = create_database(
-                self._building, fingerprint=fingerprint, dp_rank=dp_rank, dp_size=dp_size
+                self._building,
+                fingerprint=fingerprint,
+                dp_rank=dp_rank,
+                dp_size=dp_size,
+                lottery_seed=lottery_seed,
             )
             self._connection.execute("BEGIN")
+        self._prompts: dict[int, int] = {}  # id by key
         self.num_rows = 0
 
     def __enter__(self) -> ShardBuilder:
@@ -56,27 +89,38 @@ class ShardBuilder:
     def add_sessions(self, rows: Iterable[Row]) -> None:
         self._connection.executemany("INSERT OR IGNORE INTO sessions VALUES (?, ?, ?)", rows)
 
-    def add(self, *, prompt: Row, place: Row, payload: Row, loans: Sequence[Row]) -> None:
-        """One response: rows of `prompts`, `responses` without id, `payloads` without id, `loans` without response."""
+    def add(self, row: StoredRow) -> None:
+        """One response, behind those that came before."""
         self.num_rows += 1
-        new = self.num_rows
+        new, details = self.num_rows, row.payload[0]
         with explained(self._building):
             execute = self._connection.execute
-            execute("INSERT OR IGNORE INTO prompts VALUES (?, ?, CAST(? AS TEXT), ?, ?)", prompt)
+            prompt = self._prompts.get(row.prompt[0])
+            if prompt is None:
+                prompt = self._prompts[row.prompt[0]] = len(self._prompts) + 1
+                execute(
+                    "INSERT INTO prompts VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?)",
+                    (prompt, *row.prompt),
+                )
+            size = len(details) + len(row.payload[1])
             execute(
-                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)", (place[0], new, *place[1:])
+                "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (prompt, new, row.step, row.num_tokens, size, row.lottery, row.evicted_step),
             )
-            execute("INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)", (new, *payload))
-            for loan in loans:
-                execute("INSERT INTO loans VALUES (?, ?, ?, ?)", (new, *loan))
+            execute(
+                "INSERT INTO arrivals VALUES (?, ?, ?, ?)", (new, prompt, row.step, row.response_id)
+            )
+            execute("INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)", (new, *row.payload))
+            marks = ", ".join("?" * (1 + len(LOAN_COLUMNS)))
+            self._connection.executemany(
+                f"INSERT INTO loans VALUES ({marks})", [(new, *loan) for loan in row.loans]
+            )
 
     def seal(self, *, clock: int, committed: int) -> None:
         with explained(self._building):
-            self._connection.execute(
-                "UPDATE shard SET clock = ?, committed = ?, next_id = ?, num_responses = "
-                "(SELECT COUNT(*) FROM responses WHERE evicted_step IS NULL)",
-                (clock, committed, self.num_rows + 1),
-            )
+            state = read_state(self._connection, self._building)
+            state = replace(state, clock=clock, committed=committed, next_id=self.num_rows + 1)
+            write_state(self._connection, recounted(self._connection, state))
             self._connection.execute("COMMIT")
             seal_database(self._connection, self._building, self._path)
 
@@ -99,7 +143,13 @@ def reshard_one(
         for state, name in zip(states, old.paths(folder), strict=True):
             refuse_strangers(state, expected, name)
         builder = stack.enter_context(
-            ShardBuilder(path, fingerprint=expected, dp_rank=dp_rank, dp_size=new.dp_size)
+            ShardBuilder(
+                path,
+                fingerprint=expected,
+                dp_rank=dp_rank,
+                dp_size=new.dp_size,
+                lottery_seed=states[0].lottery_seed,
+            )
         )
         with explained(folder):
             _copy(sources, builder, dp_rank=dp_rank, dp_size=new.dp_size)
@@ -134,25 +184,43 @@ def _copy(
         *(_owned_rows(i, source, dp_rank, dp_size) for i, source in enumerate(sources))
     )
     for _, index, row, prompt in merged:
-        execute = sources[index].execute
-        payload = execute("SELECT details, data, crc FROM payloads WHERE id = ?", (row,)).fetchone()
-        if payload is None:  # lost to damage; `verify` tells
+        stored = _row(sources[index], row, prompt)
+        if stored is None:  # lost to damage; `verify` tells
             logger.warning("reuse store: a response without its tokens was left behind")
-            continue
-        builder.add(
-            prompt=execute(
-                "SELECT key, prompt_id, details, data, crc FROM prompts WHERE key = ?", (prompt,)
-            ).fetchone(),
-            place=execute(
-                "SELECT prompt, response_id, step, num_tokens, lottery, evicted_step FROM responses "
-                "WHERE prompt = ? AND id = ?",
-                (prompt, row),
-            ).fetchone(),
-            payload=payload,
-            loans=execute(
-                "SELECT step, position, option FROM loans WHERE response = ?", (row,)
-            ).fetchall(),
-        )
+        else:
+            builder.add(stored)
+
+
+def _row(source: sqlite3.Connection, row: int, prompt: int) -> StoredRow | None:
+    """None where a part of it is gone."""
+    execute = source.execute
+    payload = execute(
+        "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (row,)
+    ).fetchone()
+    question = execute(
+        "SELECT key, prompt_id, CAST(details AS BLOB), data, crc FROM prompts WHERE id = ?",
+        (prompt,),
+    ).fetchone()
+    place = execute(
+        "SELECT a.response_id, r.step, r.num_tokens, r.lottery, r.evicted_step FROM responses r "
+        "JOIN arrivals a ON a.id = r.id WHERE r.prompt = ? AND r.id = ?",
+        (prompt, row),
+    ).fetchone()
+    if payload is None or question is None or place is None:
+        return None
+    response_id, step, num_tokens, lottery, evicted_step = place
+    return StoredRow(
+        prompt=question,
+        response_id=response_id,
+        step=step,
+        num_tokens=num_tokens,
+        lottery=lottery,
+        evicted_step=evicted_step,
+        payload=payload,
+        loans=execute(
+            f"SELECT {', '.join(LOAN_COLUMNS)} FROM loans WHERE response = ? ORDER BY step", (row,)
+        ).fetchall(),
+    )
 
 
 def _owned_rows(
@@ -160,6 +228,8 @@ def _owned_rows(
 ) -> Iterator[tuple[int, ...]]:
     """(step, index of the source, id, prompt) of each row whose prompt id is dp_rank modulo dp_size, oldest first.
     The key in the table is the id minus 2^63, and SQLite's % keeps the sign of its left side."""
-    owned = f"((prompt % {dp_size}) + {dp_size} + {(1 << 63) % dp_size}) % {dp_size} = {dp_rank}"
-    found = source.execute(f"SELECT step, id, prompt FROM responses WHERE {owned} ORDER BY id")
+    owned = f"((p.key % {dp_size}) + {dp_size} + {(1 << 63) % dp_size}) % {dp_size} = {dp_rank}"
+    found = source.execute(
+        f"SELECT a.step, a.id, a.prompt FROM arrivals a JOIN prompts p ON p.id = a.prompt WHERE {owned} ORDER BY a.id"
+    )
     return ((step, index, row, prompt) for step, row, prompt in found)

@@ -1,21 +1,17 @@
 """`ReuseStore`: one data-parallel rank's shard of the reuse store. Leader only; one store per process and shard.
 
-    deposit   a step's fresh correct responses, in one transaction
-    borrow    one response of an earlier step for an unsolved prompt
-    cursor    where the store stands; rollback(cursor) brings it back there; commit_checkpoint(cursor) forgets what
-              only a return to before `cursor` would need
+    deposit    a step's fresh correct responses, in one transaction (deposits.py: who stays, who makes room)
+    shortlist  what the servers should be asked about before `borrow`, where `reuse` wants their log-probs
+    borrow     one response of an earlier step for an unsolved prompt (lending.py: what passes; choice.py: which one)
+    cursor     where the store stands; rollback(cursor) brings it back there; commit_checkpoint(cursor) forgets what
+               only a return to before `cursor` would need
 
 **Time** is counted in training steps and only goes forward. "The store as of step N" is all that steps <= N did. A
 cursor therefore means the same on every rank and for every DP size, provided every leader calls `deposit` in every
 step (with an empty list, too).
 
-**Who stays** when a prompt has more than `reuse.max_responses_per_prompt` is decided by a lottery number, a hash of
-(run seed, response id): `reservoir` keeps the smallest numbers, which is a uniform sample of all that was ever
-deposited for the prompt; `newest` keeps the newest steps and lets the number break ties. There is no random state to
-save, and depositing twice changes nothing.
-
-**Loans** are kept in memory until the step's `cursor` is read (or the next deposit, or `close`): a loan of a step that
-did not end belongs to nobody, since a resume goes back to a cursor.
+**Loans** are kept in memory, with what becomes of them (`record_outcomes`), until the step's `cursor` is read (or the
+next deposit, or `close`): a loan of a step that did not end belongs to nobody, since a resume goes back to a cursor.
 """
 
 from __future__ import annotations
@@ -24,31 +20,39 @@ import json
 import logging
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
 from megatron_ar3po.config.schema import ReuseConfig
-from megatron_ar3po.reuse.choice import Candidate, choose, lottery_number, turned_away
-from megatron_ar3po.reuse.codec import (
-    DamagedRowError,
-    EncodedRow,
-    decode_response,
-    encode_prompt,
-    encode_responses,
-)
+from megatron_ar3po.reuse.choice import Candidate, Loan, choose, lottery_number, shortlist
+from megatron_ar3po.reuse.codec import DamagedRowError
 from megatron_ar3po.reuse.database import (
     Fingerprint,
     ReuseStoreError,
+    ShardState,
     create_database,
     explained,
     open_for_writing,
     read_state,
+    recounted,
     refuse_strangers,
     seal_database,
     transaction,
+    write_state,
+)
+from megatron_ar3po.reuse.deposits import evict_oldest, insert_step
+from megatron_ar3po.reuse.lending import (
+    PendingLoan,
+    PendingLoans,
+    earlier_candidates,
+    likely_enough,
+    name_of,
+    read_response,
+    trusted,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.resharding import reshard_one
@@ -57,21 +61,11 @@ from megatron_ar3po.reuse.shards import (
     current_set,
     has_answers,
     owner_dp_rank,
-    prompt_key,
     remove_other_sets,
 )
-from megatron_ar3po.types import Prompt, ScoredResponse
+from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """A response that a deposit brings, with the row it will have (its id is still open)."""
-
-    key: int
-    row: Candidate
-    scored: ScoredResponse
 
 
 class ReuseStore:
@@ -92,16 +86,12 @@ class ReuseStore:
         self._config = config
         self._run_seed = run_seed
         with explained(path):
-            state = read_state(connection, path)
-        self._made_for = state
-        self._clock, self._committed = state.clock, state.committed
-        self._next_id, self._num_responses = state.next_id, state.num_responses
+            self._state: ShardState = read_state(connection, path)
         self._session: int | None = None
         self._sampler = "{}"
         self._was_made_now = False
-        self._pending_loans: dict[
-            tuple[int, int], int
-        ] = {}  # (response, step) -> position, unwritten
+        self._pending: PendingLoans = {}
+        self._counts: Counter[str] = Counter()  # since the last `take_counts`
 
     @classmethod
     def open(
@@ -136,7 +126,11 @@ class ReuseStore:
                 building = path.with_suffix(".building")
                 with explained(path):
                     empty = create_database(
-                        building, fingerprint=fingerprint, dp_rank=dp_rank, dp_size=dp_size
+                        building,
+                        fingerprint=fingerprint,
+                        dp_rank=dp_rank,
+                        dp_size=dp_size,
+                        lottery_seed=run_seed,
                     )
                     seal_database(empty, building, path)
             connection = open_for_writing(path)
@@ -165,72 +159,92 @@ class ReuseStore:
             self._refuse_unworthy(scored, prompts, step)
             by_prompt.setdefault(scored.response.prompt_id, []).append(scored)
         self._advance_clock(step)
-        if not by_prompt and not self._pending_loans:
+        if not by_prompt and not self._pending and not self._is_something_due():
             return 0
-        entering: list[_Arrival] = []
-        driven_out: list[tuple[int, int, int]] = []
-        new_prompts: list[Prompt] = []
         with self._write():
-            for prompt_id in sorted(
-                by_prompt
-            ):  # the order of table `responses`: neighbours share pages
-                arrivals, leaving, is_new = self._who_stays(
-                    prompt_key(prompt_id), by_prompt[prompt_id]
-                )
-                entering += arrivals
-                driven_out += leaving
-                if is_new and arrivals:
-                    new_prompts.append(prompts[prompt_id])
-            self._connection.executemany(
-                "UPDATE responses SET evicted_step = ? WHERE prompt = ? AND id = ?", driven_out
+            self._state, num_new, capped = insert_step(
+                self._connection,
+                self._state,
+                by_prompt,
+                prompts,
+                config=self._config,
+                run_seed=self._state.lottery_seed,
+                session=self._session_id,
             )
-            self._insert_prompts(new_prompts)
-            self._insert_responses(entering)
-            self._num_responses += len(entering) - len(driven_out)
-        return len(entering)
+            self._state, oldest = evict_oldest(self._connection, self._state, self._config)
+        self._counts += capped + oldest + Counter(deposited=num_new)
+        return num_new
+
+    def shortlist(self, prompt_id: str, *, step: int, position: int) -> list[ScoredResponse]:
+        """What the servers should be asked about before `borrow`; nothing where `reuse` does not want to know."""
+        if not self._config.wants_scores:
+            return []
+        self._advance_clock(step)
+        loan = Loan(self._run_seed, prompt_id, step, position)
+        with self._reading():
+            candidates = self._trusted(loan, counts=Counter())
+            return [
+                self._read(candidate, loan)
+                for candidate in shortlist(candidates, self._config, loan)
+            ]
 
     def borrow(
-        self, prompt_id: str, *, step: int, position: int = 0, exclude: Collection[str] = ()
+        self,
+        prompt_id: str,
+        *,
+        step: int,
+        position: int = 0,
+        exclude: Collection[str] = (),
+        mean_logprobs: Mapping[str, float] | None = None,
     ) -> ScoredResponse | None:
         """A stored response of a strictly earlier step, or None. It is not lent again in this step; `exclude` names
-        further response ids that must not come."""
+        further response ids that must not come. `mean_logprobs`: what the servers said of the shortlist, by response
+        id; nothing else is lent where `reuse` wants to know."""
         self._advance_clock(step)
-        with explained(self.path):
-            self._connection.execute("BEGIN")
-            try:
-                candidates = self._lendable(prompt_id, step, exclude)
-                if not candidates:
-                    return None
-                chosen = choose(
-                    candidates,
-                    self._config,
-                    run_seed=self._run_seed,
-                    prompt_id=prompt_id,
-                    step=step,
-                    position=position,
-                )
-                row = self._connection.execute(
-                    "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?",
-                    (chosen.id,),
-                ).fetchone()
-            finally:
-                self._connection.execute("COMMIT")
-        try:
-            if row is None:
-                raise DamagedRowError("its tokens are gone")
-            scored = decode_response(EncodedRow(*row))
-            if (scored.response.response_id, scored.response.prompt_id) != (
-                chosen.response_id,
-                prompt_id,
-            ):
-                raise DamagedRowError(f"its tokens are those of {scored.response.response_id}")
-        except DamagedRowError as error:
-            raise ReuseStoreError(
-                f"{self.path}: stored response {chosen.response_id} is damaged: {error}. `ar3po reuse verify` lists "
-                "every damaged row, `ar3po reuse gc --damaged` drops them."
-            ) from error
-        self._pending_loans[chosen.id, step] = position
+        loan = Loan(self._run_seed, prompt_id, step, position)
+        counts: Counter[str] = Counter()
+        with self._reading():
+            candidates = self._trusted(
+                loan, counts=counts, exclude={self._lottery(name) for name in exclude}
+            )
+            if self._config.wants_scores:
+                scores = {self._lottery(n): value for n, value in (mean_logprobs or {}).items()}
+                candidates = likely_enough(candidates, scores, self._config, counts=counts)
+            chosen = choose(candidates, self._config, loan) if candidates else None
+            scored = None if chosen is None else self._read(chosen, loan)
+        if candidates and chosen is None:
+            counts["refused_by_pick"] += 1
+        self._counts += counts
+        if chosen is None or scored is None:
+            return None
+        self._counts["loans"] += 1
+        self._pending[chosen.id, step] = PendingLoan(
+            scored.response.response_id, position, self._config.option, chosen.mean_logprob
+        )
         return scored
+
+    def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
+        """What became of this step's loans; those of other shards are passed over."""
+        by_loan = {(outcome.position, outcome.response_id): outcome for outcome in outcomes}
+        for key, loan in self._pending.items():
+            outcome = by_loan.get((loan.position, loan.response_id))
+            if outcome is not None and key[1] == step:
+                self._pending[key] = replace(
+                    loan,
+                    option=outcome.option,
+                    drift=outcome.drift,
+                    ratio=outcome.ratio,
+                    clip_frac=outcome.clip_frac,
+                )
+
+    def take_counts(self) -> Mapping[str, float]:
+        """Every decision since the last call, by name, and how much is stored; sums over shards make sense of all."""
+        counts, self._counts = self._counts, Counter()
+        return {
+            **{name: float(count) for name, count in counts.items() if count},
+            "store_responses": float(len(self)),
+            "store_bytes": float(self.path.stat().st_size),
+        }
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -238,72 +252,63 @@ class ReuseStore:
     def cursor(self) -> dict[str, int]:
         """Where the store stands, for a checkpoint. Read it once at the end of a step: it writes the step's loans
         down first."""
-        if self._pending_loans:
+        if self._pending:
             with self._write():
                 pass
-        return {"step": self._clock}
+        return {"step": self._state.clock}
 
     def rollback(self, cursor: Mapping[str, int]) -> None:
         """The store as of the end of step `cursor['step']`; what later steps did is gone for good. The cursor of a
         run without reuse is empty and means a store before its first step."""
         step = cursor.get("step", 0)
-        if step < self._committed:
+        if step < self._state.committed:
             raise ReuseStoreError(
-                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._committed} "
+                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._state.committed} "
                 "what earlier steps evicted is gone. Resume from that checkpoint or a later one, or remove the "
                 "reuse folder to resume with an empty store."
             )
-        if step > 0 and self._was_made_now and self._next_id == 1:
+        if step > 0 and self._was_made_now and self._state.next_id == 1:
             self._refuse_to_replace_a_lost_shard(step)
-        self._pending_loans.clear()
+        self._pending.clear()
+        before = self._state.num_responses
+        later = "(SELECT id FROM arrivals WHERE step > ?)"
         with self._write():
-            self._connection.execute("DELETE FROM loans WHERE step > ?", (step,))
-            self._connection.execute(
-                "DELETE FROM payloads WHERE id IN (SELECT id FROM responses WHERE step > ?)",
+            execute = self._connection.execute
+            execute("DELETE FROM loans WHERE step > ?", (step,))
+            execute(f"DELETE FROM payloads WHERE id IN {later}", (step,))
+            execute(
+                "DELETE FROM responses WHERE (prompt, id) IN (SELECT prompt, id FROM arrivals WHERE step > ?)",
                 (step,),
             )
-            self._connection.execute("DELETE FROM responses WHERE step > ?", (step,))
-            self._connection.execute(
-                "UPDATE responses SET evicted_step = NULL WHERE evicted_step > ?", (step,)
-            )
-            (alive,) = self._connection.execute(
-                "SELECT COUNT(*) FROM responses WHERE evicted_step IS NULL"
-            ).fetchone()
-            dropped = self._num_responses - alive
-            self._clock, self._num_responses = step, alive
-        if dropped:
+            execute("DELETE FROM arrivals WHERE step > ?", (step,))
+            execute("UPDATE responses SET evicted_step = NULL WHERE evicted_step > ?", (step,))
+            self._state = recounted(self._connection, replace(self._state, clock=step))
+        if before != self._state.num_responses:
             logger.info(
                 "reuse store: back to step %d, %d responses (before: %d)",
                 step,
-                alive,
-                alive + dropped,
+                self._state.num_responses,
+                before,
             )
 
     def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
         """The oldest checkpoint that is kept has this cursor: no rollback will go to before it, so what was evicted
         up to then is deleted."""
-        step = min(cursor.get("step", 0), self._clock)
-        if step <= self._committed:
+        step = min(cursor.get("step", 0), self._state.clock)
+        if step <= self._state.committed:
             return
         with self._write():
             gone = "(SELECT id FROM responses WHERE evicted_step <= ?)"
-            self._connection.execute(f"DELETE FROM loans WHERE response IN {gone}", (step,))
-            self._connection.execute(f"DELETE FROM payloads WHERE id IN {gone}", (step,))
+            for table, column in (("loans", "response"), ("payloads", "id"), ("arrivals", "id")):
+                self._connection.execute(f"DELETE FROM {table} WHERE {column} IN {gone}", (step,))
             self._connection.execute("DELETE FROM responses WHERE evicted_step <= ?", (step,))
-            self._committed = step
+            self._state = replace(self._state, committed=step)
 
     # -- what it holds ------------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
         """Responses that are alive."""
-        return self._num_responses
-
-    def stats(self) -> dict[str, float]:
-        """Metrics of the moment, cheap enough for every step."""
-        return {
-            "reuse/store_responses": float(len(self)),
-            "reuse/store_bytes": float(self.path.stat().st_size),
-        }
+        return self._state.num_responses
 
     def close(self) -> None:
         """Writes pending loans down and gives the shard free. A second call does nothing."""
@@ -324,37 +329,75 @@ class ReuseStore:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
+    def _trusted(
+        self, loan: Loan, *, counts: Counter[str], exclude: Collection[int] = ()
+    ) -> list[Candidate]:
+        """Those that pass but for their likelihood; counts why a loan has none."""
+        held = earlier_candidates(self._connection, loan, self._pending)
+        passed = trusted(held, self._config, loan, exclude=exclude, counts=counts)
+        counts["nothing_stored"] += not held
+        return passed
+
+    def _read(self, candidate: Candidate, loan: Loan) -> ScoredResponse:
+        try:
+            scored = read_response(self._connection, candidate, loan.prompt_id)
+            if self._lottery(scored.response.response_id) != candidate.lottery:
+                raise DamagedRowError(f"its tokens are those of {scored.response.response_id}")
+            return scored
+        except DamagedRowError as error:
+            raise ReuseStoreError(
+                f"{self.path}: stored response {name_of(self._connection, candidate)} is damaged: {error}. "
+                "`ar3po reuse verify` lists every damaged row, `ar3po reuse gc --damaged` drops them."
+            ) from error
+
+    def _lottery(self, response_id: str) -> int:
+        return lottery_number(self._state.lottery_seed, response_id)
+
+    def _is_something_due(self) -> bool:
+        """Old age comes without a deposit."""
+        return bool(self._config.max_age_steps) and self._state.num_responses > 0
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """One moment of the file, whoever writes."""
+        with explained(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
     @contextmanager
     def _write(self) -> Iterator[None]:
         """One transaction that takes the pending loans along. A failure leaves file and memory as they were."""
-        before = (self._clock, self._committed, self._next_id, self._num_responses, self._session)
+        before = (self._state, self._session)
         try:
             with transaction(self._connection, self.path):
                 self._connection.executemany(
-                    "INSERT INTO loans VALUES (?, ?, ?, ?)",
+                    "INSERT INTO loans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [
-                        (*loan, place, self._config.option)
-                        for loan, place in self._pending_loans.items()
+                        (*key, p.position, p.option, p.mean_logprob, p.drift, p.ratio, p.clip_frac)
+                        for key, p in self._pending.items()
                     ],
                 )
                 yield
-                self._write_state()
+                write_state(self._connection, self._state)
         except BaseException:
-            self._clock, self._committed, self._next_id, self._num_responses, self._session = before
+            self._state, self._session = before
             raise
-        self._pending_loans.clear()
+        self._pending.clear()
 
     def _refuse_strangers(self, fingerprint: Fingerprint, *, dp_rank: int, dp_size: int) -> None:
-        refuse_strangers(self._made_for, fingerprint, self.path)
-        if (self._made_for.dp_rank, self._made_for.dp_size) != (dp_rank, dp_size):
+        refuse_strangers(self._state, fingerprint, self.path)
+        if (self._state.dp_rank, self._state.dp_size) != (dp_rank, dp_size):
             raise ReuseStoreError(
-                f"{self.path} was made for data-parallel rank {self._made_for.dp_rank} of {self._made_for.dp_size}: "
+                f"{self.path} was made for data-parallel rank {self._state.dp_rank} of {self._state.dp_size}: "
                 "the file was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
             )
 
     def _refuse_to_replace_a_lost_shard(self, step: int) -> None:
         """A resume that finds no shard: if its siblings hold answers, this one was lost; else the folder is new."""
-        siblings = ShardSet(1, self._made_for.dp_size)
+        siblings = ShardSet(1, self._state.dp_size)
         if has_answers(self.path.parent, siblings):
             raise ReuseStoreError(
                 f"{self.path} was missing while other shards of {self.path.parent} hold answers. Bring the file back, "
@@ -381,81 +424,21 @@ class ReuseStore:
             raise ValueError(
                 f"response {response.response_id} came without its prompt {response.prompt_id}."
             )
-        owner = owner_dp_rank(response.prompt_id, self._made_for.dp_size)
-        if owner != self._made_for.dp_rank:
+        owner = owner_dp_rank(response.prompt_id, self._state.dp_size)
+        if owner != self._state.dp_rank:
             raise ValueError(
-                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._made_for.dp_rank}; "
+                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; "
                 "each leader deposits the prompts it owns."
             )
 
     def _advance_clock(self, step: int) -> None:
-        if step < self._clock:
+        if step < self._state.clock:
             raise ReuseStoreError(
-                f"{self.path} stands at step {self._clock} and is asked to work on step {step}; steps only go "
+                f"{self.path} stands at step {self._state.clock} and is asked to work on step {step}; steps only go "
                 "forward. A run that resumes calls rollback with its checkpoint's cursor first."
             )
-        self._clock = step
-
-    def _who_stays(
-        self, key: int, group: Sequence[ScoredResponse]
-    ) -> tuple[list[_Arrival], list[tuple[int, int, int]], bool]:
-        """(what of `group` enters the store, (step, key, id) of what it drives out, whether the prompt is new)."""
-        step = self._clock
-        rows = self._rows(key)
-        known = {row.response_id for row in rows}
-        arrivals: dict[str, _Arrival] = {}
-        for scored in group:
-            name = scored.response.response_id
-            if name not in known and name not in arrivals:
-                row = Candidate(
-                    0,
-                    name,
-                    step,
-                    scored.response.num_tokens,
-                    lottery_number(self._run_seed, name),
-                    None,
-                )
-                arrivals[name] = _Arrival(key, row, scored)
-        alive = [row for row in rows if row.evicted_step is None]
-        leaving = turned_away(
-            [*alive, *(arrival.row for arrival in arrivals.values())], self._config
-        )
-        entering = [arrival for name, arrival in arrivals.items() if name not in leaving]
-        driven_out = [(step, key, row.id) for row in alive if row.response_id in leaving]
-        return entering, driven_out, not rows
-
-    def _insert_prompts(self, prompts: Sequence[Prompt]) -> None:
-        rows = [(prompt_key(p.prompt_id), p.prompt_id, encode_prompt(p)) for p in prompts]
-        self._connection.executemany(
-            "INSERT OR IGNORE INTO prompts VALUES (?, ?, CAST(? AS TEXT), ?, ?)",
-            [(key, name, row.details, row.data, row.crc) for key, name, row in rows],
-        )
-        for key, name, _ in rows:
-            (stored,) = self._connection.execute(
-                "SELECT prompt_id FROM prompts WHERE key = ?", (key,)
-            ).fetchone()
-            if stored != name:
-                raise ReuseStoreError(
-                    f"prompts {stored} and {name} share their first 16 hex digits; ids must differ there."
-                )
-
-    def _insert_responses(self, arrivals: Sequence[_Arrival]) -> None:
-        first, session = self._next_id, self._session_id()
-        rows = encode_responses(
-            [arrival.scored for arrival in arrivals], session=session, deposit_step=self._clock
-        )
-        self._connection.executemany(
-            "INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)",
-            ((id_, row.details, row.data, row.crc) for id_, row in enumerate(rows, start=first)),
-        )
-        self._connection.executemany(
-            "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, NULL)",
-            (
-                (a.key, id_, a.row.response_id, a.row.step, a.row.num_tokens, a.row.lottery)
-                for id_, a in enumerate(arrivals, start=first)
-            ),
-        )
-        self._next_id += len(arrivals)
+        if step > self._state.clock:
+            self._state = replace(self._state, clock=step)
 
     def _session_id(self) -> int:
         """This opening's row in `sessions`; written with the first deposit."""
@@ -468,74 +451,6 @@ class ReuseStore:
                 "INSERT INTO sessions VALUES (?, ?, ?)", (self._session, now, self._sampler)
             )
         return self._session
-
-    def _rows(self, key: int) -> list[Candidate]:
-        found = self._connection.execute(
-            "SELECT id, response_id, step, num_tokens, lottery, evicted_step FROM responses WHERE prompt = ?",
-            (key,),
-        )
-        return [Candidate(*row) for row in found]
-
-    def _lendable(self, prompt_id: str, step: int, exclude: Collection[str]) -> list[Candidate]:
-        config = self._config
-        rows = [
-            row
-            for row in self._rows(prompt_key(prompt_id))
-            if row.evicted_step is None
-            and row.step < step
-            and not (config.max_age_steps and step - row.step > config.max_age_steps)
-            and row.response_id not in exclude
-            and (row.id, step) not in self._pending_loans
-        ]
-        return [row for row in rows if self._may_be_lent_again(row, step)]
-
-    def _may_be_lent_again(self, row: Candidate, step: int) -> bool:
-        times, newest = self._connection.execute(
-            "SELECT COUNT(*), MAX(step) FROM loans WHERE response = ?", (row.id,)
-        ).fetchone()
-        if newest == step:
-            return False
-        limit = self._config.max_times_borrowed
-        if not limit:
-            return True
-        return times + sum(response == row.id for response, _ in self._pending_loans) < limit
-
-    def _write_state(self) -> None:
-        self._connection.execute(
-            "UPDATE shard SET clock = ?, committed = ?, next_id = ?, num_responses = ?",
-            (self._clock, self._committed, self._next_id, self._num_responses),
-        )
-
-
-class NullStore:
-    """`reuse.enabled=false`: nothing is stored, nothing is lent."""
-
-    cursor: Mapping[str, int] = {}
-
-    def deposit(
-        self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
-    ) -> int:
-        return 0
-
-    def borrow(
-        self, prompt_id: str, *, step: int, position: int = 0, exclude: Collection[str] = ()
-    ) -> ScoredResponse | None:
-        return None
-
-    def rollback(self, cursor: Mapping[str, int]) -> None:
-        pass
-
-    def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
-        pass
-
-    def __len__(self) -> int:
-        return 0
-
-    def stats(self) -> dict[str, float]:
-        return {}
-
-    def close(self) -> None:
-        pass
 
 
 def _set_to_open(

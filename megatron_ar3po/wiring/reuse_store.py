@@ -10,7 +10,12 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import ReuseShard
 from megatron_ar3po.reuse.database import Fingerprint
-from megatron_ar3po.reuse.store import NullStore, ReuseStore
+from megatron_ar3po.reuse.lender import Lender
+from megatron_ar3po.reuse.null_store import NullStore
+from megatron_ar3po.reuse.store import ReuseStore
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.ledger import Ledger
+from megatron_ar3po.rollout.server_scorer import ServerScorer
 
 
 def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
@@ -34,6 +39,14 @@ def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
         ranks.run_on_leader(opened)
     stack.callback(store.close)
     return store
+
+
+def build_lender(
+    config: Config, store: ReuseShard, controller: RolloutController | None, ledger: Ledger | None
+) -> Lender:
+    """On leaders the servers say how likely stored answers are; other ranks lend nothing."""
+    scorer = ServerScorer(controller, ledger) if controller and ledger else None
+    return Lender(store, scorer, run_seed=config.run.seed)
 
 
 def fingerprint_of(config: Config) -> Fingerprint:

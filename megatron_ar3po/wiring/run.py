@@ -20,6 +20,7 @@ from megatron_ar3po.observability.metrics import Metrics, drop_rows_after
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
@@ -28,7 +29,7 @@ from megatron_ar3po.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.language import load_language
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
-from megatron_ar3po.wiring.reuse_store import open_store
+from megatron_ar3po.wiring.reuse_store import build_lender, open_store
 from megatron_ar3po.wiring.sampling import build_controller, build_evaluator, build_sampler
 from megatron_ar3po.wiring.servers import (
     RunServer,
@@ -45,6 +46,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end."""
     started = time.monotonic()
     check_custom_functions(config.algorithm)
+    check_pick(config.reuse)
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
     check_routing(config, ranks)
     folder = config.run.path
@@ -137,6 +139,7 @@ def build_trainer(
         prompts=prompts,
         sampler=build_sampler(config, ranks, prompts, controller, ledger),
         store=store,
+        lender=build_lender(config, store, controller, ledger),
         batch_builder=BatchBuilder(ranks, config.algorithm, config.actor),
         actor=actor,
         weight_publisher=publisher,

@@ -100,7 +100,8 @@ def contents(*shards: Path) -> dict[str, Any]:
     for shard in shards:
         connection = sqlite3.connect(f"file:{shard}?mode=ro", uri=True)
         rows = connection.execute(
-            "SELECT r.response_id, r.step, r.evicted_step, r.id, p.crc FROM responses r LEFT JOIN payloads p USING (id)"
+            "SELECT a.response_id, r.step, r.evicted_step, r.id, p.crc FROM responses r "
+            "LEFT JOIN arrivals a USING (id) LEFT JOIN payloads p USING (id)"
         ).fetchall()
         for response_id, step, evicted_step, row, crc in rows:
             loans = connection.execute(

@@ -124,7 +124,7 @@ def test_a_schema_from_a_newer_program_is_refused(tmp_path: Path) -> None:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
     with pytest.raises(
-        ReuseStoreError, match="has schema version 99, this program knows 1; use the newer"
+        ReuseStoreError, match="has schema version 99, this program knows 2; use the newer"
     ):
         open_store(tmp_path)
 

@@ -174,17 +174,21 @@ def test_verify_compares_the_tables_and_the_counter(
 ) -> None:
     first, second = shards_of(run)
     with sqlite3.connect(first) as connection:
-        connection.execute("UPDATE responses SET step = 1 WHERE response_id = 's3-p0-i0'")
+        connection.execute("UPDATE arrivals SET step = 1 WHERE response_id = 's3-p0-i0'")
         connection.execute("DELETE FROM payloads WHERE id = (SELECT MIN(id) FROM payloads)")
     connection.close()
     with sqlite3.connect(second) as connection:
-        connection.execute("UPDATE shard SET num_responses = 99")
+        connection.execute("UPDATE shard SET num_responses = 99, num_bytes = 7, oldest_id = 3")
+        connection.execute("UPDATE responses SET lottery = 5 WHERE id = 1")
     connection.close()
     assert reuse("verify", run, "--json") == 1
     problems = [p["what"] for p in json.loads(capsys.readouterr().out)["problems"]]
-    assert any("table 'responses' says" in what for what in problems)
+    assert any("tables 'responses' and 'arrivals' say" in what for what in problems)
     assert any("1 responses have lost their tokens" in what for what in problems)
+    assert any("its lottery number is 5" in what for what in problems)
     assert any("its counter says 99 responses, 6 are sound" in what for what in problems)
+    assert any("its counter says 7 bytes, its rows " in what for what in problems)
+    assert any("it takes row 1 for evicted" in what for what in problems)
 
 
 def test_an_export_imports_back_what_todays_verifier_calls_correct(

@@ -38,19 +38,22 @@ def lottery(response_id: str) -> int:
 
 @dataclass
 class Model:
-    """`deposits`: (step, prompt number, response id) in order; `loans`: (step, prompt number, response id)."""
+    """`deposits`: (step, prompt number, response id) in order, and (step, None, "") where each store was called: old
+    age comes then. `loans`: (step, prompt number, response id)."""
 
     cap: int
     keep: str
     max_age: int
     max_loans: int
-    deposits: list[tuple[int, int, str]] = field(default_factory=list)
+    deposits: list[tuple[int, int | None, str]] = field(default_factory=list)
     loans: list[tuple[int, int, str]] = field(default_factory=list)
 
     def alive(self, prompt: int) -> dict[str, int]:
-        """{response id: step of its deposit}: after each event only the best `cap` stay."""
+        """{response id: step of its deposit}: after each event only the best `cap` stay, and none that is too old."""
         held: dict[str, int] = {}
         for step, owner, response_id in self.deposits:
+            if owner is None and self.max_age:
+                held = {r: s for r, s in held.items() if step - s <= self.max_age}
             if owner == prompt:
                 held.setdefault(response_id, step)
                 order = sorted(
@@ -142,6 +145,7 @@ class StoreMachine(RuleBasedStateMachine):
                 self.model.deposits.append((self.step, number, scored.response.response_id))
             expected = sum(len(self.model.alive(p).keys() - before[p].keys()) for p in before)
             assert deposit(store, mine, self.step) == expected
+        self.model.deposits.append((self.step, None, ""))
 
     @rule(prompt=st.integers(0, NUM_PROMPTS - 1), position=st.integers(0, 9))
     def borrow(self, prompt: int, position: int) -> None:
@@ -167,6 +171,7 @@ class StoreMachine(RuleBasedStateMachine):
         for store in self.stores:
             deposit(store, [], self.step)
             assert store.cursor == {"step": self.step}
+        self.model.deposits.append((self.step, None, ""))
         self.step += 1
 
     @rule(back=st.integers(0, 3))
@@ -209,11 +214,8 @@ class StoreMachine(RuleBasedStateMachine):
         }
 
     def pending(self, store: ReuseStore) -> Iterator[tuple[int, str]]:
-        for row, step in store._pending_loans:
-            ((name,),) = store._connection.execute(
-                "SELECT response_id FROM responses WHERE id = ?", (row,)
-            ).fetchall()
-            yield step, name
+        for (_, step), loan in store._pending.items():
+            yield step, loan.response_id
 
     def teardown(self) -> None:
         if hasattr(self, "stores"):

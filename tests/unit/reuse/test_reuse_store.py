@@ -19,7 +19,7 @@ from fakes.reuse_cases import (
     open_store,
 )
 
-from megatron_ar3po.reuse.store import NullStore
+from megatron_ar3po.reuse.null_store import NullStore
 
 
 def test_a_borrowed_response_is_bit_for_bit_what_was_deposited(tmp_path: Path) -> None:
@@ -301,5 +301,6 @@ def test_the_null_store_takes_nothing_and_lends_nothing() -> None:
     assert store.borrow(prompt.prompt_id, step=2) is None
     store.rollback(store.cursor)
     store.commit_checkpoint(store.cursor)
-    assert len(store) == 0 and store.stats() == {}
+    assert store.shortlist(prompt.prompt_id, step=2, position=0) == []
+    assert store.take_counts() == {}
     store.close()

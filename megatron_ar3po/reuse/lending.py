@@ -1,0 +1,126 @@
+"""What may be lent now, and what was: the trust policy on the rows of one prompt. Read only.
+
+A response passes when it is of a strictly earlier step, no older than `reuse.max_age_steps`, lent less often than
+`reuse.max_times_borrowed`, not lent in this step already and, where the servers were asked, likely enough for
+`reuse.min_mean_logprob`. Whatever turns one away is counted.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.choice import Candidate, Loan
+from megatron_ar3po.reuse.codec import DamagedRowError, EncodedRow, decode_response
+from megatron_ar3po.reuse.shards import prompt_key
+from megatron_ar3po.types import ScoredResponse
+
+_ROWS = (
+    "SELECT r.id, r.step, r.num_tokens, r.lottery, COUNT(l.step), MAX(l.step) "
+    "FROM prompts p JOIN responses r ON r.prompt = p.id LEFT JOIN loans l ON l.response = r.id "
+    "WHERE p.key = ? AND r.evicted_step IS NULL AND r.step < ? GROUP BY r.prompt, r.id"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingLoan:
+    """A loan that is not written down yet: what is known of it so far."""
+
+    response_id: str
+    position: int
+    option: str
+    mean_logprob: float | None = None
+    drift: float | None = None
+    ratio: float | None = None
+    clip_frac: float | None = None
+
+
+PendingLoans = dict[tuple[int, int], PendingLoan]  # by (row, step)
+
+
+def earlier_candidates(
+    connection: sqlite3.Connection, loan: Loan, pending: PendingLoans
+) -> list[Candidate]:
+    """What the store holds for the prompt from earlier steps, with the loans so far, written down or not."""
+    rows = [
+        Candidate(*row)
+        for row in connection.execute(_ROWS, (prompt_key(loan.prompt_id), loan.step))
+    ]
+    return [_with_pending(row, pending) for row in rows] if pending else rows
+
+
+def trusted(
+    candidates: Sequence[Candidate],
+    config: ReuseConfig,
+    loan: Loan,
+    *,
+    exclude: Collection[int] = (),
+    counts: Counter[str],
+) -> list[Candidate]:
+    """Those that pass, but for the floor. `exclude`: lottery numbers of what must not come."""
+    passed = []
+    for candidate in candidates:
+        if candidate.lottery in exclude:
+            counts["excluded"] += 1
+        elif config.max_age_steps and loan.step - candidate.step > config.max_age_steps:
+            counts["too_old"] += 1
+        elif candidate.last_borrowed_step == loan.step:
+            counts["lent_in_this_step"] += 1
+        elif config.max_times_borrowed and candidate.times_borrowed >= config.max_times_borrowed:
+            counts["lent_too_often"] += 1
+        else:
+            passed.append(candidate)
+    return passed
+
+
+def likely_enough(
+    candidates: Sequence[Candidate],
+    scores: Mapping[int, float],
+    config: ReuseConfig,
+    *,
+    counts: Counter[str],
+) -> list[Candidate]:
+    """Those that were scored (by lottery number) and are not below the floor, with their scores."""
+    floor = config.min_mean_logprob or float("-inf")
+    scored = [replace(c, mean_logprob=scores[c.lottery]) for c in candidates if c.lottery in scores]
+    passed = [c for c in scored if c.mean_logprob is not None and c.mean_logprob >= floor]
+    counts["below_floor"] += len(scored) - len(passed)
+    counts["not_scored"] += len(candidates) - len(scored)
+    return passed
+
+
+def read_response(
+    connection: sqlite3.Connection, candidate: Candidate, prompt_id: str
+) -> ScoredResponse:
+    """Raises `DamagedRowError`."""
+    row = connection.execute(
+        "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (candidate.id,)
+    ).fetchone()
+    if row is None:
+        raise DamagedRowError("its tokens are gone")
+    scored = decode_response(EncodedRow(*row))
+    if scored.response.prompt_id != prompt_id:
+        raise DamagedRowError(f"its tokens are an answer to {scored.response.prompt_id}")
+    return scored
+
+
+def name_of(connection: sqlite3.Connection, candidate: Candidate) -> str:
+    """Its response id, for a message; its payload may be gone."""
+    found = connection.execute(
+        "SELECT response_id FROM arrivals WHERE id = ?", (candidate.id,)
+    ).fetchone()
+    return str(found[0]) if found else f"in row {candidate.id}"
+
+
+def _with_pending(candidate: Candidate, pending: PendingLoans) -> Candidate:
+    steps = [step for row, step in pending if row == candidate.id]
+    if not steps:
+        return candidate
+    return replace(
+        candidate,
+        times_borrowed=candidate.times_borrowed + len(steps),
+        last_borrowed_step=max(*steps, candidate.last_borrowed_step or 0),
+    )

@@ -1,0 +1,44 @@
+"""`reuse.enabled=false`: nothing is stored, nothing is lent. Also what ranks hold that are no leaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
+
+
+class NullStore:
+    cursor: Mapping[str, int] = {}
+
+    def deposit(
+        self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
+    ) -> int:
+        return 0
+
+    def shortlist(self, prompt_id: str, *, step: int, position: int) -> list[ScoredResponse]:
+        return []
+
+    def borrow(
+        self,
+        prompt_id: str,
+        *,
+        step: int,
+        position: int = 0,
+        mean_logprobs: Mapping[str, float] | None = None,
+    ) -> ScoredResponse | None:
+        return None
+
+    def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
+        pass
+
+    def take_counts(self) -> Mapping[str, float]:
+        return {}
+
+    def rollback(self, cursor: Mapping[str, int]) -> None:
+        pass
+
+    def commit_checkpoint(self, cursor: Mapping[str, int]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -23,6 +23,7 @@ from megatron_ar3po.algorithm.training_samples import (
 )
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.band import within_band
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.dump import save_samples
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -34,6 +35,7 @@ from megatron_ar3po.observability.metrics import Max, Mean, Metrics, Sum
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.step_metrics import (
+    band_records,
     group_records,
     loan_records,
     refuse_a_failing_verifier,
@@ -43,7 +45,7 @@ from megatron_ar3po.observability.step_metrics import (
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.run_state import CheckpointFolder, RunState
 from megatron_ar3po.stop_request import StopRequest
-from megatron_ar3po.types import ResponseGroup, TrainingBatch, TrainingSample
+from megatron_ar3po.types import LoanOutcome, ResponseGroup, TrainingBatch, TrainingSample
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Ar3poTrainer:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
             return self.state.policy_version
         with self.colocation.train_phase(), self.metrics.span("train"):
-            self.update_policy(batch, groups)
+            self.update_policy(batch, groups, step)
         self.publish_weights(self.state.policy_version + 1)
         return self.state.policy_version + 1
 
@@ -150,13 +152,29 @@ class Ar3poTrainer:
         samples = self.batch_builder.gather(self.samples_of(penalised))
         return batch.with_advantages({s.row_key: s.advantage for s in samples})
 
-    def update_policy(self, batch: TrainingBatch, groups: Sequence[ResponseGroup]) -> None:
+    def within_band(self, batch: TrainingBatch) -> tuple[TrainingBatch, list[LoanOutcome]]:
+        """Option I becomes Option II for borrowed responses that are too unlike the policy of now."""
+        batch, standing = within_band(
+            batch,
+            self.ranks,
+            band=self.config.reuse.logprob_band,
+            aggregation=self.config.algorithm.loss_aggregation,
+        )
+        self.metrics.add_all(band_records(standing))
+        return batch, standing
+
+    def update_policy(
+        self, batch: TrainingBatch, groups: Sequence[ResponseGroup], step: int
+    ) -> None:
         with self.metrics.span("old_logprobs"):
             batch = self.actor.compute_logprobs(batch)  # frozen before the first mini-batch
+            batch, standing = self.within_band(batch)
             batch = self.penalised(batch, groups)
+        self.store.record_outcomes(standing, step=step)
         for mini_batch in batch.mini_batches:
             with self.metrics.span("update"):
                 stats = self.actor.update(mini_batch)
+            self.store.record_outcomes(stats.loans, step=step)
             self.metrics.add("actor/loss", Mean(stats.loss))
             self.metrics.add("actor/grad_norm", Mean(stats.grad_norm))
             self.metrics.add("actor/learning_rate", Mean(stats.learning_rate))

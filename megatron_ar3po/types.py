@@ -257,7 +257,6 @@ class MicroBatch:
     behaviour_logprobs: Tensor  # [T] float32
     is_reused: Tensor  # [T] bool, token of a borrowed response
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
-    sample_indices: tuple[int, ...] = ()  # which of the mini-batch's samples each sequence is
     old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
     row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; fillers behind have none
@@ -291,7 +290,9 @@ class MiniBatch:
     micro_batches: tuple[MicroBatch, ...]
     num_units: float
     num_sequences: int  # over all DP ranks, that carry gradient
-    samples: tuple[TrainingSample, ...] = ()  # of all DP ranks, in the order of `sample_indices`
+    samples: tuple[
+        TrainingSample, ...
+    ] = ()  # of all DP ranks; a micro-batch names its own by `row_keys`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -352,12 +353,11 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoanOutcome:
-    """How one borrowed response trained. `option`: 'detach' where it carried no gradient, by `reuse.option` or because
-    it had left the band."""
+    """How one borrowed response trained; None where this part is told by somebody else, or by nobody."""
 
     position: int  # of its group in the step
     response_id: str
-    option: str
+    option: str | None = None  # 'detach' where it left the band, else reuse.option
     drift: float | None = None  # mean |log-prob recomputed - stored| over its tokens
     ratio: float | None = None  # mean over its tokens, in the update
     clip_frac: float | None = None

@@ -25,7 +25,14 @@ from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
-from megatron_ar3po.types import MicroBatch, MiniBatch, RowKey, TrainingBatch, UpdateStats
+from megatron_ar3po.types import (
+    LoanOutcome,
+    MicroBatch,
+    MiniBatch,
+    RowKey,
+    TrainingBatch,
+    UpdateStats,
+)
 
 T = TypeVar("T")
 
@@ -102,6 +109,7 @@ class MegatronActor:
             was_skipped=step.was_skipped,
             sums=totals.sums,
             maxima=totals.maxima,
+            loans=self._loans(losses, mini_batch),
         )
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
@@ -200,6 +208,29 @@ class MegatronActor:
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             mine = _Totals.over_micro_batches(losses)
         return _Totals.merged([t for t in self._everyones(mine) if t is not None])
+
+    def _loans(
+        self, losses: Sequence[PolicyLoss], mini_batch: MiniBatch
+    ) -> tuple[LoanOutcome, ...]:
+        """How the borrowed responses of this mini-batch trained, on every rank; no collective where there are none."""
+        if not any(sample.origin == "reused" for sample in mini_batch.samples):
+            return ()
+        mine: list[LoanOutcome] = []
+        if self.layout.is_last_stage and self.layout.tp_rank == 0:
+            for result, micro_batch in zip(losses, mini_batch.micro_batches, strict=True):
+                rows = result.borrowed_rows.tolist()
+                for (position, response_id), row in zip(micro_batch.row_keys, rows, strict=False):
+                    num_tokens, ratios, num_clipped = row
+                    if num_tokens:
+                        mine.append(
+                            LoanOutcome(
+                                position=position,
+                                response_id=response_id,
+                                ratio=ratios / num_tokens,
+                                clip_frac=num_clipped / num_tokens,
+                            )
+                        )
+        return tuple(loan for part in self._everyones(mine) for loan in part)
 
     def _everyones(self, mine: T) -> list[T]:
         everyone = [mine]

@@ -40,6 +40,9 @@ class PolicyLoss:
     loss: Tensor  # [] with the gradient of logprobs and entropy
     sums: dict[str, tuple[Tensor, Tensor]]  # metric -> (sum over tokens, number of tokens)
     maxima: dict[str, Tensor]  # metric -> maximum over tokens, 0 without tokens
+    borrowed_rows: (
+        Tensor  # [N, 3] tokens, sum of ratios, clipped tokens of a borrowed response; else 0
+    )
 
 
 def policy_loss(
@@ -81,7 +84,12 @@ def policy_loss(
         objective = objective - config.entropy_coef * entropy
 
     loss = (micro_batch.weights * objective).sum()
-    return PolicyLoss(loss=loss, sums=metrics.sums, maxima=metrics.maxima)
+    return PolicyLoss(
+        loss=loss,
+        sums=metrics.sums,
+        maxima=metrics.maxima,
+        borrowed_rows=_borrowed_rows(logprobs.detach(), token, micro_batch),
+    )
 
 
 def _measure_ratio(
@@ -98,6 +106,16 @@ def _measure_ratio(
     difference = mismatch(micro_batch).abs()
     metrics.mean("mismatch/logprob_abs_mean", difference, is_fresh(micro_batch))
     metrics.max("mismatch/logprob_abs_max", difference)
+
+
+def _borrowed_rows(logprobs: Tensor, token: TokenLoss, micro_batch: MicroBatch) -> Tensor:
+    ratio = log_ratio_of(logprobs, micro_batch).exp()
+    per_token = torch.stack([torch.ones_like(ratio), ratio, token.is_clipped.to(ratio.dtype)], 1)
+    is_borrowed = micro_batch.is_reused & (micro_batch.loss_mask > 0)
+    rows = torch.zeros(micro_batch.num_sequences, 3, dtype=ratio.dtype, device=ratio.device)
+    return rows.index_add(
+        0, micro_batch.sequence_ids, torch.where(is_borrowed[:, None], per_token, 0.0)
+    )
 
 
 class _Metrics:

@@ -8,7 +8,6 @@ stands in each token's weight: the loss is then a plain sum, whatever the split.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -49,11 +48,7 @@ class BatchBuilder:
                 data_parallel_size=layout.data_parallel_size,
             )[layout.dp_rank]
             micro = tuple(
-                replace(
-                    pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]),
-                    sample_indices=tuple(bin_),
-                )
-                for bin_ in plan
+                pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan
             )
             minis.append(
                 MiniBatch(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from megatron_ar3po.observability.metrics import Max, Mean, Record, Sum
-from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
+from megatron_ar3po.types import LoanOutcome, ResponseGroup, ScoredResponse, TrainingSample
 
 
 def rollout_records(
@@ -101,6 +101,19 @@ def loan_records(
     if mass:
         records["reuse/advantage_mass_frac"] = Mean(borrowed_mass / mass, mass)
     return records
+
+
+def band_records(standing: Sequence[LoanOutcome]) -> dict[str, Record]:
+    """Of the borrowed responses that were to train: how far the policy has moved from what sampled them. Every rank
+    knows all of them, so the counts are no sums over ranks."""
+    if not standing:
+        return {}
+    drifts = [loan.drift for loan in standing if loan.drift is not None]
+    return {
+        "reuse/switched_to_detach": Max(sum(loan.option == "detach" for loan in standing)),
+        "reuse/logprob_drift_mean": Max(sum(drifts) / len(drifts)),
+        "reuse/logprob_drift_max": Max(max(drifts)),
+    }
 
 
 def is_verifier_failure(scored: ScoredResponse) -> bool:

@@ -38,6 +38,8 @@ class PendingLoan:
     clip_frac: float | None = None
 
 
+OUTCOME_PARTS = ("option", "drift", "ratio", "clip_frac")  # of a LoanOutcome
+
 PendingLoans = dict[tuple[int, int], PendingLoan]  # by (row, step)
 
 

@@ -46,6 +46,7 @@ from megatron_ar3po.reuse.database import (
 )
 from megatron_ar3po.reuse.deposits import evict_oldest, insert_step
 from megatron_ar3po.reuse.lending import (
+    OUTCOME_PARTS,
     PendingLoan,
     PendingLoans,
     earlier_candidates,
@@ -224,17 +225,14 @@ class ReuseStore:
         return scored
 
     def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
-        """What became of this step's loans; those of other shards are passed over."""
+        """What became of this step's loans, part by part; those of other shards are passed over."""
         by_loan = {(outcome.position, outcome.response_id): outcome for outcome in outcomes}
         for key, loan in self._pending.items():
             outcome = by_loan.get((loan.position, loan.response_id))
             if outcome is not None and key[1] == step:
+                told = {name: getattr(outcome, name) for name in OUTCOME_PARTS}
                 self._pending[key] = replace(
-                    loan,
-                    option=outcome.option,
-                    drift=outcome.drift,
-                    ratio=outcome.ratio,
-                    clip_frac=outcome.clip_frac,
+                    loan, **{name: value for name, value in told.items() if value is not None}
                 )
 
     def take_counts(self) -> Mapping[str, float]:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.band import within_band
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.dump import load_samples
 from megatron_ar3po.distributed.collectives import Ranks
@@ -28,12 +30,19 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     batch = builder.build_from_all(load_samples(Path(config.debug.replay_path)))
     before = weights_fingerprint(actor, ranks)
     batch = actor.compute_logprobs(batch)
+    batch, standing = within_band(
+        batch,
+        ranks,
+        band=config.reuse.logprob_band,
+        aggregation=config.algorithm.loss_aggregation,
+    )
     stats = [actor.update(mini_batch) for mini_batch in batch.mini_batches]
     facts = {
         "layout": ranks.layout.describe(),
         "loss": [s.loss for s in stats],
         "grad_norm": [s.grad_norm for s in stats],
         "metrics": [{name: total / n for name, (total, n) in s.sums.items() if n} for s in stats],
+        "loans": [asdict(loan) for loan in (*standing, *(x for s in stats for x in s.loans))],
         "weights_before": before,
         "weights_after": weights_fingerprint(actor, ranks),
         "samples": batch.num_samples,

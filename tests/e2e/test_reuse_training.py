@@ -46,24 +46,27 @@ def samples_of_a_rescued_group(folder, option, shift=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """replay.json of {case: option and shift of the stored tokens}."""
+    """replay.json of {case: option, shift of the stored tokens, band}."""
     folder = tmp_path_factory.mktemp("reuse_training")
     model = write_tiny_model(folder / "model")
     starter = RunStarter(folder)
     cases = {
-        "detach": ("detach", 0),
-        "detach, other tokens": ("detach", 1),
-        "recompute": ("recompute", 0),
-        "recompute, other tokens": ("recompute", 1),
+        "detach": ("detach", 0, 0.0),
+        "detach, other tokens": ("detach", 1, 0.0),
+        "recompute": ("recompute", 0, 0.0),
+        "recompute, other tokens": ("recompute", 1, 0.0),
+        "recompute, out of the band": ("recompute", 0, 0.5),
+        "recompute, in the band": ("recompute", 0, 50.0),
     }
     facts = {}
     try:
-        for number, (name, (option, shift)) in enumerate(cases.items()):
+        for number, (name, (option, shift, band)) in enumerate(cases.items()):
             run, dump = folder / f"run{number}", folder / f"{number}.pt"
             samples = samples_of_a_rescued_group(folder / f"store{number}", option, shift)
             save_samples(dump, samples, step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
-            starter(*words, f"model.path={model}", f"reuse.option={option}").wait(60).succeeded()
+            words += [f"reuse.option={option}", f"reuse.logprob_band={band}"]
+            starter(*words, f"model.path={model}").wait(60).succeeded()
             facts[name] = json.loads((run / "replay.json").read_text())
     finally:
         starter.end_all()
@@ -93,3 +96,28 @@ def test_option_1_starts_at_ratio_1_and_the_borrowed_tokens_matter(trained):
     assert one["metrics"][0]["reuse/ratio_mean"] == pytest.approx(1.0, abs=1e-6)
     assert one["metrics"][0]["reuse/clip_frac"] == 0
     assert one["weights_after"] != other["weights_after"]
+
+
+def test_a_borrowed_response_out_of_the_band_trains_as_under_option_2(trained):
+    """The stored log-probs are random between -1 and 0, an untrained model of 128 tokens says about -5."""
+    switched, detached = trained["recompute, out of the band"], trained["detach"]
+    assert (switched["samples"], switched["tokens"]) == (detached["samples"], detached["tokens"])
+    assert switched["loss"] == pytest.approx(detached["loss"], rel=1e-5)
+    assert switched["grad_norm"] == pytest.approx(detached["grad_norm"], rel=1e-5)
+    assert switched["weights_after"] == pytest.approx(detached["weights_after"], rel=1e-6)
+    assert switched["metrics"][0].keys() == detached["metrics"][0].keys()  # no reuse/ratio_mean
+    for name, value in detached["metrics"][0].items():
+        assert switched["metrics"][0][name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
+    (loan,) = switched["loans"]
+    assert (loan["option"], loan["ratio"]) == ("detach", None)
+    assert 3 < loan["drift"] < 6
+
+
+def test_a_borrowed_response_in_the_band_trains_as_under_option_1_and_tells_how(trained):
+    inside, plain = trained["recompute, in the band"], trained["recompute"]
+    assert inside["weights_after"] == plain["weights_after"]
+    measured, told = inside["loans"]  # before the update, and by it
+    assert (measured["option"], told["option"]) == ("recompute", None)
+    assert told["ratio"] == pytest.approx(1.0, abs=1e-6)
+    assert told["clip_frac"] == 0
+    assert measured["response_id"] == told["response_id"]

@@ -178,7 +178,7 @@ def test_verify_compares_the_tables_and_the_counter(
         connection.execute("DELETE FROM payloads WHERE id = (SELECT MIN(id) FROM payloads)")
     connection.close()
     with sqlite3.connect(second) as connection:
-        connection.execute("UPDATE shard SET num_responses = 99, num_bytes = 7, oldest_id = 3")
+        connection.execute("UPDATE shard SET num_responses = 99, num_bytes = 7, oldest_id = 90")
         connection.execute("UPDATE responses SET lottery = 5 WHERE id = 1")
     connection.close()
     assert reuse("verify", run, "--json") == 1
@@ -188,7 +188,9 @@ def test_verify_compares_the_tables_and_the_counter(
     assert any("its lottery number is 5" in what for what in problems)
     assert any("its counter says 99 responses, 6 are sound" in what for what in problems)
     assert any("its counter says 7 bytes, its rows " in what for what in problems)
-    assert any("it takes row 1 for evicted" in what for what in problems)
+    assert any(
+        what.startswith("it takes row") and what.endswith("for evicted") for what in problems
+    )
 
 
 def test_an_export_imports_back_what_todays_verifier_calls_correct(

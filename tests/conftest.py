@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from harness.trainer_runs import ROOT, RunStarter
+
+
+@pytest.fixture(autouse=True)
+def root_logging_stays_as_it_was():
+    """An experiment of NeMo-Run takes the root logger over (`logging.basicConfig(force=True)`) and keeps it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,13 @@ from megatron_ar3po.comparison.curves import (
 )
 from megatron_ar3po.comparison.experiment import Experiment
 from megatron_ar3po.comparison.runner import is_finished, metrics_path
-from megatron_ar3po.comparison.statistics import Interval, paired_difference, t_interval
+from megatron_ar3po.comparison.statistics import (
+    Interval,
+    Ratio,
+    paired_difference,
+    paired_ratio,
+    t_interval,
+)
 
 Curves = Mapping[str, Sequence[RunCurve]]  # variant -> one curve a seed, the same seeds for all
 
@@ -36,6 +42,14 @@ class Reached:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TimesFirst:
+    """What the target cost this variant, in units of what it cost the first one, seed by seed."""
+
+    ratio: Ratio
+    num_at_least: int  # seeds in which this one never crossed: they count with all they spent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
     name: str
     before: Interval
@@ -46,6 +60,9 @@ class VariantResult:
         int, Interval | None
     ]  # first variant - this one, paired, at equal responses
     to_target: Mapping[Axis, Reached]
+    to_target_times_first: Mapping[
+        Axis, TimesFirst | None
+    ]  # None: the first one, or it did not cross
     costs: Mapping[str, Interval | None]
     late_costs: Mapping[str, Interval | None]  # of the last quarter of the steps
     outcomes: Mapping[str, Interval | None]
@@ -120,6 +137,10 @@ def _variant_result(
             for at in budgets
         },
         to_target={axis: _reached(runs, axis, target) for axis in AXES} if target else {},
+        to_target_times_first={
+            axis: None if runs is first else _times_first(runs, first, axis, target)
+            for axis in (AXES if target else ())
+        },
         costs=_costs([run.costs for run in runs]),
         late_costs=_costs([run.late_costs for run in runs]),
         outcomes={
@@ -149,6 +170,24 @@ def _paired(one: Sequence[float | None], other: Sequence[float | None]) -> Inter
 def _reached(runs: Sequence[RunCurve], axis: Axis, target: float) -> Reached:
     spent = [value for run in runs if (value := spent_until(run, axis, target)) is not None]
     return Reached(spent=t_interval(spent), num_reached=len(spent), num_runs=len(runs))
+
+
+def _times_first(
+    runs: Sequence[RunCurve], first: Sequence[RunCurve], axis: Axis, target: float
+) -> TimesFirst | None:
+    """Also None where the target is no crossing at all, but where both start."""
+    paid = [spent_until(run, axis, target) for run in first]
+    known = [value for value in paid if value]
+    if len(known) < len(paid):
+        return None
+    spent = [spent_until(run, axis, target) for run in runs]
+    all_spent = [getattr(run.points[-1], axis) for run in runs]
+    ratio = paired_ratio(
+        [most if value is None else value for value, most in zip(spent, all_spent, strict=True)],
+        known,
+    )
+    assert ratio is not None, "a comparison has at least one seed"
+    return TimesFirst(ratio=ratio, num_at_least=spent.count(None))
 
 
 def _costs(costs: Sequence[Any]) -> dict[str, Interval | None]:

@@ -39,6 +39,28 @@ def t_interval(values: Sequence[float], confidence: float = 0.95) -> Interval | 
     return Interval(mean, t_quantile(confidence, n - 1) * std / math.sqrt(n), n)
 
 
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """A geometric mean and the ends of its interval, which is symmetric in the logarithm; no ends with one value."""
+
+    mean: float
+    low: float | None
+    high: float | None
+
+
+def paired_ratio(one: Sequence[float], other: Sequence[float]) -> Ratio | None:
+    """one / other, seed by seed.
+
+    2 8 against 1 2: ratios 2 and 4, geometric mean sqrt(8) = 2.828427. The logarithms have s = ln(2) / sqrt(2), and
+    with t = 12.7062 the half width is 12.7062 ln(2) / 2: the interval is 2.828427 / 2^6.3531 to 2.828427 * 2^6.3531.
+    """
+    interval = t_interval([math.log(a / b) for a, b in zip(one, other, strict=True)])
+    if interval is None:
+        return None
+    ends = [None if end is None else math.exp(end) for end in (interval.low, interval.high)]
+    return Ratio(math.exp(interval.mean), *ends)
+
+
 def t_quantile(confidence: float, freedom: int) -> float:
     """t with P(|T| <= t) = confidence: 12.7062 for 0.95 and one degree of freedom, 4.302653 for two, 2.776445 for four.
     By bisection."""

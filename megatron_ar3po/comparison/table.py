@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from megatron_ar3po.comparison.curves import AXES, OUTCOMES
-from megatron_ar3po.comparison.results import Comparison, Reached, VariantResult
+from megatron_ar3po.comparison.results import Comparison, Reached, TimesFirst, VariantResult
 from megatron_ar3po.comparison.statistics import Interval
 
 _COSTS = {
@@ -48,6 +48,8 @@ def rows_of(comparison: Comparison) -> list[Row]:
         for axis in AXES:
             cells = [_target_cell(v.to_target[axis]) for v in variants]
             rows.append(row(f"{axis} to pass@1 {comparison.target:g}", cells))
+            cells = [_ratio_cell(v.to_target_times_first[axis]) for v in variants]
+            rows.append(row(f"{axis} to the target / {first}'s (paired)", cells))
     return [*rows, *_cost_rows(variants)]
 
 
@@ -114,3 +116,15 @@ def _signed(interval: Interval | None) -> str:
 
 def _target_cell(reached: Reached) -> str:
     return f"{_shown(reached.spent, 0)} ({reached.num_reached}/{reached.num_runs})"
+
+
+def _ratio_cell(times: TimesFirst | None) -> str:
+    """As 'at least 2.00 (1.50 to 2.67), 1 never crossed'."""
+    if times is None:
+        return ""
+    shown = f"{times.ratio.mean:.2f}"
+    if times.ratio.low is not None and times.ratio.high is not None:
+        shown += f" ({times.ratio.low:.2f} to {times.ratio.high:.2f})"
+    if times.num_at_least:
+        return f"at least {shown}, {times.num_at_least} never crossed"
+    return shown

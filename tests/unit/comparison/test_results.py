@@ -66,6 +66,21 @@ def test_the_target_counts_the_runs_that_reached_it() -> None:
     assert (sure(dapo.spent).mean, dapo.num_reached, dapo.num_runs) == (pytest.approx(400), 1, 2)
 
 
+def test_a_run_that_never_crossed_counts_with_all_it_spent() -> None:
+    """dapo: 400 / 100 with seed 0; with seed 1 never within 800 responses: at least 800 / 300. sqrt(4 * 8 / 3)."""
+    found, _ = comparison()
+    ar3po, dapo = (v.to_target_times_first["responses"] for v in found.variants)
+    assert ar3po is None and dapo is not None
+    assert dapo.ratio.mean == pytest.approx((32 / 3) ** 0.5)
+    assert dapo.num_at_least == 1
+
+
+def test_there_is_no_ratio_to_a_run_that_never_crossed() -> None:
+    curves = {"ar3po": [curve_of(ONE[0])], "dapo": [curve_of(OTHER[0])]}
+    found = compare(curves, seeds=(0,), target=0.95)
+    assert found.variants[1].to_target_times_first["responses"] is None
+
+
 def test_a_mean_curve_ends_where_its_first_run_ends() -> None:
     runs = [curve_of(straight(0.4, 0.8, steps=4)), curve_of(straight(0.2, 0.6, steps=8))]
     spent, means = mean_curve(runs, "responses")

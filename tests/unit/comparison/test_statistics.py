@@ -1,8 +1,15 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from megatron_ar3po.comparison.statistics import paired_difference, t_interval, t_quantile
+from megatron_ar3po.comparison.statistics import (
+    paired_difference,
+    paired_ratio,
+    t_interval,
+    t_quantile,
+)
 
 
 @pytest.mark.parametrize(
@@ -49,3 +56,18 @@ def test_a_paired_difference_is_free_of_what_both_owe_to_the_seed() -> None:
 def test_pairs_must_be_whole() -> None:
     with pytest.raises(ValueError, match="zip"):
         paired_difference([0.5, 0.6], [0.4])
+
+
+def test_a_ratio_is_a_geometric_mean_with_an_interval_in_the_logarithm() -> None:
+    """Ratios 2 and 4: sqrt(8); half width of the logarithms 12.706205 * (ln 2 / sqrt 2) / sqrt 2 = 6.353102 ln 2."""
+    ratio = paired_ratio([2.0, 8.0], [1.0, 2.0])
+    assert ratio is not None and ratio.low is not None and ratio.high is not None
+    assert ratio.mean == pytest.approx(math.sqrt(8))
+    assert math.log2(ratio.high / ratio.mean) == pytest.approx(6.353102, abs=1e-5)
+    assert ratio.mean / ratio.low == pytest.approx(ratio.high / ratio.mean)
+
+
+def test_one_ratio_says_nothing_of_its_spread() -> None:
+    ratio = paired_ratio([3.0], [2.0])
+    assert ratio is not None
+    assert (ratio.mean, ratio.low, ratio.high) == (pytest.approx(1.5), None, None)

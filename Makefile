@@ -63,7 +63,7 @@ chaos: $(STAMP) $(TINY)/task.json  ## the long and the destructive tests
 test-gpu: $(STAMP)  ## what needs a GPU
 	$(BIN)/python -m pytest tests -m gpu $(ARGS)
 
-bench: $(STAMP)  ## every benchmark, as ratios in one run
+bench: $(STAMP) $(TINY)/task.json  ## every benchmark, as ratios in one run
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 clean:  ## caches and runs, not the environment

@@ -15,6 +15,7 @@ from megatron_ar3po.comparison.experiment import (
 from megatron_ar3po.config.load import load_config
 
 ROOT = Path(__file__).parents[3]
+ABLATIONS = ("ar3po", "adaptive_only", "reuse_only", "recompute")
 CONFIG = ROOT / "examples/tiny_sum/config.yaml"
 
 
@@ -59,14 +60,47 @@ def test_a_budget_of_responses_leaves_steps_enough_for_the_cheapest_ones() -> No
     assert "run.num_steps=84" in experiment.words_of(experiment.variants[0], 0)
 
 
-def test_the_shipped_experiment_is_the_one_of_the_page() -> None:
-    path = ROOT / "examples/tiny_sum/comparison.yaml"
+FOUR = ("ar3po", "grpo", "grpo_k", "dapo")
+
+
+@pytest.mark.parametrize(
+    ("name", "variants", "responses", "target"),
+    [
+        ("tiny_sum/comparison", FOUR, 2000, 0.45),
+        ("tiny_sum_core/comparison", FOUR, 4000, 0.40),
+        ("tiny_sum_core/ablations", (*ABLATIONS, *FOUR[1:]), 4000, 0.40),
+    ],
+)
+def test_the_shipped_experiments_are_those_of_the_page(name, variants, responses, target) -> None:
+    path = ROOT / "examples" / f"{name}.yaml"
     experiment = from_file(path)
     assert is_experiment_file(path) and not is_experiment_file(CONFIG)
-    names = [v.name for v in experiment.variants]
-    assert names == ["ar3po", "grpo_k", "grpo", "dapo", "dapo_4"]
-    assert (experiment.responses, experiment.target, experiment.seeds) == (5000, 0.55, (0, 1, 2))
-    assert "algorithm.name=dapo" in experiment.words_of(experiment.variants[4], 0)
+    assert tuple(v.name for v in experiment.variants) == variants
+    assert (experiment.responses, experiment.target) == (responses, target)
+    assert experiment.seeds == (0, 1, 2, 3, 4)
+
+
+def test_each_method_is_tuned_with_the_same_effort_on_a_seed_of_its_own() -> None:
+    experiment = from_file(ROOT / "examples/tiny_sum_core/tuning.yaml")
+    tried = [v.name.rsplit("_", 2)[0] for v in experiment.variants]
+    assert {name: tried.count(name) for name in FOUR} == dict.fromkeys(FOUR, 6)
+    assert experiment.seeds == (100,)
+    for variant in experiment.variants:
+        _, rate, prompts = variant.name.rsplit("_", 2)
+        words = experiment.words_of(variant, 100)
+        assert f"actor.learning_rate={rate}" in words
+        assert f"rollout.prompts_per_step={prompts}" in words
+
+
+def test_a_variant_means_the_same_in_both_experiments_of_the_harder_task() -> None:
+    """Their finished runs are shared: one --out."""
+    one, other = (
+        from_file(ROOT / f"examples/tiny_sum_core/{name}.yaml")
+        for name in ("comparison", "ablations")
+    )
+    for variant in one.variants:
+        [same] = [v for v in other.variants if v.name == variant.name]
+        assert one.words_of(variant, 3) == other.words_of(same, 3)
 
 
 def written(tmp_path: Path, text: str) -> Path:

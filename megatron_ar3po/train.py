@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 
+from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate, warnings_of
@@ -133,6 +134,7 @@ def describe(config: Config, world_size: int) -> str:
     """What --dry-run prints. Checks all that can be checked without starting anything."""
     layout = layout_of(config, 0, world_size)
     validate(config, layout)
+    check_custom_functions(config.algorithm)
     rollout, algorithm = config.rollout, config.algorithm
     least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt

@@ -102,7 +102,8 @@ def graders_are_importable(monkeypatch):
 def test_a_verifier_that_fails_halts_the_run_before_it_teaches(start_run):
     """DAPO draws such prompts again and again, and would have nothing left to look at."""
     grader = "rewards.verifier=fakes.graders:failing"
-    run = start_run(ONE_STEP, grader, "algorithm.name=dapo", "algorithm.max_sampling_rounds=1")
+    dapo = ["algorithm.name=dapo", "algorithm.max_sampling_rounds=1", "debug.mode=rollout_only"]
+    run = start_run(ONE_STEP, grader, *dapo)
     run.wait(180)
     assert run.code != 0
     assert "the verifier failed for" in run.err and "rewards.max_error_frac=0.5" in run.err
@@ -113,7 +114,8 @@ def test_a_verifier_that_fails_halts_the_run_before_it_teaches(start_run):
 
 @pytest.mark.usefixtures("graders_are_importable")
 def test_a_reward_that_is_no_number_is_named_with_its_response(start_run):
-    run = start_run(ONE_STEP, "rewards.verifier=fakes.graders:not_a_number").wait(180)
+    grader = "rewards.verifier=fakes.graders:not_a_number"
+    run = start_run(ONE_STEP, grader, "debug.mode=rollout_only").wait(180)
     said = sentence(run)
     assert "has reward nan" in said and "rewards.verifier" in said, said
     assert run.processes_left() == []

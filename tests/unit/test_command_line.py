@@ -39,6 +39,13 @@ def test_a_typo_ends_with_one_sentence_and_code_2(config, capsys):
     assert "rollout.num_stages" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["advantage", "policy_loss"])
+def test_a_dry_run_refuses_a_function_of_the_user_that_does_not_fit(config, capsys, option):
+    assert main(["train", config, "--dry-run", f"algorithm.{option}=math:sin"]) == 2
+    said = capsys.readouterr().err
+    assert f"algorithm.{option}=math:sin" in said and "define it as: def sin(" in said
+
+
 def test_an_unknown_flag_is_refused(config):
     with pytest.raises(SystemExit):
         main(["train", config, "--dryrun"])

@@ -20,7 +20,7 @@ from mpmath.ctx_mp import MPContext
 from mpmath.libmp.libhyper import NoConvergence
 
 from megatron_ar3po.rewards.exact import MAX_FACTORIAL, TooLarge, Undefined, exact
-from megatron_ar3po.rewards.trees import Node, uses, variables
+from megatron_ar3po.rewards.trees import Node, size, uses, variables
 from megatron_ar3po.rewards.words import words
 
 MAX_MAGNITUDE = 20_000  # |log2| of an approximate one
@@ -28,6 +28,7 @@ MAX_MAGNITUDE = 20_000  # |log2| of an approximate one
 MAX_VARIABLES = 24
 DIGITS = 50
 MAX_DIGITS_AT_WORK = 4_000
+MAX_WORK = 200_000  # digits times nodes
 _POSITIVE_POINTS = 3
 _SIGNED_POINTS = 4
 
@@ -205,7 +206,7 @@ def _both_values(
     needed = DIGITS + int(ctx.extent * 0.61)  # both ends: terms of 2^extent and of 2^-extent
     if needed <= ctx.dps + 12:
         return a, b, ctx
-    if needed > MAX_DIGITS_AT_WORK:
+    if needed > MAX_DIGITS_AT_WORK or needed * (size(left) + size(right)) > MAX_WORK:
         raise TooLarge("terms too far apart in size")
     fine = _context(needed)
     finer_point = {name: fine.mpf(value) for name, value in point.items()}

@@ -29,6 +29,18 @@ def variables(node: Node) -> frozenset[str]:
     return frozenset(found)
 
 
+def size(node: Node) -> int:
+    """How many nodes it has."""
+    total = 0
+    stack: list[Any] = [node]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, tuple):
+            total += 1
+            stack.extend(item)
+    return total
+
+
 def uses(node: Node, *names: str) -> bool:
     """Whether a function of one of these names stands anywhere in the tree."""
     stack: list[Any] = [node]

@@ -97,9 +97,13 @@ def split_unit(text: str, *, letters: bool = False) -> tuple[str, str]:
     currency = _CURRENCY.match(text)
     if currency:
         name = (currency[2] or currency[3] or "$").lower().replace("us", "").replace("\\", "")
-        rest, unit = split_unit(text[currency.end() :])
+        rest, unit = _split_behind(text[currency.end() :], letters=False)
         known = {"$": "dollar", "d": "dollar", "": "dollar", "eur": "euro"}.get(name, name)
         return currency[1] + rest, known if unit in ("", known) else f"{known} {unit}"
+    return _split_behind(text, letters=letters)
+
+
+def _split_behind(text: str, *, letters: bool) -> tuple[str, str]:
     modulus = _MODULUS.search(text)
     if modulus and modulus.start():
         return text[: modulus.start()], f"mod {next(filter(None, modulus.groups()))}"

@@ -139,7 +139,7 @@ finish() {
     die "scontrol requeue did not end this job within 120 s"
   fi
   [ "$code" -ne 0 ] || code=1
-  echo "[launch] the run is neither DONE nor STOPPED; the ends of its logs:" >&2
+  echo "[launch] the run is neither DONE nor STOPPED (ar3po status $RUN_DIR names the ranks); the ends of its logs:" >&2
   tail -n 60 "$LOG_DIR"/*.log >&2
   exit "$code"
 }

@@ -1,8 +1,13 @@
 """`ar3po grade`: the verifier of a training run, for files and single pairs.
 
-ar3po grade --input FILE.jsonl --output FILE.jsonl    {"gold", "response"} or {"gold", "pred"} a line
-ar3po grade --gold '1/2' --pred '0.5'                 one pair, with the layers that were tried
-ar3po grade --check FILE.jsonl                        the ground truths that no response could ever equal
+  ar3po grade --input FILE.jsonl --output FILE.jsonl    {"gold", "response"} or {"gold", "pred"} a line
+  ar3po grade --gold '1/2' --pred '0.5'                 one pair, with the layers that were tried
+  ar3po grade --check FILE.jsonl                        the ground truths that no response could ever equal
+
+A "response" is a whole text, whose final answer is looked for (a box, an answer line, ####, "the answer is"); a "pred"
+is an answer already; --kind overrules the name of the field. The output holds every field of the input and reward,
+status, extracted, reason, elapsed_s, in the input's order; it appears when all lines are graded. A field "error" is the
+absolute tolerance of its row. A line that cannot be read ends the command and is named, FILE:LINE.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -31,7 +37,10 @@ _IN_FLIGHT = 4096  # items between reading and writing
 def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add `grade` to the subcommands; its `run` default is `run_grade`."""
     parser: argparse.ArgumentParser = subparsers.add_parser(
-        "grade", help="grade responses or answers against ground truths", description=__doc__
+        "grade",
+        help="grade responses or answers against ground truths",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--input", type=Path, help="JSONL: gold with response or pred")
     parser.add_argument("--output", type=Path, help="JSONL: the same with reward, status, reason")
@@ -55,7 +64,10 @@ def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one item")
     parser.add_argument("--tolerance", type=float, default=0.0, help="absolute, of numbers")
     parser.add_argument(
-        "--answer-format", default="any", choices=["any", "boxed", "answer_line", "hashes"]
+        "--answer-format",
+        default="any",
+        choices=["any", "boxed", "answer_line", "hashes"],
+        help="the mark of a response's final answer; any: whichever stands last",
     )
     parser.add_argument("--strict", action="store_true", help="only the named answer format counts")
     parser.set_defaults(run=run_grade)
@@ -115,9 +127,11 @@ def _grade_file(args: argparse.Namespace) -> int:
     counts: Counter[str] = Counter()
     in_flight: deque[tuple[dict[str, Any], Future[Grade]]] = deque()
     console = Console(stderr=True)
+    unfinished = args.output.with_name(f"{args.output.name}.unfinished")
     with (
         VerifierPool(settings) as pool,
-        args.output.open("w", encoding="utf-8") as output,
+        _removed_on_error(unfinished),
+        unfinished.open("w", encoding="utf-8") as output,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("grade", total=num_bytes)
@@ -129,10 +143,20 @@ def _grade_file(args: argparse.Namespace) -> int:
         while in_flight:
             _write(in_flight.popleft(), output, counts)
         progress.update(task, completed=num_bytes)
+    unfinished.replace(args.output)
     total = sum(counts.values())
     shares = ", ".join(f"{status} {count}" for status, count in counts.most_common())
     print(f"{total} graded: {shares or 'nothing'}; written to {args.output}", file=sys.stderr)
     return 0
+
+
+@contextmanager
+def _removed_on_error(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _check_file(args: argparse.Namespace) -> int:

@@ -162,10 +162,10 @@ def tidy(text: str) -> str:
             text = text.replace(spelling, relation)
     if "^" in text:
         text = _PRIME.sub(lambda m: m[1] or m[2], _DEGREE.sub("°", text))
-    text = re.sub(r" {2,}", " ", text).strip()
+    text = re.sub(r" {2,}", " ", text).strip().lstrip(" *:")
     text = _TIMES_TEN.sub("*", _ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text)
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
-    return _without_trailing_marks(text).lstrip(" *:")
+    return _without_trailing_marks(text)
 
 
 def _without_trailing_marks(text: str) -> str:

@@ -100,6 +100,23 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
         grade("--input", source, "--output", tmp_path / "out.jsonl", "--workers", "1")
 
 
+def test_a_broken_line_late_in_the_file_leaves_no_half_an_output(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"gold": "5", "pred": "5"}] * 40)
+    with source.open("a", encoding="utf-8") as lines:
+        lines.write('{"gold": "5", "pred"')
+    with pytest.raises(ValueError, match=r"in\.jsonl:41 is not JSON"):
+        grade("--input", source, "--output", tmp_path / "out.jsonl", "--workers", "1")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_the_help_shows_how_each_form_is_called(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        grade("--help")
+    said = capsys.readouterr().out
+    assert "  ar3po grade --input FILE.jsonl --output FILE.jsonl    {" in said
+    assert "  ar3po grade --gold '1/2' --pred '0.5'  " in said
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import respelling
 import spelling_cases
 import verifier_cases as cases
 
@@ -63,6 +64,20 @@ def test_an_answer_equals_its_spellings_and_nothing_else() -> None:
             is_equal(rf"Hence it is \boxed{{{answer}}}.", ground_truth, GradingOptions()),
         )
         if verdict != (answer in equal)
+    ]
+    assert wrong == []
+
+
+def test_harmless_changes_change_nothing_and_harmful_ones_do() -> None:
+    answers = {ground_truth for ground_truth, _, _ in spelling_cases.ANSWERS}
+    answers |= {ground_truth for ground_truth, _ in cases.EQUAL if ground_truth.isascii()}
+    answers -= {"**5**", r"\\frac{5}{6}"}
+    wrong = [
+        (name, answer, changed)
+        for answer in sorted(answers)
+        for kinds, is_same in ((respelling.HARMLESS, True), (respelling.HARMFUL, False))
+        for name, changed in respelling.changes(answer, kinds)
+        if is_equal(changed, answer) != is_same
     ]
     assert wrong == []
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import respelling
 
 from megatron_ar3po.rewards.grade import Grade
-from megatron_ar3po.rewards.math_grader import grade_math
+from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 
 TIMEOUT_S = 5.0
@@ -96,6 +97,31 @@ def test_hostile_inputs_are_answered_in_time_and_never_accepted(
                 "id"
             ]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_ground_truths_of_the_problem_sets_keep_their_meaning_in_every_spelling() -> None:
+    """Equal spellings >= 98% accepted, and no false accept: another number, bracket, order, or a factor of 100."""
+    folder = Path(os.environ.get("AR3PO_TEST_DATA", "")) / "problems"
+    if not folder.is_dir():
+        pytest.skip("AR3PO_TEST_DATA has no problems/")
+    answers: dict[str, None] = {}
+    for name in ("math500", "math_train_7k", "aime24", "amc23", "olympiadbench_en", "minerva_math"):
+        lines = (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+        answers |= dict.fromkeys(
+            json.loads(line)["answer"] for line in lines[:: 1 + len(lines) // 250]
+        )
+    options = GradingOptions(is_answer=True)
+    num_equal, refused, accepted = 0, [], []
+    for answer in answers:
+        for name, changed in respelling.changes(answer, respelling.HARMLESS):
+            num_equal += 1
+            if grade_math(changed, answer, options).status != "correct":
+                refused.append((name, answer, changed))
+        for name, changed in respelling.changes(answer, respelling.HARMFUL):
+            if grade_math(changed, answer, options).status == "correct":
+                accepted.append((name, answer, changed))
+    assert accepted == []
+    assert num_equal > 5_000 and len(refused) <= 0.02 * num_equal, refused[:50]
 
 
 def test_nearly_every_ground_truth_of_the_problem_sets_is_usable() -> None:

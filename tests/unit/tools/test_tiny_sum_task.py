@@ -8,6 +8,7 @@ import pytest
 from tiny_sum_task import (
     MAX_RESPONSE_TOKENS,
     PROMPT_TOKENS,
+    TASKS,
     Teacher,
     answer,
     choose_prompts,
@@ -71,6 +72,16 @@ def test_prompts_have_the_shares_of_difficulty_and_none_is_held_out_and_trained_
     assert all(difficulty(teacher.pass_rate(operands)) == name for operands, name in train.items())
     assert sum(teacher.pass_rate(operands) <= 0.2 for operands in train) >= 300 / 4
     assert 0.3 < sum(map(teacher.pass_rate, train)) / 300 < 0.5
+
+
+def test_three_of_five_prompts_of_the_harder_task_start_near_zero():
+    task = TASKS["tiny_sum_core"]
+    teacher = Teacher.with_misconceptions(seed=0, task=task)
+    train = choose_prompts(teacher, task.num_train, "train 0", task=task)
+    rates = sorted(map(teacher.pass_rate, train))
+    assert len(rates) == 120
+    assert rates[71] <= 0.06 < rates[72]  # 72 of 120 are core
+    assert sum(sum(rate > 0.5 for rate in row) for row in teacher.error_rate) >= 30
 
 
 def test_the_same_seed_gives_the_same_task_and_another_seed_another():

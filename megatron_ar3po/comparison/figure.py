@@ -26,7 +26,7 @@ def draw(comparison: Comparison, curves: Curves, path: Path) -> None:
     from matplotlib import pyplot
 
     figure: Any
-    figure, axes = pyplot.subplots(1, 4, figsize=(18, 4.2))
+    figure, axes = pyplot.subplots(1, 4, figsize=(18, 4.6), layout="constrained")
     for axis, panel in zip(AXES, axes, strict=False):
         for name, runs in curves.items():
             spent, means = mean_curve(runs, axis)
@@ -38,10 +38,10 @@ def draw(comparison: Comparison, curves: Curves, path: Path) -> None:
             panel.axhline(comparison.target, linestyle=":", color="grey", linewidth=1)
         panel.set_xlabel(_LABELS[axis])
         panel.set_ylabel("pass@1, held out")
-    axes[0].legend()
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower left", ncols=8, frameon=False)
     _draw_outcomes(comparison, axes[3])
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 
@@ -68,4 +68,5 @@ def _draw_outcomes(comparison: Comparison, panel: Any) -> None:
         panel.bar(names, heights, bottom=bottom, label=outcome.replace("_", " "))
         bottom = [b + h for b, h in zip(bottom, heights, strict=True)]
     panel.set_ylabel("share of groups kept")
-    panel.legend(fontsize="small")
+    panel.tick_params(axis="x", labelrotation=30)
+    panel.legend(fontsize="small", loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False)

@@ -6,7 +6,7 @@ of training steps (start-up, evaluation and checkpoints are not in them).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,11 +40,19 @@ class Costs:
     outcomes: Mapping[str, float]  # of the groups kept
 
 
+@dataclass(frozen=True, slots=True)
+class StepCounts:
+    responses: float  # generated until then, this step's included
+    prompts: float  # drawn in this step
+    signal_groups: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCurve:
     points: tuple[Point, ...]  # in order, at least one
     costs: Costs  # of the whole run
     late_costs: Costs  # of the last quarter of its steps
+    steps: tuple[StepCounts, ...]
     num_steps: int
 
 
@@ -87,8 +95,21 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
     steps = [row for row in kept if row["step"] <= points[-1].step]
     late = steps[-max(len(steps) // 4, 1) :]
     return RunCurve(
-        points=tuple(points), costs=costs_of(steps), late_costs=costs_of(late), num_steps=len(steps)
+        points=tuple(points),
+        costs=costs_of(steps),
+        late_costs=costs_of(late),
+        steps=tuple(_step_counts(steps)),
+        num_steps=len(steps),
     )
+
+
+def _step_counts(rows: Sequence[Mapping[str, Any]]) -> Iterator[StepCounts]:
+    responses = 0.0
+    for row in rows:
+        responses += row.get("rollout/responses_generated") or 0
+        yield StepCounts(
+            responses, row.get("rollout/prompts") or 0, row.get("group/signal_groups") or 0
+        )
 
 
 def costs_of(rows: Sequence[Mapping[str, Any]]) -> Costs:
@@ -131,6 +152,20 @@ def accuracy_at(curve: RunCurve, axis: Axis, spent: float) -> float | None:
             return before.accuracy + part * (after.accuracy - before.accuracy)
     first = curve.points[0]
     return first.accuracy if spent == getattr(first, axis) else None
+
+
+def no_signal_share(curve: RunCurve, responses: float) -> float | None:
+    """Of the prompts drawn until so many responses were generated, the step that came to them included.
+
+    4 prompts with 3 signal groups for 20 responses, then 4 with 1 for 30: 0.25 at 20, 0.5 at 50, of 8 prompts.
+    """
+    prompts = signal = 0.0
+    for step in curve.steps:
+        prompts += step.prompts
+        signal += step.signal_groups
+        if step.responses >= responses:
+            break
+    return 1 - signal / prompts if prompts else None
 
 
 def spent_until(curve: RunCurve, axis: Axis, target: float) -> float | None:

@@ -16,6 +16,7 @@ from megatron_ar3po.comparison.curves import (
     Axis,
     RunCurve,
     accuracy_at,
+    no_signal_share,
     read_curve,
     spent_until,
 )
@@ -59,6 +60,8 @@ class VariantResult:
     minus_first: Mapping[
         int, Interval | None
     ]  # first variant - this one, paired, at equal responses
+    no_signal: Interval | None  # share of the prompts drawn until the last budget
+    first_minus_no_signal: Interval | None  # first variant - this one, paired
     to_target: Mapping[Axis, Reached]
     to_target_times_first: Mapping[
         Axis, TimesFirst | None
@@ -136,6 +139,10 @@ def _variant_result(
             at: None if runs is first else _paired(_accuracies(first, at), _accuracies(runs, at))
             for at in budgets
         },
+        no_signal=_all_of(_no_signal(runs, budgets)),
+        first_minus_no_signal=None
+        if runs is first
+        else _paired(_no_signal(first, budgets), _no_signal(runs, budgets)),
         to_target={axis: _reached(runs, axis, target) for axis in AXES} if target else {},
         to_target_times_first={
             axis: None if runs is first else _times_first(runs, first, axis, target)
@@ -152,6 +159,10 @@ def _variant_result(
 
 def _accuracies(runs: Sequence[RunCurve], responses: int) -> list[float | None]:
     return [accuracy_at(run, "responses", responses) for run in runs]
+
+
+def _no_signal(runs: Sequence[RunCurve], budgets: Sequence[int]) -> list[float | None]:
+    return [no_signal_share(run, budgets[-1]) for run in runs]
 
 
 def _all_of(values: Sequence[float | None]) -> Interval | None:

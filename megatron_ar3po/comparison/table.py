@@ -59,11 +59,11 @@ def _cost_rows(variants: Sequence[VariantResult]) -> list[Row]:
         rows.append((name, [_shown(v.costs[key], 2) for v in variants]))
         rows.append((f"{name}, last quarter", [_late_cell(v, key) for v in variants]))
     rows.append(
-        (
-            "groups with signal / prompts drawn",
-            [_shown(v.costs["signal_share"], 3) for v in variants],
-        )
+        ("prompts without signal, of all drawn", [_shown(v.no_signal, 3) for v in variants])
     )
+    first = variants[0].name
+    cells = ["" if v.name == first else _signed(v.first_minus_no_signal) for v in variants]
+    rows.append((f"{first} - this, prompts without signal (paired)", cells))
     for outcome in OUTCOMES:
         cells = [_shown(v.outcomes[outcome], 3) for v in variants]
         rows.append((f"{outcome.replace('_', ' ')}, of groups kept", cells))

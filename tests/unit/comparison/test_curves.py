@@ -8,6 +8,7 @@ from megatron_ar3po.comparison.curves import (
     accuracy_at,
     costs_of,
     curve_of,
+    no_signal_share,
     read_curve,
     spent_until,
 )
@@ -110,6 +111,21 @@ def test_shares_of_groups_weigh_by_the_groups_a_step_kept() -> None:
 def test_steps_without_signal_have_no_cost_per_signal_group() -> None:
     costs = costs_of([{"rollout/responses_generated": 8, "rollout/prompts": 2}])
     assert (costs.responses_per_signal_group, costs.responses_per_prompt) == (None, 4)
+
+
+def test_prompts_without_signal_are_counted_at_equal_responses() -> None:
+    """4 prompts with 3 signal groups for 20 responses, then 4 with 1 for 30: a quarter at 20, half at 50 (and at 21,
+    which the second step is needed for)."""
+    shared = {"rollout/prompts": 4}
+    rows = [
+        {"step": 0, "eval/pass_at_1": 0.4},
+        step_row(1, **shared, **{"rollout/responses_generated": 20, "group/signal_groups": 3}),
+        step_row(2, 0.5, **shared, **{"rollout/responses_generated": 30, "group/signal_groups": 1}),
+    ]
+    curve = curve_of(rows)
+    assert no_signal_share(curve, 20) == 0.25
+    assert no_signal_share(curve, 21) == no_signal_share(curve, 50) == 0.5
+    assert no_signal_share(curve_of(rows[:1]), 20) is None
 
 
 def test_late_costs_are_those_of_the_last_quarter_of_the_steps() -> None:

@@ -2,8 +2,10 @@
 answer was sampled from the current weights."""
 
 import json
+import os
 
 import pytest
+from harness.trainer_runs import ROOT
 
 
 @pytest.mark.parametrize(
@@ -13,7 +15,9 @@ def test_a_server_lost_while_the_actor_trains_serves_the_next_step(
     start_run, monkeypatch, signal_name
 ):
     monkeypatch.setenv("AR3PO_TEST_SIGNAL", signal_name)
-    words = ["run.num_steps=3", "algorithm.advantage=tests.fakes.killing_advantage:advantage"]
+    path = [str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
+    words = ["run.num_steps=3", "algorithm.advantage=fakes.killing_advantage:advantage"]
     run = start_run(*words).wait().succeeded()
     assert [row["step"] for row in run.metrics] == [0, 1, 2, 3]
     # server and actor agree about every token of the step after it: the new process holds the published weights

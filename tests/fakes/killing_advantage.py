@@ -1,4 +1,4 @@
-"""`algorithm.advantage=tests.fakes.killing_advantage:advantage`: the group's advantage. In the second step the
+"""`algorithm.advantage=fakes.killing_advantage:advantage`: the group's advantage. In the second step the
 trainer's server gets a signal first (`AR3PO_TEST_SIGNAL`), when nobody samples from it any more."""
 
 from __future__ import annotations

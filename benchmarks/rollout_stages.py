@@ -1,15 +1,25 @@
 """Continuous stages against a barrier after each stage: how long one step's sampling takes.
 
 The real controller with a simulated engine: a request holds one of the slots for as long as its answer has tokens, in
-virtual time, so a step of minutes takes milliseconds. Lengths are log-normal up to a cap (truncated answers are wrong),
-pass rates follow a U-shaped Beta. The lower bound is max(tokens / slots, longest chain of one prompt); no schedule can
-beat it.
+virtual time, so a step of minutes takes milliseconds. The lower bound is max(tokens / slots, longest chain of one
+prompt); no schedule can beat it.
 
-    python benchmarks/rollout_stages.py
+    python benchmarks/rollout_stages.py [--quick]
 
-Columns: `barrier` and `continuous` in a first step, when nothing is known of any prompt; `known` continuous with a
-history of 16 answers per prompt; `oracle` a scheduler that knows every length and verdict beforehand and starts the
-longest remaining chain first, each as a multiple of the bound. Then servers: local routing (a prompt's server is fixed)
+Three sets of prompts:
+  independent   every length log-normal, whatever the prompt; pass rates U-shaped (Beta(0.4, 0.6))
+  by prompt     60 % of the variance of log-length lies between prompts, hard prompts are longer; the same pass rates
+  recorded      lengths and verdicts of a real run, rollout_recorded.jsonl: 16 answers each of 256 prompts, of which 8
+                are what is known and 8 what is drawn. Lengths are at most 24 tokens
+
+An answer that reaches the cap is cut off there and wrong. Columns: `barrier` and `contin.` in a first step, when
+nothing is known of any prompt, and their ratio; `x bound` for the latter; `known` continuous with a history of 16
+answers (8 recorded ones) per prompt; `idle` the share of slot-time that `known` leaves unused, `tail` the part of the
+step that is left when its last request begins; `oracle` a scheduler that knows every length and verdict beforehand and
+starts the longest remaining chain first. `x bound`, `known` and `oracle` are multiples of the bound.
+
+Then the floor of one stage, over 20 draws: lengths that are alike for all one knows make every order alike, so that no
+schedule that does not know them can be better on average. Then servers: local routing (a prompt's server is fixed)
 against global (the server with the fewest requests).
 
 Left out: the servers' own speed falls with their batch, prefill costs nothing here, and verdicts are there at once.
@@ -17,12 +27,16 @@ Left out: the servers' own speed falls with their batch, prefill costs nothing h
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import heapq
+import json
 import selectors
 import zlib
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -42,6 +56,57 @@ from megatron_ar3po.types import (
 NUM_PROMPTS = 256
 RESPONSES_PER_STAGE = 4
 SLOTS = (128, 256, 512, 1024, 2048, 8192)
+CAPS = (1024, 4096)
+RECORDED = Path(__file__).with_name("rollout_recorded.jsonl")
+
+
+class Prompts(Protocol):
+    """Where lengths and verdicts come from; a function of prompt and seed alone."""
+
+    num_known: int  # answers per prompt that are known in a later step
+
+    def answer(self, prompt: int, seed: int) -> tuple[int, bool]:
+        """(length without a cap, whether it is correct if it is whole)."""
+        ...
+
+    def known(self, prompt: int) -> list[tuple[int, bool]]: ...
+
+
+class Synthetic:
+    num_known = 16
+
+    def __init__(self, between: float) -> None:
+        """`between`: the share of the variance of log-length that lies between prompts."""
+        draw = np.random.default_rng(0)
+        self.rates = draw.beta(0.4, 0.6, NUM_PROMPTS)
+        hard = (self.rates.mean() - self.rates) / self.rates.std()
+        own = 0.7 * hard + np.sqrt(1 - 0.7**2) * draw.standard_normal(NUM_PROMPTS)
+        self.means = 6.0 + 0.8 * np.sqrt(between) * own
+        self.sigma = 0.8 * np.sqrt(1 - between)
+
+    def answer(self, prompt: int, seed: int) -> tuple[int, bool]:
+        length = np.random.default_rng(seed).lognormal(self.means[prompt], self.sigma)
+        luck = seed * 2654435761 % 2**31 / 2**31
+        return int(max(8, length)), luck < self.rates[prompt]
+
+    def known(self, prompt: int) -> list[tuple[int, bool]]:
+        return [self.answer(prompt, 2**31 + 64 * prompt + i) for i in range(self.num_known)]
+
+
+class Recorded:
+    num_known = 8
+
+    def __init__(self, path: Path) -> None:
+        self.rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert len(self.rows) == NUM_PROMPTS
+
+    def answer(self, prompt: int, seed: int) -> tuple[int, bool]:
+        answers = self.rows[prompt]["drawn"]
+        length, is_correct = answers[seed % len(answers)]
+        return length, bool(is_correct)
+
+    def known(self, prompt: int) -> list[tuple[int, bool]]:
+        return [(length, bool(is_correct)) for length, is_correct in self.rows[prompt]["known"]]
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
@@ -72,12 +137,14 @@ class VirtualTimePolicy(asyncio.DefaultEventLoopPolicy):
 class SimulatedEngine:
     """One token a second and slot; the slots are shared out over the servers, each of which queues what is beyond."""
 
+    source: Prompts
     cap: int
     slots: int
     num_servers: int = 1
     routing: str = "local"
     servers: list[asyncio.Semaphore] = field(default_factory=list)
     load: list[int] = field(default_factory=list)
+    last_start: float = 0.0
 
     def __post_init__(self) -> None:
         self.load = [0] * self.num_servers
@@ -92,10 +159,11 @@ class SimulatedEngine:
         if not self.servers:
             each = self.slots // self.num_servers
             self.servers = [asyncio.Semaphore(each) for _ in range(self.num_servers)]
-        length = length_of(request.seed, self.cap)
+        length = min(self.cap, self.source.answer(request.prompt_token_ids[2], request.seed)[0])
         server = self.server_of(request)
         self.load[server] += 1
         async with self.servers[server]:
+            self.last_start = asyncio.get_running_loop().time()
             await asyncio.sleep(length)
         self.load[server] -= 1
         return Generation(
@@ -119,9 +187,12 @@ class SimulatedEngine:
 class SimulatedVerifier:
     version = "simulated"
 
+    def __init__(self, source: Prompts) -> None:
+        self._source = source
+
     async def verify(self, prompt: Prompt, response: Response) -> Verdict:
-        luck = response.seed * 2654435761 % 2**31 / 2**31
-        if response.finish_reason == "stop" and luck < float(prompt.ground_truth):
+        is_correct = self._source.answer(prompt.token_ids[2], response.seed)[1]
+        if response.finish_reason == "stop" and is_correct:
             return Verdict(reward=1.0, status="correct")
         return Verdict(reward=0.0, status="incorrect")
 
@@ -129,40 +200,53 @@ class SimulatedVerifier:
         return None
 
 
-def length_of(seed: int, cap: int) -> int:
-    return int(min(cap, max(8, np.random.default_rng(seed).lognormal(6.0, 0.8))))
-
-
+@cache
 def prompts() -> list[StepPrompt]:
-    rates = np.random.default_rng(0).beta(0.4, 0.6, NUM_PROMPTS)
     return [
         StepPrompt(
             position=i,
-            prompt=Prompt(prompt_id=f"{i:032x}", token_ids=(1, 2, i), ground_truth=f"{rate:.6f}"),
+            prompt=Prompt(prompt_id=f"{i:032x}", token_ids=(1, 2, i), ground_truth=""),
         )
-        for i, rate in enumerate(rates)
+        for i in range(NUM_PROMPTS)
     ]
 
 
-def earlier_steps() -> PromptHistory:
-    """16 answers of each prompt, drawn from its pass rate; lengths say nothing, they are alike for all."""
-    history, draw = PromptHistory(decay=1.0), np.random.default_rng(1)
-    history.replay(
-        {
+def earlier_steps(source: Prompts, cap: int) -> PromptHistory:
+    history = PromptHistory(decay=1.0)
+    for p in prompts():
+        answers = source.known(p.position)
+        row = {
             "kind": "prompt",
             "prompt_id": p.prompt.prompt_id,
-            "responses": 16,
-            "correct": int(draw.binomial(16, float(p.prompt.ground_truth))),
-            "response_tokens": 16 * 400,
+            "responses": len(answers),
+            "correct": sum(correct and length < cap for length, correct in answers),
+            "response_tokens": sum(min(cap, length) for length, _ in answers),
             "cancelled": 0,
             "cancelled_tokens": 0,
         }
-        for p in prompts()
-    )
+        history.replay([row])
     return history
 
 
-def makespan(
+@dataclass(frozen=True)
+class Step:
+    """One simulated step: seconds of virtual time, when its last request began, and what was sampled."""
+
+    seconds: float
+    last_start: float
+    groups: list[ResponseGroup]
+
+    def idle_frac(self, slots: int) -> float:
+        tokens = sum(r.response.num_tokens for g in self.groups for r in g.responses)
+        return 1 - tokens / (slots * self.seconds)
+
+    @property
+    def tail_frac(self) -> float:
+        return 1 - self.last_start / self.seconds
+
+
+def simulated(
+    source: Prompts,
     scheduling: Any,
     slots: int,
     stages: int,
@@ -171,8 +255,8 @@ def makespan(
     history: PromptHistory | None = None,
     num_servers: int = 1,
     routing: str = "local",
-) -> tuple[float, list[ResponseGroup]]:
-    """(seconds of virtual time, what was sampled)."""
+    run_seed: int = 0,
+) -> Step:
     config = RolloutConfig(
         num_stages=stages,
         responses_per_stage=RESPONSES_PER_STAGE,
@@ -180,12 +264,14 @@ def makespan(
         max_concurrent_requests=slots,
         max_response_tokens=cap,
         prompts_per_step=NUM_PROMPTS,
+        hang_timeout_s=1e9,
     )
+    engine = SimulatedEngine(source, cap, slots, num_servers, routing)
     controller = RolloutController(
-        SimulatedEngine(cap, slots, num_servers, routing),
-        SimulatedVerifier(),
+        engine,
+        SimulatedVerifier(source),
         config,
-        run_seed=0,
+        run_seed=run_seed,
         stop_token_ids=(),
         max_context_tokens=cap + 64,
         vocab_size=NUM_PROMPTS + 8,
@@ -194,7 +280,7 @@ def makespan(
     groups = controller.collect(prompts(), step=1, policy_version=0)
     seconds = controller._loop.time()
     controller.close()
-    return seconds, groups
+    return Step(seconds, engine.last_start, groups)
 
 
 def stages_of(group: ResponseGroup) -> list[list[int]]:
@@ -239,51 +325,84 @@ def oracle(groups: list[ResponseGroup], slots: int) -> float:
     return now
 
 
-def stage_table() -> None:
-    print(f"{NUM_PROMPTS} prompts, stages of {RESPONSES_PER_STAGE}; one token a second and slot")
+def stage_table(name: str, source: Prompts, slot_numbers: tuple[int, ...], caps: tuple) -> None:
     print(
-        f"{'slots':>6} {'S':>2} {'cap':>6} {'barrier':>9} {'continuous':>11} {'gain':>6} {'x bound':>8} "
-        f"{'known':>7} {'oracle':>7}"
+        f"\n{name}: {NUM_PROMPTS} prompts, stages of {RESPONSES_PER_STAGE}, one token a second and slot"
     )
-    met = cells = met_known = 0
-    for slots in SLOTS:
+    print(
+        f"{'slots':>6} {'S':>2} {'cap':>6} {'barrier':>9} {'contin.':>9} {'gain':>6} {'x bound':>8} {'known':>7} "
+        f"{'idle':>6} {'tail':>6} {'oracle':>7}"
+    )
+    met = met_known = cells = 0
+    for slots in slot_numbers:
         for stages in (2, 3, 4):
-            for cap in (1024, 4096):
-                barrier, _ = makespan("barrier", slots, stages, cap)
-                continuous, groups = makespan("continuous", slots, stages, cap)
-                known, _ = makespan("continuous", slots, stages, cap, history=earlier_steps())
-                assert continuous <= barrier, "continuous stages were slower than a barrier"
-                bound = lower_bound(groups, slots)
+            for cap in caps:
+                barrier = simulated(source, "barrier", slots, stages, cap)
+                free = simulated(source, "continuous", slots, stages, cap)
+                history = earlier_steps(source, cap)
+                known = simulated(source, "continuous", slots, stages, cap, history=history)
+                assert free.seconds <= barrier.seconds, (
+                    "continuous stages were slower than a barrier"
+                )
+                bound = lower_bound(free.groups, slots)
                 cells += 1
-                met += continuous <= 1.05 * bound
-                met_known += known <= 1.05 * bound
+                met += free.seconds <= 1.05 * bound
+                met_known += known.seconds <= 1.05 * bound
                 print(
-                    f"{slots:6} {stages:2} {cap:6} {barrier:8.0f}s {continuous:10.0f}s "
-                    f"{barrier / continuous:6.2f} {continuous / bound:8.3f} {known / bound:7.3f} "
-                    f"{oracle(groups, slots) / bound:7.3f}",
+                    f"{slots:6} {stages:2} {cap:6} {barrier.seconds:8.0f}s {free.seconds:8.0f}s "
+                    f"{barrier.seconds / free.seconds:6.2f} {free.seconds / bound:8.3f} "
+                    f"{known.seconds / bound:7.3f} {known.idle_frac(slots):6.0%} {known.tail_frac:6.0%} "
+                    f"{oracle(free.groups, slots) / bound:7.3f}",
                     flush=True,
                 )
     print(
-        f"within 1.05 of the bound: {met} of {cells} cells, {met_known} with known pass rates; "
-        "never slower than a barrier"
+        f"within 1.05 of the bound: {met} of {cells} cells, {met_known} with known prompts; never slower than a barrier"
     )
 
 
-def server_table() -> None:
-    print(f"\nservers that share {SLOTS[1]} slots, S = 2, cap 1024, nothing known")
-    print(f"{'servers':>8} {'local':>9} {'global':>9} {'local / global':>15}")
-    for num_servers in (1, 8, 64):
-        times = [
-            makespan("continuous", SLOTS[1], 2, 1024, num_servers=num_servers, routing=routing)[0]
-            for routing in ("local", "global")
-        ]
-        print(f"{num_servers:8} {times[0]:8.0f}s {times[1]:8.0f}s {times[0] / times[1]:15.2f}")
+def floor_table(num_draws: int) -> None:
+    """One stage of independent lengths: any order of the requests has the same distribution."""
+    print(f"\nthe floor: one stage, independent lengths, x bound over {num_draws} draws")
+    print(f"{'slots':>6} {'cap':>6} {'mean':>6} {'least':>6} {'most':>6}")
+    source = Synthetic(between=0.0)
+    for slots in SLOTS[:4]:
+        for cap in CAPS:
+            ratios = []
+            for seed in range(num_draws):
+                step = simulated(source, "continuous", slots, 1, cap, run_seed=seed)
+                ratios.append(step.seconds / lower_bound(step.groups, slots))
+            mean = sum(ratios) / num_draws
+            print(
+                f"{slots:6} {cap:6} {mean:6.3f} {min(ratios):6.3f} {max(ratios):6.3f}", flush=True
+            )
+
+
+def server_table(slot_numbers: tuple[int, ...]) -> None:
+    print("\nservers that share the slots, S = 2, cap 1024, by prompt, nothing known")
+    print(f"{'slots':>6} {'servers':>8} {'local':>9} {'global':>9} {'local / global':>15}")
+    source = Synthetic(between=0.6)
+    for slots in slot_numbers:
+        for servers in (1, 8, 64):
+            local, routed = (
+                simulated(
+                    source, "continuous", slots, 2, 1024, num_servers=servers, routing=routing
+                ).seconds
+                for routing in ("local", "global")
+            )
+            print(f"{slots:6} {servers:8} {local:8.0f}s {routed:8.0f}s {local / routed:15.2f}")
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser.add_argument("--quick", action="store_true", help="two slot numbers, three draws")
+    arguments = parser.parse_args()
+    slot_numbers = SLOTS[1:3] if arguments.quick else SLOTS
     asyncio.set_event_loop_policy(VirtualTimePolicy())
-    stage_table()
-    server_table()
+    stage_table("independent", Synthetic(between=0.0), slot_numbers, CAPS)
+    stage_table("by prompt", Synthetic(between=0.6), slot_numbers, CAPS)
+    stage_table("recorded", Recorded(RECORDED), slot_numbers, (24,))
+    floor_table(3 if arguments.quick else 20)
+    server_table(slot_numbers)
 
 
 if __name__ == "__main__":

@@ -276,7 +276,7 @@ class RolloutController:
             run_seed=self.run_seed,
             step=step,
             policy_version=policy_version,
-            urgency=lambda prompt, num_done: self.history.expected_chain_tokens(
+            urgency=lambda prompt, num_done: self.history.likely_chain_tokens(
                 prompt.prompt_id, config.stage_sizes, num_done=num_done
             ),
             cancel_solved=config.cancel_solved,

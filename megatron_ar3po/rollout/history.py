@@ -13,6 +13,9 @@ from typing import Any
 
 from megatron_ar3po.types import ResponseGroup
 
+_CAUTION = (
+    8.0  # by which the chance of a later stage is raised where the order of prompts is chosen
+)
 _PRIOR = (1.0, 1.0)  # Beta(1, 1): every pass rate is as likely as any other
 
 
@@ -77,18 +80,20 @@ class PromptHistory:
             chance *= (b + i) / (a + b + i)
         return round(chance, 12)
 
-    def expected_chain_tokens(
+    def likely_chain_tokens(
         self, prompt_id: str, stage_sizes: Sequence[int], *, num_done: int = 0
     ) -> float:
-        """How long this prompt will yet keep a slot busy, one stage after the other, when the first `num_done` stages
-        have not solved it: the longest work starts first. A prompt that was never seen has the mean length. This step's
-        verdicts are left out on purpose: with them a prompt that failed once would overtake one that has its whole
-        chain before it, and steps took up to 1.1 times as long (benchmarks/rollout_stages.py)."""
+        """How long this prompt may yet keep a slot busy, one stage after the other, when the first `num_done` stages
+        have not solved it: the longest work starts first. A stage that comes with a chance of 1/8 counts whole: one
+        long chain that begins late makes the whole step wait, and one that begins early for nothing costs nothing. A
+        prompt that was never seen has the mean length. This step's verdicts are left out on purpose: with them a prompt
+        that failed once would overtake one that has its whole chain before it, and steps took up to 1.1 times as long
+        (benchmarks/rollout_stages.py)."""
         seen = self._seen.get(prompt_id)
         length = seen.length_tokens if seen else self._mean_length()
         drawn, stages = 0, 0.0
         for size in stage_sizes[num_done:]:
-            stages += self.unsolved_frac(prompt_id, drawn)
+            stages += min(1.0, _CAUTION * self.unsolved_frac(prompt_id, drawn))
             drawn += size
         return length * max(stages, 1.0)
 

@@ -86,17 +86,18 @@ def test_what_was_done_again_after_a_resume_is_learnt_once():
     assert not history.is_known("ab")
 
 
-def test_the_longest_expected_chain_comes_first():
-    """100 tokens an answer and 4 wrong of 4, Beta(1, 5): the second of two stages of 4 comes with 5/9."""
+def test_the_longest_likely_chain_comes_first():
+    """100 tokens an answer and 4 wrong of 4, Beta(1, 5): the second of two stages of 4 comes with 5/9. Four right of
+    four, Beta(5, 1): with 1/6 * 2/7 * 3/8 * 4/9 = 1/126, of which eight times is counted."""
     history = PromptHistory()
     history.replay([row("hard", responses=4, correct=0, tokens=400)])
     history.replay([row("easy", responses=4, correct=4, tokens=80)])
-    assert history.expected_chain_tokens("hard", (4, 4)) == pytest.approx(100 * (1 + 5 / 9))
+    assert history.likely_chain_tokens("hard", (4, 4)) == pytest.approx(100 * 2)
     # unsolved after the first stage, only the second is left
-    assert history.expected_chain_tokens("hard", (4, 4), num_done=1) == pytest.approx(100)
-    unknown = history.expected_chain_tokens("new", (4, 4))
-    assert unknown == pytest.approx(60 * 1.2)  # the mean length, and Beta(1, 1): 1/5
-    assert history.expected_chain_tokens("easy", (4, 4)) < unknown
+    assert history.likely_chain_tokens("hard", (4, 4), num_done=1) == pytest.approx(100)
+    # the mean length, and Beta(1, 1): 1/5, counted whole
+    assert history.likely_chain_tokens("new", (4, 4)) == pytest.approx(60 * 2)
+    assert history.likely_chain_tokens("easy", (4, 4)) == pytest.approx(20 * (1 + 8 / 126))
 
 
 def shrinking(prompt, solved_by_stage):

@@ -120,10 +120,13 @@ class MemoryEstimate:
 
 
 def server_tensor_parallel_size(config: Config, layout: ParallelLayout, gpus_per_node: int) -> int:
-    """GPUs of one server: the replica's GPUs on its leader's node, shared out. A server never spans nodes."""
+    """GPUs of one server: the replica's GPUs on its leader's node, shared out over the servers there. A server never
+    spans nodes; the servers of a replica are spread over its nodes."""
     ranks = layout.replica_ranks(0)
     on_leaders_node = sum(rank // gpus_per_node == ranks[0] // gpus_per_node for rank in ranks)
-    return on_leaders_node // config.rollout.servers_per_replica
+    num_nodes = len({rank // gpus_per_node for rank in ranks})
+    servers_there = max(1, config.rollout.servers_per_replica // num_nodes)
+    return on_leaders_node // servers_there
 
 
 def estimate_memory(

@@ -7,17 +7,17 @@ import socket
 HOST = "127.0.0.1"
 
 
-def reserve_port(port: int) -> socket.socket:
+def reserve_port(port: int, host: str = HOST) -> socket.socket:
     """A bound socket that never listens: the system hands the port to nobody else, and the server can still bind it,
     since both ask for SO_REUSEADDR."""
     reservation = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        reservation.bind((HOST, port))
+        reservation.bind((host, port))
     except OSError as error:
         reservation.close()
         raise ValueError(
-            f"rollout.port={port} cannot be used on {HOST}: {error.strerror}. Another process holds it; choose another "
+            f"rollout.port={port} cannot be used on {host}: {error.strerror}. Another process holds it; choose another "
             "port, or 0 for a free one from the system."
         ) from error
     return reservation

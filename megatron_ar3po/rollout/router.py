@@ -114,18 +114,19 @@ class GlobalRouter:
         *,
         log_path: Path,
         request_timeout_s: float,
+        host: str = HOST,
         max_restarts: int = 3,
     ) -> None:
         check_router_installed()
         self.num_restarts = 0
         self._max_restarts = max_restarts
-        self._reservations = [reserve_port(0), reserve_port(0)]
+        self._reservations = [reserve_port(0, host), reserve_port(0)]
         port, metrics_port = (held.getsockname()[1] for held in self._reservations)
-        self.url = f"http://{HOST}:{port}"
+        self.url = f"http://{host}:{port}"
         self.log_path = log_path
         self._urls = list(urls)
         self._arguments: dict[str, Any] = {
-            "host": HOST,
+            "host": host,
             "port": port,
             "prometheus_port": metrics_port,
             "prometheus_host": HOST,

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.rollout.ports import HOST
 
 # Options that the trainer sets itself: a second value would contradict it.
 _OURS = {
     "model_path": "model.path",
     "dtype": "model.dtype",
     "port": "rollout.port",
-    "host": "the loopback address",
+    "host": "the nodes of the run (AR3PO_NODE_ADDRESS)",
     "tp_size": "actor.tensor_parallel_size and rollout.servers_per_replica",
     "enable_deterministic_inference": "rollout.deterministic",
     "skip_tokenizer_init": "token in, token out",
@@ -28,6 +29,7 @@ def server_arguments(
     *,
     model_path: str,
     dtype: str,
+    host: str = HOST,
     port: int,
     tensor_parallel_size: int,
     on_gpu: bool,
@@ -36,7 +38,7 @@ def server_arguments(
     arguments: dict[str, Any] = {
         "model_path": str(Path(model_path).resolve()),
         "dtype": dtype,
-        "host": "127.0.0.1",
+        "host": host,
         "port": port,
         "tp_size": tensor_parallel_size,
         "skip_tokenizer_init": True,  # token in, token out: answers bypass the detokenizer

@@ -36,6 +36,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
 from megatron_ar3po.rollout.ports import HOST, reserve_port
 from megatron_ar3po.rollout.server_arguments import server_arguments
+from megatron_ar3po.rollout.server_facts import last_lines, told
 
 logger = logging.getLogger(__name__)
 
@@ -43,8 +44,6 @@ _POLL_INTERVAL_S = 0.1
 _REPORT_INTERVAL_S = 10.0
 _STOP_GRACE_S = 5.0
 _KILL_LIMIT_S = 60.0
-_INFO_TIMEOUT_S = 30.0
-_LAST_LOG_LINES = 15
 _KEEP_ALIVE_S = 24 * 3600
 
 # What torchrun, Slurm's MPI and the trainer set for their own process groups; a server that inherits it joins them.
@@ -73,7 +72,9 @@ class ServerPlace:
     """Where one server of a run sits."""
 
     name: str  # "dp0.s0": names the log file and the ledger's rows
-    number: int = 0  # on this machine, from 0: a configured port is counted up by it
+    number: int = 0  # over the run, from 0: a configured port is counted up by it
+    node: int = 0
+    host: str = HOST  # the address it listens on
     gpu_ids: tuple[
         str, ...
     ] = ()  # as in CUDA_VISIBLE_DEVICES; empty: no GPU, or all that are visible
@@ -97,12 +98,15 @@ class SglangServer:
         self.log_path = log_dir / f"sglang_{place.name}.log"
         self._config = config
         self._place = place
-        self._reservation = reserve_port(config.port + place.number if config.port else 0)
+        self._reservation = reserve_port(
+            config.port + place.number if config.port else 0, place.host
+        )
         self.port: int = self._reservation.getsockname()[1]
         self._arguments = server_arguments(
             config,
             model_path=model_path,
             dtype=dtype,
+            host=place.host,
             port=self.port,
             tensor_parallel_size=place.tensor_parallel_size,
             on_gpu=torch.cuda.is_available(),
@@ -117,7 +121,7 @@ class SglangServer:
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        return f"http://{self._place.host}:{self.port}"
 
     @property
     def process_group(self) -> int:
@@ -165,7 +169,7 @@ class SglangServer:
                 )
             if waited >= next_report:
                 report(
-                    f"waiting for server {HOST}:{self.port}: {waited:.0f} s of at most {limit:g} s"
+                    f"waiting for server {self._place.host}:{self.port}: {waited:.0f} s of at most {limit:g} s"
                 )
                 next_report = waited + _REPORT_INTERVAL_S
             time.sleep(_POLL_INTERVAL_S)
@@ -219,11 +223,7 @@ class SglangServer:
         else:
             ended = self._process.poll()
             state = "It still runs." if ended is None else f"Its exit code was {ended}."
-        if not self.log_path.is_file():
-            return state
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        shown = "\n".join(f"    {line[:300]}" for line in lines[-_LAST_LOG_LINES:])
-        return f"{state} Last lines of {self.log_path}:\n{shown}"
+        return f"{state} {last_lines(self.log_path)}"
 
     def kv_tokens(self) -> int:
         """What its KV cache holds, in tokens. Of a ready server."""
@@ -239,24 +239,20 @@ class SglangServer:
             )
 
     def _told(self, route: str, name: str) -> Any:
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=_INFO_TIMEOUT_S)
         try:
-            connection.request("GET", route)
-            return json.loads(connection.getresponse().read())[name]
+            return told(self.url, route, name)
         except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
             raise RolloutEngineError(
                 f"server {self.name} does not tell its {name} at {route} ({type(error).__name__}: {error}). "
                 f"{self.last_words()}"
             ) from error
-        finally:
-            connection.close()
 
     def _answers_ready(self) -> bool:
         return self._get("/ready")
 
     def _get(self, route: str) -> bool:
         """Whether it answers 200 within some seconds."""
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=5)
+        connection = http.client.HTTPConnection(self._place.host, self.port, timeout=5)
         try:
             connection.request("GET", route)
             return connection.getresponse().status == 200

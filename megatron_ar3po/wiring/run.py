@@ -48,7 +48,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     check_custom_functions(config.algorithm)
     check_pick(config.reuse)
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
-    check_routing(config, ranks)
+    check_routing(config)
     folder = config.run.path
     checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,8 +14,10 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.rollout.attached_server import AttachedServer
 from megatron_ar3po.rollout.ledger import ServerCounters
-from megatron_ar3po.rollout.placement import server_places
+from megatron_ar3po.rollout.node_address import node_address
+from megatron_ar3po.rollout.placement import is_first_of_replica_here, server_places
 from megatron_ar3po.rollout.ports import HOST
+from megatron_ar3po.rollout.remote_server import RemoteServer
 from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
 from megatron_ar3po.rollout.server_arguments import server_arguments
 from megatron_ar3po.rollout.server_control import ServerControl
@@ -24,7 +26,7 @@ from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 logger = logging.getLogger(__name__)
 
 
-RunServer = SglangServer | AttachedServer  # ours, or someone else's
+RunServer = SglangServer | AttachedServer | RemoteServer  # ours, someone else's, or another node's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,36 +36,106 @@ class RouterAccess:
 
 
 def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
-    """Leaders start their replica's servers and return at once; the other ranks hold none. With `rollout.server_urls`
-    nothing is started: they run already."""
-
-    def started() -> int:
-        places = server_places(
-            ranks.layout,
-            servers_per_replica=config.rollout.servers_per_replica,
-            gpus=visible_gpus(),
-            ranks_per_node=int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size)),
-        )
-        for place in places:
-            if config.rollout.server_urls:
-                servers.append(attached(config, place))
-                continue
-            server = SglangServer(
-                config.rollout,
-                place,
-                model_path=config.model.path,
-                dtype=config.model.dtype,
-                log_dir=config.run.path / "logs",
-            )
-            server.start()
-            stack.callback(server.stop)
-            servers.append(server)
-        return len(places)
-
+    """Collective. The servers of a leader's replica, on all of its nodes; other ranks hold none. The first rank of a
+    replica on each node starts those of the node, and returns at once. With `rollout.server_urls` nothing is started:
+    they run already."""
     check_server_urls(config, ranks)
-    servers: list[RunServer] = []
-    ranks.run_on_leader(started)
-    return servers
+    places = server_places(
+        ranks.layout,
+        servers_per_replica=config.rollout.servers_per_replica,
+        gpus=visible_gpus(),
+        ranks_per_node=ranks_per_node(ranks),
+    )
+    check_transport(config, places)
+    if config.rollout.server_urls:
+        return [attached(config, place) for place in places] if ranks.is_leader else []
+    own: dict[str, SglangServer] = {}
+    error = None
+    try:
+        start_own(config, ranks, stack, places, own)
+    except Exception as raised:  # it must reach every rank before it travels on
+        error = raised
+    ranks.agree_on_error(error)
+    offer_own(ranks, own)
+    urls = {
+        name: url
+        for part in ranks.gather({s.name: s.url for s in own.values()})
+        for name, url in part.items()
+    }
+    if not ranks.is_leader:
+        return []
+    return [
+        own.get(place.name) or remote(config, ranks, place, urls[place.name]) for place in places
+    ]
+
+
+def start_own(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    places: Sequence[ServerPlace],
+    own: dict[str, SglangServer],
+) -> None:
+    """Those of `places` that this rank owns: it is the first of its replica on their node."""
+    per_node = ranks_per_node(ranks)
+    if not is_first_of_replica_here(ranks.layout, per_node):
+        return
+    is_reached_from_elsewhere = per_node < ranks.layout.world_size and (
+        config.rollout.routing == "global" or len({place.node for place in places}) > 1
+    )
+    for place in places:
+        if place.node != ranks.layout.rank // per_node:
+            continue
+        server = SglangServer(
+            config.rollout,
+            replace(place, host=node_address()) if is_reached_from_elsewhere else place,
+            model_path=config.model.path,
+            dtype=config.model.dtype,
+            log_dir=config.run.path / "logs",
+        )
+        server.start()
+        stack.callback(server.stop)
+        own[place.name] = server
+
+
+def offer_own(ranks: Ranks, own: Mapping[str, SglangServer]) -> None:
+    """What a leader may ask of the rank that started a server on another node."""
+
+    def wait_server(name: str) -> None:
+        if name in own:
+            own[name].wait_ready()
+
+    def restart_server(name: str) -> None:
+        if name in own:
+            own[name].restart()
+
+    ranks.offer("wait_server", wait_server)
+    ranks.offer("restart_server", restart_server)
+
+
+def remote(config: Config, ranks: Ranks, place: ServerPlace, url: str) -> RemoteServer:
+    return RemoteServer(
+        name=place.name,
+        url=url,
+        tensor_parallel_size=place.tensor_parallel_size,
+        log_path=config.run.path / "logs" / f"sglang_{place.name}.log",
+        ask=ranks.call_in_replica,
+    )
+
+
+def ranks_per_node(ranks: Ranks) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size))
+
+
+def check_transport(config: Config, places: Sequence[ServerPlace]) -> None:
+    nodes = sorted({place.node for place in places})
+    if len(nodes) > 1 and config.weight_sync.transport == "tensor" and config.debug.mode == "full":
+        raise ValueError(
+            f"weight_sync.transport=tensor hands over memory of one machine, but the servers of a replica are on nodes "
+            f"{nodes} (rollout.servers_per_replica={config.rollout.servers_per_replica}); set "
+            "weight_sync.transport=disk (a folder that all nodes see) or, without colocated GPUs, distributed; or "
+            "rollout.servers_per_replica=1: then only the leader's node samples."
+        )
 
 
 def attached(config: Config, place: ServerPlace) -> AttachedServer:
@@ -121,17 +193,10 @@ def server_control(
     return ServerControl(servers, timeout_s=config.weight_sync.timeout_s, restarted=restarted)
 
 
-def check_routing(config: Config, ranks: Ranks) -> None:
+def check_routing(config: Config) -> None:
     """Before anything starts."""
-    if config.rollout.routing == "local":
-        return
-    check_router_installed()
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size))
-    if local < ranks.layout.world_size:
-        raise ValueError(
-            f"rollout.routing=global puts one router in front of servers that listen on {HOST} only, but the run has "
-            f"{ranks.layout.world_size} ranks of which {local} are on this node; use rollout.routing=local."
-        )
+    if config.rollout.routing == "global":
+        check_router_installed()
 
 
 def start_router(
@@ -149,6 +214,7 @@ def start_router(
             [url for urls in per_replica for url in urls],
             log_path=config.run.path / "logs" / "router.log",
             request_timeout_s=config.rollout.request_timeout_s,
+            host=node_address() if ranks_per_node(ranks) < ranks.layout.world_size else HOST,
             max_restarts=config.rollout.max_server_restarts,
         )
         stack.callback(router.stop)

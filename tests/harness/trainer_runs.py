@@ -99,8 +99,14 @@ class RunStarter:
         self._runs: list[Run] = []
 
     def __call__(
-        self, *words: str, ranks: int = 1, config: Path = CONFIG, short: bool = True
+        self,
+        *words: str,
+        ranks: int = 1,
+        nodes: int = 1,
+        config: Path = CONFIG,
+        short: bool = True,
     ) -> Run:
+        """`ranks` on each of so many `nodes`."""
         tag = uuid.uuid4().hex
         folder = self._folder / "run"
         for word in words:
@@ -110,6 +116,8 @@ class RunStarter:
         if ranks > 1:
             launcher = ["-m", "torch.distributed.run", "--standalone"]
             launcher += [f"--nproc-per-node={ranks}", "-m", "megatron_ar3po.train"]
+        if nodes > 1:
+            launcher = [str(ROOT / "tests/harness/nodes.py"), str(nodes), str(ranks)]
         arguments = [*(SHORT if short else []), f"run.dir={folder}", *words]
         process = subprocess.Popen(
             [sys.executable, *launcher, str(config), *arguments],

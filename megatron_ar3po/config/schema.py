@@ -225,10 +225,10 @@ class RolloutConfig:
     )
     max_concurrent_requests: int = 0  # per server; 0: as many of full length as its KV cache holds
     routing: Literal["local", "global"] = (
-        "local"  # global: one sglang-router in front of the servers of all replicas (one node)
+        "local"  # global: one sglang-router in front of the servers of all replicas
     )
     servers_per_replica: int = (
-        1  # SGLang servers beside each replica, replica GPUs / this many GPUs each
+        1  # SGLang servers beside each replica, spread over its nodes; they share its GPUs there
     )
     server_urls: list[str] = field(
         default_factory=list[str]

@@ -144,6 +144,8 @@ class SglangEngine:
     async def close(self) -> None:
         if self._watch is not None:
             await end([self._watch])
+            if not self._watch.cancelled() and (error := self._watch.exception()) is not None:
+                logger.warning("the watch over the servers had ended with: %s", error)
         session, self._session = self._session, None
         if session is not None:
             await session.close()

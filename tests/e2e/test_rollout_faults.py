@@ -32,7 +32,7 @@ from megatron_ar3po.rollout.router import GlobalRouter, RouterControl
 from megatron_ar3po.rollout.server_usage import NOBODY, ServerUsage, process_of
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
-from megatron_ar3po.types import CollectedStep
+from megatron_ar3po.types import CollectedStep, SamplingParams
 
 VERSION = 7
 
@@ -301,3 +301,47 @@ def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signa
 
 def tokens_of(group) -> list[list[int]]:
     return [scored.response.token_ids.tolist() for scored in group.responses]
+
+
+@pytest.mark.parametrize("routing", ["local", "global"])
+def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routing):
+    """One request at a time, so that no server is busy: each prompt's two samples go to one server, and the second
+    reads all but the last of its 8 prompt tokens from that server's cache. A blind choice would miss half of them."""
+    seeds = {"local": 21, "global": 22}
+    prompts = [p.prompt for p in make_prompts(24, seed=seeds[routing])]
+    options = {"servers_per_replica": 1, "max_concurrent_requests": 1, "routing": routing}
+    config = RolloutConfig(**{**OPTIONS, **options})
+    urls = [s.url for s in servers]
+    router = GlobalRouter(urls, log_path=tmp_path / "router.log", request_timeout_s=60)
+    if routing == "global":
+        router.start()
+        engine = RoutedEngine(
+            servers, config, vocab_size=VOCAB_SIZE, router_url=router.url, all_urls=urls
+        )
+    else:
+        engine = SglangEngine(servers, config, vocab_size=VOCAB_SIZE)
+    controller = RolloutController(
+        engine,
+        FakeVerifier(a_third_is_correct),
+        config,
+        run_seed=3,
+        stop_token_ids=(STOP_TOKEN_ID,),
+        max_context_tokens=MAX_CONTEXT_TOKENS,
+        vocab_size=VOCAB_SIZE,
+    )
+    try:
+        answers = controller.sample(
+            prompts,
+            num_samples=2,
+            sampling=SamplingParams(max_response_tokens=1, stop_token_ids=(STOP_TOKEN_ID,)),
+            seed_key="prefix",
+            policy_version=VERSION,
+        )
+    finally:
+        controller.close()
+        router.stop()
+    pairs = [(first.response, second.response) for first, second in answers]
+    assert {first.server for first, _ in pairs} == {"dp0.s0", "dp0.s1"}
+    assert [a.server for a, _ in pairs] == [b.server for _, b in pairs]
+    assert [b.num_cached_tokens for _, b in pairs] == [7] * 24
+    assert sum(a.num_cached_tokens for a, _ in pairs) < 24 * 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import http.server
 import json
 import os
 import signal
@@ -18,15 +19,18 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import requests
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
+from megatron_ar3po.colocation import ColocatedGpus
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_books
 from megatron_ar3po.rollout.server_arguments import server_argument_names
+from megatron_ar3po.rollout.server_control import ServerControl
 from megatron_ar3po.rollout.server_scorer import ServerScorer
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
@@ -140,8 +144,8 @@ def make_controller(server):
         controller.close()
 
 
-def make_prompts(count: int, *, length: int = 8) -> list[StepPrompt]:
-    draw = np.random.default_rng(0)
+def make_prompts(count: int, *, length: int = 8, seed: int = 0) -> list[StepPrompt]:
+    draw = np.random.default_rng(seed)
     return [
         StepPrompt(
             position=i,
@@ -371,6 +375,103 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     check_balance(living.server, living.ours, living.theirs)
     ledger = Ledger(tmp_path / "dp00.jsonl", lambda: server_books(controller.engine))
     ledger.record_step(CollectedStep(groups=tuple(groups)), step=5, policy_version=0)
+
+
+class RecordingProxy:
+    """In front of a real server: passes every request on, and writes down its route and tags beside what the actor is
+    told. It has what the rollout wants of a server."""
+
+    num_restarts = 0
+
+    def __init__(self, server: SglangServer) -> None:
+        self.name = server.name
+        self.calls: list[str] = []
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                tags = json.loads(body or b"{}").get("tags") if "memory" in self.path else None
+                proxy.calls.append(" ".join([self.path, *(tags or [])]))
+                sent = requests.request(
+                    self.command,
+                    server.url + self.path,
+                    data=body,
+                    headers=self.headers,
+                    timeout=60,
+                )
+                self.send_response(sent.status_code)
+                self.send_header("Content-Length", str(len(sent.content)))
+                self.end_headers()
+                self.wfile.write(sent.content)
+
+            do_GET = do_POST
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def is_running(self) -> bool:
+        return True
+
+    def restart(self) -> None:
+        raise AssertionError("it lives")
+
+    def last_words(self) -> str:
+        return ""
+
+    def offload(self) -> None:
+        self.calls.append("actor offload")
+
+    def onload(self) -> None:
+        self.calls.append("actor onload")
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+
+def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
+    """Rollout, training, publish, rollout through a proxy that records. Without a GPU the server takes the calls and
+    has no memory to give back; which bytes are freed where is not seen here."""
+    proxy = RecordingProxy(server)
+    config = RolloutConfig(**{**OPTIONS, "responses_per_stage": 1, "num_stages": 1})
+    controller = RolloutController(
+        SglangEngine([proxy], config, vocab_size=VOCAB_SIZE),
+        FakeVerifier(),
+        config,
+        run_seed=3,
+        stop_token_ids=(STOP_TOKEN_ID,),
+        max_context_tokens=MAX_CONTEXT_TOKENS,
+        vocab_size=VOCAB_SIZE,
+    )
+    control = ServerControl([proxy], timeout_s=60)
+    phases = ColocatedGpus(proxy, control, lambda task: task())  # type: ignore[arg-type]
+    try:
+        with phases.rollout_phase():
+            controller.collect(make_prompts(1), step=1, policy_version=0)
+        with phases.train_phase():
+            proxy.calls.append("-- training")
+        with phases.sync_phase():
+            control.stamp(0)
+        with phases.rollout_phase():
+            controller.collect(make_prompts(1), step=2, policy_version=0)
+    finally:
+        controller.close()
+        proxy.close()
+    assert proxy.calls == [
+        *("actor offload", "/generate"),
+        *("/flush_cache", "/release_memory_occupation kv_cache weights", "actor onload"),
+        "-- training",
+        *("/server_info", "actor onload", "/resume_memory_occupation weights"),
+        "/update_weight_version",
+        *("actor offload", "/resume_memory_occupation kv_cache", "/generate"),
+    ]
 
 
 def test_nothing_is_left_when_the_trainer_is_killed(doomed_trainer):

@@ -113,10 +113,54 @@ def _read_matrix(text: str, depth: int) -> Answer | None:
         return None
     transposed = _TRANSPOSED.search(text)
     if transposed:
-        matrix = _read_matrix(text[: transposed.start()], depth)
+        matrix = _read_one_matrix(text[: transposed.start()], depth)
         return (
             Matrix(tuple(zip(*matrix.rows, strict=False))) if isinstance(matrix, Matrix) else None
         )
+    return _read_one_matrix(text, depth) or _read_matrix_sum(text, depth)
+
+
+def _read_matrix_sum(text: str, depth: int) -> Matrix | None:
+    r"""Multiples of matrices added up, 2 \begin{pmatrix}...\end{pmatrix} + \begin{pmatrix}...\end{pmatrix} e^t: each
+    cell becomes the sum that stands in its place. No product of matrices is read here."""
+    if split(text, lambda piece: piece in _RELATIONS or piece in _SEPARATORS)[1]:
+        return None
+    texts, signs = split(text, lambda piece: piece in ("+", "-"))
+    terms = list(zip(["+", *signs], texts, strict=True))
+    if terms and not terms[0][1]:
+        terms = terms[1:]
+    sums: list[list[str]] = []
+    for sign, term in terms:
+        parts = list(_MATRIX_PART.finditer(term))
+        if len(parts) != 1 or len(terms) > MAX_ITEMS:
+            return None
+        matrix = _read_one_matrix(parts[0][0], depth)
+        span = parts[0].span()
+        before, after = (part.strip(" *") for part in (term[: span[0]], term[span[1] :]))
+        if not isinstance(matrix, Matrix) or "/" in after[:1]:
+            return None
+        factors = f"{sign}({before or 1})({after or 1})"
+        cells = [
+            [f"{factors}({cell.text})" for cell in row if isinstance(cell, Leaf) and not cell.unit]
+            for row in matrix.rows
+        ]
+        if [len(row) for row in cells] != [len(row) for row in (sums or matrix.rows)]:
+            return None
+        sums = cells if not sums else [_pasted(*rows) for rows in zip(sums, cells, strict=True)]
+    return Matrix(tuple(tuple(Leaf(cell) for cell in row) for row in sums)) if sums else None
+
+
+def _pasted(left: list[str], right: list[str]) -> list[str]:
+    return [a + b for a, b in zip(left, right, strict=True)]
+
+
+_MATRIX_PART = re.compile(
+    r"[\[(]? ?\\begin ?\{(?P<name>[pb]?matrix|smallmatrix|array)\}.*?\\end ?\{(?P=name)\} ?[\])]?",
+    re.DOTALL,
+)
+
+
+def _read_one_matrix(text: str, depth: int) -> Answer | None:
     match = _MATRIX.fullmatch(text)
     if match is None or r"\begin" in match["body"]:
         return None

@@ -782,6 +782,19 @@ ANSWERS: list[tuple[str, list[str], list[str]]] = [
     ], [
         r"\pm2", "0", "-2,2", "0,2", "[-2,2]"
     ]),
+    (r"\begin{pmatrix}3\\6\end{pmatrix}", [
+        r"3\begin{pmatrix}1\\2\end{pmatrix}", r"\begin{pmatrix}1\\2\end{pmatrix}+2\begin{bmatrix}1\\2\end{bmatrix}",
+        r"4\begin{pmatrix}1\\2\end{pmatrix}-\left[\begin{array}{r}1\\2\end{array}\right]",
+    ], [
+        r"3\begin{pmatrix}2\\1\end{pmatrix}", r"-3\begin{pmatrix}1\\2\end{pmatrix}",
+        r"\begin{pmatrix}1\\2\end{pmatrix}+\begin{pmatrix}1&2\end{pmatrix}", r"3\begin{pmatrix}1\\2\\0\end{pmatrix}"
+    ]),
+    (r"\mathbf{y}=c_1\begin{bmatrix}1\\2\end{bmatrix}e^{3t}+c_2\begin{bmatrix}0\\1\end{bmatrix}", [
+        r"c_{1} e^{3t}\begin{pmatrix}1\\2\end{pmatrix} + c_{2}\begin{pmatrix}0\\1\end{pmatrix}",
+        r"\begin{pmatrix}c_1e^{3t}\\2c_1e^{3t}+c_2\end{pmatrix}"
+    ], [
+        r"c_1\begin{pmatrix}2\\1\end{pmatrix}e^{3t}+c_2\begin{pmatrix}0\\1\end{pmatrix}"
+    ]),
 ]  # fmt: skip
 
 # (response, ground truth, is it correct)

@@ -32,7 +32,9 @@ worked out from its published figures:
     response counts in the mean and std of its group and nowhere else: no gradient, no place in a
     denominator, a KL, an entropy, a clip metric, a sequence count. Option I (`recompute`) gives it
     the log-probs of the policy at the start of the update. `stored`, its behaviour log-probs as they
-    are, is there for the ablation.
+    are, is there for the ablation. We add a band: under Option I a response whose recomputed
+    log-probs differ from the stored ones by more than `reuse.logprob_band` a token trains as under
+    Option II (off by default).
 7.  We add: a weight on groups that borrowed and a cap on their share of the groups that train
     (`reuse.weight`, `reuse.max_borrowed_frac`). The defaults, 1 and none, are the paper's. What
     borrowed groups teach is measured in every step (`reuse/signal_frac`,
@@ -60,7 +62,7 @@ Of the baselines:
 15. DAPO (arXiv:2503.14476). We follow: clip-higher, token mean, no KL, and dynamic sampling that keeps
     a group when it holds a correct and a wrong response (Eq. 11; `algorithm.dynamic_sampling_by:
     reward` for graded rewards). It stops after `algorithm.max_sampling_rounds` rounds and trains on
-    what it has. Its soft overlong punishment (Eq. 13) and overlong filtering are options of every
+    what it has; a round draws `algorithm.prompts_per_round` prompts. Its soft overlong punishment (Eq. 13) and overlong filtering are options of every
     method and off in every preset, since they change the reward and depend on the length limit: the
     paper's is `rewards.overlong_penalty_tokens` = a fifth of `rollout.max_response_tokens`.
 16. GRPO (arXiv:2402.03300). Its aggregation, clip range and KL are options (docs/algorithms.md); the

@@ -136,6 +136,9 @@ class Comparison:
 
     def _items_equal(self, a: Items, b: Items) -> bool:
         loose = ("", "{")
+        for one, other in ((a, b), (b, a)):  # the set of a single point, and the point
+            if one.opening == "{" and len(one.items) == 1 and other.opening == "(":
+                return self.answers_equal(one.items[0], other)
         if len(a.items) != len(b.items):
             first, second = without_repeats(a), without_repeats(b)
             shorter = (

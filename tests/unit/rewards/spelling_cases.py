@@ -795,6 +795,198 @@ ANSWERS: list[tuple[str, list[str], list[str]]] = [
     ], [
         r"c_1\begin{pmatrix}2\\1\end{pmatrix}e^{3t}+c_2\begin{pmatrix}0\\1\end{pmatrix}"
     ]),
+    ("2", [
+        r"\boxed{2}\text{ hours}", r"2\,\text{h}", "$2$ hours", r"\text{2 hours}", "2"
+    ], [
+    ]),
+    (r"\frac{3}{4}", [
+        r"\frac{3}{4}\approx 0.75", r"\frac{3}{4}=0.75", r"0.75=\frac34", r"75\%", "3/4 or 0.75", r"\dfrac{3}{4} \text{ or } 0.75",
+        r"\frac{3}{4}\,\text{miles}", r"P=\frac{3}{4}", r"\Pr = 3/4", r"\text{Probability} = \frac{3}{4}", r"P(A)=\frac34", r"\mathbb{P}(A)=\frac34",
+        r"\frac{75}{100}", r"\frac{\;3\;}{\;4\;}", r"\frac{3}{4}\;.", r"\left.\frac{3}{4}\right.", r"{\frac{3}{4}}", r"\left(\frac{3}{4}\right)",
+        r"\frac{{3}}{{4}}", r"\,\frac{3}{4}\,", r"3 \div 4", "3÷4"
+    ], [
+        r"\frac{4}{3}", "0.34", "34", r"\frac{3}{4}x", r"\frac34+1", r"-\frac34", r"\frac{3}{4}=0.8", "3,4", "7.5", "75", "0.0075"
+    ]),
+    ("75", [
+        r"75\%", "75 %", "75"
+    ], [
+    ]),
+    ("x=2", [
+        "2", "x = 2.0", r"x=\frac{4}{2}", r"\boxed{x=2}", r"x\,=\,2", "x=2.", r"\{2\}", r"x\in\{2\}", r"\text{x = 2}", "x == 2"
+    ], [
+        "x=-2", "y=2", "x>2", "x=2,3", "2x", "x=20", "x^2"
+    ]),
+    ("-1", [
+        "-1.0", r"\cos\pi", "i^2", r"e^{i\pi}", r"-\frac{2}{2}", "(-1)^3", r"\log_{10} 0.1", r"\sqrt[3]{-1}", r"\sin(-\frac{\pi}{2})",
+        r"\tan 135^\circ"
+    ], [
+        "1", "(-1)^2", r"\sqrt{-1}", "i"
+    ]),
+    (r"[1,\infty)", [
+        r"[1,+\infty)", r"x\ge1", r"\left[1,\infty\right)", "[1,∞)", r"1\le x", r"\{x\mid x\geq1\}", r"1\le x<\infty", r"[1,\infty[",
+        r"x\in[1,\infty)", r"x \geq 1"
+    ], [
+        r"(1,\infty)", r"[1,\infty]", r"[-1,\infty)", r"(-\infty,1]", "1", "[1,100)"
+    ]),
+    (r"(2,3]\cup[5,7)", [
+        r"[5,7)\cup(2,3]", r"2<x\le3 \text{ or } 5\le x<7", r"x\in(2,3]\cup[5,7)"
+    ], [
+        r"(2,3)\cup[5,7)", r"[2,3]\cup[5,7)", "(2,7)", r"(2,3]\cup[5,7]", r"(2,3]\cap[5,7)", "(2,3]"
+    ]),
+    (r"\{-1, 0, 1\}", [
+        r"\{0,\pm1\}", "-1,0,1", r"\{1,0,-1\}", r"x\in\{-1,0,1\}", r"-1, 0, \text{ and } 1", "0, 1, -1", r"\{ -1 , 0 , 1 \}"
+    ], [
+        r"\{0,1\}", "[-1,1]", "(-1,1)", r"\{-1,0,1,2\}", r"\{-1,0,2\}"
+    ]),
+    (r"y=-\frac{1}{2}x+3", [
+        r"y = 3-\frac{x}{2}", "x+2y=6", "2y+x-6=0", "y=-0.5x+3", r"-\frac12x+3", r"y-3=-\frac12x", r"y=\frac{6-x}{2}", r"f(x)=-\frac{1}{2}x+3"
+    ], [
+        r"y=\frac{1}{2}x+3", r"y=-\frac12x-3", "y=-2x+3", "x+2y=3", r"x=-\frac12y+3"
+    ]),
+    ("(x-2)^2+(y+3)^2=16", [
+        "(y+3)^2+(x-2)^2=4^2", "x^2+y^2-4x+6y-3=0", "x^2-4x+y^2+6y=3"
+    ], [
+        "(x+2)^2+(y-3)^2=16", "(x-2)^2+(y+3)^2=4"
+    ]),
+    (r"\sqrt{13}", [
+        r"\sqrt{4+9}", r"13^{\frac12}", r"\sqrt{13}\text{ units}", r"|z|=\sqrt{13}", r"\sqrt{13}", r"d=\sqrt{13}", "sqrt(13)", "√13", "√(13)",
+        r"\sqrt{13} \approx 3.606", r"\frac{\sqrt{52}}{2}", r"\frac{13}{\sqrt{13}}", r"\sqrt {13}"
+    ], [
+        "13", "3.606", r"\sqrt{31}", r"\sqrt[3]{13}", r"13\sqrt{1}", r"-\sqrt{13}"
+    ]),
+    (r"10\sqrt{2} + 5\sqrt{3}", [
+        r"5\sqrt{3}+10\sqrt{2}", r"5(2\sqrt2+\sqrt3)", r"10\sqrt2+\sqrt{75}", "10√2+5√3", r"\sqrt{200}+\sqrt{75}"
+    ], [
+        r"10\sqrt{2}-5\sqrt3", r"15\sqrt5", r"10\sqrt3+5\sqrt2"
+    ]),
+    ("August", [
+        r"\text{August}", "august", r"\textbf{August}", "August."
+    ], [
+        "April", "Aug 3"
+    ]),
+    (r"\text{Monday, Tuesday}", [
+        "Monday, Tuesday", "Tuesday, Monday", r"\text{Monday and Tuesday}", "Monday and Tuesday"
+    ], [
+    ]),
+    (r"\text{neither}", [
+        "neither", "Neither"
+    ], [
+    ]),
+    (r"\text{(A), (C)}", [
+        "A, C", "(A),(C)", "A and C", r"\text{A, C}"
+    ], [
+    ]),
+    ("ABD", [
+        "ABD", r"\text{ABD}", r"\mathrm{ABD}"
+    ], [
+        "ABC", "AB", "D"
+    ]),
+    (r"3.2\times10^5", [
+        "320000", "320,000", "3.2e5", r"3.2\cdot10^5", "3.2 × 10⁵", "3.2*10^5", r"32\times10^4", "3.2x10^5"
+    ], [
+        "3.2", "3.2e4", "32000", "3200000", "3.25"
+    ]),
+    ("2^{100}", [
+        "4^{50}", r"2^{99}\cdot2", "(2^{50})^2", "1267650600228229401496703205376"
+    ], [
+        "2^{101}", "1267650600228229401496703205377", "2^{99}+1", "100^2", "2100"
+    ]),
+    (r"\frac{a+b}{c}", [
+        r"\frac{b+a}{c}", r"\frac{a}{c}+\frac{b}{c}", "(a+b)/c", "{(a+b)}/{c}", r"\frac{1}{c}(a+b)"
+    ], [
+        r"a+\frac bc", r"\frac{c}{a+b}", r"\frac{a-b}{c}", r"\frac{A+b}{c}"
+    ]),
+    (r"2\pi r h", [
+        r"2\pi h r", r"h\cdot 2\pi r", r"2 \pi rh", "2πrh"
+    ], [
+        r"2\pi r", r"\pi r h", r"2\pi R h", r"2\pi r^2 h"
+    ]),
+    (r"\frac{-b\pm\sqrt{b^2-4ac}}{2a}", [
+        r"-\frac{b}{2a}\pm\frac{\sqrt{b^2-4ac}}{2a}", r"x=\frac{-b \pm \sqrt{b^{2}-4 a c}}{2 a}"
+    ], [
+        r"\frac{b\pm\sqrt{b^2-4ac}}{2a}", r"\frac{-b+\sqrt{b^2-4ac}}{2a}"
+    ]),
+    (r"12:45 \text{ p.m.}", [
+        "12:45 pm", "12:45 PM", "12:45", r"12{:}45 \text{ PM}"
+    ], [
+        "12:45 am", "12:54 pm", "1:45 pm"
+    ]),
+    (r"8\frac{1}{3}\%", [
+        r"25/3\%", r"\frac{25}{3}\%", r"\frac{1}{12}", r"8 \frac13 \%", r"8.\overline{3}\%", r"\frac{25}{3}"
+    ], [
+    ]),
+    (r"\$1,000,000", [
+        "1000000", "$1,000,000", r"\$1{,}000{,}000", "1,000,000 dollars", "1 000 000", "10^6", r"\$10^6"
+    ], [
+    ]),
+    ("0.05", [
+        r"5\%", "1/20", ".05", "0.050", "5e-2", r"5\times10^{-2}", r"\frac{1}{20}"
+    ], [
+        "5", "0.5", "0.005", "50%", "0.5%"
+    ]),
+    (r"4 \text{ boys}, 3 \text{ girls}", [
+        "4 boys, 3 girls"
+    ], [
+        "3 boys, 4 girls"
+    ]),
+    (r"\left(\frac{1}{2},\infty\right)", [
+        r"(0.5,\infty)", r"x>\frac12", "x>1/2", r"(\tfrac12,+\infty)", r"\left(\frac{1}{2}, +\infty\right)", "2x>1"
+    ], [
+    ]),
+    (r"n\equiv 2 \pmod 5", [
+        "2", r"2 \pmod 5", r"n \equiv 2 \pmod{5}"
+    ], [
+    ]),
+    ("f(x)=x^2+1", [
+        "x^2+1", "y=x^2+1", "f(x) = 1+x^2"
+    ], [
+        "f(x)=x^2-1", "x^2", "f(x)", "2"
+    ]),
+    (r"3^{\frac{1}{3}}", [
+        r"\sqrt[3]{3}", "3^{1/3}", "3^(1/3)", r"3^{\tfrac{1}{3}}"
+    ], [
+    ]),
+    (r"\cot\theta", [
+        r"\frac{\cos\theta}{\sin\theta}", r"\frac{1}{\tan\theta}", r"\cot \theta", r"\cot(\theta)"
+    ], [
+        r"\tan\theta", r"\cot x", r"\arctan\theta"
+    ]),
+    (r"\ln\frac{3}{2}", [
+        r"\ln 3-\ln 2", r"\ln 1.5", r"\ln(3/2)", r"\log_e\frac32", r"-\ln\frac{2}{3}", r"\ln\left(\frac{3}{2}\right)"
+    ], [
+    ]),
+    ("1, 3, 5, 7", [
+        "1,3,5,7", "7,5,3,1", r"\{1,3,5,7\}", "1; 3; 5; 7", r"1,\ 3,\ 5,\ 7", "1, 3, 5, and 7", r"1,3,5,\text{and }7"
+    ], [
+    ]),
+    ("(3,-1)", [
+        r"x=3,\,y=-1", "(3, −1)", r"\left(3,-1\right)", r"x = 3 \text{ and } y = -1", "(x,y)=(3,-1)", r"\{(3,-1)\}", "A(3,-1)",
+        r"\left\langle 3,-1\right\rangle"
+    ], [
+        "(-1,3)", "(3,1)", "[3,-1]", "3,-1,0", "(3,-1,0)"
+    ]),
+    (r"5\text{ or }-5", [
+        r"\pm5", "5,-5", "-5, 5", r"x=\pm5", r"\{5,-5\}", "5 or -5"
+    ], [
+    ]),
+    (r"\text{True}", [
+        "true", "True.", r"\textbf{True}", "TRUE"
+    ], [
+        "False", "not true", "untrue"
+    ]),
+    ("2a", [
+        "2 a", r"2\cdot a", "a+a", r"a\times2", "2a"
+    ], [
+        "a^2", "2b", "2", "a"
+    ]),
+    ("i", [
+        r"\mathrm{i}", r"\sqrt{-1}", "0+i", r"e^{i\pi/2}"
+    ], [
+    ]),
+    ("1-2i", [
+        "-2i+1", "1 - 2 i", r"1-2\mathrm{i}", "(1)+(-2)i"
+    ], [
+    ]),
 ]  # fmt: skip
 
 # (response, ground truth, is it correct)

@@ -61,10 +61,11 @@ Of the baselines:
 
 15. DAPO (arXiv:2503.14476). We follow: clip-higher, token mean, no KL, and dynamic sampling that keeps
     a group when it holds a correct and a wrong response (Eq. 11; `algorithm.dynamic_sampling_by:
-    reward` for graded rewards). It stops after `algorithm.max_sampling_rounds` rounds and trains on
-    what it has; a round draws `algorithm.prompts_per_round` prompts. Its soft overlong punishment (Eq. 13) and overlong filtering are options of every
-    method and off in every preset, since they change the reward and depend on the length limit: the
-    paper's is `rewards.overlong_penalty_tokens` = a fifth of `rollout.max_response_tokens`.
+    reward` for graded rewards). A round draws `algorithm.prompts_per_round` prompts; it stops after
+    `algorithm.max_sampling_rounds` rounds and trains on what it has. Its soft overlong punishment
+    (Eq. 13) and overlong filtering are options of every method and off in every preset, since they
+    change the reward and depend on the length limit: the paper's is
+    `rewards.overlong_penalty_tokens` = a fifth of `rollout.max_response_tokens`.
 16. GRPO (arXiv:2402.03300). Its aggregation, clip range and KL are options (docs/algorithms.md); the
     preset differs from AR3PO in sampling alone.
 17. Dr. GRPO (arXiv:2503.20783) divides by a constant length; we leave constants to the learning rate.

@@ -4,21 +4,24 @@
     python benchmarks/reuse_store.py --responses 1000000 --build-fast    one large shard, about 9 GB of disk
     python benchmarks/reuse_store.py --responses 100000 --peers   the comparison (needs the package lmdb)
 
-Token ids are drawn from a Zipf distribution over 150,000 words, which is about as uneven as text; log-probs are minus
-exponentials. Every store runs in a process of its own, so that its peak memory is its own. A deposit is compared with
-one plain write and fsync of as many bytes as it added to the disk, done right after it on the same disk.
+A step deposits 2,000 responses of 500 prompts; in every pass over the prompts they come in another order, as a trainer
+shuffles them, so the prompts of a step lie anywhere in the store. Token ids are drawn from a Zipf distribution over
+150,000 words, which is about as uneven as text; log-probs are minus exponentials. Every store runs in a process of its
+own; its memory is what the process takes beyond what it took before the store was opened. A deposit is compared with one
+plain write and fsync of as many bytes as it added to the disk, done right after it on the same disk; both figures are
+medians.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import hashlib
 import json
 import multiprocessing
 import os
 import pickle
 import random
-import resource
 import shutil
 import statistics
 import sys
@@ -32,6 +35,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import psutil
 
 from megatron_ar3po.config.schema import ReuseConfig
 from megatron_ar3po.reuse.database import Fingerprint
@@ -41,7 +45,7 @@ from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
 PER_PROMPT = 8
 PER_STEP = 2000
 NUM_BORROWS = 5000
-NUM_MEASURED_DEPOSITS = 7
+NUM_MEASURED_DEPOSITS = 15
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,16 +197,27 @@ def arrays_of(count: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
     return tokens, -rng.exponential(0.5, (count, num_tokens)).astype(np.float32)
 
 
+@cache
+def shuffled(num_prompts: int, number: int) -> list[int]:
+    """The order of the prompts in one pass over them."""
+    return np.random.default_rng(number).permutation(num_prompts).tolist()
+
+
 def make_step(sizes: Sizes, step: int) -> Step:
     """2,000 responses of 500 prompts, four each: every prompt comes by twice in `num_steps` steps."""
     count = min(PER_STEP, sizes.num_responses)
     tokens, logprobs = arrays_of(count, sizes.num_tokens)
     first = (step - 1) * (count // 4)
+
+    def prompt_at(place: int) -> str:
+        number, place = divmod(place, sizes.num_prompts)
+        return prompt_id_of(shuffled(sizes.num_prompts, number)[place])
+
     responses = [
         ScoredResponse(
             response=Response(
                 response_id=f"step{step:06d}-{i:05d}",
-                prompt_id=prompt_id_of((first + i // 4) % sizes.num_prompts),
+                prompt_id=prompt_at(first + i // 4),
                 token_ids=tokens[i],
                 logprobs=logprobs[i],
                 finish_reason="stop",
@@ -260,6 +275,10 @@ def fill(
 def use(
     make: Callable[[Path], Candidate], sizes: Sizes, folder: Path
 ) -> Iterator[tuple[str, float]]:
+    step = sizes.num_steps + 1
+    later_steps = [make_step(sizes, step + 2 + i) for i in range(NUM_MEASURED_DEPOSITS)]
+    gc.collect()
+    memory_before = resident_mib()
     started = time.perf_counter()
     store = make(folder)
     yield "open_ms", 1e3 * (time.perf_counter() - started)
@@ -267,7 +286,6 @@ def use(
     rng = random.Random(0)
     numbers = rng.sample(range(sizes.num_prompts), min(NUM_BORROWS, sizes.num_prompts))
     asked = [prompt_id_of(number) for number in numbers]
-    step = sizes.num_steps + 1
     for prompt_id in asked:  # warm
         store.borrow(prompt_id, step)
     times = []
@@ -278,19 +296,24 @@ def use(
     yield "borrow_p50_us", statistics.median(times)
     yield "borrow_p99_us", statistics.quantiles(times, n=100)[98]
 
-    deposits, plain = [], []
-    for later in range(step + 2, step + 2 + NUM_MEASURED_DEPOSITS):
-        later_step = make_step(sizes, later)
+    deposits, processor, plain = [], [], []
+    for later_step in later_steps:
         before = bytes_of(folder)
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         store.deposit(later_step)
+        processor.append(1e3 * (time.process_time() - busy))
         deposits.append(1e3 * (time.perf_counter() - started))
         plain.append(1e3 * plain_write(folder, bytes_of(folder) - before))
+    yield "memory_mib", resident_mib() - memory_before
     yield "deposit_ms", statistics.median(deposits)
+    yield "deposit_cpu_ms", statistics.median(processor)
     yield "plain_write_ms", statistics.median(plain)
     yield "deposit_ratio", statistics.median(deposits) / statistics.median(plain)
     store.close()
-    yield "peak_rss_mib", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def resident_mib() -> float:
+    return psutil.Process().memory_info().rss / 2**20
 
 
 def in_own_process(
@@ -324,10 +347,11 @@ COLUMNS = {
     "borrow_p50_us": "borrow p50, us",
     "borrow_p99_us": "borrow p99, us",
     "deposit_ms": "deposit, ms",
+    "deposit_cpu_ms": "of it CPU, ms",
     "plain_write_ms": "plain write + fsync, ms",
     "deposit_ratio": "deposit / plain",
     "disk_ratio": "disk / raw bytes",
-    "peak_rss_mib": "peak memory, MiB",
+    "memory_mib": "memory, MiB",
 }
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from megatron_ar3po.config.schema import ReuseConfig
 from megatron_ar3po.reuse.choice import lottery_number, turned_away
@@ -27,10 +28,10 @@ _MAX_PARAMETERS = 500  # of one statement
 _SCAN_ROWS = 500
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A row of table `responses` that is there already."""
+class _Known(NamedTuple):
+    """A row of table `responses` that is there already. (Thousands of them are made in every deposit: tuples.)"""
 
+    prompt: int
     id: int
     step: int
     lottery: int
@@ -38,8 +39,7 @@ class _Known:
     is_alive: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """A response that enters, with the number of its prompt."""
 
     prompt: int
@@ -62,7 +62,7 @@ def insert_step(
     numbers = _prompt_numbers(connection, by_prompt)
     known = _known_rows(connection, numbers.values())
     arrivals: list[_Arrival] = []
-    leaving: list[tuple[int, int, _Known]] = []  # (step, prompt, row)
+    leaving: list[_Known] = []
     new_prompts: list[tuple[int, Prompt]] = []
     next_number = _next_prompt_number(connection)
     for prompt_id, group in by_prompt.items():
@@ -71,18 +71,18 @@ def insert_step(
             group, known[number], step=state.clock, config=config, run_seed=run_seed
         )
         arrivals += (_Arrival(number, lottery, scored) for lottery, scored in entering)
-        leaving += ((state.clock, number, row) for row in driven_out)
+        leaving += driven_out
         if entering and prompt_id not in numbers:
             new_prompts.append((number, prompts[prompt_id]))
             next_number += 1
-    _evict(connection, [(step, prompt, row.id) for step, prompt, row in leaving])
+    _evict(connection, [(state.clock, row.prompt, row.id) for row in leaving])
     _insert_prompts(connection, new_prompts)
     num_bytes = _insert_responses(connection, state, arrivals, session) if arrivals else 0
     state = replace(
         state,
         next_id=state.next_id + len(arrivals),
         num_responses=state.num_responses + len(arrivals) - len(leaving),
-        num_bytes=state.num_bytes + num_bytes - sum(row.num_bytes for _, _, row in leaving),
+        num_bytes=state.num_bytes + num_bytes - sum(row.num_bytes for row in leaving),
     )
     return state, len(arrivals), Counter(evicted_by_cap=len(leaving))
 
@@ -164,8 +164,8 @@ def _known_rows(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[
             f"WHERE prompt IN ({_marks(part)})",
             part,
         )
-        for prompt, *row in found:
-            known[prompt].append(_Known(*row))
+        for row in map(_Known._make, found):
+            known[row.prompt].append(row)
     return known
 
 
@@ -185,6 +185,8 @@ def _who_stays(
         if lottery not in there:
             arriving.setdefault(lottery, scored)
     alive = [row for row in known if row.is_alive]
+    if len(alive) + len(arriving) <= config.max_responses_per_prompt:
+        return list(arriving.items()), []
     standings = [(row.step, row.lottery) for row in alive]
     standings += ((step, lottery) for lottery in arriving)
     leaving = turned_away(standings, cap=config.max_responses_per_prompt, keep=config.keep)

@@ -40,7 +40,7 @@ class PendingLoan:
 
 OUTCOME_PARTS = ("option", "drift", "ratio", "clip_frac")  # of a LoanOutcome
 
-PendingLoans = dict[tuple[int, int], PendingLoan]  # by (row, step)
+PendingLoans = dict[int, dict[int, PendingLoan]]  # by row, then by step
 
 
 def earlier_candidates(
@@ -118,11 +118,11 @@ def name_of(connection: sqlite3.Connection, candidate: Candidate) -> str:
 
 
 def _with_pending(candidate: Candidate, pending: PendingLoans) -> Candidate:
-    steps = [step for row, step in pending if row == candidate.id]
-    if not steps:
+    loans = pending.get(candidate.id)
+    if not loans:
         return candidate
     return replace(
         candidate,
-        times_borrowed=candidate.times_borrowed + len(steps),
-        last_borrowed_step=max(*steps, candidate.last_borrowed_step or 0),
+        times_borrowed=candidate.times_borrowed + len(loans),
+        last_borrowed_step=max(*loans, candidate.last_borrowed_step or 0),
     )

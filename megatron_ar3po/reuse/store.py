@@ -157,8 +157,8 @@ class ReuseStore:
         already, or that the cap per prompt turns away, is not. When it returns, they are on disk."""
         by_prompt: dict[str, list[ScoredResponse]] = {}
         for scored in responses:
-            self._refuse_unworthy(scored, prompts, step)
             by_prompt.setdefault(scored.response.prompt_id, []).append(scored)
+        self._refuse_unworthy(by_prompt, prompts, step)
         self._advance_clock(step)
         if not by_prompt and not self._pending and not self._is_something_due():
             return 0
@@ -219,7 +219,7 @@ class ReuseStore:
         if chosen is None or scored is None:
             return None
         self._counts["loans"] += 1
-        self._pending[chosen.id, step] = PendingLoan(
+        self._pending.setdefault(chosen.id, {})[step] = PendingLoan(
             scored.response.response_id, position, self._config.option, chosen.mean_logprob
         )
         return scored
@@ -227,11 +227,12 @@ class ReuseStore:
     def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
         """What became of this step's loans, part by part; those of other shards are passed over."""
         by_loan = {(outcome.position, outcome.response_id): outcome for outcome in outcomes}
-        for key, loan in self._pending.items():
-            outcome = by_loan.get((loan.position, loan.response_id))
-            if outcome is not None and key[1] == step:
+        for loans in self._pending.values():
+            if (loan := loans.get(step)) is None:
+                continue
+            if (outcome := by_loan.get((loan.position, loan.response_id))) is not None:
                 told = {name: getattr(outcome, name) for name in OUTCOME_PARTS}
-                self._pending[key] = replace(
+                loans[step] = replace(
                     loan, **{name: value for name, value in told.items() if value is not None}
                 )
 
@@ -374,8 +375,18 @@ class ReuseStore:
                 self._connection.executemany(
                     "INSERT INTO loans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [
-                        (*key, p.position, p.option, p.mean_logprob, p.drift, p.ratio, p.clip_frac)
-                        for key, p in self._pending.items()
+                        (
+                            row,
+                            step,
+                            p.position,
+                            p.option,
+                            p.mean_logprob,
+                            p.drift,
+                            p.ratio,
+                            p.clip_frac,
+                        )
+                        for row, loans in self._pending.items()
+                        for step, p in loans.items()
                     ],
                 )
                 yield
@@ -406,28 +417,24 @@ class ReuseStore:
         )
 
     def _refuse_unworthy(
-        self, scored: ScoredResponse, prompts: Mapping[str, Prompt], step: int
+        self,
+        by_prompt: Mapping[str, Sequence[ScoredResponse]],
+        prompts: Mapping[str, Prompt],
+        step: int,
     ) -> None:
-        response = scored.response
-        if scored.origin != "fresh" or not scored.is_correct:
-            raise ValueError(
-                f"response {response.response_id} is {scored.origin} and {scored.verdict.status}; only fresh correct "
-                "responses are deposited (algorithm.response_reuse.responses_worth_keeping picks them)."
-            )
-        if response.step > step:
-            raise ValueError(
-                f"response {response.response_id} is of step {response.step}, after this deposit's {step}."
-            )
-        if response.prompt_id not in prompts:
-            raise ValueError(
-                f"response {response.response_id} came without its prompt {response.prompt_id}."
-            )
-        owner = owner_dp_rank(response.prompt_id, self._state.dp_size)
-        if owner != self._state.dp_rank:
-            raise ValueError(
-                f"prompt {response.prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; "
-                "each leader deposits the prompts it owns."
-            )
+        for prompt_id, group in by_prompt.items():
+            if prompt_id not in prompts:
+                raise ValueError(
+                    f"response {group[0].response.response_id} came without its prompt {prompt_id}."
+                )
+            owner = owner_dp_rank(prompt_id, self._state.dp_size)
+            if owner != self._state.dp_rank:
+                raise ValueError(
+                    f"prompt {prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; each leader "
+                    "deposits the prompts it owns."
+                )
+            for scored in group:
+                _refuse_unworthy_response(scored, step)
 
     def _advance_clock(self, step: int) -> None:
         if step < self._state.clock:
@@ -449,6 +456,19 @@ class ReuseStore:
                 "INSERT INTO sessions VALUES (?, ?, ?)", (self._session, now, self._sampler)
             )
         return self._session
+
+
+def _refuse_unworthy_response(scored: ScoredResponse, step: int) -> None:
+    response = scored.response
+    if scored.origin != "fresh" or not scored.is_correct:
+        raise ValueError(
+            f"response {response.response_id} is {scored.origin} and {scored.verdict.status}; only fresh correct "
+            "responses are deposited (algorithm.response_reuse.responses_worth_keeping picks them)."
+        )
+    if response.step > step:
+        raise ValueError(
+            f"response {response.response_id} is of step {response.step}, after this deposit's {step}."
+        )
 
 
 def _set_to_open(

@@ -214,8 +214,8 @@ class StoreMachine(RuleBasedStateMachine):
         }
 
     def pending(self, store: ReuseStore) -> Iterator[tuple[int, str]]:
-        for (_, step), loan in store._pending.items():
-            yield step, loan.response_id
+        for loans in store._pending.values():
+            yield from ((step, loan.response_id) for step, loan in loans.items())
 
     def teardown(self) -> None:
         if hasattr(self, "stores"):

@@ -7,9 +7,9 @@
 A step deposits 2,000 responses of 500 prompts; in every pass over the prompts they come in another order, as a trainer
 shuffles them, so the prompts of a step lie anywhere in the store. Token ids are drawn from a Zipf distribution over
 150,000 words, which is about as uneven as text; log-probs are minus exponentials. Every store runs in a process of its
-own; its memory is what the process takes beyond what it took before the store was opened. A deposit is compared with one
-plain write and fsync of as many bytes as it added to the disk, done right after it on the same disk; both figures are
-medians.
+own; its memory is what the process takes beyond what it took before the store was opened. A deposit is compared with
+one plain write and fsync of as many bytes as it added to the disk, done right after it on the same disk; both figures
+are medians.
 """
 
 from __future__ import annotations
@@ -265,11 +265,7 @@ def fill(
         if step % 50 == 0:
             print(f"{folder.name}: {step} of {sizes.num_steps} steps", file=sys.stderr, flush=True)
     store.close()
-    yield (
-        "disk_ratio",
-        bytes_of(folder)
-        / (8 * sizes.num_tokens * min(PER_STEP, sizes.num_responses) * sizes.num_steps),
-    )
+    yield "num_steps", sizes.num_steps
 
 
 def use(
@@ -336,10 +332,18 @@ def in_own_process(
         process.join()
 
 
-def measure(name: str, sizes: Sizes) -> dict[str, float]:
+def measure(name: str, sizes: Sizes, *, is_filled: bool, only_fill: bool) -> dict[str, float]:
     folder = sizes.folder / name.replace(" ", "-")
-    filled = in_own_process(fill, CANDIDATES[name], sizes, folder)
-    return {**in_own_process(use, CANDIDATES[name], sizes, folder), **filled}
+    if not is_filled:
+        in_own_process(fill, CANDIDATES[name], sizes, folder)
+    if only_fill:
+        return {}
+    filled = bytes_of(folder)
+    raw = 8 * sizes.num_tokens * min(PER_STEP, sizes.num_responses) * sizes.num_steps
+    return {
+        **in_own_process(use, CANDIDATES[name], sizes, folder),
+        "disk_ratio": filled / raw,
+    }
 
 
 COLUMNS = {
@@ -378,10 +382,14 @@ def main() -> None:
         action="store_true",
         help="fill the reuse store without syncs, then measure with them",
     )
+    parser.add_argument("--fill-only", action="store_true", help="fill, keep the folder, say where")
+    parser.add_argument("--filled", type=Path, help="measure what an earlier --fill-only left here")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="reuse-benchmark-", dir=arguments.folder))
+    folder = arguments.filled or Path(
+        tempfile.mkdtemp(prefix="reuse-benchmark-", dir=arguments.folder)
+    )
     sizes = Sizes(
         num_responses=arguments.responses,
         num_tokens=arguments.tokens,
@@ -390,9 +398,21 @@ def main() -> None:
     )
     try:
         names = list(CANDIDATES) if arguments.peers else ["reuse store"]
-        results = {name: measure(name, sizes) for name in names}
+        results = {
+            name: measure(
+                name,
+                sizes,
+                is_filled=arguments.filled is not None,
+                only_fill=arguments.fill_only,
+            )
+            for name in names
+        }
     finally:
-        shutil.rmtree(folder)
+        if not (arguments.fill_only or arguments.filled):
+            shutil.rmtree(folder)
+    if arguments.fill_only:
+        print(f"measure with --filled {folder}, then delete it")
+        return
     if arguments.json:
         print(json.dumps(results))
         return

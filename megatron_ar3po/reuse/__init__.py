@@ -10,16 +10,22 @@ replica. The promises, each held by a test:
 - `rollback(cursor)` brings the store back to the state it had at the end of that step: deposits, evictions and loans.
 - Data of another run, model or tokenizer, a damaged file or a second writer is refused with one clear sentence.
 
-    store.py       ReuseStore: deposit, borrow, cursor, rollback, commit_checkpoint; NullStore when reuse is off
-    choice.py      which responses stay, which one is lent: pure functions
+    store.py       ReuseStore: deposit, borrow, cursor, rollback, commit_checkpoint
+    opening.py     one rank's shard is claimed: made, resharded, refused
+    undo.py        the store as of an earlier step
+    null_store.py  NullStore, when reuse is off
+    deposits.py    a step's answers become rows: who stays, who makes room
+    lending.py     what may be lent (the trust policy) and what was
+    choice.py      which one is lent, which ones stay: pure functions; a user's own choice
+    lender.py      Lender: a step's unsolved groups borrow; the servers are asked where the store wants to know
     database.py    the SQLite file: schema, durability settings, errors in plain words
     codec.py       responses and prompts as rows: compact integers, exact log-probs, a checksum
     owner.py       one writer per shard: a lock, and a note that says who holds it
     shards.py      the files of a folder; which of them are current
     resharding.py  from any DP size to any other
-    inspection.py  reading a store beside a running job: stats, rows, verify, export
+    inspection.py  reading a store beside a running job: stats, rows, verify
     maintenance.py changing a store while no job runs: gc, import, regrade, reshard
-    cli.py         `ar3po reuse ...`
+    cli.py         `ar3po reuse ...`; looking.py and exporting.py have its reading verbs
 
-Imports go down to types, config and the ground floor. Verifiers come in as callables.
+Imports go down to the ground floor and to algorithm/. Verifiers and servers come in as callables and ports.
 """

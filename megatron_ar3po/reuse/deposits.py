@@ -21,7 +21,7 @@ from megatron_ar3po.config.schema import ReuseConfig
 from megatron_ar3po.reuse.choice import lottery_number, turned_away
 from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
 from megatron_ar3po.reuse.database import ReuseStoreError, ShardState
-from megatron_ar3po.reuse.shards import prompt_key
+from megatron_ar3po.reuse.shards import owner_dp_rank, prompt_key
 from megatron_ar3po.types import Prompt, ScoredResponse
 
 _MAX_PARAMETERS = 500  # of one statement
@@ -45,6 +45,42 @@ class _Arrival(NamedTuple):
     prompt: int
     lottery: int
     scored: ScoredResponse
+
+
+def refuse_unworthy(
+    by_prompt: Mapping[str, Sequence[ScoredResponse]],
+    prompts: Mapping[str, Prompt],
+    state: ShardState,
+    *,
+    step: int,
+) -> None:
+    """Before anything is written: only fresh correct answers to this shard's prompts, of `step` or earlier."""
+    for prompt_id, group in by_prompt.items():
+        if prompt_id not in prompts:
+            raise ValueError(
+                f"response {group[0].response.response_id} came without its prompt {prompt_id}."
+            )
+        owner = owner_dp_rank(prompt_id, state.dp_size)
+        if owner != state.dp_rank:
+            raise ValueError(
+                f"prompt {prompt_id} belongs to data-parallel rank {owner}, not {state.dp_rank}; each leader "
+                "deposits the prompts it owns."
+            )
+        for scored in group:
+            _refuse_unworthy_response(scored, step)
+
+
+def _refuse_unworthy_response(scored: ScoredResponse, step: int) -> None:
+    response = scored.response
+    if scored.origin != "fresh" or not scored.is_correct:
+        raise ValueError(
+            f"response {response.response_id} is {scored.origin} and {scored.verdict.status}; only fresh correct "
+            "responses are deposited (algorithm.response_reuse.responses_worth_keeping picks them)."
+        )
+    if response.step > step:
+        raise ValueError(
+            f"response {response.response_id} is of step {response.step}, after this deposit's {step}."
+        )
 
 
 def insert_step(

@@ -34,17 +34,12 @@ from megatron_ar3po.reuse.database import (
     Fingerprint,
     ReuseStoreError,
     ShardState,
-    create_database,
     explained,
-    open_for_writing,
     read_state,
-    recounted,
-    refuse_strangers,
-    seal_database,
     transaction,
     write_state,
 )
-from megatron_ar3po.reuse.deposits import evict_oldest, insert_step
+from megatron_ar3po.reuse.deposits import evict_oldest, insert_step, refuse_unworthy
 from megatron_ar3po.reuse.lending import (
     OUTCOME_PARTS,
     PendingLoan,
@@ -55,15 +50,10 @@ from megatron_ar3po.reuse.lending import (
     read_response,
     trusted,
 )
+from megatron_ar3po.reuse.opening import claim_shard
 from megatron_ar3po.reuse.owner import OwnerLock
-from megatron_ar3po.reuse.resharding import reshard_one
-from megatron_ar3po.reuse.shards import (
-    ShardSet,
-    current_set,
-    has_answers,
-    owner_dp_rank,
-    remove_other_sets,
-)
+from megatron_ar3po.reuse.shards import ShardSet, has_answers
+from megatron_ar3po.reuse.undo import delete_evicted, undo_steps_after
 from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
 
 logger = logging.getLogger(__name__)
@@ -108,44 +98,16 @@ class ReuseStore:
     ) -> ReuseStore:
         """The shard of `dp_rank`, made empty or resharded from another DP size where needed. Every leader calls it.
         `sampler` (how this session's responses are sampled) is noted beside what it deposits."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ReuseStoreError(
-                f"cannot make the folder {folder}: {error.strerror}; choose another run.dir."
-            ) from error
-        shard_set, removed = _set_to_open(
-            folder, dp_rank=dp_rank, dp_size=dp_size, fingerprint=fingerprint
+        shard = claim_shard(
+            folder, dp_rank=dp_rank, dp_size=dp_size, run_seed=run_seed, fingerprint=fingerprint
         )
-        if removed:
-            logger.info("reuse store: removed obsolete shards %s", ", ".join(removed))
-        path = shard_set.path(folder, dp_rank)
-        owner = OwnerLock(path)
         try:
-            is_new = not path.exists()
-            if is_new:
-                building = path.with_suffix(".building")
-                with explained(path):
-                    empty = create_database(
-                        building,
-                        fingerprint=fingerprint,
-                        dp_rank=dp_rank,
-                        dp_size=dp_size,
-                        lottery_seed=run_seed,
-                    )
-                    seal_database(empty, building, path)
-            connection = open_for_writing(path)
-            try:
-                store = cls(connection, path, owner, config=config, run_seed=run_seed)
-                store._refuse_strangers(fingerprint, dp_rank=dp_rank, dp_size=dp_size)
-            except BaseException:
-                connection.close()
-                raise
+            store = cls(shard.connection, shard.path, shard.owner, config=config, run_seed=run_seed)
         except BaseException:
-            owner.release()
+            shard.release()
             raise
         store._sampler = json.dumps(dict(sampler or {}))
-        store._was_made_now = is_new
+        store._was_made_now = shard.was_made_now
         return store
 
     # -- the step -----------------------------------------------------------------------------------------------
@@ -158,7 +120,7 @@ class ReuseStore:
         by_prompt: dict[str, list[ScoredResponse]] = {}
         for scored in responses:
             by_prompt.setdefault(scored.response.prompt_id, []).append(scored)
-        self._refuse_unworthy(by_prompt, prompts, step)
+        refuse_unworthy(by_prompt, prompts, self._state, step=step)
         self._advance_clock(step)
         if not by_prompt and not self._pending and not self._is_something_due():
             return 0
@@ -270,18 +232,8 @@ class ReuseStore:
             self._refuse_to_replace_a_lost_shard(step)
         self._pending.clear()
         before = self._state.num_responses
-        later = "(SELECT id FROM arrivals WHERE step > ?)"
         with self._write():
-            execute = self._connection.execute
-            execute("DELETE FROM loans WHERE step > ?", (step,))
-            execute(f"DELETE FROM payloads WHERE id IN {later}", (step,))
-            execute(
-                "DELETE FROM responses WHERE (prompt, id) IN (SELECT prompt, id FROM arrivals WHERE step > ?)",
-                (step,),
-            )
-            execute("DELETE FROM arrivals WHERE step > ?", (step,))
-            execute("UPDATE responses SET evicted_step = NULL WHERE evicted_step > ?", (step,))
-            self._state = recounted(self._connection, replace(self._state, clock=step))
+            self._state = undo_steps_after(self._connection, self._state, step)
         if before != self._state.num_responses:
             logger.info(
                 "reuse store: back to step %d, %d responses (before: %d)",
@@ -297,10 +249,7 @@ class ReuseStore:
         if step <= self._state.committed:
             return
         with self._write():
-            gone = "(SELECT id FROM responses WHERE evicted_step <= ?)"
-            for table, column in (("loans", "response"), ("payloads", "id"), ("arrivals", "id")):
-                self._connection.execute(f"DELETE FROM {table} WHERE {column} IN {gone}", (step,))
-            self._connection.execute("DELETE FROM responses WHERE evicted_step <= ?", (step,))
+            delete_evicted(self._connection, up_to=step)
             self._state = replace(self._state, committed=step)
 
     # -- what it holds ------------------------------------------------------------------------------------------
@@ -396,14 +345,6 @@ class ReuseStore:
             raise
         self._pending.clear()
 
-    def _refuse_strangers(self, fingerprint: Fingerprint, *, dp_rank: int, dp_size: int) -> None:
-        refuse_strangers(self._state, fingerprint, self.path)
-        if (self._state.dp_rank, self._state.dp_size) != (dp_rank, dp_size):
-            raise ReuseStoreError(
-                f"{self.path} was made for data-parallel rank {self._state.dp_rank} of {self._state.dp_size}: "
-                "the file was renamed. Give it its old name; `ar3po reuse reshard` changes the number of shards."
-            )
-
     def _refuse_to_replace_a_lost_shard(self, step: int) -> None:
         """A resume that finds no shard: if its siblings hold answers, this one was lost; else the folder is new."""
         siblings = ShardSet(1, self._state.dp_size)
@@ -415,26 +356,6 @@ class ReuseStore:
         logger.warning(
             "reuse store: %s is new, although the run resumes from step %d", self.path, step
         )
-
-    def _refuse_unworthy(
-        self,
-        by_prompt: Mapping[str, Sequence[ScoredResponse]],
-        prompts: Mapping[str, Prompt],
-        step: int,
-    ) -> None:
-        for prompt_id, group in by_prompt.items():
-            if prompt_id not in prompts:
-                raise ValueError(
-                    f"response {group[0].response.response_id} came without its prompt {prompt_id}."
-                )
-            owner = owner_dp_rank(prompt_id, self._state.dp_size)
-            if owner != self._state.dp_rank:
-                raise ValueError(
-                    f"prompt {prompt_id} belongs to data-parallel rank {owner}, not {self._state.dp_rank}; each leader "
-                    "deposits the prompts it owns."
-                )
-            for scored in group:
-                _refuse_unworthy_response(scored, step)
 
     def _advance_clock(self, step: int) -> None:
         if step < self._state.clock:
@@ -456,34 +377,3 @@ class ReuseStore:
                 "INSERT INTO sessions VALUES (?, ?, ?)", (self._session, now, self._sampler)
             )
         return self._session
-
-
-def _refuse_unworthy_response(scored: ScoredResponse, step: int) -> None:
-    response = scored.response
-    if scored.origin != "fresh" or not scored.is_correct:
-        raise ValueError(
-            f"response {response.response_id} is {scored.origin} and {scored.verdict.status}; only fresh correct "
-            "responses are deposited (algorithm.response_reuse.responses_worth_keeping picks them)."
-        )
-    if response.step > step:
-        raise ValueError(
-            f"response {response.response_id} is of step {response.step}, after this deposit's {step}."
-        )
-
-
-def _set_to_open(
-    folder: Path, *, dp_rank: int, dp_size: int, fingerprint: Fingerprint
-) -> tuple[ShardSet, list[str]]:
-    """The set this rank opens, its own shard resharded if the current set has another size; names of removed files."""
-    current = current_set(folder, dp_size=dp_size)
-    if current is None:
-        return ShardSet(1, dp_size), []
-    if current.dp_size != dp_size:
-        target = ShardSet(current.version + 1, dp_size)
-        reshard_one(folder, current, target, dp_rank=dp_rank, fingerprint=fingerprint)
-        if target.missing(
-            folder
-        ):  # the leaders of the missing ones are still at it: the old set stays until then
-            return target, []
-        current = target
-    return current, remove_other_sets(folder, current)

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 from fakes.reuse_cases import deposit, make_prompt, make_response, open_store
 from fakes.tiny_model import write_tiny_model
-from harness.trainer_runs import RunStarter
+from harness.trainer_runs import ROOT, RunStarter
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
+from megatron_ar3po.cli import main as command_line
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
 from megatron_ar3po.data.dump import save_samples
+from megatron_ar3po.reuse.inspection import find_shards, stored_responses
 from megatron_ar3po.types import ResponseGroup
 
 GROUP_SIZE = 4
@@ -121,3 +123,43 @@ def test_a_borrowed_response_in_the_band_trains_as_under_option_1_and_tells_how(
     assert told["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert told["clip_frac"] == 0
     assert measured["response_id"] == told["response_id"]
+
+
+def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tmp_path, capsys):
+    """The real trainer on one replica. Eight prompts come by in every step, so that a prompt that was solved once and
+    is unsolved now finds its own earlier answer. Two responses a prompt keep many unsolved."""
+    prompts = tmp_path / "train.jsonl"
+    lines = (ROOT / ".cache/tiny_sum/train.jsonl").read_text().splitlines()[:8]
+    prompts.write_text("\n".join(lines) + "\n")
+    starter = RunStarter(tmp_path)
+    words = ["rollout.prompts_per_step=8", "rollout.num_stages=1", "rollout.responses_per_stage=2"]
+    words += ["reuse.pick=likely", "reuse.option=recompute", "reuse.min_mean_logprob=-20"]
+    words += [
+        "run.num_steps=8",
+        "evaluation.path=",
+        f"data.path={prompts}",
+        "checkpoint.keep_last=1",
+    ]
+    try:
+        run = starter(*words, "reuse.logprob_band=2").wait().succeeded()
+    finally:
+        starter.end_all()
+    asked = sum(row.get("reuse/scored_responses", 0) for row in run.metrics)
+    lent = sum(row.get("reuse/loans", 0) for row in run.metrics)
+    assert asked >= lent > 0
+    assert lent == sum(row["reuse/borrowed_groups"] for row in run.metrics)
+    ledger = [json.loads(line) for line in (run.folder / "ledger/dp00.jsonl").open()]
+    assert sum(row["responses"] for row in ledger if row["kind"] == "scoring") == asked
+    loans = [loan for row in stored(run.folder) for loan in row.loans]
+    assert len(loans) == lent
+    for loan in loans:
+        assert loan.option == "recompute" and loan.clip_frac == 0
+        assert loan.ratio == pytest.approx(1.0, abs=1e-5)
+        assert -20 < loan.mean_logprob < 0 and 0 <= loan.drift < 2
+    name = next(row.scored.response.response_id for row in stored(run.folder) if row.loans)
+    assert command_line(["reuse", "show", str(run.folder), name]) == 0
+    assert "ratio 1.000" in capsys.readouterr().out
+
+
+def stored(folder):
+    return [row for shard in find_shards(folder) for row in stored_responses(shard)]

@@ -987,6 +987,7 @@ ANSWERS: list[tuple[str, list[str], list[str]]] = [
         "-2i+1", "1 - 2 i", r"1-2\mathrm{i}", "(1)+(-2)i"
     ], [
     ]),
+    (r"n\pi, n \in \mathbb{Z}", [r"n\pi", r"\pi n \ (n\in\mathbb{Z})", r"n\pi \text{ for all integers } n"], [r"2n\pi", r"\pi", r"\pi \ (n\in\mathbb{Z})"]),
 ]  # fmt: skip
 
 # (response, ground truth, is it correct)

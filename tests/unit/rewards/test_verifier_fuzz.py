@@ -32,6 +32,19 @@ PIECES = [
         r"\begin{pmatrix} \end{pmatrix} { } ( ) [ ] | $ $$ ^ _ ! % ° = < > , ; : . + - * / 0 1 2 3 10 100 1,000 .5 "
         r"0.5 x y n e i ab cm and or \circ \overline \angle percent 1/2 Answer: #### \n ½ × − √ π"
     ),
+    *words(
+        r"\mathbb{Z} \mathbb{R} (k\in\mathbb{Z}) \pmod \bmod (mod7) \over \choose \gcd( \max( C_ _5C_2 ^T ^\top "
+        r"\setminus \cap "
+        r"\begin{cases} \end{cases} \begin{array}{c} \end{array} \text{.} \text{if} "
+        r"\dot{3} √2 ∛ ** ]0,1[ <1,2> 3:4 12:30 1011_2 "
+        r"' \" ` k because since is year not but to °C m/s miles \hat{i} (B) B. "
+        r"\infty -\infty \emptyset \not= \equiv \to"
+    ),
+    " for all real numbers x",
+    ", where n is an integer",
+    "no solution",
+    "does not exist",
+    " (about 3)",
     " ",
     "\n",
     r"\text{ cm}",

@@ -8,52 +8,20 @@ so no prompt waits for another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 
-class StagePlan(Protocol):
-    """A rule that says how many responses a prompt gets in its next stage."""
+def next_stage_size(sizes: Sequence[int], solved_by_stage: Sequence[bool]) -> int:
+    """Responses a prompt gets in its next stage, of stages of the given sizes; 0 retires it. `solved_by_stage[s]`: did
+    stage s + 1 hold a correct response. The paper's plan is S equal stages; GRPO is one stage of all responses.
 
-    def next_stage_size(self, solved_by_stage: Sequence[bool]) -> int:
-        """`solved_by_stage[s]`: did stage s + 1 hold a correct response. 0: the prompt retires."""
-        ...
-
-    @property
-    def max_responses(self) -> int:
-        """The most responses that one prompt can get."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EqualStages:
-    """The paper's plan: S stages of k. GRPO is S = 1, k = G.
-
-    >>> plan = EqualStages(num_stages=2, responses_per_stage=4)
-    >>> plan.next_stage_size([]), plan.next_stage_size([True]), plan.next_stage_size([False])
-    (4, 0, 4)
-    >>> plan.next_stage_size([False, False])
+    >>> [next_stage_size([4, 4, 8], [False] * s) for s in range(4)]
+    [4, 4, 8, 0]
+    >>> next_stage_size([4, 4, 8], [True])
     0
     """
-
-    num_stages: int
-    responses_per_stage: int
-
-    def __post_init__(self) -> None:
-        if self.num_stages < 1 or self.responses_per_stage < 1:
-            raise ValueError(
-                f"rollout.num_stages={self.num_stages} and rollout.responses_per_stage="
-                f"{self.responses_per_stage} must be at least 1."
-            )
-
-    def next_stage_size(self, solved_by_stage: Sequence[bool]) -> int:
-        if any(solved_by_stage) or len(solved_by_stage) >= self.num_stages:
-            return 0
-        return self.responses_per_stage
-
-    @property
-    def max_responses(self) -> int:
-        return self.num_stages * self.responses_per_stage
+    if any(solved_by_stage) or len(solved_by_stage) >= len(sizes):
+        return 0
+    return sizes[len(solved_by_stage)]
 
 
 def expected_responses(pass_rate: float, *, num_stages: int, responses_per_stage: int) -> float:

@@ -278,6 +278,12 @@ class RolloutConfig:
             self.max_tokens_per_step >= 0,
             f"rollout.max_tokens_per_step={self.max_tokens_per_step} is negative; 0 means no cap.",
         )
+        for name in ("server_start_timeout_s", "request_timeout_s", "hang_timeout_s"):
+            value = getattr(self, name)
+            require(value > 0, f"rollout.{name}={value} must be more than 0 seconds.")
+        for name in ("max_retries", "max_server_restarts", "port"):
+            value = getattr(self, name)
+            require(value >= 0, f"rollout.{name}={value} is negative; use 0 or more.")
         self._check_stages()
 
     def _check_stages(self) -> None:

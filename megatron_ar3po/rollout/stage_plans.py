@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
+from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.types import Prompt
@@ -30,22 +31,13 @@ class StageRule(Protocol):
 
 
 class FixedStages:
-    """Stages of given sizes until one holds a correct response.
-
-    >>> stages, prompt = FixedStages([4, 4, 8]), Prompt(prompt_id="", token_ids=(), ground_truth="")
-    >>> [stages.next_stage_size(prompt, [False] * s) for s in range(4)]
-    [4, 4, 8, 0]
-    >>> stages.next_stage_size(prompt, [True])
-    0
-    """
+    """Stages of given sizes until one holds a correct response: the paper's plan, whatever the prompt."""
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self._sizes = tuple(sizes)
 
     def next_stage_size(self, prompt: Prompt, solved_by_stage: Sequence[bool]) -> int:
-        if any(solved_by_stage) or len(solved_by_stage) >= len(self._sizes):
-            return 0
-        return self._sizes[len(solved_by_stage)]
+        return next_stage_size(self._sizes, solved_by_stage)
 
 
 class DifficultyStages:

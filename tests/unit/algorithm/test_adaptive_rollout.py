@@ -2,28 +2,21 @@ import random
 
 import pytest
 
-from megatron_ar3po.algorithm.adaptive_rollout import EqualStages, expected_responses
+from megatron_ar3po.algorithm.adaptive_rollout import expected_responses, next_stage_size
 
 
 def test_unsolved_prompt_enters_the_next_stage_until_the_stages_are_over():
-    plan = EqualStages(num_stages=3, responses_per_stage=4)
-    assert plan.next_stage_size([]) == 4
-    assert plan.next_stage_size([False]) == 4
-    assert plan.next_stage_size([False, False]) == 4
-    assert plan.next_stage_size([False, False, False]) == 0
+    assert [next_stage_size([4, 4, 4], [False] * stages) for stages in range(4)] == [4, 4, 4, 0]
 
 
 def test_solved_prompt_retires_at_once():
-    plan = EqualStages(num_stages=3, responses_per_stage=4)
-    assert plan.next_stage_size([True]) == 0
-    assert plan.next_stage_size([False, True]) == 0
+    assert next_stage_size([4, 4, 4], [True]) == 0
+    assert next_stage_size([4, 4, 4], [False, True]) == 0
 
 
 def test_grpo_is_one_stage_of_all_responses():
-    plan = EqualStages(num_stages=1, responses_per_stage=8)
-    assert plan.next_stage_size([]) == 8
-    assert plan.next_stage_size([False]) == 0
-    assert plan.max_responses == 8
+    assert next_stage_size([8], []) == 8
+    assert next_stage_size([8], [False]) == 0
 
 
 def test_expected_responses_worked_by_hand():
@@ -37,12 +30,11 @@ def test_expected_responses_worked_by_hand():
 
 def test_simulated_plan_meets_the_expectation():
     """20,000 prompts at p = 0.2, S = 3, k = 2; the standard error of the mean is about 0.013."""
-    plan = EqualStages(num_stages=3, responses_per_stage=2)
     draw = random.Random(0)
 
     def responses() -> int:
         total, solved = 0, []
-        while size := plan.next_stage_size(solved):
+        while size := next_stage_size([2, 2, 2], solved):
             total += size
             solved.append(any(draw.random() < 0.2 for _ in range(size)))
         return total
@@ -51,8 +43,3 @@ def test_simulated_plan_meets_the_expectation():
     expected = expected_responses(0.2, num_stages=3, responses_per_stage=2)  # 2 * (1 + .64 + .4096)
     assert expected == pytest.approx(4.0992)
     assert mean == pytest.approx(expected, abs=0.05)
-
-
-def test_a_plan_without_responses_is_refused():
-    with pytest.raises(ValueError, match=r"rollout\.num_stages=0"):
-        EqualStages(num_stages=0, responses_per_stage=4)

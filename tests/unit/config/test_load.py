@@ -51,6 +51,26 @@ def test_a_rule_of_a_section_speaks_for_itself():
         load_config([], ["rollout.num_stages=0"])
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("rollout.max_response_tokens=0", "must be at least 1"),
+        ("rollout.responses_per_stage=0", "must be at least 1"),
+        ("rollout.prompts_per_step=0", "must be at least 1"),
+        ("rollout.servers_per_replica=0", "must be >= 1"),
+        ("rollout.stage_plan=[4,0]", "every stage needs at least 1 response"),
+        ("rollout.hang_timeout_s=0", "must be more than 0 seconds"),
+        ("rollout.max_retries=-1", "is negative; use 0 or more"),
+        ("rollout.max_tokens_per_step=-1", "is negative; 0 means no cap"),
+        ("algorithm.prompts_per_round=-4", "is negative; 0 draws rollout.prompts_per_step"),
+    ],
+)
+def test_a_rollout_that_cannot_be_is_refused_by_its_option(word, message):
+    with pytest.raises(ValueError) as error:
+        load_config([], [word])
+    assert word.partition("=")[0] in str(error.value) and message in str(error.value)
+
+
 def test_a_word_without_an_equals_sign_shows_the_form():
     with pytest.raises(ValueError, match=r"'num_stages' is not of the form"):
         load_config([], ["num_stages"])

@@ -119,6 +119,9 @@ class InstantEngine:
     async def abort(self, request_id: str) -> None:
         return None
 
+    async def num_in_flight_of_others(self) -> int | None:
+        return None
+
     async def repair_all(self) -> None:
         return None
 

@@ -177,6 +177,9 @@ class SimulatedEngine:
     async def abort(self, request_id: str) -> None:
         raise NotImplementedError("nothing is aborted here")
 
+    async def num_in_flight_of_others(self) -> int | None:
+        return None
+
     async def repair_all(self) -> None:
         return None
 

@@ -47,6 +47,11 @@ class RolloutEngine(Protocol):
         """Ask the server to stop one request; `generate` then returns with finish_reason 'abort'."""
         ...
 
+    async def num_in_flight_of_others(self) -> int | None:
+        """Requests that other clients have at the servers that this one samples from; None where it is alone, or where
+        that is not known now."""
+        ...
+
     async def repair_all(self) -> None:
         """After a rollout: servers that died since their last answer serve again when this returns."""
         ...

@@ -7,7 +7,8 @@ Promises:
 - each response is verified as it arrives, while others are still being sampled;
 - every response of a step was sampled by the policy version that was asked for;
 - an aborted answer is drawn again, never graded; no response is lost or counted twice;
-- a prompt that does not fit never reaches a server.
+- a prompt that does not fit never reaches a server;
+- behind a router a controller whose prompts wait uses the room that others leave.
 
 Groups come back by position, their responses by (stage, index), whatever the order of arrival.
 """
@@ -21,7 +22,7 @@ from typing import Any, TypeVar
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
-from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, gather, response_seed
+from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, end, gather, response_seed
 from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
@@ -49,6 +50,8 @@ from megatron_ar3po.types import (
 
 T = TypeVar("T")
 
+_LOOK_INTERVAL_S = 1.0
+
 # SGLang 0.5.23 would otherwise cut the answer short without a word (scheduler.init_req_max_new_tokens), or refuse a
 # prompt that leaves less room than this, whatever the answer's limit (tp_worker.max_req_input_len).
 _RESERVED_TOKENS = 2
@@ -73,10 +76,11 @@ class RolloutController:
         max_context_tokens: int,
         vocab_size: int,
         kv_tokens: int = 0,
+        num_clients: int = 1,
         history: PromptHistory | None = None,
     ) -> None:
-        """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `history`: of the
-        steps before, for a resumed run."""
+        """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
+        the router, each with as many servers of its own. `history`: of the steps before, for a resumed run."""
         self.engine = engine
         self.verifier = verifier
         self.history = history or PromptHistory(decay=config.history_decay)
@@ -92,6 +96,7 @@ class RolloutController:
         self._max_context_tokens = max_context_tokens
         self._vocab_size = vocab_size
         self._kv_tokens = kv_tokens
+        self._num_clients = num_clients
         self._slots = PrioritySlots(1)
         self._cancels: list[CancelStats] = []  # since the last `take_metrics`
         self._loop = asyncio.new_event_loop()
@@ -312,8 +317,29 @@ class RolloutController:
                 "model.path does not fit its weights."
             )
 
+    async def _with_others_room(self, work: Coroutine[Any, Any, T]) -> T:
+        """Once a second the slots become our own and half of what all clients together leave free: two that want it
+        share it, and what is asked for too much is given back a second later."""
+
+        async def look_around() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_INTERVAL_S)
+                others = await self.engine.num_in_flight_of_others()
+                if others is not None:
+                    free = own * self._num_clients - others - self._slots.num_slots
+                    self._slots.resize(max(own, self._slots.num_slots - (-free // 2)))
+
+        own = self._slots.num_slots
+        looking = asyncio.ensure_future(look_around())
+        try:
+            return await work
+        finally:
+            await end([looking])
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """To its end, or to its first error: then nothing of it runs on."""
+        if self._num_clients > 1:
+            work = self._with_others_room(work)
         task = self._loop.create_task(work)
         try:
             return self._loop.run_until_complete(task)

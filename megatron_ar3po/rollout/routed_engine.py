@@ -62,6 +62,17 @@ class RoutedEngine(SglangEngine):
         if self._repair is not None:
             await self._repair
 
+    async def num_in_flight_of_others(self) -> int | None:
+        """As the router counts them; None while it does not answer."""
+        try:
+            async with self._http().get(
+                f"{self._router_url}/workers", timeout=self._limit(_ROUTER_TIMEOUT_S)
+            ) as answer:
+                workers = (await answer.json())["workers"]
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # `_mend_router` sees to it
+            return None
+        return max(0, sum(int(worker["load"]) for worker in workers) - len(self._in_flight))
+
     async def close(self) -> None:
         if self._repair is not None and not self._repair.done():
             self._repair.cancel()

@@ -132,6 +132,9 @@ class SglangEngine:
         if (running := self._in_flight.get(request_id)) is not None:
             await self._abort_try(*running)
 
+    async def num_in_flight_of_others(self) -> int | None:
+        return None
+
     async def repair_all(self) -> None:
         """Servers that are dead now serve again when this returns: before the next publish, after a rollout."""
         for state in self._servers:

@@ -15,9 +15,19 @@ class PrioritySlots:
 
     def __init__(self, num_slots: int) -> None:
         assert num_slots >= 1, f"{num_slots} slots let nothing through"
-        self._free = num_slots
+        self.num_slots = num_slots
+        self._free = num_slots  # below 0 after a shrink, until as many have come back
         self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
+
+    def resize(self, num_slots: int) -> None:
+        """More let the next in line in at once; fewer take nobody's place away."""
+        assert num_slots >= 1, f"{num_slots} slots let nothing through"
+        added, self.num_slots = num_slots - self.num_slots, num_slots
+        self._free += added
+        while self._free > 0 and self._waiting:
+            self._free -= 1
+            self._release()
 
     @asynccontextmanager
     async def slot(self, rank: Any) -> AsyncIterator[None]:
@@ -28,7 +38,7 @@ class PrioritySlots:
             self._release()
 
     async def _acquire(self, rank: Any) -> None:
-        if self._free:
+        if self._free > 0:
             self._free -= 1
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -42,7 +52,7 @@ class PrioritySlots:
 
     def _release(self) -> None:
         """Hands the slot to the next in line, so that nobody can slip in between."""
-        while self._waiting:
+        while self._waiting and self._free >= 0:
             _, _, turn = heapq.heappop(self._waiting)
             if not turn.done():
                 turn.set_result(None)

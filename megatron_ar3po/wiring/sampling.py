@@ -53,6 +53,7 @@ def build_controller(
         max_context_tokens=shape["max_position_embeddings"],
         vocab_size=language.vocab_size,
         kv_tokens=sum(server.kv_tokens() for server in servers),
+        num_clients=1 if router is None else ranks.layout.data_parallel_size,
         history=history,
     )
     stack.callback(controller.close)

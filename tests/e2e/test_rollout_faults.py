@@ -32,7 +32,7 @@ from megatron_ar3po.rollout.router import GlobalRouter, RouterControl
 from megatron_ar3po.rollout.server_usage import NOBODY, ServerUsage, process_of
 from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
-from megatron_ar3po.types import CollectedStep, SamplingParams
+from megatron_ar3po.types import CollectedStep
 
 VERSION = 7
 
@@ -228,6 +228,7 @@ def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signa
     router = GlobalRouter(urls, log_path=tmp_path / "router.log", request_timeout_s=60)
     router.start()
     control = RouterControl(router.url)
+    assert [worker["load"] for worker in control.workers()] == [0, 0]  # what others leave free
 
     def revive(lost: SglangServer) -> None:
         control.remove(lost.url)
@@ -305,12 +306,13 @@ def tokens_of(group) -> list[list[int]]:
 
 @pytest.mark.parametrize("routing", ["local", "global"])
 def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routing):
-    """One request at a time, so that no server is busy: each prompt's two samples go to one server, and the second
-    reads all but the last of its 8 prompt tokens from that server's cache. A blind choice would miss half of them."""
-    seeds = {"local": 21, "global": 22}
-    prompts = [p.prompt for p in make_prompts(24, seed=seeds[routing])]
-    options = {"servers_per_replica": 1, "max_concurrent_requests": 1, "routing": routing}
-    config = RolloutConfig(**{**OPTIONS, **options})
+    """Two requests at a time, so that no server is busy; first all first samples, then all second ones. Both samples of
+    a prompt go to one server, and the second reads all but the last of its 8 prompt tokens from that server's cache. A
+    blind choice would miss half of them."""
+    prompts = make_prompts(24, seed={"local": 21, "global": 22}[routing])
+    options = {"servers_per_replica": 1, "max_concurrent_requests": 2, "routing": routing}
+    stages = {"num_stages": 2, "responses_per_stage": 1, "max_response_tokens": 1}
+    config = RolloutConfig(**{**OPTIONS, **options, **stages})
     urls = [s.url for s in servers]
     router = GlobalRouter(urls, log_path=tmp_path / "router.log", request_timeout_s=60)
     if routing == "global":
@@ -322,7 +324,7 @@ def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routi
         engine = SglangEngine(servers, config, vocab_size=VOCAB_SIZE)
     controller = RolloutController(
         engine,
-        FakeVerifier(a_third_is_correct),
+        FakeVerifier(lambda prompt, response: False),
         config,
         run_seed=3,
         stop_token_ids=(STOP_TOKEN_ID,),
@@ -330,17 +332,11 @@ def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routi
         vocab_size=VOCAB_SIZE,
     )
     try:
-        answers = controller.sample(
-            prompts,
-            num_samples=2,
-            sampling=SamplingParams(max_response_tokens=1, stop_token_ids=(STOP_TOKEN_ID,)),
-            seed_key="prefix",
-            policy_version=VERSION,
-        )
+        groups = controller.collect(prompts, step=1, policy_version=VERSION)
     finally:
         controller.close()
         router.stop()
-    pairs = [(first.response, second.response) for first, second in answers]
+    pairs = [(group.responses[0].response, group.responses[1].response) for group in groups]
     assert {first.server for first, _ in pairs} == {"dp0.s0", "dp0.s1"}
     assert [a.server for a, _ in pairs] == [b.server for _, b in pairs]
     assert [b.num_cached_tokens for _, b in pairs] == [7] * 24

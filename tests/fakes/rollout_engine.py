@@ -36,6 +36,7 @@ class FakeRolloutEngine:
     finished: list[str] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     num_running: int = 0
+    others_running: int | None = None  # by other clients of its servers
     max_running: int = 0
     is_closed: bool = False
 
@@ -68,6 +69,9 @@ class FakeRolloutEngine:
 
     async def abort(self, request_id: str) -> None:
         self.aborted.append(request_id)
+
+    async def num_in_flight_of_others(self) -> int | None:
+        return self.others_running
 
     async def repair_all(self) -> None:
         return None

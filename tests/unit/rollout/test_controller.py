@@ -22,7 +22,7 @@ def make_prompts(count: int) -> list[StepPrompt]:
     ]
 
 
-def make_controller(engine, verifier, **options) -> RolloutController:
+def make_controller(engine, verifier, *, num_clients=1, **options) -> RolloutController:
     config = RolloutConfig(**{"num_stages": 2, "responses_per_stage": 2, **options})
     return RolloutController(
         engine,
@@ -32,6 +32,7 @@ def make_controller(engine, verifier, **options) -> RolloutController:
         stop_token_ids=(3,),
         max_context_tokens=1024,
         vocab_size=64,
+        num_clients=num_clients,
     )
 
 
@@ -132,6 +133,21 @@ def test_no_more_requests_are_in_flight_than_allowed():
     )
     controller.collect(make_prompts(10), step=1, policy_version=0)
     assert engine.max_running == 6
+
+
+@pytest.mark.parametrize(("others_running", "most"), [(0, 4), (1, 3), (2, 2), (5, 2)])
+def test_behind_a_router_waiting_prompts_use_the_room_that_others_leave(
+    monkeypatch, others_running, most
+):
+    """Two replicas of two slots each: with an idle neighbour four requests run, and with a busy one our own two."""
+    monkeypatch.setattr("megatron_ar3po.rollout.controller._LOOK_INTERVAL_S", 0.01)
+    engine = FakeRolloutEngine(delay_s=lambda r: 0.1, others_running=others_running)
+    controller = make_controller(
+        engine, FakeVerifier(lambda p, r: True), num_clients=2, max_concurrent_requests=2
+    )
+    controller.collect(make_prompts(8), step=1, policy_version=0)
+    controller.close()
+    assert engine.max_running == most
 
 
 def test_first_stages_go_first_when_slots_are_scarce():

@@ -49,3 +49,36 @@ def test_a_cancelled_waiter_takes_no_slot_with_it():
         assert await asyncio.wait_for(take(), 1) == "served"
 
     asyncio.run(main())
+
+
+def test_more_slots_let_the_next_in_line_in_and_fewer_take_no_place_away():
+    """Two slots, four tasks: grown to three, one more begins; shrunk to one, the next begins when three have ended."""
+
+    async def main() -> list[list[int]]:
+        slots, began, may_end = PrioritySlots(2), [], [asyncio.Event() for _ in range(4)]
+        seen = []
+
+        async def task(place: int) -> None:
+            async with slots.slot(place):
+                began.append(place)
+                await may_end[place].wait()
+
+        async def look() -> None:
+            await asyncio.sleep(0.01)
+            seen.append(list(began))
+
+        tasks = [asyncio.ensure_future(task(place)) for place in range(4)]
+        await look()
+        slots.resize(3)
+        await look()
+        slots.resize(1)
+        for place in (0, 1):
+            may_end[place].set()
+            await look()
+        may_end[2].set()
+        await look()
+        may_end[3].set()
+        await asyncio.gather(*tasks)
+        return seen
+
+    assert asyncio.run(main()) == [[0, 1], [0, 1, 2], [0, 1, 2], [0, 1, 2], [0, 1, 2, 3]]

@@ -5,8 +5,9 @@
 | `rollout_phase` | GPU            | GPU             | CPU           | CPU              |
 | `train_phase`   | released       | released        | GPU           | GPU              |
 | `sync_phase`    | GPU            | released        | GPU           | CPU              |
+| `save_phase`    | GPU            | released        | GPU           | GPU              |
 
-On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same three phases.
+On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same four phases.
 
 A server that died while nobody sampled from it is started anew at the beginning of `sync_phase`: the publish that
 follows gives it its weights.
@@ -49,6 +50,8 @@ class Colocation(Protocol):
 
     def sync_phase(self) -> AbstractContextManager[None]: ...
 
+    def save_phase(self) -> AbstractContextManager[None]: ...
+
 
 class SharedHostMemory:
     """No accelerator: actor and servers both live in the host's memory all the time."""
@@ -62,6 +65,7 @@ class SharedHostMemory:
         yield
 
     train_phase = rollout_phase
+    save_phase = rollout_phase
 
     @contextmanager
     def sync_phase(self) -> Iterator[None]:
@@ -98,13 +102,21 @@ class ColocatedGpus:
 
     @contextmanager
     def sync_phase(self) -> Iterator[None]:
-        """Weights first, KV cache last: the peak is the weights and one bucket. A server starts beside an actor that is
+        """Weights first, KV cache last: the peak is two copies of the weights and a bucket. A server starts beside an actor that is
         away, as at the beginning of a run."""
         if self._on_leader(self._servers.lost):
             self._actor.offload()
             self._on_leader(lambda: self._servers.revive_lost(sorted(self._asleep)))
-        self._actor.onload()
+        self._actor.offload(keep_weights=True)
         self._let_sleep(frozenset({"kv_cache"}))
+        yield
+
+    @contextmanager
+    def save_phase(self) -> Iterator[None]:
+        """A checkpoint gathers the optimizer's state over the ranks, where their communication runs. The servers keep
+        the weights that they have."""
+        self._let_sleep(frozenset({"kv_cache"}))
+        self._actor.onload()
         yield
 
     def _let_sleep(self, tags: frozenset[str]) -> None:

@@ -32,8 +32,8 @@ class FrozenActor:
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
         return iter(())
 
-    def save(self, folder: Path) -> None:
-        pass
+    def save(self, folder: Path) -> NothingToWrite:
+        return NothingToWrite()
 
     def load(self, folder: Path) -> None:
         pass
@@ -41,10 +41,18 @@ class FrozenActor:
     def export_hf(self, folder: Path) -> None:
         pass
 
-    def offload(self) -> None:
+    def offload(self, *, keep_weights: bool = False) -> None:
         pass
 
     def onload(self) -> None:
+        pass
+
+
+class NothingToWrite:
+    def is_written(self) -> bool:
+        return True
+
+    def finish(self) -> None:
         pass
 
 

@@ -174,8 +174,9 @@ class Actor(Protocol):
         until the next one is asked for. Never holds more than about two buckets beside the model."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Model and optimizer as a distributed checkpoint under `folder` (exists, empty)."""
+    def save(self, folder: Path) -> PendingSave:
+        """Model and optimizer, as they are now, as a distributed checkpoint under `folder` (exists, empty). Training
+        may go on at once; `folder` holds a checkpoint when `PendingSave.finish` has returned. One at a time."""
         ...
 
     def load(self, folder: Path) -> None:
@@ -186,11 +187,26 @@ class Actor(Protocol):
         """The policy as a Hugging Face folder, whole or not at all."""
         ...
 
-    def offload(self) -> None:
-        """Weights, gradients and optimizer state leave the accelerator. No effect without one."""
+    def offload(self, *, keep_weights: bool = False) -> None:
+        """Gradients and optimizer state leave the accelerator, and so do the weights or they come back to it
+        (`keep_weights`: what a publish needs). No effect without an accelerator. No collective."""
         ...
 
-    def onload(self) -> None: ...
+    def onload(self) -> None:
+        """Everything is on the accelerator. No collective."""
+        ...
+
+
+class PendingSave(Protocol):
+    """A checkpoint on its way to the disk."""
+
+    def is_written(self) -> bool:
+        """Whether this rank's files are written, or could not be. No collective; never waits."""
+        ...
+
+    def finish(self) -> None:
+        """Collective over all ranks, each of which has written. All raise if one could not."""
+        ...
 
 
 class WeightPublisher(Protocol):

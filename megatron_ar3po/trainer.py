@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from megatron_ar3po.algorithm.advantages import checked_rewards
 from megatron_ar3po.algorithm.response_reuse import responses_worth_keeping
@@ -43,7 +42,7 @@ from megatron_ar3po.observability.step_metrics import (
     rollout_records,
 )
 from megatron_ar3po.reuse.lender import Lender
-from megatron_ar3po.run_state import CheckpointFolder, RunState
+from megatron_ar3po.run_state import CheckpointSaver, RunState
 from megatron_ar3po.stop_request import StopRequest
 from megatron_ar3po.types import LoanOutcome, ResponseGroup, TrainingBatch, TrainingSample
 
@@ -65,7 +64,7 @@ class Ar3poTrainer:
     evaluator: Evaluator
     metrics: Metrics
     recorder: RolloutRecorder
-    checkpoints: CheckpointFolder
+    saver: CheckpointSaver
     stop: StopRequest
     progress: RunProgress
     state: RunState
@@ -90,10 +89,12 @@ class Ar3poTrainer:
             if self.is_due(self.config.evaluation.every_steps) or self.is_last_step:
                 self.evaluate()
             self.progress.step_done(step, self.metrics.flush(step))
+            self.saver.poll()
             if self.is_due(self.config.checkpoint.every_steps) or self.is_last_step:
                 self.save()
         if not self.is_last_step:
             self.save()
+        self.saver.wait()
         return self.state
 
     def train_step(self, step: int) -> int:
@@ -216,21 +217,18 @@ class Ar3poTrainer:
     def is_last_step(self) -> bool:
         return self.state.step >= self.config.run.num_steps
 
-    def save(self) -> Path:
-        """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all."""
-        with self.metrics.span("checkpoint"):
+    def save(self) -> None:
+        """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all. The next
+        step may begin while it is written."""
+        with self.colocation.save_phase(), self.metrics.span("checkpoint"):
             cursor = self.ranks.run_on_leader(lambda: self.store.cursor)
-            state = replace(
-                self.state,
-                totals=dict(self.metrics.totals),
-                prompt_cursor=self.prompts.cursor,
-                store_cursor=cursor,
+            self.saver.start(
+                replace(
+                    self.state,
+                    totals=dict(self.metrics.totals),
+                    prompt_cursor=self.prompts.cursor,
+                    store_cursor=cursor,
+                )
             )
-            folder = self.ranks.run_on_first(lambda: self.checkpoints.begin(state.step))
-            self.actor.save(folder / "model")
-            self.ranks.barrier()
-            path = self.ranks.run_on_first(lambda: self.checkpoints.commit(folder, state))
-            oldest = self.ranks.run_on_first(self.checkpoints.oldest)
-            self.ranks.run_on_leader(lambda: self.store.commit_checkpoint(oldest.store_cursor))
-        logger.info("saved %s", path)
-        return path
+            if not self.config.checkpoint.in_background:
+                self.saver.wait()

@@ -3,6 +3,7 @@
   python tools/convert_checkpoint.py to-megatron HF_FOLDER OUT
   python tools/convert_checkpoint.py to-hf RUN/checkpoints/step_00100/model OUT --like HF_FOLDER
   python tools/convert_checkpoint.py checksum FOLDER [--like HF_FOLDER]
+  python tools/convert_checkpoint.py shards HF_FOLDER --tp 8 --pp 4
 
 Training needs no conversion: a run starts from the Hugging Face folder (model.path), and
 `checkpoint.export_hf=true` writes one at its end. This is for a policy that comes from Megatron or
@@ -13,6 +14,9 @@ appears whole or not at all; the same command takes up an interrupted conversion
 tensor is read back and compared with its source, and the checksum is printed: it is that of the
 Hugging Face tensors, the same for both formats, so two folders with one checksum hold the same
 policy bit for bit.
+
+`shards` converts nothing: it lists what each rank of a layout holds, padding and copies apart, from
+config.json alone.
 """
 
 from __future__ import annotations
@@ -52,8 +56,16 @@ def main() -> int:
             required=verb is back,
             help="a Hugging Face folder of the same model: config.json and tokenizer are taken from it",
         )
+    shards = verbs.add_parser("shards", help="what each rank of a layout holds")
+    shards.add_argument("source", type=Path, metavar="HF_FOLDER")
+    shards.add_argument("--tp", type=int, default=1, help="actor.tensor_parallel_size")
+    shards.add_argument("--pp", type=int, default=1, help="actor.pipeline_parallel_size")
+    shards.add_argument("--bytes-per-parameter", type=int, default=2, help="2: bf16")
     arguments = parser.parse_args()
     try:
+        if arguments.verb == "shards":
+            print(shard_table(arguments))
+            return 0
         checksum = run(arguments)
     except ValueError as error:  # a user can mend it, the message says how
         print(f"convert_checkpoint: error: {error}", file=sys.stderr)
@@ -61,6 +73,19 @@ def main() -> int:
     result = {"folder": str(getattr(arguments, "target", arguments.source)), "checksum": checksum}
     print(json.dumps(result) if arguments.json else f"{result['folder']}: checksum {checksum}")
     return 0
+
+
+def shard_table(arguments: argparse.Namespace) -> str:
+    from megatron_ar3po.actor.model_shape import read_model_shape
+    from megatron_ar3po.actor.rank_sizes import as_table, stage_sizes
+    from megatron_ar3po.distributed.layout import ParallelLayout
+
+    tp, pp = arguments.tp, arguments.pp
+    shape = read_model_shape(arguments.source)
+    shape.check_layout(
+        ParallelLayout(world_size=tp * pp, tensor_parallel_size=tp, pipeline_parallel_size=pp)
+    )
+    return as_table(stage_sizes(shape, tp=tp, pp=pp), tp, arguments.bytes_per_parameter)
 
 
 def run(arguments: argparse.Namespace) -> str:

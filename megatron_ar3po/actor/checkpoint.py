@@ -31,22 +31,29 @@ from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch import Tensor
 
 from megatron_ar3po.actor import groups
+from megatron_ar3po.actor.background_save import BackgroundSave, results_in_this_process
 from megatron_ar3po.actor.megatron_folder import check_folder, pieces_of
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
 from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
 
 
-def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
-    """Collective over all ranks; the files are complete when it returns. `folder` exists and is empty."""
+def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> BackgroundSave:
+    """Collective over all ranks; the files are written behind its back. `folder` exists and is empty."""
     _ensure_state(optimizer)
-    state = _state(model, optimizer, is_loading=False)
-    dist_checkpointing.save(state, str(folder), _save_strategy())
+    return _start(folder, _state(model, optimizer, is_loading=False))
 
 
-def save_weights(folder: Path, model: PolicyModel) -> None:
+def save_weights(folder: Path, model: PolicyModel) -> BackgroundSave:
     """The weights alone, for `load_weights`. Collective over all ranks."""
-    dist_checkpointing.save(_weights(model), str(folder), _save_strategy())
+    return _start(folder, _weights(model))
+
+
+def _start(folder: Path, state: dict[str, Any]) -> BackgroundSave:
+    results_in_this_process()
+    request = dist_checkpointing.save(state, str(folder), _save_strategy(), async_sharded_save=True)
+    assert request is not None
+    return BackgroundSave(folder, request)
 
 
 def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:

@@ -17,9 +17,9 @@ from torch import Tensor
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.hf_mapping import (
     Parameter,
+    chunk_parameters,
     join_shards,
-    padded_vocab_size,
-    stage_parameters,
+    shard_shape,
 )
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.distributed.layout import ParallelLayout
@@ -37,19 +37,12 @@ def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> It
 
 
 def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[Parameter]:
-    """Stages have equally many layers (ModelShape.check_layout)."""
-    if stage == layout.pp_rank:
-        plan = model.hf_parameters()
-    else:
-        layers = model.shape.num_layers // layout.pipeline_parallel_size
-        plan = stage_parameters(
-            model.shape,
-            first_layer=stage * layers,
-            num_layers=layers,
-            is_first=stage == 0,
-            is_last=stage == layout.pipeline_parallel_size - 1,
-            fused_norms=model.kernels.has_transformer_engine,
-        )
+    plan = chunk_parameters(
+        model.shape,
+        stage=stage,
+        num_stages=layout.pipeline_parallel_size,
+        fused_norms=model.kernels.has_transformer_engine,
+    )
     return [p for p in plan if not p.is_copy]
 
 
@@ -86,7 +79,7 @@ def _collect(
         gathered = _gather_over_tp(layout, torch.cat([x.reshape(-1) for x in mine]))
     else:
         first = next(model.parameters())
-        length = sum(math.prod(_shard_shape(model, p, tp)) for p in bucket)
+        length = sum(math.prod(shard_shape(p, model.shape, tp)) for p in bucket)
         gathered = first.new_empty(tp, length)
     if stage != 0 and layout.tp_rank == 0:
         _move_to_leader(layout, stage, gathered)
@@ -121,20 +114,8 @@ def _unpack(model: PolicyModel, bucket: list[Parameter], gathered: Tensor) -> Bu
     tensors: list[tuple[str, Tensor]] = []
     start = 0
     for parameter in bucket:
-        size = _shard_shape(model, parameter, len(gathered))
+        size = shard_shape(parameter, model.shape, len(gathered))
         part = gathered[:, start : start + math.prod(size)]
         tensors += join_shards(parameter, model.shape, [x.view(size) for x in part.unbind(0)])
         start += math.prod(size)
     return tensors
-
-
-def _shard_shape(model: PolicyModel, parameter: Parameter, tp: int) -> tuple[int, ...]:
-    rows = sum(size[0] for size in parameter.hf_shapes)
-    tail = parameter.hf_shapes[0][1:]
-    if parameter.cut == "whole":
-        return parameter.hf_shapes[0]
-    if parameter.cut == "columns":
-        return (rows, tail[0] // tp)
-    if parameter.cut == "vocab":
-        return (padded_vocab_size(model.shape.vocab_size, tp) // tp, *tail)
-    return (rows // tp, *tail)

@@ -87,6 +87,42 @@ def stage_parameters(
     return parameters
 
 
+def chunk_parameters(
+    shape: ModelShape,
+    *,
+    stage: int,
+    num_stages: int,
+    chunk: int = 0,
+    num_chunks: int = 1,
+    fused_norms: bool,
+) -> list[Parameter]:
+    """Of one rank's model chunk. Layers are dealt out in rounds: all stages' first chunks, then all second ones (one
+    chunk a stage: the plain pipeline). Chunks have equally many layers (ModelShape.check_layout)."""
+    place, last = chunk * num_stages + stage, num_stages * num_chunks - 1
+    layers = shape.num_layers // (last + 1)
+    return stage_parameters(
+        shape,
+        first_layer=place * layers,
+        num_layers=layers,
+        is_first=place == 0,
+        is_last=place == last,
+        fused_norms=fused_norms,
+    )
+
+
+def shard_shape(parameter: Parameter, shape: ModelShape, tp: int) -> tuple[int, ...]:
+    """Of what each tensor-parallel rank holds of `parameter`, vocabulary padding included."""
+    rows = sum(size[0] for size in parameter.hf_shapes)
+    tail = parameter.hf_shapes[0][1:]
+    if parameter.cut == "whole":
+        return parameter.hf_shapes[0]
+    if parameter.cut == "columns":
+        return (rows, tail[0] // tp)
+    if parameter.cut == "vocab":
+        return (padded_vocab_size(shape.vocab_size, tp) // tp, *tail)
+    return (rows // tp, *tail)
+
+
 def _layer(shape: ModelShape, m: str, h: str, fused_norms: bool) -> list[Parameter]:
     hidden, ffn, dim = shape.hidden_size, shape.ffn_size, shape.head_dim
     q, kv = shape.num_heads * dim, shape.num_kv_heads * dim

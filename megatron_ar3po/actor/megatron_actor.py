@@ -13,18 +13,21 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ar3po.actor import checkpoint
+from megatron_ar3po.actor.background_save import SavedTogether
 from megatron_ar3po.actor.forward_step import run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
 from megatron_ar3po.actor.model_shape import read_model_shape
 from megatron_ar3po.actor.optimizer import Optimizer, wrap_for_training
+from megatron_ar3po.actor.optimizer_offload import OptimizerOffload
 from megatron_ar3po.actor.reference_policy import ReferencePolicy
 from megatron_ar3po.algorithm.kl import sequence_kl
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
+from megatron_ar3po.interfaces import PendingSave
 from megatron_ar3po.types import (
     LoanOutcome,
     MicroBatch,
@@ -56,7 +59,8 @@ class MegatronActor:
         ).buffers  # Megatron's, of parameters and gradients
         total_steps = config.run.num_steps * config.algorithm.num_mini_batches
         self.optimizer = Optimizer(self.model, config.actor, total_steps)
-        self._is_offloaded = False
+        self.optimizer_offload = OptimizerOffload(self.policy, self.optimizer)
+        self._has_weights = self._has_gradients = True
         self.reference = ReferencePolicy(self.policy) if config.algorithm.kl_coef != 0 else None
 
     def _load_together(self, policy: PolicyModel) -> None:
@@ -123,46 +127,49 @@ class MegatronActor:
         if self.layout.dp_rank == 0:
             write_hf_folder(buckets, source=Path(self.config.model.path), target=folder)
 
-    def save(self, folder: Path) -> None:
-        checkpoint.save(folder, self.policy, self.optimizer)
+    def save(self, folder: Path) -> PendingSave:
+        saves = [checkpoint.save(folder, self.policy, self.optimizer)]
         if self.reference is not None:
-            self.reference.save(folder)
+            saves += self.reference.save(folder)
+        return SavedTogether(saves)
 
     def load(self, folder: Path) -> None:
         checkpoint.load(folder, self.policy, self.optimizer)
         if self.reference is not None:
             self.reference.load(folder)
 
-    def offload(self) -> None:
-        if not torch.cuda.is_available() or self._is_offloaded:
+    def offload(self, *, keep_weights: bool = False) -> None:
+        if not torch.cuda.is_available():
             return
-        self.optimizer.inner.offload_to_cpu()
-        for buffer in self._memory:
-            buffer.offload_to_cpu()
+        self.optimizer_offload.away()
+        self._place_buffers(weights=keep_weights, gradients=False)
         torch.cuda.empty_cache()
-        self._is_offloaded = True
 
     def onload(self) -> None:
-        if not self._is_offloaded:
-            return
+        self._place_buffers(weights=True, gradients=True)
+        self.optimizer_offload.back()
+
+    def _place_buffers(self, *, weights: bool, gradients: bool) -> None:
         for buffer in self._memory:
-            buffer.reload_from_cpu()
-        self.optimizer.inner.restore_from_cpu()
-        self._is_offloaded = False
+            buffer.reload_from_cpu(
+                move_params=weights and not self._has_weights,
+                move_grads=gradients and not self._has_gradients,
+            )
+            buffer.offload_to_cpu(
+                move_params=self._has_weights and not weights,
+                move_grads=self._has_gradients and not gradients,
+            )
+        self._has_weights, self._has_gradients = weights, gradients
 
     @contextlib.contextmanager
     def _weights_present(self) -> Iterator[None]:
         """A server that is revived during the rollout phase asks for weights while they are away."""
-        was_offloaded = self._is_offloaded
-        if was_offloaded:
-            for buffer in self._memory:
-                buffer.reload_from_cpu(move_grads=False)
+        had_weights = self._has_weights
+        self._place_buffers(weights=True, gradients=self._has_gradients)
         try:
             yield
         finally:
-            if was_offloaded:
-                for buffer in self._memory:
-                    buffer.offload_to_cpu(move_grads=False)
+            self._place_buffers(weights=had_weights, gradients=self._has_gradients)
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """One [T] tensor per micro-batch on the last stage, None on the others."""
@@ -170,7 +177,7 @@ class MegatronActor:
             return []
 
         def keep_logprobs(hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
-            logprobs, _ = self._token_logprobs(hidden, micro_batch)
+            logprobs, _ = self._token_logprobs(hidden, micro_batch, with_entropy=False)
             return logprobs.sum(), logprobs
 
         with torch.no_grad():
@@ -180,18 +187,22 @@ class MegatronActor:
         # Sequence parallelism pads a pack behind its end.
         return [x[: m.num_tokens] for x, m in zip(kept, micro_batches, strict=True)]
 
-    def _token_logprobs(self, hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+    def _token_logprobs(
+        self, hidden: Tensor, micro_batch: MicroBatch, *, with_entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
         return self.policy.token_logprobs(
             hidden,
             micro_batch,
             temperature=self.config.rollout.temperature,
             chunk_tokens=self.config.actor.logprob_chunk_tokens,
+            with_entropy=with_entropy,
         )
 
     def _loss(self, hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, PolicyLoss]:
         algorithm = self.config.algorithm
-        logprobs, entropy = self._token_logprobs(hidden, micro_batch)
-        if algorithm.entropy_coef == 0:
+        with_entropy = algorithm.entropy_coef != 0 or self.config.actor.measure_entropy
+        logprobs, entropy = self._token_logprobs(hidden, micro_batch, with_entropy=with_entropy)
+        if entropy is not None and algorithm.entropy_coef == 0:
             entropy = entropy.detach()  # measured only: its gradient would cost a second pass
         result = policy_loss(
             logprobs,

@@ -264,10 +264,16 @@ class PolicyModel(GPTModel):
         return hidden_states
 
     def token_logprobs(
-        self, hidden: Tensor, micro_batch: MicroBatch, *, temperature: float, chunk_tokens: int
-    ) -> tuple[Tensor, Tensor]:
-        """(log-probs [T], entropy [T]) of `micro_batch.target_ids`, 0 off the response. Last stage only; collective
-        over TP, the same on each of its ranks. `hidden` is what the forward returned."""
+        self,
+        hidden: Tensor,
+        micro_batch: MicroBatch,
+        *,
+        temperature: float,
+        chunk_tokens: int,
+        with_entropy: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(log-probs [T], entropy [T] if asked for) of `micro_batch.target_ids`, 0 off the response. Last stage only;
+        collective over TP, the same on each of its ranks. `hidden` is what the forward returned."""
         has_loss = micro_batch.loss_mask > 0
         places = has_loss.nonzero()[:, 0]
         is_filler = places.numel() == 0
@@ -284,7 +290,7 @@ class PolicyModel(GPTModel):
             chosen = hidden[:, 0].index_select(0, places)
             chosen = tensor_parallel.copy_to_tensor_model_parallel_region(chosen)
         weight, first_token = self._output_rows()
-        values = token_logprobs(
+        logprobs, entropy = token_logprobs(
             chosen,
             weight,
             micro_batch.target_ids.index_select(0, places),
@@ -292,11 +298,14 @@ class PolicyModel(GPTModel):
             chunk_tokens=chunk_tokens,
             first_token=first_token,
             tp_group=groups.tensor_parallel(),
+            with_entropy=with_entropy,
         )
-        if is_filler:
-            values = (values[0] * 0.0, values[1] * 0.0)
-        blank = torch.zeros_like(micro_batch.loss_mask)
-        return blank.index_copy(0, places, values[0]), blank.index_copy(0, places, values[1])
+
+        def in_place(values: Tensor) -> Tensor:
+            blank = torch.zeros_like(micro_batch.loss_mask)
+            return blank.index_copy(0, places, values * 0.0 if is_filler else values)
+
+        return in_place(logprobs), None if entropy is None else in_place(entropy)
 
     def _output_rows(self) -> tuple[Tensor, int]:
         """(rows of real tokens in this rank's slice of the output weight, the first one's token id)."""

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ar3po.actor import checkpoint
+from megatron_ar3po.actor.background_save import BackgroundSave
 from megatron_ar3po.actor.model import PolicyModel
 
 FOLDER = "reference"
@@ -42,15 +43,15 @@ class ReferencePolicy:
         finally:
             self._put(current)
 
-    def save(self, folder: Path) -> None:
-        """Collective over all ranks, beside the policy's checkpoint in `folder`."""
+    def save(self, folder: Path) -> list[BackgroundSave]:
+        """Collective over all ranks, beside the policy's checkpoint in `folder`; nothing before the first refresh."""
         if self._is_the_first:
-            return
+            return []
         if dist.get_rank() == 0:
             (folder / FOLDER).mkdir()
         dist.barrier()
         with self.in_place():
-            checkpoint.save_weights(folder / FOLDER, self._policy)
+            return [checkpoint.save_weights(folder / FOLDER, self._policy)]
 
     def load(self, folder: Path) -> None:
         """Collective over all ranks. Without one in `folder` it stays the policy at the start of the run."""

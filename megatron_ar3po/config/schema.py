@@ -491,6 +491,9 @@ class ActorConfig:
         4096  # packed tokens of one forward; a longer sequence is an error before training
     )
     logprob_chunk_tokens: int = 2048  # response tokens whose logits exist at one time
+    measure_entropy: bool = (
+        True  # actor/entropy among the metrics; false saves a pass over the logits of an update
+    )
     learning_rate: float = 1e-6
     lr_warmup_steps: int = 0  # optimizer steps of linear warm-up
     lr_decay: Literal["constant", "linear", "cosine"] = (
@@ -564,6 +567,10 @@ class CheckpointConfig:
 
     every_steps: int = 0  # 0: only after the last step and when asked to stop
     keep_last: int = 2  # older checkpoints are deleted
+    in_background: bool = (
+        True  # training goes on while files are written, from a copy in host memory
+    )
+    timeout_s: float = 1800.0  # of writing one checkpoint
     export_hf: bool = False  # also write the final policy as a Hugging Face folder, RUN/hf
 
     def __post_init__(self) -> None:

@@ -4,13 +4,13 @@
 factories with device="cuda" mean the CPU. The global `torch` stays as it is, so SGLang, transformers and our own code
 in the same process see no change. Where CUDA is available `install()` does nothing at all.
 
-Four more places need a hand, because they do not go through the name `torch`:
+Three more places need a hand, because they do not go through the name `torch`:
 
 - `Tensor.type()` is compared with "torch.cuda.FloatTensor" in the optimizers and in gradient clipping;
 - `Tensor.cuda()` is called while the embedding is tied over pipeline stages and while checkpoints are exchanged;
-- the RNG helpers of `tensor_parallel.random` reach for the CUDA default generators;
-- the checkpoint writer forks after threads exist and starts a spawn-context manager, which imports `__main__` anew and
-  can hang: on the CPU it writes in this process.
+- the RNG helpers of `tensor_parallel.random` reach for the CUDA default generators.
+
+(Its checkpoint writer forks and spawns processes; actor/background_save.py does without, with and without a GPU.)
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import queue
 import sys
 import types
 import warnings
@@ -198,32 +197,6 @@ def _patch_rng() -> None:
     random._set_cuda_rng_state = set_state
 
 
-def _patch_checkpoint_writer() -> None:
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
-
-    results: queue.Queue[Any] = queue.Queue()
-    writer: Any = filesystem_async.FileSystemWriterAsync
-
-    def write_here(
-        transforms: list[Any], use_msc: bool, rank: int, buckets: list[Any], global_results: Any
-    ) -> None:
-        written: dict[int, Any] = {}
-        for index, bucket in enumerate(buckets):
-            answers: queue.Queue[Any] = queue.Queue()
-            pending: queue.Queue[int] = queue.Queue()
-            pending.put(index)
-            writer.write_preloaded_data(transforms, index, bucket, answers, pending, True)
-            _, answer = answers.get_nowait()
-            if isinstance(answer, Exception):
-                global_results.put(answer)  # Megatron raises it when it collects the results
-                return
-            written[index] = answer
-        global_results.put(written)
-
-    filesystem_async._get_write_results_queue = lambda: results
-    writer.write_preloaded_data_multiproc = staticmethod(write_here)
-
-
 @functools.cache
 def install() -> None:
     """Call before the first import of `megatron.core`. Idempotent; nothing to do where CUDA is available."""
@@ -244,4 +217,3 @@ def install() -> None:
     _patch_type_comparisons()
     _patch_moves_to_cuda()
     _patch_rng()
-    _patch_checkpoint_writer()

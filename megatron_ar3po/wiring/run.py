@@ -24,7 +24,13 @@ from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
-from megatron_ar3po.run_state import CheckpointFolder, RunState, read_state, write_durably
+from megatron_ar3po.run_state import (
+    CheckpointFolder,
+    CheckpointSaver,
+    RunState,
+    read_state,
+    write_durably,
+)
 from megatron_ar3po.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.language import load_language
@@ -152,7 +158,13 @@ def build_trainer(
             num_groups=config.observability.record_groups_per_step,
             every_steps=config.observability.record_every_steps,
         ),
-        checkpoints=CheckpointFolder(folder / "checkpoints", keep_last=config.checkpoint.keep_last),
+        saver=CheckpointSaver(
+            CheckpointFolder(folder / "checkpoints", keep_last=config.checkpoint.keep_last),
+            ranks,
+            actor.save,
+            lambda oldest: store.commit_checkpoint(oldest.store_cursor),
+            timeout_s=config.checkpoint.timeout_s,
+        ),
         stop=stop,
         progress=RunProgress(
             config.run.num_steps, config.run.progress, is_silent=not ranks.is_first

@@ -8,8 +8,8 @@ class Recorder:
         self.calls: list[str] = []
         self.dead: list[str] = []
 
-    def offload(self) -> None:
-        self.calls.append("actor offload")
+    def offload(self, *, keep_weights: bool = False) -> None:
+        self.calls.append("actor offload, weights stay" if keep_weights else "actor offload")
 
     def onload(self) -> None:
         self.calls.append("actor onload")
@@ -43,9 +43,24 @@ def test_a_step_hands_memory_over_in_the_order_of_the_table():
     assert told.calls == [
         *("-- rollout_phase", "actor offload"),
         *("-- train_phase", "sleep kv_cache+weights", "actor onload"),
-        *("-- sync_phase", "actor onload", "wake weights"),
+        *("-- sync_phase", "actor offload, weights stay", "wake weights"),
         *("-- rollout_phase", "actor offload", "wake kv_cache"),
     ]
+
+
+def test_a_checkpoint_after_an_evaluation_finds_the_whole_actor_and_servers_keep_their_weights():
+    """Saved where evaluation leaves the actor, it would hold memory that has been given away."""
+    told = Recorder()
+    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
+    with colocation.sync_phase():
+        pass
+    with colocation.rollout_phase():
+        pass
+    told.calls.clear()
+    with colocation.save_phase():
+        assert told.calls == ["sleep kv_cache", "actor onload"]
+    with colocation.rollout_phase():
+        assert told.calls[2:] == ["actor offload", "wake kv_cache"]
 
 
 def test_an_evaluation_after_a_rollout_moves_nothing_twice():
@@ -70,7 +85,7 @@ def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_actor_t
     assert told.calls == [
         "actor offload",
         "revive ['dp0.s1'] with kv_cache+weights asleep",
-        "actor onload",
+        "actor offload, weights stay",
         "wake weights",
     ]
 

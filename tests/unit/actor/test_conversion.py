@@ -157,7 +157,7 @@ def test_a_killed_conversion_is_taken_up_where_it_was(
         "*.done" if verb == "to-megatron" else "*.safetensors",
     )
     first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 240  # importing Megatron-Core takes a while on a busy machine
     while len(list(partial.glob(pattern))) < 3 and time.monotonic() < deadline:
         assert first.poll() is None, "it ended before it could be killed"
     first.send_signal(signal.SIGKILL)

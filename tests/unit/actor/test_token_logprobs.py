@@ -97,3 +97,53 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_made(
         logprob.sum().backward()
     # [HIDDEN, VOCAB] is the transposed weight; of logits there are never more than two rows.
     assert widest == HIDDEN
+
+
+@pytest.mark.parametrize("chunk_tokens", [3, 100])
+def test_without_entropy_log_probs_and_gradients_are_the_same(chunk_tokens: int) -> None:
+    hidden, weight, targets = made()
+    options = {"temperature": 0.7, "chunk_tokens": chunk_tokens}
+    with_it, entropy = token_logprobs(hidden, weight, targets, **options)
+    without, nothing = token_logprobs(hidden, weight, targets, with_entropy=False, **options)
+    assert nothing is None and entropy is not None and torch.equal(with_it, without)
+    for a, b in zip(
+        torch.autograd.grad(with_it.sum(), (hidden, weight)),
+        torch.autograd.grad(without.sum(), (hidden, weight)),
+        strict=True,
+    ):
+        assert torch.equal(a, b)
+
+
+def peak_bytes(tokens: int, vocab: int, hidden_size: int, *, chunk: int, entropy: bool) -> int:
+    """Of what forward and backward allocate beside their inputs, from torch's own record of allocations."""
+    hidden = torch.randn(tokens, hidden_size, requires_grad=True)
+    weight = torch.randn(vocab, hidden_size, requires_grad=True)
+    targets = torch.randint(0, vocab, (tokens,))
+    cpu = torch.profiler.ProfilerActivity.CPU
+    with torch.profiler.profile(activities=[cpu], profile_memory=True) as record:
+        logprob, value = token_logprobs(
+            hidden, weight, targets, temperature=0.8, chunk_tokens=chunk, with_entropy=entropy
+        )
+        (logprob if value is None else logprob + value).sum().backward()
+    results = record.profiler.kineto_results  # type: ignore[union-attr]
+    changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
+    held = peak = 0
+    for _, change in changes:
+        held += change
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+def test_peak_memory_is_that_of_one_chunk_however_many_tokens_there_are(entropy: bool) -> None:
+    """The bound that docs/performance.md states: C chunk rows of V fp32 logits (2, with a gradient of entropy 3), the
+    gradient of the output weight twice, and what grows with the tokens: the gradient of their hidden states, a few
+    numbers each. All logits of the longer case would take 67 MB."""
+    vocab, width, chunk = 4096, 32, 128
+    chunk_bytes, weight_bytes = chunk * vocab * 4, vocab * width * 4
+    for tokens in (512, 4096):
+        peak = peak_bytes(tokens, vocab, width, chunk=chunk, entropy=entropy)
+        per_token = tokens * (width + 16) * 4
+        bound = (3 if entropy else 2) * chunk_bytes + 2 * weight_bytes + per_token + 100_000
+        assert peak <= bound, f"{tokens} tokens: {peak:,} bytes, bound {bound:,}"
+        assert peak >= chunk_bytes

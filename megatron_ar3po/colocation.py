@@ -102,8 +102,8 @@ class ColocatedGpus:
 
     @contextmanager
     def sync_phase(self) -> Iterator[None]:
-        """Weights first, KV cache last: the peak is two copies of the weights and a bucket. A server starts beside an actor that is
-        away, as at the beginning of a run."""
+        """Weights first, KV cache last: the peak is two copies of the weights and a bucket. A server starts beside an
+        actor that is away, as at the beginning of a run."""
         if self._on_leader(self._servers.lost):
             self._actor.offload()
             self._on_leader(lambda: self._servers.revive_lost(sorted(self._asleep)))

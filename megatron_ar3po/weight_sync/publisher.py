@@ -87,9 +87,6 @@ class ServerPublisher:
         checksums = SentChecksums(self._server_tp) if self._config.verify else None
         return ServerUpdate(calls, self._transport, checksums)
 
-    def forget(self, url: str) -> None:
-        self._transport.forget(url)
-
     def close(self) -> None:
         self._transport.close()
 

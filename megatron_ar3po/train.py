@@ -127,6 +127,7 @@ def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
         rank=rank,
         tensor_parallel_size=config.actor.tensor_parallel_size,
         pipeline_parallel_size=config.actor.pipeline_parallel_size,
+        context_parallel_size=config.actor.context_parallel_size,
     )
 
 

@@ -8,15 +8,15 @@ the DP size; `calculate_per_token_loss` keeps it from both, and no token count i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
+from megatron.core import parallel_state
 from megatron.core.distributed import DistributedDataParallel, finalize_model_grads
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
+from megatron_ar3po.actor.context_slices import ContextSlice, context_slice
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.types import MicroBatch
 
@@ -37,19 +37,19 @@ def run_schedule(
     assert isinstance(policy, PolicyModel)
     policy.config.finalize_model_grads_func = _sum_gradients
     kept: list[tuple[int, Any]] = []
-    multiple = policy.config.tensor_model_parallel_size if policy.config.sequence_parallel else 1
     device = next(policy.parameters()).device
 
     def step(
         batches: Iterator[tuple[int, MicroBatch]], stage: Any
     ) -> tuple[Tensor, Callable[[Tensor], Any]]:
         index, micro_batch = next(batches)
-        on_device = _padded(micro_batch, multiple).to(device)
+        mine = rank_slice(policy, micro_batch).micro_batch
+        on_device = mine.to(device)
         hidden = stage(
             on_device.token_ids[None],
             on_device.position_ids[None],
             None,
-            packed_seq_params=policy.packing(_padded(micro_batch, multiple).cu_seqlens),
+            packed_seq_params=policy.packing(mine.cu_seqlens),
         )
 
         def loss(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
@@ -75,17 +75,13 @@ def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **kwargs:
     finalize_model_grads(model, None, **kwargs)
 
 
-def _padded(micro_batch: MicroBatch, multiple: int) -> MicroBatch:
-    """Sequence parallelism cuts T over TP: one more weightless sequence fills it up to a multiple."""
-    missing = -micro_batch.num_tokens % multiple
-    if not missing:
-        return micro_batch
-    per_token = {
-        name: F.pad(value, (0, missing))
-        for name in micro_batch.__dataclass_fields__
-        if name != "cu_seqlens" and isinstance(value := getattr(micro_batch, name), Tensor)
-    }
-    end = micro_batch.cu_seqlens[-1:] + missing
-    per_token["sequence_ids"][micro_batch.num_tokens :] = micro_batch.num_sequences
-    per_token["position_ids"][micro_batch.num_tokens :] = torch.arange(missing)
-    return replace(micro_batch, cu_seqlens=torch.cat([micro_batch.cu_seqlens, end]), **per_token)
+def rank_slice(policy: PolicyModel, micro_batch: MicroBatch) -> ContextSlice:
+    """What this rank computes of a micro-batch: all of it without context parallelism. Sequence parallelism cuts it
+    over TP once more: a weightless sequence fills it up to a multiple."""
+    config = policy.config
+    return context_slice(
+        micro_batch,
+        size=config.context_parallel_size,
+        rank=parallel_state.get_context_parallel_rank(),
+        tensor_parallel=config.tensor_model_parallel_size if config.sequence_parallel else 1,
+    )

@@ -16,6 +16,10 @@ def pipeline_parallel() -> dist.ProcessGroup:
     return _checked(parallel_state.get_pipeline_model_parallel_group())
 
 
+def context_parallel() -> dist.ProcessGroup:
+    return _checked(parallel_state.get_context_parallel_group())
+
+
 def data_parallel() -> dist.ProcessGroup:
     return _checked(parallel_state.get_data_parallel_group(with_context_parallel=True))
 

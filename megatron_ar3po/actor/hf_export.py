@@ -33,7 +33,8 @@ def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> It
     size = model.config.params_dtype.itemsize
     for stage in range(layout.pipeline_parallel_size):
         for bucket in _cut(_stage_plan(model, layout, stage), max_bytes // size):
-            yield _collect(model, layout, stage, bucket)
+            # The other context-parallel ranks hold the same: the first ones gather.
+            yield _collect(model, layout, stage, bucket) if layout.cp_rank == 0 else ()
 
 
 def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[Parameter]:

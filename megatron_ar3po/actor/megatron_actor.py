@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from megatron_ar3po.actor import checkpoint
+from megatron_ar3po.actor import checkpoint, groups
 from megatron_ar3po.actor.background_save import SavedTogether
-from megatron_ar3po.actor.forward_step import run_schedule
+from megatron_ar3po.actor.forward_step import rank_slice, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
@@ -184,8 +184,15 @@ class MegatronActor:
             kept = run_schedule(self.model, micro_batches, keep_logprobs, forward_only=True)
         if not self.layout.is_last_stage:
             return [None] * len(micro_batches)
-        # Sequence parallelism pads a pack behind its end.
-        return [x[: m.num_tokens] for x, m in zip(kept, micro_batches, strict=True)]
+        return [self._whole(x, m) for x, m in zip(kept, micro_batches, strict=True)]
+
+    def _whole(self, values: Tensor, micro_batch: MicroBatch) -> Tensor:
+        """[T] of the micro-batch, from what this rank computed of it (`rank_slice`). Collective over the context."""
+        mine = rank_slice(self.policy, micro_batch)
+        whole = mine.to(values.device).spread(values)
+        if self.layout.context_parallel_size > 1:
+            dist.all_reduce(whole, group=groups.context_parallel())
+        return whole
 
     def _token_logprobs(
         self, hidden: Tensor, micro_batch: MicroBatch, *, with_entropy: bool

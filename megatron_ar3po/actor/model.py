@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
+from megatron.core import optimizer as megatron_optimizer
 from megatron.core import parallel_state, tensor_parallel
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import (
@@ -51,18 +52,26 @@ def initialize_megatron(layout: ParallelLayout, seed: int, timeout_s: float = 18
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor_parallel_size,
         pipeline_model_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
         distributed_timeout_minutes=max(1, round(timeout_s / 60)),
         create_gloo_process_groups=False,  # the host's side has its own (distributed.collectives)
     )
-    ours = (layout.tp_rank, layout.data_parallel_size, layout.dp_rank, layout.pp_rank)
+    ours = (
+        layout.tp_rank,
+        layout.data_parallel_size,
+        layout.dp_rank,
+        layout.pp_rank,
+        layout.cp_rank,
+    )
     theirs = (
         parallel_state.get_tensor_model_parallel_rank(),
         parallel_state.get_data_parallel_world_size(),
         parallel_state.get_data_parallel_rank(),
         parallel_state.get_pipeline_model_parallel_rank(),
+        parallel_state.get_context_parallel_rank(),
     )
     assert ours == theirs, (
-        f"rank {layout.rank}: layout says (tp, dp size, dp, pp) {ours}, Megatron says {theirs}"
+        f"rank {layout.rank}: layout says (tp, dp size, dp, pp, cp) {ours}, Megatron says {theirs}"
     )
     model_parallel_cuda_manual_seed(seed, force_reset_rng=True)
 
@@ -85,13 +94,22 @@ class Kernels:
         )
 
     def describe(self) -> str:
-        layers = (
-            "Transformer Engine"
-            if self.has_transformer_engine
-            else "Megatron's local layers, torch SDPA"
-        )
-        fused = "fused" if self.has_fused_weight_gradient else "plain"
-        return f"{layers}; {fused} weight gradients; device {'cuda' if self.has_cuda else 'cpu'}"
+        layers = "Megatron's local layers, torch SDPA"
+        if self.has_transformer_engine:
+            layers = "Transformer Engine's layers and attention"
+        names = {
+            "rope": self.has_transformer_engine,
+            "bias and activation": self.has_cuda,
+            "weight gradients (apex)": self.has_fused_weight_gradient,
+        }
+        fused = ", ".join(name for name, is_there in names.items() if is_there) or "nothing"
+        device = "cuda" if self.has_cuda else "cpu"
+        return f"{layers}; fused: {fused}; AdamW of {adam_package()}; device {device}"
+
+
+def adam_package() -> str:
+    """Whose Adam Megatron has found: transformer_engine's, apex's or torch's."""
+    return megatron_optimizer.Adam.__module__.partition(".")[0]  # type: ignore[attr-defined]
 
 
 class RMSNorm(torch.nn.Module):
@@ -142,6 +160,7 @@ def transformer_config(
         "perform_initialization": False,
         "tensor_model_parallel_size": actor.tensor_parallel_size,
         "pipeline_model_parallel_size": actor.pipeline_parallel_size,
+        "context_parallel_size": actor.context_parallel_size,
         "sequence_parallel": actor.sequence_parallel,
         "variable_seq_lengths": True,
         "moe_token_dispatcher_type": "alltoall",  # what variable_seq_lengths asks for, dense models too
@@ -161,9 +180,15 @@ def _checked(further: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
     fixed = {
         "tensor_model_parallel_size",
         "pipeline_model_parallel_size",
+        "context_parallel_size",
         "sequence_parallel",
         "num_layers",
     }
+    if further.get("virtual_pipeline_model_parallel_size"):
+        raise ValueError(
+            "actor.megatron.virtual_pipeline_model_parallel_size: interleaved pipelines are not supported (export and "
+            "checkpoints know one chunk of layers a stage); leave it out and use actor.pipeline_parallel_size alone."
+        )
     for name in further:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
@@ -322,12 +347,23 @@ def build_model(
     """This rank's stage, parameters not yet filled, on the host. Collective when embeddings are tied over stages."""
     shape.check_layout(layout)
     kernels = Kernels.found()
+    check_context_parallel(layout, kernels)
     if layout.rank == 0:
         logger.info("actor: %s; %s", kernels.describe(), layout.describe())
     model = PolicyModel(shape, transformer_config(shape, actor, dtype, kernels), kernels)
     _mark_cut_parameters(model)
     model.train()  # no dropout: train mode only switches activation recompute on
     return model
+
+
+def check_context_parallel(layout: ParallelLayout, kernels: Kernels) -> None:
+    if layout.context_parallel_size > 1 and not kernels.has_transformer_engine:
+        raise ValueError(
+            f"actor.context_parallel_size={layout.context_parallel_size} needs Transformer Engine's attention, and "
+            "Transformer Engine is not in use here (it needs a GPU; the image has it). Set "
+            "actor.context_parallel_size=1; long sequences also fit with actor.sequence_parallel=true, "
+            "actor.recompute=full or a larger actor.tensor_parallel_size."
+        )
 
 
 def _mark_cut_parameters(model: PolicyModel) -> None:

@@ -484,6 +484,7 @@ class ActorConfig:
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    context_parallel_size: int = 1  # each sequence cut over so many ranks; needs Transformer Engine
     sequence_parallel: bool = (
         False  # shard activations of norms over TP; needs tensor_parallel_size > 1
     )
@@ -511,7 +512,12 @@ class ActorConfig:
     )  # further TransformerConfig fields under Megatron's names
 
     def __post_init__(self) -> None:
-        for name in ("tensor_parallel_size", "pipeline_parallel_size", "max_tokens_per_microbatch"):
+        for name in (
+            "tensor_parallel_size",
+            "pipeline_parallel_size",
+            "context_parallel_size",
+            "max_tokens_per_microbatch",
+        ):
             value = getattr(self, name)
             require(value >= 1, f"actor.{name}={value} must be at least 1.")
         require(
@@ -523,7 +529,7 @@ class ActorConfig:
     @property
     def replica_size(self) -> int:
         """Ranks that hold one copy of the model."""
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -24,6 +24,7 @@ def validate(config: Config, layout: ParallelLayout) -> None:
     shape = read_model_config(config.model.path)
     _check_lengths(config, shape)
     _check_layout(config, layout, shape)
+    _check_context_parallel(config)
 
 
 def warnings_of(config: Config) -> list[str]:
@@ -179,6 +180,23 @@ def _check_lengths(config: Config, shape: dict[str, Any]) -> None:
         f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed "
         f"actor.max_tokens_per_microbatch={budget}: the longest sequence would not fit into one micro-batch; raise "
         f"actor.max_tokens_per_microbatch to at least {prompt + response}.",
+    )
+
+
+def _check_context_parallel(config: Config) -> None:
+    """A loss that looks at whole sequences would see a part of each on every rank, and nothing would tell."""
+    size, algorithm = config.actor.context_parallel_size, config.algorithm
+    if size == 1:
+        return
+    require(
+        algorithm.policy_loss in ("ppo", "dual_clip", "cispo"),
+        f"algorithm.policy_loss={algorithm.policy_loss} may look at whole sequences, which "
+        f"actor.context_parallel_size={size} cuts; use ppo, dual_clip or cispo, or actor.context_parallel_size=1.",
+    )
+    require(
+        algorithm.importance_sampling in ("off", "token", "token_mask"),
+        f"algorithm.importance_sampling={algorithm.importance_sampling} looks at whole sequences, which "
+        f"actor.context_parallel_size={size} cuts; use token, token_mask or off, or actor.context_parallel_size=1.",
     )
 
 

@@ -62,8 +62,9 @@ class Ranks:
             [layout.replica_ranks(dp) for dp in range(layout.data_parallel_size)], timeout
         )
         peers = [
-            [layout.rank_of(tp=tp, dp=dp, pp=pp) for dp in range(layout.data_parallel_size)]
+            [layout.rank_of(tp=tp, dp=dp, pp=pp, cp=cp) for dp in range(layout.data_parallel_size)]
             for pp in range(layout.pipeline_parallel_size)
+            for cp in range(layout.context_parallel_size)
             for tp in range(layout.tensor_parallel_size)
         ]
         self._peers = self._make_groups(peers, timeout)

@@ -1,8 +1,8 @@
 """`ParallelLayout`: who sits where. Plain torch, no Megatron: the actor starts Megatron's own parallel state and checks
 that its ranks agree with this one.
 
-Rank order is Megatron's default, tp fastest, then dp, then pp:  rank = tp + TP * (dp + DP * pp).
-A *replica* is the set of ranks with one dp; its number is the data-parallel rank, its *leader* has tp = pp = 0.
+Rank order is Megatron's default, tp fastest, then cp, dp, pp:  rank = tp + TP * (cp + CP * (dp + DP * pp)).
+A *replica* is the set of ranks with one dp; its number is the data-parallel rank, its *leader* has tp = cp = pp = 0.
 
 Worked example, TP=2 PP=2 world 8 (DP=2):
 
@@ -23,12 +23,18 @@ class ParallelLayout:
     rank: int = 0
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
+    context_parallel_size: int = 1
 
     def __post_init__(self) -> None:
         if self.world_size % self.replica_size:
-            tp, pp = self.tensor_parallel_size, self.pipeline_parallel_size
+            tp, pp, cp = (
+                self.tensor_parallel_size,
+                self.pipeline_parallel_size,
+                self.context_parallel_size,
+            )
+            context = f"actor.context_parallel_size={cp} x " if cp > 1 else ""
             raise ValueError(
-                f"world size {self.world_size} does not fit actor.tensor_parallel_size={tp} x "
+                f"world size {self.world_size} does not fit {context}actor.tensor_parallel_size={tp} x "
                 f"actor.pipeline_parallel_size={pp} = {self.replica_size} ranks per replica; start a multiple of "
                 f"{self.replica_size} ranks, for instance: torchrun --nproc-per-node {self.replica_size} "
                 "-m megatron_ar3po.train CONFIG"
@@ -36,7 +42,7 @@ class ParallelLayout:
 
     @property
     def replica_size(self) -> int:
-        return self.tensor_parallel_size * self.pipeline_parallel_size
+        return self.tensor_parallel_size * self.pipeline_parallel_size * self.context_parallel_size
 
     @property
     def data_parallel_size(self) -> int:
@@ -47,28 +53,35 @@ class ParallelLayout:
         return self.rank % self.tensor_parallel_size
 
     @property
+    def cp_rank(self) -> int:
+        return self.rank // self.tensor_parallel_size % self.context_parallel_size
+
+    @property
     def dp_rank(self) -> int:
-        return self.rank // self.tensor_parallel_size % self.data_parallel_size
+        inner = self.tensor_parallel_size * self.context_parallel_size
+        return self.rank // inner % self.data_parallel_size
 
     @property
     def pp_rank(self) -> int:
-        return self.rank // (self.tensor_parallel_size * self.data_parallel_size)
+        return self.rank // (self.world_size // self.pipeline_parallel_size)
 
     @property
     def is_leader(self) -> bool:
-        return self.tp_rank == 0 and self.pp_rank == 0
+        return self.tp_rank == 0 and self.cp_rank == 0 and self.pp_rank == 0
 
     @property
     def is_last_stage(self) -> bool:
         return self.pp_rank == self.pipeline_parallel_size - 1
 
-    def rank_of(self, *, tp: int, dp: int, pp: int) -> int:
-        return tp + self.tensor_parallel_size * (dp + self.data_parallel_size * pp)
+    def rank_of(self, *, tp: int, dp: int, pp: int, cp: int = 0) -> int:
+        outer = dp + self.data_parallel_size * pp
+        return tp + self.tensor_parallel_size * (cp + self.context_parallel_size * outer)
 
     def replica_ranks(self, dp: int) -> list[int]:
         return [
-            self.rank_of(tp=tp, dp=dp, pp=pp)
+            self.rank_of(tp=tp, dp=dp, pp=pp, cp=cp)
             for pp in range(self.pipeline_parallel_size)
+            for cp in range(self.context_parallel_size)
             for tp in range(self.tensor_parallel_size)
         ]
 
@@ -80,4 +93,6 @@ class ParallelLayout:
         return int(prompt_id[:16], 16) % self.data_parallel_size
 
     def describe(self) -> str:
-        return f"tp {self.tensor_parallel_size} x pp {self.pipeline_parallel_size} x dp {self.data_parallel_size}"
+        context = f"cp {self.context_parallel_size} x " if self.context_parallel_size > 1 else ""
+        model = f"tp {self.tensor_parallel_size} x pp {self.pipeline_parallel_size}"
+        return f"{model} x {context}dp {self.data_parallel_size}"

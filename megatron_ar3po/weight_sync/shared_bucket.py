@@ -3,7 +3,8 @@
 Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a run in turn, so that one is filled
 while servers read the other: a server has read a bucket when it answers, and fresh shared pages cost several times the
 copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may answer before
-its copy has run: PyTorch frees it when the server has let go. (PyTorch cannot export memory of `expandable_segments`.)
+its copy has run: PyTorch frees it when the server has let go. It must come from an allocator whose memory can be
+exported (`check_exportable`): the one that lets SGLang's servers sleep cannot, and stays in their processes.
 
 The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,6 +29,21 @@ def import_sglang(*, with_checksums: bool) -> None:
     importlib.import_module("sglang.srt.weight_sync.tensor_bucket")
     if with_checksums:
         importlib.import_module("sglang.srt.managers.mm_utils")
+
+
+def check_exportable(environment: Mapping[str, str]) -> None:
+    """With a GPU, before anything starts: ValueError where this process's memory could not be handed to a server."""
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        if "expandable_segments:true" in environment.get(name, "").replace(" ", "").lower():
+            raise ValueError(
+                f"{name}={environment[name]} clashes with weight_sync.transport=tensor: memory of expandable segments "
+                f"cannot be exported to a server. Unset {name}, or use weight_sync.transport=disk."
+            )
+    if "torch_memory_saver" in (preload := environment.get("LD_PRELOAD", "")):
+        raise ValueError(
+            f"LD_PRELOAD={preload} puts the trainer's memory into the pool that sleeps, from where it cannot be "
+            "exported to a server (weight_sync.transport=tensor); the servers set it for themselves: unset it here."
+        )
 
 
 class SharedBuckets:

@@ -10,10 +10,12 @@ All three stream bucket by bucket and hold about two buckets beside the model. T
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from megatron_ar3po.config.schema import WeightSyncConfig
@@ -61,6 +63,9 @@ def make_transport(
         from megatron_ar3po.weight_sync.broadcast_transport import BroadcastTransport
 
         return BroadcastTransport(server_tp=server_tp)
+    from megatron_ar3po.weight_sync.shared_bucket import check_exportable
     from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
+    if torch.cuda.is_available():
+        check_exportable(os.environ)
     return TensorTransport(server_tp=server_tp)

@@ -1,6 +1,6 @@
 """Every rank of a layout, one after the other, on the meta device: what it holds, and what the loader would give it.
 
-    build_every_rank.py '{"NAME": [HF_FOLDER, WORLD_SIZE, TP, PP], ...}' local|te
+    build_every_rank.py '{"NAME": [HF_FOLDER, WORLD_SIZE, TP, PP, CP], ...}' local|te
 
 Prints RESULT and a JSON object: for each name a list, one object a rank.
 """
@@ -44,6 +44,7 @@ def build(shape: ModelShape, layout: ParallelLayout) -> PolicyModel:
     actor = ActorConfig(
         tensor_parallel_size=layout.tensor_parallel_size,
         pipeline_parallel_size=layout.pipeline_parallel_size,
+        context_parallel_size=layout.context_parallel_size,
         megatron={"apply_rope_fusion": False},  # the stand-in has no kernels
     )
     with torch.device("meta"):
@@ -88,7 +89,12 @@ def described(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
         )
         slices[parameter.name] = list(part.shape)
     return {
-        "at": {"tp": layout.tp_rank, "pp": layout.pp_rank, "dp": layout.dp_rank},
+        "at": {
+            "tp": layout.tp_rank,
+            "pp": layout.pp_rank,
+            "dp": layout.dp_rank,
+            "cp": layout.cp_rank,
+        },
         "num_layers": len(model.decoder.layers),
         "held": {name: list(p.shape) for name, p in model.named_parameters()},
         "slices": slices,
@@ -96,14 +102,18 @@ def described(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
     }
 
 
-def every_rank(folder: str, world: int, tp: int, pp: int) -> list[dict[str, Any]]:
+def every_rank(folder: str, world: int, tp: int, pp: int, cp: int) -> list[dict[str, Any]]:
     shape, found = read_model_shape(folder), []
     for rank in range(world):
         dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
         layout = ParallelLayout(
-            world_size=world, rank=rank, tensor_parallel_size=tp, pipeline_parallel_size=pp
+            world_size=world,
+            rank=rank,
+            tensor_parallel_size=tp,
+            pipeline_parallel_size=pp,
+            context_parallel_size=cp,
         )
-        initialize_megatron(layout, seed=0)
+        initialize_megatron(layout, seed=0)  # which holds our ranks against Megatron's
         found.append(described(shape, layout))
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()

@@ -16,7 +16,7 @@ from typing import Any
 import actor_cases
 import pytest
 
-TIME_LIMIT_S = 600
+TIME_LIMIT_S, PER_CASE_S = 600, 10
 PROGRAM = Path(actor_cases.__file__)
 Outcome = dict[str, Any]
 
@@ -54,6 +54,7 @@ def run_cases(
     command = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(world_size), str(program), str(results), *chosen]
     root = PROGRAM.parents[2]
+    limit_s = TIME_LIMIT_S + PER_CASE_S * len(chosen)
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -66,9 +67,9 @@ def run_cases(
             preexec_fn=_end_with_parent,
         )
         try:
-            ended = f"torchrun ended with {process.wait(TIME_LIMIT_S)}"
+            ended = f"torchrun ended with {process.wait(limit_s)}"
         except subprocess.TimeoutExpired:
-            ended = f"torchrun took more than {TIME_LIMIT_S} s"
+            ended = f"torchrun took more than {limit_s} s"
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -74,7 +74,9 @@ MODELS = {
     "qwen2.5-7b-tp4": (QWEN2_5_7B, 8, 4, 1, 7_615_616_512),
     "llama3.1-8b-tp8": (LLAMA_3_1_8B, 8, 8, 1, 8_030_261_248),
     "qwen3-odd-tp2pp2": (QWEN3_ODD, 8, 2, 2, ODD_DISTINCT),
+    "qwen3-odd-tp2cp2pp2": (QWEN3_ODD, 16, 2, 2, ODD_DISTINCT),
 }
+CONTEXT_PARALLEL = {"qwen3-odd-tp2cp2pp2": 2}  # its ranks hold the same; they share sequences
 WITH_TRANSFORMER_ENGINE = ("qwen2.5-32b-tp8pp4", "llama3.1-8b-tp8", "qwen3-odd-tp2pp2")
 PROGRAM = Path(__file__).parents[2] / "harness" / "build_every_rank.py"
 Ranks = list[dict[str, Any]]
@@ -85,7 +87,14 @@ def build(
 ) -> dict[str, Ranks]:
     """What each rank holds, by name of the model. In a process of its own: the fake process group would be the whole
     session's, and a Transformer Engine that computes nothing too."""
-    wanted = {name: [str(folder_of(name, tmp_path_factory)), *MODELS[name][1:4]] for name in names}
+    wanted = {
+        name: [
+            str(folder_of(name, tmp_path_factory)),
+            *MODELS[name][1:4],
+            CONTEXT_PARALLEL.get(name, 1),
+        ]
+        for name in names
+    }
     command = [sys.executable, "-W", "ignore", str(PROGRAM), json.dumps(wanted), layers]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert "RESULT" in done.stdout, done.stderr[-3000:]
@@ -118,7 +127,7 @@ def test_every_rank_holds_its_slices_of_the_published_model(
     assert len(ranks) == world
     for rank in ranks:
         assert rank["held"] == rank["slices"], rank["at"]
-    first_replica = [rank for rank in ranks if rank["at"]["dp"] == 0]
+    first_replica = [rank for rank in ranks if rank["at"]["dp"] == rank["at"]["cp"] == 0]
     counted: dict[str, int] = {}
     for rank in first_replica:
         for hf_name, count in rank["elements_read"].items():

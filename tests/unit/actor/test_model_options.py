@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from megatron_ar3po.actor.model import Kernels, transformer_config
+from megatron_ar3po.actor.model import Kernels, check_context_parallel, transformer_config
 from megatron_ar3po.actor.model_shape import ModelShape
 from megatron_ar3po.config.schema import ActorConfig
+from megatron_ar3po.distributed.layout import ParallelLayout
 
 SHAPE = ModelShape(
     path="MODEL",
@@ -50,7 +51,26 @@ def test_a_megatron_option_that_ours_decides_is_refused() -> None:
 
 def test_the_log_line_says_which_kernels_are_in_use() -> None:
     assert (
-        BARE.describe() == "Megatron's local layers, torch SDPA; plain weight gradients; device cpu"
+        BARE.describe()
+        == "Megatron's local layers, torch SDPA; fused: nothing; AdamW of torch; device cpu"
     )
     engine = Kernels(has_cuda=True, has_transformer_engine=True, has_fused_weight_gradient=True)
-    assert engine.describe() == "Transformer Engine; fused weight gradients; device cuda"
+    assert engine.describe() == (
+        "Transformer Engine's layers and attention; fused: rope, bias and activation, weight gradients (apex); "
+        "AdamW of torch; device cuda"
+    )
+
+
+def test_context_parallelism_without_transformer_engine_is_refused_with_what_to_do() -> None:
+    layout = ParallelLayout(world_size=2, context_parallel_size=2)
+    with pytest.raises(
+        ValueError, match=r"actor\.context_parallel_size=2 needs .*sequence_parallel=true"
+    ):
+        check_context_parallel(layout, BARE)
+    check_context_parallel(ParallelLayout(), BARE)
+
+
+def test_interleaved_pipelines_are_refused_by_name() -> None:
+    actor = ActorConfig(megatron={"virtual_pipeline_model_parallel_size": 2})
+    with pytest.raises(ValueError, match="interleaved pipelines are not supported"):
+        transformer_config(SHAPE, actor, torch.float32, BARE)

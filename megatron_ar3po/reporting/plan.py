@@ -71,6 +71,7 @@ def make_plan(config: Config, size: ModelSize, cluster: Cluster) -> Plan:
         world_size=cluster.world_size,
         tensor_parallel_size=actor.tensor_parallel_size,
         pipeline_parallel_size=actor.pipeline_parallel_size,
+        context_parallel_size=actor.context_parallel_size,
     )
     memory = estimate_memory(
         config, size, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes

@@ -35,6 +35,7 @@ def check(words, *more, world_size=0):
             world_size=world_size or actor.replica_size,
             tensor_parallel_size=actor.tensor_parallel_size,
             pipeline_parallel_size=actor.pipeline_parallel_size,
+            context_parallel_size=actor.context_parallel_size,
         ),
     )
 
@@ -57,6 +58,14 @@ def test_a_good_config_passes(words):
         (["actor.max_tokens_per_microbatch=20"], r"raise actor.max_tokens_per_microbatch .* 24"),
         (["actor.tensor_parallel_size=4"], r"=4 does not divide num_key_value_heads=2 .* 1, 2"),
         (["actor.pipeline_parallel_size=3"], r"=3 does not divide num_hidden_layers=2 .* 1, 2"),
+        (
+            ["actor.context_parallel_size=2", "algorithm.policy_loss=gspo"],
+            r"policy_loss=gspo .* actor.context_parallel_size=2 cuts; use ppo",
+        ),
+        (
+            ["actor.context_parallel_size=2", "algorithm.importance_sampling=sequence"],
+            r"importance_sampling=sequence .* actor.context_parallel_size=2 cuts; use token",
+        ),
         (["debug.mode=train_only"], r"debug.replay_path=\(empty\) is no file"),
     ],
 )

@@ -28,3 +28,21 @@ def test_the_owner_of_a_prompt_depends_on_the_prompt_and_the_dp_size_alone():
     assert layout(0).owner_dp_rank(prompt_id) == 1
     assert layout(5).owner_dp_rank(prompt_id) == 1
     assert ParallelLayout(world_size=4).owner_dp_rank(prompt_id) == 3
+
+
+def test_ranks_of_tp2_cp2_dp2_world_8():
+    """rank = tp + 2 * (cp + 2 * dp): context ranks are neighbours, and a replica has one leader."""
+    at = [
+        ParallelLayout(world_size=8, rank=r, tensor_parallel_size=2, context_parallel_size=2)
+        for r in range(8)
+    ]
+    assert [x.tp_rank for x in at] == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert [x.cp_rank for x in at] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [x.dp_rank for x in at] == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert (
+        [x.rank for x in at if x.is_leader]
+        == [0, 4]
+        == [x.leader_rank(d) for x in at[:1] for d in (0, 1)]
+    )
+    assert at[0].replica_ranks(1) == [4, 5, 6, 7]
+    assert at[0].describe() == "tp 2 x pp 1 x cp 2 x dp 2"

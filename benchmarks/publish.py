@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -87,20 +88,22 @@ def best_of(rounds: int, action: object) -> float:
     return min(times)
 
 
-def measure(folder: Path, rounds: int) -> list[tuple[float, float, float]]:
-    """(bytes, seconds to publish them, seconds of two plain copies) per size."""
-    total = write_model(folder)
+def measure(
+    folder: Path, total: int, rounds: int, dtype: Literal["float32", "bfloat16"] = "float32"
+) -> list[tuple[float, float, float]]:
+    """(bytes, seconds to publish them, seconds of two plain copies) per size; `total` bytes lie in `folder`."""
     server = SglangServer(
         RolloutConfig(),
         ServerPlace(name="bench"),
         model_path=str(folder),
-        dtype="float32",
+        dtype=dtype,
         log_dir=folder,
     )
     server.start()
     try:
         actor = MegatronActor(
-            Config(model=ModelConfig(path=str(folder)), actor=ActorConfig()), ParallelLayout()
+            Config(model=ModelConfig(path=str(folder), dtype=dtype), actor=ActorConfig()),
+            ParallelLayout(),
         )
         ranks = Ranks(ParallelLayout(), 600.0)
         transport = TensorTransport(server_tp=1)
@@ -131,13 +134,17 @@ def two_copies(num_bytes: int) -> object:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="the best of so many counts")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)
     start_process_group(600.0)
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(Path(folder), rounds)
+        rows = measure(Path(folder), write_model(Path(folder)), rounds)
+    show(rows)
+
+
+def show(rows: Sequence[tuple[float, float, float]]) -> None:
     table = Table(title="Publishing to one running server")
     for column in ("MB", "publish", "two plain copies"):
         table.add_column(column, justify="right")

@@ -236,7 +236,7 @@ class RolloutConfig:
     server_start_timeout_s: float = 600.0  # from start to ready
     request_timeout_s: float = 600.0  # one sample, queueing included
     hang_timeout_s: float = (
-        60.0  # a server with requests in flight that generates nothing for so long is restarted
+        120.0  # a server with requests in flight that generates nothing for so long is restarted
     )
     max_retries: int = 2  # of one lost request, each on a restarted or another server
     max_server_restarts: int = 3  # per server and run; then the run ends with its log

@@ -28,7 +28,7 @@ MAX_MAGNITUDE = 20_000  # |log2| of an approximate one
 MAX_VARIABLES = 24
 DIGITS = 50
 MAX_DIGITS_AT_WORK = 4_000
-MAX_WORK = 200_000  # digits times nodes
+MAX_WORK = 300_000  # digits times nodes
 _POSITIVE_POINTS = 3
 _SIGNED_POINTS = 4
 
@@ -181,8 +181,7 @@ def constants_equal(left: Node, right: Node, *, tolerance: Fraction = Fraction(0
 
 
 def _same_constant(left: Node, right: Node, log_base: int, tolerance: Fraction) -> bool:
-    digits = DIGITS + _written_digits(left) + _written_digits(right)
-    ctx = _context(min(digits, 2_000))
+    ctx = _context(_digits_for(left, right, 2_000))
     a, b, ctx = _both_values(left, right, {}, ctx, log_base)
     if tolerance and ctx.im(a) == 0 and ctx.im(b) == 0:
         return abs(a - b) <= ctx.mpf(tolerance.numerator) / tolerance.denominator
@@ -229,6 +228,14 @@ def _close(a: Any, b: Any, ctx: MPContext, again: Callable[[MPContext], tuple[An
     return abs(c - d) <= finer.mpf(difference) * finer.mpf(10) ** (-ctx.dps // 2)
 
 
+def _digits_for(left: Node, right: Node, most: int) -> int:
+    """Enough to tell apart what is written, and not more than can be worked with in time."""
+    digits = DIGITS + min(_written_digits(left) + _written_digits(right), most)
+    if digits > 4 * DIGITS and digits * (size(left) + size(right)) > MAX_WORK:
+        raise TooLarge("many long numbers")
+    return digits
+
+
 def _written_digits(node: Node) -> int:
     """How many digits stand in the numbers of a tree: what a comparison must be able to see."""
     total, stack = 0, [node]
@@ -244,7 +251,10 @@ def _written_digits(node: Node) -> int:
 def _agree_everywhere(left: Node, right: Node, names: Sequence[str], log_base: int) -> bool:
     """At positive points both must agree; at points of any sign where both are real (so that |x| is not x, but
     ln x^2 may be 2 ln x). At least two points must say yes."""
-    ctx = _context(DIGITS + min(_written_digits(left) + _written_digits(right), 1_000))
+    try:
+        ctx = _context(_digits_for(left, right, 1_000))
+    except TooLarge:
+        return False
     confirmed = 0
     for number, point in enumerate(probing_points(names, ctx)):
         try:

@@ -399,7 +399,7 @@ class RecordingProxy:
                     self.command,
                     server.url + self.path,
                     data=body,
-                    headers=self.headers,
+                    headers=dict(self.headers),
                     timeout=60,
                 )
                 self.send_response(sent.status_code)

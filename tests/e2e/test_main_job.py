@@ -38,8 +38,9 @@ STEP_METRICS = {
 
 
 def without_clocks(row: dict) -> dict:
-    """What a run must repeat: everything but seconds and memory."""
-    return {k: v for k, v in row.items() if not k.startswith(("time/", "memory/", "weight_sync/"))}
+    """What a run must repeat: everything but seconds, memory, and the store's file, which a rollback does not shrink."""
+    clocks = ("time/", "memory/", "weight_sync/", "reuse/store_bytes")
+    return {k: v for k, v in row.items() if not k.startswith(clocks)}
 
 
 def largest_mismatches(run) -> list[float]:

@@ -38,7 +38,7 @@ STEP_METRICS = {
 
 
 def without_clocks(row: dict) -> dict:
-    """What a run must repeat: all but seconds, memory, and the size of the store, whose file a rollback does not shrink."""
+    """What a run must repeat: all but seconds, memory, and the store's file, which a rollback does not shrink."""
     clocks = ("time/", "memory/", "weight_sync/", "reuse/store_bytes")
     return {k: v for k, v in row.items() if not k.startswith(clocks)}
 

@@ -54,6 +54,7 @@ class Sizes:
     num_tokens: int
     folder: Path
     build_fast: bool = False
+    last_step: int = 0  # that the store has seen, where it was measured before
 
     @property
     def num_steps(self) -> int:
@@ -271,7 +272,7 @@ def fill(
 def use(
     make: Callable[[Path], Candidate], sizes: Sizes, folder: Path
 ) -> Iterator[tuple[str, float]]:
-    step = sizes.num_steps + 1
+    step = max(sizes.num_steps, sizes.last_step) + 1
     later_steps = [make_step(sizes, step + 2 + i) for i in range(NUM_MEASURED_DEPOSITS)]
     gc.collect()
     memory_before = resident_mib()
@@ -384,6 +385,9 @@ def main() -> None:
     )
     parser.add_argument("--fill-only", action="store_true", help="fill, keep the folder, say where")
     parser.add_argument("--filled", type=Path, help="measure what an earlier --fill-only left here")
+    parser.add_argument(
+        "--last-step", type=int, default=0, help="with --filled: that an earlier measurement made"
+    )
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -395,6 +399,7 @@ def main() -> None:
         num_tokens=arguments.tokens,
         folder=folder,
         build_fast=arguments.build_fast,
+        last_step=arguments.last_step,
     )
     try:
         names = list(CANDIDATES) if arguments.peers else ["reuse store"]

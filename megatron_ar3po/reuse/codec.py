@@ -4,7 +4,7 @@ The binary part of a response of L tokens is
 
     width (1 byte) | low 16 bits of every token id (L x 2) | its high bits (L x (width - 2)) | log-probs (L x float32)
 
-all little endian, with width 2, 3 or 4, the smallest that holds every token id of the deposit. In two planes rather
+all little endian, with width 2, 3 or 4, the smallest that holds every token id beside it. In two planes rather
 than token by token, tokens are packed at the speed of memory. Log-probs are kept exactly:
 `reuse.option=stored` trains on them. Nothing is compressed: log-probs hardly shrink, and compressing would take most of
 a deposit's time (docs/reuse_store.md has the figures).
@@ -22,6 +22,7 @@ import orjson
 
 from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
 
+_AT_A_TIME = 32  # responses whose arrays are converted together
 _NOT_OF_THE_RESPONSE = ("num_tokens", "verdict", "session", "deposit_step")
 
 
@@ -57,9 +58,17 @@ def checksum(details: bytes, data: bytes) -> int:
 def encode_responses(
     responses: Sequence[ScoredResponse], *, session: int, deposit_step: int
 ) -> Iterator[EncodedRow]:
-    """One row per response. Their arrays are converted together: that is most of a deposit's own time."""
-    if not responses:
-        return
+    """One row per response. Their arrays are converted some at a time: few calls, and what they work on stays in the
+    processor's cache."""
+    for first in range(0, len(responses), _AT_A_TIME):
+        yield from _encode_some(
+            responses[first : first + _AT_A_TIME], session=session, deposit_step=deposit_step
+        )
+
+
+def _encode_some(
+    responses: Sequence[ScoredResponse], *, session: int, deposit_step: int
+) -> Iterator[EncodedRow]:
     logprobs = _bytes_of(_joined_logprobs([scored.response for scored in responses]))
     width, low, high = _planes(np.concatenate([s.response.token_ids for s in responses]))
     header, extra, start = bytes([width]), width - 2, 0

@@ -138,7 +138,7 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
         "run.num_steps=8",
         "evaluation.path=",
         f"data.path={prompts}",
-        "checkpoint.keep_last=1",
+        "rollout.temperature=2",
     ]
     try:
         run = starter(*words, "reuse.logprob_band=2").wait().succeeded()
@@ -147,7 +147,7 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
     asked = sum(row.get("reuse/scored_responses", 0) for row in run.metrics)
     lent = sum(row.get("reuse/loans", 0) for row in run.metrics)
     assert asked >= lent > 0
-    assert lent == sum(row["reuse/borrowed_groups"] for row in run.metrics)
+    assert lent == sum(row.get("reuse/borrowed_groups", 0) for row in run.metrics)
     ledger = [json.loads(line) for line in (run.folder / "ledger/dp00.jsonl").open()]
     assert sum(row["responses"] for row in ledger if row["kind"] == "scoring") == asked
     loans = [loan for row in stored(run.folder) for loan in row.loans]
@@ -158,7 +158,7 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
         assert -20 < loan.mean_logprob < 0 and 0 <= loan.drift < 2
     name = next(row.scored.response.response_id for row in stored(run.folder) if row.loans)
     assert command_line(["reuse", "show", str(run.folder), name]) == 0
-    assert "ratio 1.000" in capsys.readouterr().out
+    assert "1.000 0.000" in " ".join(capsys.readouterr().out.split())  # ratio, share clipped
 
 
 def stored(folder):

@@ -18,12 +18,29 @@ from megatron_ar3po.rollout.server_arguments import server_arguments
 from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
 
 
+def server_of(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:
+    return SglangServer(
+        config.rollout,
+        place,
+        model_path=config.model.path,
+        dtype=config.model.dtype,
+        log_dir=log_dir,
+    )
+
+
 class SharedServers:
     """What it started ends with `discard`, or with this process."""
 
-    def __init__(self, log_dir: Path, *, report: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        log_dir: Path,
+        *,
+        report: Callable[[str], None] = lambda line: None,
+        make: Callable[[Config, ServerPlace, Path], SglangServer] = server_of,
+    ) -> None:
         self._log_dir = log_dir
         self._report = report
+        self._make = make
         self._running: dict[str, list[SglangServer]] = {}  # by the options they were started with
 
     def words_for(self, config: Config) -> list[str]:
@@ -43,13 +60,7 @@ class SharedServers:
 
     def _started(self, config: Config) -> list[SglangServer]:
         servers = [
-            SglangServer(
-                config.rollout,
-                ServerPlace(name=f"dp0.s{number}", number=number),
-                model_path=config.model.path,
-                dtype=config.model.dtype,
-                log_dir=self._log_dir,
-            )
+            self._make(config, ServerPlace(name=f"dp0.s{number}", number=number), self._log_dir)
             for number in range(config.rollout.servers_per_replica)
         ]
         try:

@@ -28,11 +28,12 @@ worked out from its published figures:
 5.  The paper does not bound the store. We keep the newest `reuse.max_responses_per_prompt` of a
     prompt, without limit of age: a prompt comes back once per epoch, and a correct answer does not
     spoil.
-6.  We follow: Option II (`reuse.option: detach`), the paper's best, is the default. The borrowed
-    response counts in the mean and std of its group and nowhere else: no gradient, no place in a
-    denominator, a KL, an entropy, a clip metric, a sequence count. Option I (`recompute`) gives it
-    the log-probs of the policy at the start of the update. `stored`, its behaviour log-probs as they
-    are, is there for the ablation. We add a band: under Option I a response whose recomputed
+6.  We differ: Option I (`reuse.option: recompute`) is the default, since it was ahead of
+    Option II (`detach`), the paper's best, in our comparison (docs/comparison.md). It gives the
+    borrowed response the log-probs of the policy at the start of the update. Under Option II it
+    counts in the mean and std of its group and nowhere else: no gradient, no place in a
+    denominator, a KL, an entropy, a clip metric, a sequence count. `stored`, its behaviour log-probs
+    as they are, is there for the ablation. We add a band: under Option I a response whose recomputed
     log-probs differ from the stored ones by more than `reuse.logprob_band` a token trains as under
     Option II (off by default).
 7.  We add: a weight on groups that borrowed and a cap on their share of the groups that train

@@ -325,7 +325,7 @@ class ReuseConfig:
 
     enabled: bool = True  # false: nothing is stored, nothing is borrowed
     option: Literal["detach", "recompute", "stored"] = (
-        "detach"  # Option II, Option I, or stored log-probs (ablation)
+        "recompute"  # Option II, Option I, or stored log-probs (ablation); docs/comparison.md says why
     )
     weight: float = 1.0  # factor on the advantages of a group that borrowed
     max_borrowed_frac: float = (

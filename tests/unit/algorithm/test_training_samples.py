@@ -168,7 +168,9 @@ def test_a_detached_response_has_no_penalty_though_it_serves_the_normalisation()
     """It has no row, so the actor says nothing of it."""
     rescued = rescued_group()
     place = [s.origin for s in rescued.responses].index("reused")
-    kl = {s.row_key: 1.0 for s in samples_with_signal([rescued], PLAIN, ReuseConfig())}
+    kl = {
+        s.row_key: 1.0 for s in samples_with_signal([rescued], PLAIN, ReuseConfig(option="detach"))
+    }
     penalised = with_kl_penalty(rescued, kl, 0.5)
     expected = [-0.5] * 4
     expected[place] = 1.0

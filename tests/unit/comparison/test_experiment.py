@@ -26,16 +26,16 @@ def config_of(name: str):
 @pytest.mark.parametrize(
     ("name", "stages", "reuse", "dynamic"),
     [
-        ("ar3po", (4, 4), "detach", False),
+        ("ar3po", (4, 4), "recompute", False),
         ("grpo", (8,), None, False),
         ("grpo_k", (4,), None, False),
         ("dapo", (8,), None, True),
         ("adaptive_only", (4, 4), None, False),
-        ("reuse_only", (8,), "detach", False),
-        ("recompute", (4, 4), "recompute", False),
+        ("reuse_only", (8,), "recompute", False),
+        ("detach", (4, 4), "detach", False),
         ("stored", (4, 4), "stored", False),
-        ("stages_3", (4, 4, 4), "detach", False),
-        ("k_2", (2, 2), "detach", False),
+        ("stages_3", (4, 4, 4), "recompute", False),
+        ("k_2", (2, 2), "recompute", False),
     ],
 )
 def test_a_name_stands_for_a_config(name, stages, reuse, dynamic) -> None:

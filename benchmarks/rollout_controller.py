@@ -1,8 +1,8 @@
 """The controller against a bare asynchronous client: the same requests, the same server, the same verifier.
 
-    python benchmarks/rollout_controller.py [--rounds N] [--many N]
+    python benchmarks/rollout_controller.py [--rounds N] [--many N] [--delay-s S] [--only-throughput]
 
-The server is another process that speaks SGLang's protocol and answers with 64 tokens after 100 ms; controller and
+The server is another process that speaks SGLang's protocol and answers with 64 tokens after S = 0.1 s; controller and
 client are pinned to one core, the server to another. The bare client posts with aiohttp, decodes the JSON, and calls
 the verifier: no stages, no checks, no retries, no ledger. Then the controller's own cost, without HTTP and JSON: CPU
 seconds per response with an engine that answers at once; and the memory of many responses in one step.
@@ -38,11 +38,11 @@ from megatron_ar3po.types import (
     Verdict,
 )
 
-NUM_TOKENS, DELAY_S, IN_FLIGHT = 64, 0.1, 64
+NUM_TOKENS, IN_FLIGHT = 64, 64
 PROMPTS, PER_PROMPT = 256, 8
 
 
-def serve(connection: Any, core: int) -> None:
+def serve(connection: Any, core: int, delay_s: float) -> None:
     """In a process of its own."""
     pin(core)
     entries = [[-0.5, 5, None]] * NUM_TOKENS
@@ -60,7 +60,7 @@ def serve(connection: Any, core: int) -> None:
 
     async def generate(request: web.Request) -> web.Response:
         rid = json.loads(await request.read())["rid"]
-        await asyncio.sleep(DELAY_S)
+        await asyncio.sleep(delay_s)
         return web.Response(text=before + rid + after, content_type="application/json")
 
     async def main() -> None:
@@ -179,10 +179,10 @@ async def bare(url: str, wanted: list[StepPrompt]) -> None:
         await asyncio.gather(*(one(session, p, i) for p in wanted for i in range(PER_PROMPT)))
 
 
-def throughput(rounds: int) -> None:
+def throughput(rounds: int, delay_s: float) -> None:
     ours, theirs = multiprocessing.Pipe()
     server = multiprocessing.get_context("spawn").Process(
-        target=serve, args=(theirs, 1), daemon=True
+        target=serve, args=(theirs, 1, delay_s), daemon=True
     )
     server.start()
     pin(0)
@@ -208,7 +208,8 @@ def throughput(rounds: int) -> None:
     server.terminate()
     server.join(10)
     print(
-        f"throughput: {statistics.median(rates):.0f} responses/s with {IN_FLIGHT} in flight, "
+        f"throughput: {statistics.median(rates):.0f} responses/s, {IN_FLIGHT} in flight, {delay_s:g} s each, load "
+        f"average {os.getloadavg()[0]:.0f}: "
         f"{statistics.median(ratios):.3f} of the bare client (median of {rounds}: "
         f"{min(ratios):.3f} to {max(ratios):.3f}; target >= 0.95)"
     )
@@ -258,8 +259,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--many", type=int, default=100_000)
+    parser.add_argument("--delay-s", type=float, default=0.1)
+    parser.add_argument("--only-throughput", action="store_true")
     arguments = parser.parse_args()
-    throughput(arguments.rounds)
+    throughput(arguments.rounds, arguments.delay_s)
+    if arguments.only_throughput:
+        return
     own_cost(20_000)
     memory(arguments.many)
 

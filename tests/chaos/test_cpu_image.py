@@ -68,6 +68,8 @@ def buildah(tmp_path_factory) -> Iterator[Buildah]:
     yield buildah
     buildah("rm", "--all")
     buildah("rmi", "--all", "--force")
+    # buildah binds its storage onto itself and leaves that mount behind
+    subprocess.run(["umount", str(folder / "storage" / "overlay")], check=False, timeout=60)
     shutil.rmtree(folder, ignore_errors=True)
 
 

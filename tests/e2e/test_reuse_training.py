@@ -48,27 +48,28 @@ def samples_of_a_rescued_group(folder, option, shift=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """replay.json of {case: option, shift of the stored tokens, band}."""
+    """replay.json of {case: option, shift of the stored tokens, band, data-parallel ranks}."""
     folder = tmp_path_factory.mktemp("reuse_training")
     model = write_tiny_model(folder / "model")
     starter = RunStarter(folder)
     cases = {
-        "detach": ("detach", 0, 0.0),
-        "detach, other tokens": ("detach", 1, 0.0),
-        "recompute": ("recompute", 0, 0.0),
-        "recompute, other tokens": ("recompute", 1, 0.0),
-        "recompute, out of the band": ("recompute", 0, 0.5),
-        "recompute, in the band": ("recompute", 0, 50.0),
+        "detach": ("detach", 0, 0.0, 1),
+        "detach, other tokens": ("detach", 1, 0.0, 1),
+        "recompute": ("recompute", 0, 0.0, 1),
+        "recompute, other tokens": ("recompute", 1, 0.0, 1),
+        "recompute, out of the band": ("recompute", 0, 0.5, 1),
+        "recompute, out of the band, two ranks": ("recompute", 0, 0.5, 2),
+        "recompute, in the band": ("recompute", 0, 50.0, 1),
     }
     facts = {}
     try:
-        for number, (name, (option, shift, band)) in enumerate(cases.items()):
+        for number, (name, (option, shift, band, ranks)) in enumerate(cases.items()):
             run, dump = folder / f"run{number}", folder / f"{number}.pt"
             samples = samples_of_a_rescued_group(folder / f"store{number}", option, shift)
             save_samples(dump, samples, step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
             words += [f"reuse.option={option}", f"reuse.logprob_band={band}"]
-            starter(*words, f"model.path={model}").wait(60).succeeded()
+            starter(*words, f"model.path={model}", ranks=ranks).wait(120).succeeded()
             facts[name] = json.loads((run / "replay.json").read_text())
     finally:
         starter.end_all()
@@ -100,9 +101,11 @@ def test_option_1_starts_at_ratio_1_and_the_borrowed_tokens_matter(trained):
     assert one["weights_after"] != other["weights_after"]
 
 
-def test_a_borrowed_response_out_of_the_band_trains_as_under_option_2(trained):
-    """The stored log-probs are random between -1 and 0, an untrained model of 128 tokens says about -5."""
-    switched, detached = trained["recompute, out of the band"], trained["detach"]
+@pytest.mark.parametrize("ranks", ["", ", two ranks"])
+def test_a_borrowed_response_out_of_the_band_trains_as_under_option_2(trained, ranks):
+    """The stored log-probs are random between -1 and 0, an untrained model of 128 tokens says about -5. With two
+    data-parallel ranks one of them holds the borrowed row, and both weigh by the same smaller denominator."""
+    switched, detached = trained[f"recompute, out of the band{ranks}"], trained["detach"]
     assert (switched["samples"], switched["tokens"]) == (detached["samples"], detached["tokens"])
     assert switched["loss"] == pytest.approx(detached["loss"], rel=1e-5)
     assert switched["grad_norm"] == pytest.approx(detached["grad_norm"], rel=1e-5)

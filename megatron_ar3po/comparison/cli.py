@@ -26,7 +26,7 @@ _ABOUT = """\
 Train several variants on equal prompts and paired seeds, and compare them in one table and one figure.
 
   ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,grpo,grpo_k,dapo --seeds 5
-  ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,adaptive_only,reuse_only,recompute
+  ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,adaptive_only,reuse_only,detach
   ar3po compare-algorithms examples/tiny_sum/comparison.yaml --out runs/comparison
 
 Algorithms: ar3po, grpo, dapo; grpo_k (GRPO with AR3PO's stage size as its group); adaptive_only, reuse_only; detach,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from fakes.algorithm_cases import group
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ar3po.algorithm.advantages import (
@@ -72,7 +72,6 @@ def test_differing_rewards_carry_signal() -> None:
     assert carries_signal(group([0.3, 0.1]))
 
 
-@settings(deadline=None)
 @given(REWARDS, st.sampled_from(["population", "sample", "none"]))
 def test_the_advantages_of_a_group_sum_to_zero(rewards: list[float], std: str) -> None:
     for advantage in ("group", "rloo", "leave_one_out"):
@@ -80,7 +79,6 @@ def test_the_advantages_of_a_group_sum_to_zero(rewards: list[float], std: str) -
         assert abs(group_advantages(np.array(rewards), config).sum()) < 1e-9
 
 
-@settings(deadline=None)
 @given(REWARDS)
 def test_the_order_of_rewards_is_the_order_of_advantages(rewards: list[float]) -> None:
     for advantage in ("group", "rloo", "leave_one_out"):
@@ -90,7 +88,6 @@ def test_the_order_of_rewards_is_the_order_of_advantages(rewards: list[float]) -
             assert np.sign(advantages[i] - advantages[j]) == np.sign(rewards[i] - rewards[j])
 
 
-@settings(deadline=None)
 @given(REWARDS)
 def test_leave_one_out_subtracts_the_mean_of_the_others(rewards: list[float]) -> None:
     advantages = group_advantages(np.array(rewards), AlgorithmConfig(advantage="rloo"))
@@ -100,7 +97,6 @@ def test_leave_one_out_subtracts_the_mean_of_the_others(rewards: list[float]) ->
         assert advantage == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(REWARDS.filter(lambda rewards: len(set(rewards)) > 1))
 def test_group_normalisation_agrees_with_torch(rewards: list[float]) -> None:
     values = torch.tensor(rewards, dtype=torch.float64)
@@ -137,7 +133,6 @@ def test_the_baseline_of_a_group_under_the_std_of_the_step() -> None:
 STEPS = st.lists(REWARDS, min_size=1, max_size=6)
 
 
-@settings(deadline=None)
 @given(STEPS, st.sampled_from(["population", "sample", "none"]))
 def test_over_groups_of_unequal_size_every_advantage_with_a_baseline_sums_to_zero_in_each(
     step: list[list[float]], std: str
@@ -151,7 +146,6 @@ def test_over_groups_of_unequal_size_every_advantage_with_a_baseline_sums_to_zer
         assert expected == pytest.approx([0.0] * len(expected), abs=1e-8)
 
 
-@settings(deadline=None)
 @given(STEPS.filter(lambda step: len({r for rewards in step for r in rewards}) > 1))
 def test_step_wide_normalisation_agrees_with_torch(step: list[list[float]]) -> None:
     groups = [group(rewards, position=p) for p, rewards in enumerate(step)]

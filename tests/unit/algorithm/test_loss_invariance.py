@@ -131,7 +131,7 @@ def full_config(name: str) -> AlgorithmConfig:
 
 @pytest.mark.parametrize("name", POLICY_LOSSES)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_every_split_into_micro_batches_gives_the_same_loss_and_gradient(
     name: str, aggregation: Aggregation, data: st.DataObject

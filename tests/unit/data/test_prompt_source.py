@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -90,7 +90,6 @@ def test_a_reordered_file_trains_in_the_same_order():
     assert draw_step(forwards, 7) == draw_step(backwards, 7)
 
 
-@settings(deadline=None)
 @given(
     num_prompts=st.integers(1, 12),
     steps=st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=4), max_size=12),

@@ -21,7 +21,6 @@ from megatron_ar3po.rewards.words import words
 ANSWER = GradingOptions(is_answer=True)
 fuzz = settings(
     max_examples=int(os.environ.get("AR3PO_FUZZ_EXAMPLES", "150")),
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

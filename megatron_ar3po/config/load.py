@@ -29,8 +29,9 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     for file in files:
         stated = _merged(stated, _read_yaml(Path(file)))
     stated = _merged(stated, _parse_overrides(overrides))
+    _refuse_unknown_keys(stated, Config, "")  # `algorithm` is a section, if it is there
     name = stated.get("algorithm", {}).get("name", AlgorithmConfig().name)
-    preset = PRESETS.get(name, {})  # an unknown name is refused below, by its type
+    preset = PRESETS.get(str(name), {})  # an unknown name is refused below, by its type
     return config_from_dict(_merged(preset, stated))
 
 

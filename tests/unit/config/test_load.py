@@ -71,6 +71,18 @@ def test_a_rollout_that_cannot_be_is_refused_by_its_option(word, message):
     assert word.partition("=")[0] in str(error.value) and message in str(error.value)
 
 
+@pytest.mark.parametrize("word", ["algorithm=grpo", "algorithm=", "rollout=3"])
+def test_a_section_given_as_a_value_is_refused_by_its_options(word):
+    section = word.partition("=")[0]
+    with pytest.raises(ValueError, match=rf"{section}=.* must be a section with the options "):
+        load_config([], [word])
+
+
+def test_a_name_that_is_a_list_is_refused_by_its_type():
+    with pytest.raises(ValueError, match=r"algorithm.name=list: "):
+        load_config([], ["algorithm.name=[grpo,dapo]"])
+
+
 def test_a_word_without_an_equals_sign_shows_the_form():
     with pytest.raises(ValueError, match=r"'num_stages' is not of the form"):
         load_config([], ["num_stages"])

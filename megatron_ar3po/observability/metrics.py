@@ -147,13 +147,16 @@ def _plain(value: float) -> float | int | None:
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out."""
-    lines = path.read_text().splitlines()
+    """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out. Cut at newlines
+    alone: responses may hold U+2028 and its like, which str.splitlines takes for the end of a line."""
+    lines = path.read_bytes().split(b"\n")
+    if not lines[-1]:
+        lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError:
+        except ValueError:  # half a character of a torn line is no UTF-8 either
             if number < len(lines):
                 raise ValueError(
                     f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
@@ -168,6 +171,7 @@ def drop_rows_after(path: Path, step: int) -> int:
     rows = read_rows(path)
     kept = [row for row in rows if row.get("step", step) <= step]
     temporary = path.with_suffix(".tmp")
-    temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
+    temporary.write_text("".join(lines), encoding="utf-8")
     temporary.replace(path)
     return len(rows) - len(kept)

@@ -28,7 +28,7 @@ class RolloutRecorder:
     def record(self, step: int, groups: Sequence[ResponseGroup]) -> None:
         if self._num_groups < 1 or step % self._every_steps:
             return
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             for group in sorted(groups, key=_least_interesting)[: self._num_groups]:
                 file.write(json.dumps(self._readable(step, group), ensure_ascii=False) + "\n")
 

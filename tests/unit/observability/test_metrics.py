@@ -82,6 +82,22 @@ def test_a_torn_last_line_is_left_out_and_rows_after_a_checkpoint_go(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
 
 
+def test_a_response_may_hold_what_unicode_calls_a_line_end(tmp_path):
+    path = tmp_path / "rollouts.jsonl"
+    rows = [{"step": step, "text": "a\u2028b\u0085c"} for step in (1, 2)]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    path.write_text("".join(lines), encoding="utf-8")
+    assert read_rows(path) == rows
+    assert drop_rows_after(path, 1) == 1
+    assert path.read_text(encoding="utf-8") == lines[0]
+
+
+def test_a_line_torn_within_a_character_is_left_out(tmp_path):
+    path = tmp_path / "rollouts.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"text": "' + "\u00e9".encode()[:1])
+    assert read_rows(path) == [{"step": 1}]
+
+
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON"):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.schema import Config, require
 from megatron_ar3po.config.validate import read_model_config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.reporting.memory_estimate import (
@@ -283,10 +283,20 @@ def _model_shape(config: Config, arguments: argparse.Namespace) -> dict[str, Any
     beside = Path(arguments.config).parent / "model_config.json"
     is_here = (Path(config.model.path) / "config.json").is_file()
     file = arguments.model_config or (beside if beside.is_file() and not is_here else None)
+    require(
+        not file or file.is_file(),
+        f"--model-config {file} is no file; name the config.json of a Hugging Face checkpoint.",
+    )
     return json.loads(file.read_text()) if file else read_model_config(config.model.path)
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
+    for option in ("nodes", "gpus_per_node", "gpu_gib"):
+        value = getattr(arguments, option)
+        require(
+            value >= 1,
+            f"--{option.replace('_', '-')} {value} is no cluster; it must be at least 1.",
+        )
     config = load_config([arguments.config], arguments.overrides)
     plan = make_plan(
         config,

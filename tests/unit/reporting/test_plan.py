@@ -215,3 +215,21 @@ def test_the_command_exits_1_and_proposes_when_it_does_not_fit(capsys):
     arguments = parser.parse_args([*words, "--gpu-gib=32", "--nodes=4"])
     assert arguments.command(arguments) == 1
     assert "does not fit: the train phase needs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("--nodes=0", "--nodes 0 is no cluster"),
+        ("--gpus-per-node=-8", "--gpus-per-node -8 is no cluster"),
+        ("--gpu-gib=0", "--gpu-gib 0.0 is no cluster"),
+        ("--model-config=nowhere.json", "--model-config nowhere.json is no file"),
+    ],
+)
+def test_a_word_of_the_command_that_cannot_be_is_refused_by_its_name(word, message):
+    parser = argparse.ArgumentParser()
+    add_plan_parser(parser.add_subparsers())
+    config = EXAMPLES / "qwen2.5_32b_dapo_math" / "config.yaml"
+    arguments = parser.parse_args(["plan", str(config), word])
+    with pytest.raises(ValueError, match=message):
+        arguments.command(arguments)

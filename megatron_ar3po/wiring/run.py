@@ -89,11 +89,17 @@ def open_run_folder(config: Config) -> Path | None:
             f"run.dir={folder} already holds a run; set run.resume=true to go on with it, or choose another run.name "
             "or run.dir."
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    for marker in ("DONE", "STOPPED"):
-        (folder / marker).unlink(missing_ok=True)
-    shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
-    write_durably(folder / "resolved_config.yaml", to_yaml(config))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for marker in ("DONE", "STOPPED"):
+            (folder / marker).unlink(missing_ok=True)
+        shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
+        write_durably(folder / "resolved_config.yaml", to_yaml(config))
+    except OSError as error:  # a user can mend it: no rights, no space, a file in the way
+        raise ValueError(
+            f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
+            "permissions, or choose another run.dir."
+        ) from error
     if config.run.resume:
         step = read_state(checkpoint).step if checkpoint else -1
         for written in ("metrics.jsonl", "rollouts.jsonl"):

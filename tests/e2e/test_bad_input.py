@@ -33,6 +33,7 @@ def sentence(run) -> str:
         (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl"]),
         (["data.max_prompt_tokens=4"], ["data.max_prompt_tokens=4"]),
         (["rewards.verifier=no_such:make"], ["rewards.verifier=no_such:make", "no_such"]),
+        (["run.dir=/dev/null/run"], ["run.dir=/dev/null/run cannot be written", "another run.dir"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

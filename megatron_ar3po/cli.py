@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -56,10 +58,33 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_with_late_words(make_parser(), argv)
     try:
-        return arguments.command(arguments)
+        code = arguments.command(arguments)
+        sys.stdout.flush()
+        return code
     except ValueError as error:  # the outermost frame: a user can mend it, the message says how
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) and _is_unread():
+            return 1
+        if error.filename is None:
+            raise
+        # A file that cannot be read or written: its name is in the message, and a traceback says no more.
+        print(f"ar3po: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # the user knows why
+        print("ar3po: interrupted", file=sys.stderr)
+        return 130
+
+
+def _is_unread() -> bool:
+    """Whoever read the output, as `| head` does, has seen enough. The rest goes nowhere, without a complaint."""
+    output = select.poll()
+    output.register(sys.stdout, 0)
+    is_unread = any(event & select.POLLERR for _, event in output.poll(0))
+    if is_unread:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return is_unread
 
 
 def _todays_grader(config_file: Path, stack: ExitStack) -> Any:

@@ -1,6 +1,9 @@
 """What a user types first."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,3 +57,20 @@ def test_an_unknown_flag_is_refused(config):
 def test_no_config_file_is_said(capsys):
     assert main(["train", "run.num_steps=3"]) == 2
     assert "no config file given" in capsys.readouterr().err
+
+
+def test_a_file_that_cannot_be_written_ends_with_one_sentence(tmp_path, capsys):
+    (tmp_path / "in.jsonl").write_text('{"gold": "1", "pred": "1"}\n')
+    out = tmp_path / "no_folder" / "out.jsonl"
+    assert main(["grade", "--input", str(tmp_path / "in.jsonl"), "--output", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ar3po: error: ") and "no_folder" in said and "Traceback" not in said
+
+
+def test_output_that_nobody_reads_to_its_end_is_no_error():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "megatron_ar3po.cli", "grade", "--gold", "1", "--pred", "1"]
+    run = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write_end)
+    assert (run.returncode, run.stderr) == (1, "")

@@ -56,14 +56,18 @@ class PromptSource:
         """Positions start at 0 again, and every prompt may be drawn again."""
         self._in_step = {}
 
-    def next_batch(self, num_prompts: int) -> list[StepPrompt]:
-        """The next prompts of this step; fewer than asked for (perhaps none) when the step has
-        drawn every prompt."""
+    def check_batch(self, num_prompts: int) -> None:
+        """Raises ValueError when no step could ever hold so many; for the start of a run."""
         if num_prompts > len(self):
             raise ValueError(
                 f"rollout.prompts_per_step={num_prompts} is more than the {len(self)} prompts of "
                 "data.path; lower it or add prompts: a step never holds a prompt twice."
             )
+
+    def next_batch(self, num_prompts: int) -> list[StepPrompt]:
+        """The next prompts of this step; fewer than asked for (perhaps none) when the step has
+        drawn every prompt."""
+        self.check_batch(num_prompts)
         first = len(self._in_step)
         for _ in range(min(num_prompts, len(self) - first)):
             self._in_step[self._draw()] = None

@@ -136,6 +136,8 @@ def build_trainer(
     """Collective. Loads data and model while the servers start, then waits for them."""
     language = load_language(config, ranks, stack)
     prompts = PromptSource(language.training, seed=config.run.seed, shuffle=config.data.shuffle)
+    prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
+    prompts.check_batch(prompts_per_round or config.rollout.prompts_per_step)
     store = open_store(config, ranks, stack)
     actor, publisher = build_policy(config, ranks, stack, servers)
     with ranks.watch.phase("wait for servers"):

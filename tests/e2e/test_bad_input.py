@@ -33,6 +33,7 @@ def sentence(run) -> str:
         (["data.path=nowhere.jsonl"], ["data.path=nowhere.jsonl"]),
         (["data.max_prompt_tokens=4"], ["data.max_prompt_tokens=4"]),
         (["rewards.verifier=no_such:make"], ["rewards.verifier=no_such:make", "no_such"]),
+        (["rollout.prompts_per_step=999"], ["rollout.prompts_per_step=999", "300 prompts"]),
         (["run.dir=/dev/null/run"], ["run.dir=/dev/null/run cannot be written", "another run.dir"]),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -142,6 +143,7 @@ def test_ctrl_c_ends_the_step_saves_and_leaves_nothing(start_run):
     run.wait(60).succeeded()
     stopped = json.loads((run.folder / "STOPPED").read_text())
     assert stopped["step"] >= 1
+    assert f"stopped after step {stopped['step']} of 1000" in run.out
     assert (run.folder / "checkpoints/latest").read_text() == f"step_{stopped['step']:05d}"
     assert run.processes_left() == []
 

@@ -175,9 +175,14 @@ def run(config: Config) -> None:
         if config.debug.mode == "train_only":
             replay(config, ranks, stack)
         else:
-            train(config, ranks, stack, stop)
+            state = train(config, ranks, stack, stop)
             if ranks.is_first:
                 print_summary(summarize(config.run.path))
+            if ranks.is_first and state.step < config.run.num_steps:
+                print(
+                    f"stopped after step {state.step} of {config.run.num_steps}; the same command with "
+                    "run.resume=true goes on."
+                )
 
 
 def _end_process_group() -> None:

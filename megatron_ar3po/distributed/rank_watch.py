@@ -159,7 +159,10 @@ class RankWatch:
         finally:
             ended.set()
             thread.join(timeout=WRITE_EVERY_S)
-            write_status(folder, self.status(end))
+            try:
+                write_status(folder, self.status(end))
+            except OSError as error:  # a full disk: what ended the run must stay the error
+                logger.warning("%s cannot be written (%s)", folder, error)
             self._folder = None
 
 

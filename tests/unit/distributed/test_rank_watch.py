@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -200,3 +201,16 @@ def test_joining_alone_says_how_to_find_the_others(tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_PORT", "0")
     with pytest.raises(PeerError, match="1/2 clients joined"):
         start_process_group(2.0)
+
+
+def test_a_status_that_cannot_be_written_at_the_end_does_not_hide_what_ended_the_run(tmp_path):
+    folder = tmp_path / "status"
+    watch = RankWatch(0, 1)
+    with (
+        pytest.raises(ValueError, match="the true cause"),
+        watch.writing(folder, report_after_s=0, every_s=60),
+    ):
+        while not read_statuses(folder):
+            time.sleep(0.01)
+        shutil.rmtree(folder)
+        raise ValueError("the true cause")

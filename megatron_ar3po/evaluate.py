@@ -144,7 +144,7 @@ def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config
     if not Path(data).is_file():
         raise ValueError(f"--data {data} is no file.")
     evaluation = config.evaluation
-    if arguments.samples:
+    if arguments.samples is not None:
         evaluation = replace(evaluation, samples_per_prompt=arguments.samples)
     return replace(
         config,
@@ -216,7 +216,7 @@ def write(out: Path, result: dict[str, Any], sampled: Sampled) -> None:
 def print_result(result: dict[str, Any], out: Path) -> None:
     table = Table(title=f"{result['policy']} on {result['data']}", show_header=False)
     table.add_column()
-    table.add_column(justify="right")
+    table.add_column(justify="right", overflow="fold")  # a path stays whole
     n = result["samples_per_prompt"]
     table.add_row("prompts x samples", f"{result['prompts']} x {n}")
     error = result["pass_at_1_stderr"]

@@ -100,7 +100,7 @@ def _by_stage(rows: Sequence[dict[str, Any]], what: str) -> dict[str, int]:
 def print_summary(summary: RunSummary, console: Console | None = None) -> None:
     table = Table(title=f"{summary.algorithm} run, {summary.steps} steps", show_header=False)
     table.add_column()
-    table.add_column(justify="right")
+    table.add_column(justify="right", overflow="fold")  # a path stays whole
     for name, value in _table_rows(summary):
         table.add_row(name, value)
     (console or Console()).print(table)

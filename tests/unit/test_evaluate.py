@@ -78,3 +78,9 @@ def test_the_gpus_of_a_node_are_shared_out_to_servers():
     assert len(benchmark_places([], 8)) == 1
     with pytest.raises(ValueError, match="server of 8 GPUs does not fit the 4 GPUs"):
         benchmark_places(eight[:4], 8)
+
+
+def test_no_samples_are_refused(tmp_path):
+    words = parsed(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
+    with pytest.raises(ValueError, match="samples_per_prompt must be at least 1"):
+        settings(find_policy(words), words, tmp_path / "out")

@@ -425,8 +425,8 @@ class RecordingProxy:
     def last_words(self) -> str:
         return ""
 
-    def offload(self) -> None:
-        self.calls.append("actor offload")
+    def offload(self, *, keep_weights: bool = False) -> None:
+        self.calls.append("actor offload, weights stay" if keep_weights else "actor offload")
 
     def onload(self) -> None:
         self.calls.append("actor onload")
@@ -468,7 +468,7 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
         *("actor offload", "/generate"),
         *("/flush_cache", "/release_memory_occupation kv_cache weights", "actor onload"),
         "-- training",
-        *("/server_info", "actor onload", "/resume_memory_occupation weights"),
+        *("/server_info", "actor offload, weights stay", "/resume_memory_occupation weights"),
         "/update_weight_version",
         *("actor offload", "/resume_memory_occupation kv_cache", "/generate"),
     ]

@@ -14,6 +14,7 @@ from megatron_ar3po.distributed.rank_watch import (
     STACKS_REQUEST,
     RankStatus,
     RankWatch,
+    read_statuses,
     stacks_file,
     write_status,
 )
@@ -112,6 +113,9 @@ def test_stacks_are_asked_for_by_a_file_and_shown(tmp_path, capsys):
     """A real watch answers, of this process."""
     watch = RankWatch(rank=0, world_size=1)
     with watch.writing(tmp_path / "status", report_after_s=0, every_s=0.05):
+        deadline = time.monotonic() + 30  # its thread may be late on a busy machine
+        while not read_statuses(tmp_path / "status") and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert cli.main(["status", str(tmp_path), "--stacks"]) == 0
     assert (tmp_path / "status" / STACKS_REQUEST).exists()
     assert stacks_file(tmp_path / "status", 0).exists()

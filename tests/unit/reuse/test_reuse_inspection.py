@@ -65,7 +65,7 @@ def run(tmp_path: Path) -> Path:
     (tmp_path / "resolved_config.yaml").write_text("{}")
     for rank in (0, 1):
         with open_store(
-            tmp_path / "reuse", dp_rank=rank, dp_size=2, max_responses_per_prompt=2
+            tmp_path / "reuse", dp_rank=rank, dp_size=2, max_responses_per_prompt=2, option="detach"
         ) as store:
             mine = [make_prompt(n) for n in range(rank, 6, 2)]
             for step in (1, 2, 3):

@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
@@ -63,8 +64,9 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     )
     for line in warnings_of(config):
         logger.warning("%s", line)
-    servers = start_servers(config, ranks, stack)
-    trainer = build_trainer(config, ranks, stack, stop, servers)
+    with name_free_if_it_never_starts(config, is_first=ranks.is_first):
+        servers = start_servers(config, ranks, stack)
+        trainer = build_trainer(config, ranks, stack, stop, servers)
     if checkpoint is not None:
         resume(trainer, checkpoint)
     elif config.run.resume:
@@ -109,6 +111,17 @@ def open_run_folder(config: Config) -> Path | None:
         if not checkpoint:
             logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
     return checkpoint
+
+
+@contextmanager
+def name_free_if_it_never_starts(config: Config, *, is_first: bool) -> Iterator[None]:
+    """What fails here has sampled and trained nothing: once it is mended, the same command starts the run."""
+    try:
+        yield
+    except BaseException:
+        if is_first and not config.run.resume:
+            (config.run.path / "resolved_config.yaml").unlink(missing_ok=True)
+        raise
 
 
 def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:

@@ -65,6 +65,8 @@ def test_a_bad_dataset_line_is_named_by_file_and_line(
     said = sentence(run)
     assert f"{data}:2" in said and expected in said, said
     assert run.processes_left() == []
+    held = run.folder / "resolved_config.yaml"  # what makes a folder a run's own
+    assert not held.exists(), "once it is mended, the same command must start the run"
 
 
 def test_a_port_in_use_is_named(start_run):

@@ -45,7 +45,7 @@ RUN NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS="${CUDA_ARCHS}" \
 
 RUN python3 -m pip install -r requirements/base.txt
 
-COPY setup.py pyproject.toml MANIFEST.in README.md ./
+COPY setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY megatron_ar3po megatron_ar3po
 COPY examples examples
 COPY launch_slurm launch_slurm
@@ -81,7 +81,7 @@ RUN apt-get update && \
 
 WORKDIR /opt/megatron_ar3po
 # What the environment is made of, before the code: a change of the code does not install torch again.
-COPY Makefile setup.py pyproject.toml MANIFEST.in README.md ./
+COPY Makefile setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY requirements requirements
 COPY megatron_ar3po/__init__.py megatron_ar3po/__init__.py
 # pip reads this variable. torch's CPU build lies there; the one on PyPI brings CUDA's libraries with it.

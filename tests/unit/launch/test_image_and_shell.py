@@ -5,6 +5,7 @@ versions and checks are there. Not exercised: that the GPU image builds.
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,12 @@ def test_every_shell_script_passes_shellcheck():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(scripts) >= 4
+
+
+def test_every_shell_script_can_be_run_by_its_name():
+    scripts = [*tracked("*.sh"), *tracked(".ci/run", "tests/slurm/sacct")]
+    assert "launch_slurm/ar3po_32b.sh" in scripts
+    assert [script for script in scripts if not os.access(ROOT / script, os.X_OK)] == []
 
 
 def test_the_dockerfile_passes_hadolint():

@@ -34,7 +34,7 @@ from megatron_ar3po.config.schema import (
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
-from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
 from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 

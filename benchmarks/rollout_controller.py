@@ -28,7 +28,7 @@ from aiohttp import web
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.sglang_client import SglangEngine
+from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import (
     Generation,
     GenerationRequest,

@@ -40,9 +40,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.types import (
     Generation,
     GenerationRequest,

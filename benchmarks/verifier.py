@@ -43,8 +43,8 @@ Judge = Callable[[str, str, bool], bool]  # (text, gold, is a whole response) ->
 
 
 def ours() -> Judge:
-    from megatron_ar3po.rewards import symbolic
-    from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
+    from megatron_ar3po.rewards.math import symbolic
+    from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math
 
     symbolic.preload()  # as a worker does
     answer = GradingOptions(is_answer=True)
@@ -253,7 +253,7 @@ def pool_overhead_us(rows: list[dict[str, Any]], num_items: int = 20_000) -> flo
         ended = time.process_time() + _process_seconds(
             pool.worker_pids[0], os.sysconf("SC_CLK_TCK")
         )
-    from megatron_ar3po.rewards.math_grader import grade_math
+    from megatron_ar3po.rewards.math.grader import grade_math
 
     grading = time.process_time()
     for text, gold in pairs:

@@ -17,7 +17,7 @@ from megatron_ar3po.launch.cli import add_launch_parser
 from megatron_ar3po.reporting.plan import add_plan_parser
 from megatron_ar3po.reporting.report import add_report_parser
 from megatron_ar3po.reporting.status import add_status_parser
-from megatron_ar3po.reuse.cli import add_reuse_parser
+from megatron_ar3po.reuse.admin.cli import add_reuse_parser
 from megatron_ar3po.rewards.cli import add_grade_parser, run_grade
 from megatron_ar3po.train import add_train_arguments, parse_with_late_words, train_command
 
@@ -50,7 +50,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_report_parser(subparsers)
     add_status_parser(subparsers)
     add_comparison_parser(subparsers)
-    add_reuse_parser(subparsers, make_grader=_todays_grader)
+    add_reuse_parser(subparsers, make_grader=_make_regrader)
     add_grade_parser(subparsers).set_defaults(command=run_grade)
     return parser
 
@@ -87,10 +87,10 @@ def _is_unread() -> bool:
     return is_unread
 
 
-def _todays_grader(config_file: Path, stack: ExitStack) -> Any:
-    from megatron_ar3po.todays_grader import TodaysGrader  # a tokenizer is slow to import
+def _make_regrader(config_file: Path, stack: ExitStack) -> Any:
+    from megatron_ar3po.wiring.regrader import Regrader  # a tokenizer is slow to import
 
-    return TodaysGrader(config_file, stack)
+    return Regrader(config_file, stack)
 
 
 if __name__ == "__main__":

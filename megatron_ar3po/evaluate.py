@@ -35,7 +35,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:
-    from megatron_ar3po.wiring.evaluation import Sampled
+    from megatron_ar3po.wiring.benchmark_sampling import Sampled
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     out = arguments.out or Path("runs") / f"evaluate_{policy.name.strip('/').replace('/', '_')}"
     config = settings(policy, arguments, out)
     started = time.monotonic()
-    from megatron_ar3po.wiring.evaluation import sample_benchmark  # heavy imports
+    from megatron_ar3po.wiring.benchmark_sampling import sample_benchmark  # heavy imports
 
     try:
         with ExitStack() as stack:

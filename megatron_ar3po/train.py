@@ -23,7 +23,7 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_proce
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
 from megatron_ar3po.observability.run_summary import print_summary, summarize
-from megatron_ar3po.stop_request import StopRequest
+from megatron_ar3po.run.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
 

@@ -42,8 +42,9 @@ from megatron_ar3po.observability.step_metrics import (
     rollout_records,
 )
 from megatron_ar3po.reuse.lender import Lender
-from megatron_ar3po.run_state import CheckpointSaver, RunState
-from megatron_ar3po.stop_request import StopRequest
+from megatron_ar3po.run.checkpoints import CheckpointSaver
+from megatron_ar3po.run.state import RunState
+from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.types import LoanOutcome, ResponseGroup, TrainingBatch, TrainingSample
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.rollout.server_arguments import server_arguments
-from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.arguments import server_arguments
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 
 
 def server_of(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:

@@ -18,7 +18,7 @@ from megatron_ar3po.config.schema import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.last_number import grade_last_number
-from megatron_ar3po.rewards.math_grader import GradingOptions
+from megatron_ar3po.rewards.math.grader import GradingOptions
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
 from megatron_ar3po.types import Prompt, Response, Verdict
 

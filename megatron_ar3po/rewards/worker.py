@@ -147,8 +147,8 @@ def load_grader(settings: dict[str, Any]) -> GradeItem:
 
 
 def _math_grader(options: dict[str, Any]) -> GradeItem:
-    from megatron_ar3po.rewards import symbolic
-    from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
+    from megatron_ar3po.rewards.math import symbolic
+    from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math
 
     base = GradingOptions(**options)
     symbolic.preload()
@@ -161,7 +161,7 @@ def _math_grader(options: dict[str, Any]) -> GradeItem:
 
 
 def _ground_truth_checker() -> GradeItem:
-    from megatron_ar3po.rewards.math_grader import unusable_ground_truth
+    from megatron_ar3po.rewards.math.grader import unusable_ground_truth
 
     def check(item: list[Any]) -> Grade:
         reason = unusable_ground_truth(item[1])

@@ -20,10 +20,11 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
-from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, end, gather, response_seed
-from megatron_ar3po.rollout.history import PromptHistory
+from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
     RolloutProgress,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from dataclasses import dataclass, field
-from typing import Any
 
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
@@ -68,24 +66,6 @@ class CancelStats:
             "rollout/cancel/longer_than_winner_frac": (self.longer_than_winner, self.cancelled),
         }
         return {name: (float(s), float(n)) for name, (s, n) in sums.items() if n}
-
-
-async def gather(work: Any) -> list[Any]:
-    """Results in order; the first error cancels the rest and waits for it before it travels on."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        await end(tasks)
-
-
-async def end(tasks: list[asyncio.Future[Any]]) -> None:
-    """Nothing of them runs on."""
-    pending = [task for task in tasks if not task.done()]
-    for task in pending:
-        task.cancel()
-    if pending:
-        await asyncio.gather(*pending, return_exceptions=True)
 
 
 def response_seed(*parts: object) -> int:

@@ -19,17 +19,13 @@ requests that were lost on the way leave room for a difference, and they bound i
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
-import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.rollout.server_usage import NOBODY, Process, Server, ServerUsage
-from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.types import (
     CollectedStep,
     ResponseGroup,
@@ -37,18 +33,8 @@ from megatron_ar3po.types import (
     Scoring,
     StepPrompt,
 )
+from megatron_ar3po.usage import LedgerError, ServerBook, ServerCounters, ServerUsage
 
-# Counters of SGLang 0.5.23, summed over their labels; a health check raises none of them.
-_COUNTERS = {
-    "sglang:num_requests_total": "requests",
-    "sglang:prompt_tokens_total": "prompt_tokens",
-    "sglang:cached_tokens_total": "cached_prompt_tokens",
-    "sglang:generation_tokens_total": "generated_tokens",
-    "sglang:num_aborted_requests_total": "abort_calls",
-    "sglang:num_retracted_requests_total": "retracted_requests",
-    "sglang:num_retracted_input_tokens_total": "retracted_prompt_tokens",
-    "sglang:num_retracted_output_tokens_total": "retracted_generated_tokens",
-}
 # The room that lost requests leave, by counter; what is not here is not held against anything.
 _ROOM = {
     "requests": "lost_requests",
@@ -56,43 +42,6 @@ _ROOM = {
     "cached_prompt_tokens": "lost_prompt_tokens",
     "generated_tokens": "lost_generated_tokens",
 }
-_TIMEOUT_S = 30.0
-
-Usage = Mapping[Process, ServerUsage]  # of one client
-
-
-class LedgerError(RuntimeError):
-    """The books do not balance."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerCounters:
-    """What a process of a server says it has finished since it started. `retracted_*`: pushed out of a full KV cache
-    and computed again later; that work is done twice and counted once in the other figures."""
-
-    requests: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-    generated_tokens: int = 0
-    abort_calls: int = 0
-    retracted_requests: int = 0
-    retracted_prompt_tokens: int = 0
-    retracted_generated_tokens: int = 0
-
-    def __sub__(self, before: ServerCounters) -> ServerCounters:
-        return ServerCounters(
-            **{name: getattr(self, name) - getattr(before, name) for name in self.__slots__}
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerBook:
-    """One process of one server: what was counted here and there. `theirs` is None once it is dead."""
-
-    server: str
-    restarts: int
-    ours: ServerUsage
-    theirs: ServerCounters | None
 
 
 class Ledger:
@@ -313,79 +262,3 @@ def check_balance(server: str, ours: ServerUsage, theirs: ServerCounters) -> Non
                 f"server {server} counted other work than this run ({both}; {ours.lost_requests} requests were lost). "
                 "Either someone else uses the server, or responses were lost or counted twice."
             )
-
-
-def server_books(
-    engine: SglangEngine,
-    clients: Sequence[Usage] | None = None,
-    *,
-    before: Mapping[str, ServerCounters] | None = None,
-) -> list[ServerBook]:
-    """Of every process that this engine's servers have been; those that still run are asked for their counters.
-    `clients`: the usage of every engine that samples from them, its own included; a request that none of them can
-    place may have been for any server and leaves its room at each. `before`: by server, what those counted that ran
-    before this run."""
-    books = []
-    usage = sum_usage([engine.usage] if clients is None else clients)
-    nobody = usage.pop(NOBODY, ServerUsage())
-    current = {server.name: server for server in engine.servers}
-    keys = dict.fromkeys([*usage, *((s.name, s.num_restarts) for s in engine.servers)])
-    for name, restarts in keys:
-        if name not in current:
-            continue  # another replica's, which closes its books
-        server = current[name]
-        theirs = current_counters(server) if restarts == server.num_restarts else None
-        if theirs is not None and before and name in before:
-            theirs -= before[name]
-        ours = usage.get((name, restarts), ServerUsage()) + nobody
-        books.append(ServerBook(server=name, restarts=restarts, ours=ours, theirs=theirs))
-    return books
-
-
-def sum_usage(clients: Sequence[Usage]) -> dict[Process, ServerUsage]:
-    total: dict[Process, ServerUsage] = {}
-    for client in clients:
-        for process, usage in client.items():
-            total[process] = total.get(process, ServerUsage()) + usage
-    return total
-
-
-def current_counters(server: Server) -> ServerCounters | None:
-    """None for a server that died since its last answer; one that runs must answer."""
-    try:
-        return read_counters(server.url)
-    except (OSError, http.client.HTTPException) as error:
-        if not server.is_running():
-            return None
-        raise LedgerError(
-            f"server {server.name} runs, but does not tell its counters ({type(error).__name__}: {error}), so the "
-            f"ledger cannot be closed. {server.last_words()}"
-        ) from error
-
-
-def read_counters(url: str) -> ServerCounters:
-    """SGLang's Prometheus page -> what this process of the server has finished since it started."""
-    address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_S)
-    try:
-        connection.request(
-            "GET", "/metrics/"
-        )  # without the slash the server answers with a redirect
-        page = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    return parse_counters(page)
-
-
-def parse_counters(page: str) -> ServerCounters:
-    """Sums over labels. A counter that was never raised is not on the page.
-
-    >>> parse_counters('sglang:num_requests_total{is_streaming="false"} 2.0').requests
-    2
-    """
-    totals = dict.fromkeys(_COUNTERS.values(), 0)
-    for line in page.splitlines():
-        name, _, rest = line.partition("{")
-        if name in _COUNTERS:
-            totals[_COUNTERS[name]] += int(float(rest.rpartition("}")[2].split()[0]))
-    return ServerCounters(**totals)

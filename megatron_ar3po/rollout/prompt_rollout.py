@@ -7,14 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from megatron_ar3po.rollout.draws import (
-    Cancellation,
-    CancelStats,
-    Draw,
-    end,
-    gather,
-    response_seed,
-)
+from megatron_ar3po.async_tasks import end, gather
+from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, response_seed
 from megatron_ar3po.rollout.stage_plans import StageRule
 from megatron_ar3po.rollout.token_budget import TokenBudget
 from megatron_ar3po.types import (

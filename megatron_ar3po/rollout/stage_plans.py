@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
+from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import RolloutConfig
-from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.types import Prompt
 
 StageFunction = Callable[[Prompt, Sequence[bool]], int]

@@ -11,8 +11,8 @@ import torch
 from megatron_ar3po.colocation import ColocatedGpus, Colocation, SharedHostMemory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.frozen_policy import FrozenActor, FrozenPublisher
 from megatron_ar3po.interfaces import Actor, WeightPublisher
+from megatron_ar3po.wiring.no_op_actor import NoOpActor, NoOpPublisher
 from megatron_ar3po.wiring.servers import RunServer, server_control
 
 
@@ -21,9 +21,9 @@ def build_policy(
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
-        frozen = FrozenPublisher(ranks, server_control(config, servers).stamp)
+        frozen = NoOpPublisher(ranks, server_control(config, servers).stamp)
         ranks.offer("republish", frozen.republish)
-        return FrozenActor(), frozen
+        return NoOpActor(), frozen
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
     from megatron_ar3po.weight_sync.publisher import ServerPublisher
     from megatron_ar3po.weight_sync.transport import make_transport

@@ -17,7 +17,7 @@ from megatron_ar3po.data.dump import load_samples
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor
 from megatron_ar3po.observability.rank_logging import setup_logging
-from megatron_ar3po.run_state import write_durably
+from megatron_ar3po.run.durable import write_durably
 
 
 def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:

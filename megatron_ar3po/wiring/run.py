@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
-from megatron_ar3po.config.load import to_yaml
+from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.observability.metrics import Metrics, drop_rows_after
+from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.reuse.choice import check_pick
-from megatron_ar3po.rollout.history import PromptHistory
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
-from megatron_ar3po.run_state import (
-    CheckpointFolder,
-    CheckpointSaver,
-    RunState,
-    read_state,
-    write_durably,
-)
-from megatron_ar3po.stop_request import StopRequest
+from megatron_ar3po.run.checkpoints import CheckpointFolder, CheckpointSaver
+from megatron_ar3po.run.folder import mark_end, name_free_if_it_never_starts, open_run_folder
+from megatron_ar3po.run.state import RunState, read_state
+from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.language import load_language
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
@@ -57,7 +49,9 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
     check_routing(config)
     folder = config.run.path
-    checkpoint = ranks.run_on_first(lambda: open_run_folder(config))
+    checkpoint = ranks.run_on_first(
+        lambda: open_run_folder(config, abandon_ledger_rows=abandon_rows_after)
+    )
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
     stack.enter_context(
         ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s)
@@ -82,48 +76,6 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     return state
 
 
-def open_run_folder(config: Config) -> Path | None:
-    """Makes RUN, or finds the checkpoint to go on from. Rank 0 only."""
-    folder = config.run.path
-    checkpoint = CheckpointFolder(folder / "checkpoints", keep_last=1).latest()
-    if not config.run.resume and (folder / "resolved_config.yaml").exists():
-        raise ValueError(
-            f"run.dir={folder} already holds a run; set run.resume=true to go on with it, or choose another run.name "
-            "or run.dir."
-        )
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for marker in ("DONE", "STOPPED"):
-            (folder / marker).unlink(missing_ok=True)
-        shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
-        write_durably(folder / "resolved_config.yaml", to_yaml(config))
-    except OSError as error:  # a user can mend it: no rights, no space, a file in the way
-        raise ValueError(
-            f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
-            "permissions, or choose another run.dir."
-        ) from error
-    if config.run.resume:
-        step = read_state(checkpoint).step if checkpoint else -1
-        for written in ("metrics.jsonl", "rollouts.jsonl"):
-            drop_rows_after(folder / written, step)
-        for written in folder.glob("ledger/*.jsonl"):
-            abandon_rows_after(written, step)  # what was done twice has cost twice
-        if not checkpoint:
-            logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
-    return checkpoint
-
-
-@contextmanager
-def name_free_if_it_never_starts(config: Config, *, is_first: bool) -> Iterator[None]:
-    """What fails here has sampled and trained nothing: once it is mended, the same command starts the run."""
-    try:
-        yield
-    except BaseException:
-        if is_first and not config.run.resume:
-            (config.run.path / "resolved_config.yaml").unlink(missing_ok=True)
-        raise
-
-
 def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     """Collective: everything stands where `checkpoint` left it."""
     state = read_state(checkpoint)
@@ -136,11 +88,6 @@ def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     logger.info(
         "resumed from %s (step %d, policy version %d)", checkpoint, state.step, state.policy_version
     )
-
-
-def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:
-    content = {"step": state.step, "policy_version": state.policy_version, "reason": reason}
-    write_durably(folder / ("DONE" if is_done else "STOPPED"), json.dumps(content) + "\n")
 
 
 def build_trainer(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, cast
 
+from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import read_model_config
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -13,15 +14,15 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.interfaces import StepSampler
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.history import PromptHistory
-from megatron_ar3po.rollout.ledger import Ledger, server_books
+from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
-from megatron_ar3po.rollout.routed_engine import RoutedEngine
-from megatron_ar3po.rollout.router import RouterControl
-from megatron_ar3po.rollout.server_usage import Process, ServerUsage
-from megatron_ar3po.rollout.sglang_client import SglangEngine
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
+from megatron_ar3po.servers.counters import server_books
+from megatron_ar3po.servers.routed_engine import RoutedEngine
+from megatron_ar3po.servers.router import RouterControl
+from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+from megatron_ar3po.usage import Process, ServerUsage
 from megatron_ar3po.wiring.language import Language
 from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_before, revive
 

@@ -12,16 +12,16 @@ import torch
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.rollout.attached_server import AttachedServer
-from megatron_ar3po.rollout.ledger import ServerCounters
-from megatron_ar3po.rollout.node_address import node_address
-from megatron_ar3po.rollout.placement import is_first_of_replica_here, server_places
-from megatron_ar3po.rollout.ports import HOST
-from megatron_ar3po.rollout.remote_server import RemoteServer
-from megatron_ar3po.rollout.router import GlobalRouter, RouterControl, check_router_installed
-from megatron_ar3po.rollout.server_arguments import server_arguments
-from megatron_ar3po.rollout.server_control import ServerControl
-from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.arguments import server_arguments
+from megatron_ar3po.servers.control import ServerControl
+from megatron_ar3po.servers.external_server import AttachedServer
+from megatron_ar3po.servers.node_address import node_address
+from megatron_ar3po.servers.placement import is_first_of_replica_here, server_places
+from megatron_ar3po.servers.ports import HOST
+from megatron_ar3po.servers.remote_server import RemoteServer
+from megatron_ar3po.servers.router import GlobalRouter, RouterControl, check_router_installed
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ import pytest
 from fakes.reuse_cases import alive, deposit, make_prompt, make_response, open_store
 from fakes.reuse_crash import kill_at_random_moments
 
+from megatron_ar3po.reuse.admin.inspection import verify_shard
 from megatron_ar3po.reuse.database import ReuseStoreError
-from megatron_ar3po.reuse.inspection import verify_shard
 from megatron_ar3po.types import ScoredResponse
 
 pytestmark = pytest.mark.chaos

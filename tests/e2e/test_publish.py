@@ -13,7 +13,7 @@ from harness.publish_stage import TRANSPORTS, Poison, Stage
 
 from megatron_ar3po.colocation import SharedHostMemory
 from megatron_ar3po.interfaces import WeightPublishError
-from megatron_ar3po.rollout.server_control import ServerControl
+from megatron_ar3po.servers.control import ServerControl
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from megatron_ar3po.algorithm.training_samples import group_outcome, samples_wit
 from megatron_ar3po.cli import main as command_line
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
 from megatron_ar3po.data.dump import save_samples
-from megatron_ar3po.reuse.inspection import find_shards, stored_responses
+from megatron_ar3po.reuse.admin.inspection import find_shards, stored_responses
 from megatron_ar3po.types import ResponseGroup
 
 GROUP_SIZE = 4

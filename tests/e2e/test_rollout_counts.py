@@ -19,8 +19,8 @@ from fakes.verifier import FakeVerifier
 from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.sglang_client import SglangEngine
-from megatron_ar3po.rollout.sglang_server import SglangServer
+from megatron_ar3po.servers.sglang_engine import SglangEngine
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, StepPrompt
 
 NUM_PROMPTS = 600

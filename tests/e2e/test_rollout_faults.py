@@ -20,19 +20,15 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import (
-    Ledger,
-    ServerBook,
-    ServerCounters,
-    read_counters,
-    server_books,
-)
-from megatron_ar3po.rollout.routed_engine import RoutedEngine
-from megatron_ar3po.rollout.router import GlobalRouter, RouterControl
-from megatron_ar3po.rollout.server_usage import NOBODY, ServerUsage, process_of
-from megatron_ar3po.rollout.sglang_client import SglangEngine
-from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.rollout.ledger import Ledger
+from megatron_ar3po.servers.counters import read_counters, server_books
+from megatron_ar3po.servers.routed_engine import RoutedEngine
+from megatron_ar3po.servers.router import GlobalRouter, RouterControl
+from megatron_ar3po.servers.sglang_engine import SglangEngine
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.usage import process_of
 from megatron_ar3po.types import CollectedStep
+from megatron_ar3po.usage import NOBODY, ServerBook, ServerCounters, ServerUsage
 
 VERSION = 7
 

@@ -28,12 +28,13 @@ from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger, check_balance, read_counters, server_books
-from megatron_ar3po.rollout.server_arguments import server_argument_names
-from megatron_ar3po.rollout.server_control import ServerControl
+from megatron_ar3po.rollout.ledger import Ledger, check_balance
 from megatron_ar3po.rollout.server_scorer import ServerScorer
-from megatron_ar3po.rollout.sglang_client import SglangEngine
-from megatron_ar3po.rollout.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.arguments import server_argument_names
+from megatron_ar3po.servers.control import ServerControl
+from megatron_ar3po.servers.counters import read_counters, server_books
+from megatron_ar3po.servers.sglang_engine import SglangEngine
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, ScoringRequest, StepPrompt
 
 OPTIONS = {

@@ -11,7 +11,7 @@ from megatron_ar3po import cli
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
 from megatron_ar3po.train import parse_with_late_words
-from megatron_ar3po.wiring.evaluation import benchmark_places
+from megatron_ar3po.wiring.benchmark_sampling import benchmark_places
 
 
 def parsed(*words: str) -> argparse.Namespace:

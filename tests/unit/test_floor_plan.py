@@ -1,11 +1,12 @@
 """The drawing of the house, held against the imports. The only test that knows about layers.
 
 floor 6   cli   launch/   reporting/   comparison/
-floor 5   train   evaluate   wiring   todays_grader
-floor 4   trainer
-floor 3   rollout/ actor/ weight_sync/ reuse/ data/ rewards/   and the small rooms beside them
+floor 5   train   evaluate   wiring/
+floor 4   trainer   policy_update
+floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluation
 floor 2   algorithm/   observability/
-floor 1   types   interfaces   hf_folder   config/   distributed/   platform/
+floor 1   types   records   usage   interfaces   hf_folder   http_client   async_tasks
+          config/   distributed/   platform/
 """
 
 import ast
@@ -16,14 +17,17 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 
 FLOORS = [
-    {"types", "interfaces", "config", "distributed", "platform", "hf_folder"},
+    {
+        *("types", "records", "usage", "interfaces", "hf_folder", "http_client", "async_tasks"),
+        *("config", "distributed", "platform"),
+    },
     {"algorithm", "observability"},
     {
-        *("rollout", "actor", "weight_sync", "reuse", "data", "rewards"),
-        *("colocation", "evaluation", "run_state", "stop_request", "frozen_policy"),
+        *("rollout", "servers", "actor", "weight_sync", "reuse", "data", "rewards", "run"),
+        *("colocation", "evaluation"),
     },
-    {"trainer"},
-    {"train", "evaluate", "wiring", "todays_grader"},
+    {"trainer", "policy_update"},
+    {"train", "evaluate", "wiring"},
     {"cli", "launch", "reporting", "comparison"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
@@ -31,7 +35,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room i
 # Heavy libraries and the rooms that may import them.
 HOMES = {
     "megatron": {"actor", "weight_sync", "platform"},
-    "sglang": {"rollout", "weight_sync", "platform"},
+    "sglang": {"servers", "weight_sync", "platform"},
     "nemo_run": {"launch"},
 }
 

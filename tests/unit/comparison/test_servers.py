@@ -9,7 +9,7 @@ import pytest
 
 from megatron_ar3po.comparison.servers import SharedServers
 from megatron_ar3po.config.schema import Config, ModelConfig, RolloutConfig
-from megatron_ar3po.rollout.sglang_server import ServerPlace
+from megatron_ar3po.servers.sglang_server import ServerPlace
 
 
 @dataclass

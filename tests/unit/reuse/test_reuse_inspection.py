@@ -22,7 +22,7 @@ from fakes.reuse_cases import (
     open_store,
 )
 
-from megatron_ar3po.reuse.cli import add_reuse_parser
+from megatron_ar3po.reuse.admin.cli import add_reuse_parser
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 

@@ -13,8 +13,8 @@ import pytest
 from fakes.reuse_cases import alive, contents, deposit, make_prompt, make_response, open_store
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.admin.inspection import find_response, verify_shard
 from megatron_ar3po.reuse.choice import check_pick
-from megatron_ar3po.reuse.inspection import find_response, verify_shard
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.types import LoanOutcome, Prompt, Response, ResponseGroup
 

@@ -16,9 +16,9 @@ import respelling
 import spelling_cases
 import verifier_cases as cases
 
-from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math, unusable_ground_truth
+from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math, unusable_ground_truth
+from megatron_ar3po.rewards.math.words import words
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
-from megatron_ar3po.rewards.words import words
 
 ANSWER = GradingOptions(is_answer=True)
 GROUPS = [
@@ -188,7 +188,10 @@ def test_hostile_inputs_are_refused_in_time_and_leave_no_trace(
 
 @pytest.mark.parametrize(
     "module",
-    words("answers expression extraction labels last_number tidy units verifier words"),
+    words(
+        "math.answers math.expression math.extraction math.labels math.tidy math.units math.words "
+        "last_number verifier"
+    ),
 )
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:
     results = doctest.testmod(importlib.import_module(f"megatron_ar3po.rewards.{module}"))

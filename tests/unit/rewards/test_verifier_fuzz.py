@@ -12,11 +12,11 @@ from fractions import Fraction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from megatron_ar3po.rewards.extraction import answer_text, extract_answer
 from megatron_ar3po.rewards.last_number import grade_last_number
-from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
-from megatron_ar3po.rewards.tidy import tidy
-from megatron_ar3po.rewards.words import words
+from megatron_ar3po.rewards.math.extraction import answer_text, extract_answer
+from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math
+from megatron_ar3po.rewards.math.tidy import tidy
+from megatron_ar3po.rewards.math.words import words
 
 ANSWER = GradingOptions(is_answer=True)
 fuzz = settings(

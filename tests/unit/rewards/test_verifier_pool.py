@@ -201,7 +201,7 @@ def test_workers_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 def test_workers_do_not_import_torch() -> None:
     program = (
-        "import sys, megatron_ar3po.rewards.worker, megatron_ar3po.rewards.math_grader;"
+        "import sys, megatron_ar3po.rewards.worker, megatron_ar3po.rewards.math.grader;"
         "print('torch' in sys.modules)"
     )
     environment = {

@@ -16,7 +16,7 @@ import pytest
 import respelling
 
 from megatron_ar3po.rewards.grade import Grade
-from megatron_ar3po.rewards.math_grader import GradingOptions, grade_math
+from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 
 TIMEOUT_S = 5.0
@@ -126,7 +126,7 @@ def test_the_ground_truths_of_the_problem_sets_keep_their_meaning_in_every_spell
 
 def test_nearly_every_ground_truth_of_the_problem_sets_is_usable() -> None:
     """Grade-school and competition sets: what is refused there is broken."""
-    from megatron_ar3po.rewards.math_grader import unusable_ground_truth
+    from megatron_ar3po.rewards.math.grader import unusable_ground_truth
 
     folder = os.environ.get("AR3PO_TEST_DATA")
     if not folder or not (Path(folder) / "problems").is_dir():

@@ -3,17 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from megatron_ar3po.rollout.ledger import (
-    Ledger,
-    LedgerError,
-    ServerBook,
-    ServerCounters,
-    check_balance,
-    check_rows,
-    outcome,
-    parse_counters,
-)
-from megatron_ar3po.rollout.server_usage import ServerUsage
+from megatron_ar3po.rollout.ledger import Ledger, check_balance, check_rows, outcome
+from megatron_ar3po.servers.counters import parse_counters
 from megatron_ar3po.types import (
     CollectedStep,
     FinishReason,
@@ -26,6 +17,7 @@ from megatron_ar3po.types import (
     Verdict,
     VerdictStatus,
 )
+from megatron_ar3po.usage import LedgerError, ServerBook, ServerCounters, ServerUsage
 
 
 def scored(

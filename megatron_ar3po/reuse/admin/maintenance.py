@@ -1,0 +1,321 @@
+"""Changing a store while no run writes to it: clear up, import, regrade, reshard. Every shard is locked meanwhile."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import astuple, replace
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.reuse.admin.inspection import (
+    Problem,
+    StoredResponse,
+    find_shards,
+    open_shard,
+    read_rows,
+)
+from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
+from megatron_ar3po.reuse.database import (
+    ReuseStoreError,
+    ShardState,
+    explained,
+    open_for_writing,
+    read_state,
+    recounted,
+    transaction,
+    write_state,
+)
+from megatron_ar3po.reuse.owner import OwnerLock
+from megatron_ar3po.reuse.resharding import ShardBuilder, StoredRow, open_sources, reshard_one
+from megatron_ar3po.reuse.shards import (
+    ShardSet,
+    current_set,
+    owner_dp_rank,
+    prompt_key,
+    remove_other_sets,
+)
+from megatron_ar3po.reuse.store import ReuseStore
+from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
+
+_LINES_AT_A_TIME = 1000
+
+
+class Grader(Protocol):
+    """Says what today's data and verifier make of an answer. The command line brings it along."""
+
+    def prompt_today(self, prompt: Prompt) -> Prompt | None:
+        """The same question with today's prompt id, or None where today's data does not ask it."""
+        ...
+
+    def verdict(self, prompt: Prompt, response: Response) -> Verdict: ...
+
+
+def collect_garbage(
+    path: Path, *, damaged: bool = False, max_age_steps: int = 0, max_bytes: int = 0
+) -> dict[str, int]:
+    """Gives space back: prompts without responses and, where asked for, damaged rows, responses older than
+    `max_age_steps`, and the oldest ones beyond `max_bytes` per shard. They are gone for every rollback, too."""
+    counts: Counter[str] = Counter()
+    for shard in find_shards(path):
+        bad = [row.row for row in read_rows(shard) if isinstance(row, Problem)] if damaged else []
+        size = shard.stat().st_size
+        with _locked(shard) as connection:
+            with explained(shard):
+                connection.execute("CREATE TEMP TABLE doomed (id INTEGER PRIMARY KEY)")
+            with transaction(connection, shard):
+                execute = connection.execute
+                connection.executemany("INSERT INTO doomed VALUES (?)", [(row,) for row in bad])
+                if damaged:
+                    execute(
+                        "INSERT OR IGNORE INTO doomed SELECT id FROM responses "
+                        "WHERE id NOT IN (SELECT id FROM payloads)"
+                    )
+                if max_age_steps:
+                    oldest = read_state(connection, shard).clock - max_age_steps
+                    execute(
+                        "INSERT OR IGNORE INTO doomed SELECT id FROM arrivals WHERE step < ?",
+                        (oldest,),
+                    )
+                if max_bytes:
+                    execute(
+                        "INSERT OR IGNORE INTO doomed SELECT id FROM (SELECT id, SUM(num_bytes) "
+                        "OVER (ORDER BY id DESC) AS bytes FROM responses) WHERE bytes > ?",
+                        (max_bytes,),
+                    )
+                counts["responses"] += _delete_doomed(connection, shard)
+                counts["prompts"] += execute(
+                    "DELETE FROM prompts WHERE id NOT IN (SELECT prompt FROM responses)"
+                ).rowcount
+            with explained(shard):
+                connection.execute("VACUUM")
+        counts["bytes"] += size - shard.stat().st_size
+    return dict(counts)
+
+
+def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig) -> dict[str, int]:
+    """Deposits the responses of a JSONL file (the format of an export) that today's verifier calls correct. A file
+    can be imported again: what is there already is left alone."""
+    folder, shard_set, state = _whole_store(path)
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        stores = [
+            stack.enter_context(
+                ReuseStore.open(
+                    folder,
+                    dp_rank=rank,
+                    dp_size=shard_set.dp_size,
+                    config=config,
+                    run_seed=0,
+                    fingerprint=state.fingerprint,
+                    sampler={"imported_from": lines.name},
+                )
+            )
+            for rank in range(shard_set.dp_size)
+        ]
+        file = stack.enter_context(lines.open(encoding="utf-8"))
+        batch: list[tuple[Prompt, ScoredResponse]] = []
+        for number, line in enumerate(file, start=1):
+            counts["read"] += 1
+            prompt, response = _parse(line, f"{lines}:{number}", step=state.clock)
+            today = grader.prompt_today(prompt)
+            if today is None:
+                counts["unknown_prompt"] += 1
+                continue
+            response = replace(response, prompt_id=today.prompt_id)
+            scored = ScoredResponse(response=response, verdict=grader.verdict(today, response))
+            if not scored.is_correct:
+                counts["not_correct"] += 1
+                continue
+            batch.append((today, scored))
+            if len(batch) == _LINES_AT_A_TIME:
+                counts["imported"] += _deposit(stores, batch, step=state.clock)
+                batch = []
+        counts["imported"] += _deposit(stores, batch, step=state.clock)
+    return dict(counts)
+
+
+def reshard(path: Path, dp_size: int) -> ShardSet:
+    """The store cut anew for another DP size. Returns the set that is current now."""
+    folder, old, _ = _whole_store(path)
+    if old.dp_size == dp_size:
+        return old
+    new = ShardSet(old.version + 1, dp_size)
+    remove_other_sets(folder, old)
+    for rank in range(dp_size):
+        reshard_one(folder, old, new, dp_rank=rank, fingerprint=None)
+    remove_other_sets(folder, new)
+    return new
+
+
+def regrade(path: Path, grader: Grader) -> dict[str, int]:
+    """Every stored response before today's verifier: correct ones move to today's prompt ids with their new verdict,
+    the others are dropped. The new shards take the place of the old ones when all are whole."""
+    folder, old, _ = _whole_store(path)
+    new = ShardSet(old.version + 1, old.dp_size)
+    remove_other_sets(folder, old)
+    counts: Counter[str] = Counter()
+    with ExitStack() as stack:
+        sources = open_sources(stack, old.paths(folder))
+        states = [
+            read_state(source, name)
+            for source, name in zip(sources, old.paths(folder), strict=True)
+        ]
+        builders = [
+            stack.enter_context(
+                ShardBuilder(
+                    new.path(folder, rank),
+                    fingerprint=states[0].fingerprint,
+                    dp_rank=rank,
+                    dp_size=new.dp_size,
+                    lottery_seed=states[0].lottery_seed,
+                )
+            )
+            for rank in range(new.dp_size)
+        ]
+        for source in sources:
+            for builder in builders:
+                builder.add_sessions(source.execute("SELECT id, opened, sampler FROM sessions"))
+        rows = [read_rows(shard) for shard in old.paths(folder)]
+        for row in heapq.merge(
+            *rows, key=lambda r: -1 if isinstance(r, Problem) else r.deposit_step
+        ):
+            counts[_regrade_row(row, grader, builders)] += 1
+        for builder in builders:
+            builder.seal(
+                clock=max(s.clock for s in states), committed=max(s.committed for s in states)
+            )
+    remove_other_sets(folder, new)
+    return dict(counts)
+
+
+def _regrade_row(
+    row: StoredResponse | Problem, grader: Grader, builders: list[ShardBuilder]
+) -> str:
+    """Returns what became of it."""
+    if isinstance(row, Problem):
+        return "damaged"
+    prompt = grader.prompt_today(row.prompt)
+    if prompt is None:
+        return "unknown_prompt"
+    response = replace(row.scored.response, prompt_id=prompt.prompt_id)
+    scored = ScoredResponse(response=response, verdict=grader.verdict(prompt, response))
+    if not scored.is_correct:
+        return "not_correct"
+    question = encode_prompt(prompt)
+    (answer,) = encode_responses([scored], session=row.session, deposit_step=row.deposit_step)
+    builders[owner_dp_rank(prompt.prompt_id, len(builders))].add(
+        StoredRow(
+            prompt=(
+                prompt_key(prompt.prompt_id),
+                prompt.prompt_id,
+                question.details,
+                question.data,
+                question.crc,
+            ),
+            response_id=response.response_id,
+            step=row.deposit_step,
+            num_tokens=response.num_tokens,
+            lottery=row.lottery,
+            evicted_step=row.evicted_step,
+            payload=(answer.details, answer.data, answer.crc),
+            loans=[astuple(loan) for loan in row.loans],
+        )
+    )
+    return "kept"
+
+
+def _whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
+    """(reuse folder, its current set, the state of the newest shard) of a store that is there as a whole."""
+    shards = find_shards(path)
+    folder = shards[0].parent
+    shard_set = current_set(folder)
+    if path.is_file() or shard_set is None:
+        raise ReuseStoreError(
+            f"{path} is not a whole reuse store; name the run's folder or its reuse folder."
+        )
+    states = []
+    for shard in shards:
+        with closing(open_shard(shard)) as connection:
+            states.append(read_state(connection, shard))
+    return folder, shard_set, max(states, key=lambda state: state.clock)
+
+
+@contextmanager
+def _locked(shard: Path) -> Iterator[sqlite3.Connection]:
+    owner = OwnerLock(shard)
+    try:
+        with closing(open_for_writing(shard)) as connection:
+            yield connection
+    finally:
+        owner.release()
+
+
+def _delete_doomed(connection: sqlite3.Connection, shard: Path) -> int:
+    """The responses in temporary table `doomed`, everywhere. Returns how many there were."""
+    doomed = "(SELECT id FROM doomed)"
+    connection.execute(f"DELETE FROM payloads WHERE id IN {doomed}")
+    connection.execute(f"DELETE FROM loans WHERE response IN {doomed}")
+    connection.execute(f"DELETE FROM arrivals WHERE id IN {doomed}")
+    num_deleted = connection.execute(f"DELETE FROM responses WHERE id IN {doomed}").rowcount
+    write_state(connection, recounted(connection, read_state(connection, shard)))
+    return num_deleted
+
+
+def _deposit(
+    stores: list[ReuseStore], batch: list[tuple[Prompt, ScoredResponse]], *, step: int
+) -> int:
+    num_new = 0
+    for rank, store in enumerate(stores):
+        mine = [pair for pair in batch if owner_dp_rank(pair[0].prompt_id, len(stores)) == rank]
+        prompts = {prompt.prompt_id: prompt for prompt, _ in mine}
+        num_new += store.deposit([scored for _, scored in mine], prompts=prompts, step=step)
+    return num_new
+
+
+def _parse(line: str, where: str, *, step: int) -> tuple[Prompt, Response]:
+    try:
+        fields: Mapping[str, Any] = json.loads(line)
+        question = fields["prompt"]
+        prompt = Prompt(
+            prompt_id=str(fields.get("prompt_id", "")),
+            token_ids=tuple(map(int, question["token_ids"])),
+            ground_truth=str(question["ground_truth"]),
+            text=str(question.get("text", "")),
+            source=str(question.get("source", "")),
+            metadata=dict(question.get("metadata", {})),
+        )
+        tokens = np.asarray(fields["token_ids"], dtype=np.int32)
+        logprobs = np.asarray(fields["logprobs"], dtype=np.float32)
+        if tokens.ndim != 1 or tokens.shape != logprobs.shape or not np.isfinite(logprobs).all():
+            raise ValueError(
+                f"{tokens.size} token_ids and {logprobs.size} finite logprobs do not go together"
+            )
+        made_up_id = f"import-{blake2b(tokens.tobytes(), digest_size=8).hexdigest()}"
+        response = Response(
+            response_id=str(fields.get("response_id", made_up_id)),
+            prompt_id=prompt.prompt_id,
+            token_ids=tokens,
+            logprobs=logprobs,
+            finish_reason=fields.get("finish_reason", "stop"),
+            policy_version=int(fields.get("policy_version", 0)),
+            step=step,
+            stage=int(fields.get("stage", 1)),
+            index=int(fields.get("index", 0)),
+            server=str(fields.get("server", "")),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise ReuseStoreError(
+            f"{where} is not a response to import ({type(error).__name__}: {error}); it needs token_ids, logprobs, "
+            "prompt.token_ids and prompt.ground_truth, as `ar3po reuse export` writes them. "
+            "Importing the mended file again is safe."
+        ) from error
+    return prompt, response

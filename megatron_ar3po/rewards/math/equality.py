@@ -1,0 +1,410 @@
+"""Is this answer that answer? Layers, cheap ones first; every rule is symmetric.
+
+    text        the same spelling after tidying
+    number      both plain numbers: compared exactly
+    shape       lists, tuples, intervals, sets, matrices, equations ... part by part
+    expression  the same value at every probing point
+    symbolic    what only a computer algebra system reads (sums, integrals, limits, matrix arithmetic)
+
+Conventions: a bare comma list and a set are unordered, a tuple is ordered, open and closed ends differ. "x = 5" is 5.
+x% is x/100, and is x when only the sign is missing on one side; two bare numbers a factor of 100 apart are never
+equal. A unit may be missing on one side; two different units are unequal. Nothing is rounded unless a tolerance is set.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from megatron_ar3po.rewards.math import symbolic
+from megatron_ar3po.rewards.math.answers import (
+    Answer,
+    Choice,
+    Items,
+    Leaf,
+    Matrix,
+    Named,
+    Ratio,
+    Relation,
+    SetOperation,
+    plain_value,
+)
+from megatron_ar3po.rewards.math.labels import labels_agree
+from megatron_ar3po.rewards.math.numeric import expressions_equal, is_proportional
+from megatron_ar3po.rewards.math.reading import read
+from megatron_ar3po.rewards.math.real_sets import same_real_set
+from megatron_ar3po.rewards.math.shapes import (
+    as_latex,
+    difference,
+    is_clock,
+    is_constant,
+    is_number_or_letter_in_brackets,
+    is_words,
+    name_of,
+    repeats_a_label,
+    reversed_relation,
+    same_trees,
+    with_equal_qualifiers,
+    without_repeats,
+)
+from megatron_ar3po.rewards.math.tidy import compact, tidy
+from megatron_ar3po.rewards.math.trees import Node
+from megatron_ar3po.rewards.math.units import same_unit, split_unit
+from megatron_ar3po.rewards.math.wording import based, is_said, spoken
+
+MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
+
+
+class TooManyComparisons(RuntimeError):
+    """The two answers have more parts than anyone would write."""
+
+
+@dataclass
+class Comparison:
+    """One question of equality: its options, and what was tried to answer it."""
+
+    tolerance: Fraction = Fraction(0)
+    tried: list[str] = field(default_factory=list)
+    leaves: int = 0
+
+    def note(self, line: str) -> None:
+        if len(self.tried) < 50:
+            self.tried.append(line)
+
+    def equal(self, left: str, right: str) -> bool:
+        """Whether two answers are the same."""
+        a, b = tidy(left), tidy(right)
+        if not a or not b:
+            self.note("text: one side is empty")
+            return False
+        if compact(a) == compact(b):
+            self.note("text: the same spelling")
+            return True
+        self.note("text: different spellings")
+        x, y = plain_value(a), plain_value(b)
+        if x is not None and y is not None and "," not in a + b:
+            equal = abs(x - y) <= self.tolerance
+            self.note(f"number: {x} and {y} are {'equal' if equal else 'different'}")
+            return equal
+        return self.answers_equal(read(a), read(b))
+
+    # --- shapes
+
+    def answers_equal(self, a: Answer, b: Answer) -> bool:
+        equal = self._shapes_equal(a, b)
+        self.note(f"shape: {name_of(a)} and {name_of(b)} are {'equal' if equal else 'different'}")
+        return equal
+
+    def _shapes_equal(self, a: Answer, b: Answer) -> bool:
+        if isinstance(a, Leaf) and isinstance(b, Leaf):
+            return self.leaves_equal(a, b)
+        plain = with_equal_qualifiers(a, b)
+        if plain != (a, b):
+            return self.answers_equal(*plain)
+        if isinstance(a, Choice) or isinstance(b, Choice):
+            return self._choices_equal(a, b)
+        if isinstance(a, Named) or isinstance(b, Named):
+            return self._named_equal(a, b)
+        if type(a) is type(b) and _SAME_SHAPE[type(a)](self, a, b):
+            return True
+        for first, second in ((a, b), (b, a)):
+            if (
+                isinstance(first, Leaf)
+                and isinstance(second, Items)
+                and self._leaf_equals_items(first, second)
+            ):
+                return True
+            if (
+                isinstance(first, Matrix)
+                and isinstance(second, Items)
+                and self._vector_equals(first, second)
+            ):
+                return True
+            if isinstance(first, Relation) and not isinstance(second, Relation | Named):
+                value = self._chain_value(first)
+                if value is not None:
+                    return self.answers_equal(value, second)
+            if (
+                isinstance(first, Ratio)
+                and isinstance(second, Leaf)
+                and self._ratio_equals(first, second)
+            ):
+                return True
+            if isinstance(first, Matrix) and isinstance(second, Leaf) and r"\begin" in second.text:
+                return self._symbolic(as_latex(first), second.text)
+        return type(a) is not type(b) and bool(same_real_set(a, b))
+
+    def _items_equal(self, a: Items, b: Items) -> bool:
+        loose = ("", "{")
+        for one, other in ((a, b), (b, a)):  # the set of a single point, and the point
+            if one.opening == "{" and len(one.items) == 1 and other.opening == "(":
+                return self.answers_equal(one.items[0], other)
+        if len(a.items) != len(b.items):
+            first, second = without_repeats(a), without_repeats(b)
+            shorter = (
+                a.opening in loose
+                and b.opening in loose
+                and len(first.items) == len(second.items) > 1
+            )
+            return shorter and (first, second) != (a, b) and self._items_equal(first, second)
+        if a.opening in loose and b.opening in loose:
+            return self._matching(a.items, b.items)
+        if (a.opening, a.closing) == (b.opening, b.closing):
+            return self._in_order(a.items, b.items)
+        # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" and "x=1, x=2" are none.
+        if "or" in (a.joined_by, b.joined_by) or repeats_a_label(a) or repeats_a_label(b):
+            return False
+        return (
+            {a.opening, b.opening} == {"", "("}
+            and {a.closing, b.closing} == {"", ")"}
+            and self._in_order(a.items, b.items)
+        )
+
+    def _in_order(self, left: Sequence[Answer], right: Sequence[Answer]) -> bool:
+        return len(left) == len(right) and all(
+            self.answers_equal(x, y) for x, y in zip(left, right, strict=True)
+        )
+
+    def _matching(self, left: Sequence[Answer], right: Sequence[Answer]) -> bool:
+        """Whether the two can be paired off. Names on one side only keep their order ("x=1, y=2" is "1, 2")."""
+        named = [sum(isinstance(item, Named) for item in side) for side in (left, right)]
+        if (
+            sorted(named) == [0, len(left)]
+            and len({item.label for item in (*left, *right) if isinstance(item, Named)}) > 1
+        ):
+            return self._in_order(left, right)
+        values = [[item.value if isinstance(item, Leaf) and not item.unit and not item.is_percent else None
+                   for item in side] for side in (left, right)]  # fmt: skip
+        if not self.tolerance and all(v is not None for side in values for v in side):
+            return sorted(v for v in values[0] if v is not None) == sorted(
+                v for v in values[1] if v is not None
+            )
+        partner: dict[int, int] = {}
+
+        def place(i: int, seen: set[int]) -> bool:
+            for j, item in enumerate(right):
+                if j not in seen and self.answers_equal(left[i], item):
+                    seen.add(j)
+                    if j not in partner or place(partner[j], seen):
+                        partner[j] = i
+                        return True
+            return False
+
+        return all(place(i, set()) for i in range(len(left)))
+
+    def _matrices_equal(self, a: Matrix, b: Matrix) -> bool:
+        return len(a.rows) == len(b.rows) and all(
+            self._in_order(x, y) for x, y in zip(a.rows, b.rows, strict=True)
+        )
+
+    def _vector_equals(self, matrix: Matrix, items: Items) -> bool:
+        """A single row or column against a tuple."""
+        if items.opening not in ("(", "[") or (items.opening, items.closing) not in (
+            ("(", ")"),
+            ("[", "]"),
+        ):
+            return False
+        if len(matrix.rows) == 1:
+            return self._in_order(matrix.rows[0], items.items)
+        return all(len(row) == 1 for row in matrix.rows) and self._in_order(
+            [row[0] for row in matrix.rows], items.items
+        )
+
+    def _leaf_equals_items(self, leaf: Leaf, items: Items) -> bool:
+        if leaf.groups and len(leaf.groups) == len(items.items) and not items.opening:
+            return self._matching([Leaf(group) for group in leaf.groups], items.items)
+        if leaf.text == r"\emptyset":
+            return not items.items
+        if items.joined_by == "or" and not items.opening:  # two spellings of one value
+            return all(self.answers_equal(leaf, item) for item in items.items)
+        is_wrapped = items.opening in ("", "{") or is_number_or_letter_in_brackets(items)
+        return is_wrapped and len(items.items) == 1 and self.answers_equal(leaf, items.items[0])
+
+    def _ratios_equal(self, a: Ratio, b: Ratio) -> bool:
+        """Part by part, or in proportion; times of the day are not reduced."""
+        if self._in_order(a.parts, b.parts):
+            return True
+        left, right = (
+            [part.value for part in side.parts if isinstance(part, Leaf) and part.value]
+            for side in (a, b)
+        )
+        return (
+            len(left) == len(a.parts) == len(right) == len(b.parts)
+            and not (is_clock(a) or is_clock(b))
+            and len({x / y for x, y in zip(left, right, strict=True)}) == 1
+        )
+
+    def _ratio_equals(self, ratio: Ratio, leaf: Leaf) -> bool:
+        values = [part.value if isinstance(part, Leaf) else None for part in ratio.parts]
+        if len(values) != 2 or leaf.value is None or values[0] is None or not values[1]:
+            return False
+        return not is_clock(ratio) and values[0] / values[1] == leaf.value
+
+    def _operations_equal(self, a: SetOperation, b: SetOperation) -> bool:
+        if a.sign != b.sign:
+            equal = False
+        elif a.sign == "setminus":
+            equal = self._in_order(a.parts, b.parts)
+        else:
+            equal = len(a.parts) == len(b.parts) and self._matching(a.parts, b.parts)
+        return equal or bool(same_real_set(a, b))
+
+    def _choices_equal(self, a: Answer, b: Answer) -> bool:
+        if isinstance(a, Choice) and isinstance(b, Choice):
+            return a.letter == b.letter
+        choice, other = (a, b) if isinstance(a, Choice) else (b, a)
+        assert isinstance(choice, Choice)
+        if isinstance(other, Leaf) and other.text == choice.letter:
+            return True
+        return self.answers_equal(choice.rest, other)
+
+    # --- equations
+
+    def _named_equal(self, a: Answer, b: Answer) -> bool:
+        if isinstance(a, Named) and isinstance(b, Named):
+            if labels_agree(a.label, b.label):
+                return self.answers_equal(a.value, b.value)
+            return (
+                a.relation is not None
+                and b.relation is not None
+                and self._relations_equal(a.relation, b.relation)
+            )
+        named, other = (a, b) if isinstance(a, Named) else (b, a)
+        assert isinstance(named, Named)
+        if isinstance(other, Relation):
+            if named.relation is not None and self._relations_equal(named.relation, other):
+                return True
+            return set(other.signs) != {"="} and bool(same_real_set(named, other))
+        return self.answers_equal(named.value, other)
+
+    def _chain_value(self, chain: Relation) -> Answer | None:
+        """What "2 + 2 = 4" says: members that are the same number, or the same for all values of the letters."""
+        leaves = [member for member in chain.members if isinstance(member, Leaf)]
+        if len(leaves) < len(chain.members) or set(chain.signs) != {"="}:
+            return None
+        same = all(self.leaves_equal(x, y) for x, y in itertools.pairwise(leaves))
+        return leaves[-1] if same else None
+
+    def _relations_equal(self, a: Relation, b: Relation) -> bool:
+        if all(set(side.signs) == {"="} and is_constant(side) for side in (a, b)):
+            return same_trees(
+                a, b
+            )  # "log_6 216 = 3" and "log_3 27 = 3" are both true, and different
+        if len(a.signs) == len(b.signs) == 1:
+            proportional = self._proportional(a, b)
+            if proportional is not None:
+                return proportional
+        for other in (b, reversed_relation(b)):
+            if a.signs == other.signs and self._in_order(a.members, other.members):
+                return True
+        is_equation = set(a.signs) == {"="} or set(b.signs) == {"="}
+        return not is_equation and bool(same_real_set(a, b))
+
+    def _proportional(self, a: Relation, b: Relation) -> bool | None:
+        """Whether two relations say the same about left - right. None: not to be seen this way."""
+        first, second = difference(a), difference(b)
+        if first is None or second is None:
+            return None
+        if first[1] != second[1]:
+            return None
+        sign = is_proportional(first[0], second[0])
+        if sign is None:
+            return None
+        return True if first[1] in ("=", "ne") else sign > 0
+
+    # --- leaves
+
+    def leaves_equal(self, a: Leaf, b: Leaf) -> bool:
+        self.leaves += 1
+        if self.leaves > MAX_COMPARISONS:
+            raise TooManyComparisons
+        a, b = _with_letter_units(a, b)
+        a_unit, b_unit = ("percent" if x.is_percent else x.unit for x in (a, b))
+        if not same_unit(a_unit, b_unit):
+            self.note(f"unit: {a_unit} is not {b_unit}")
+            return False
+        if compact(a.text) == compact(b.text):
+            return a.is_percent == b.is_percent or not (a.unit or b.unit) or a.value is not None
+        if a.value is not None and b.value is not None:
+            equal = self._values_equal(a.value, b.value, a.is_percent, b.is_percent)
+            self.note(f"number: {a.value} and {b.value} are {'equal' if equal else 'different'}")
+            return equal
+        if {a.text, b.text} == {"R", r"\mathbb{R}"}:
+            return True
+        if is_said(a.text) and is_said(b.text) and spoken(a.text) == spoken(b.text):
+            self.note("words: the same")
+            return True
+        if is_words(a) or is_words(b):
+            if spoken(a.text) == spoken(b.text):
+                self.note("words: the same")
+                return True
+            if a.is_words or b.is_words or len(a.text) > 3 or len(b.text) > 3:
+                self.note("words: different")
+                if is_words(a) and is_words(b):
+                    return False
+        if (base := based(a.text)) or based(b.text):
+            return base is not None and base == based(b.text)
+        return self._expressions_equal(a, b)
+
+    def _values_equal(self, x: Fraction, y: Fraction, x_percent: bool, y_percent: bool) -> bool:
+        if x_percent == y_percent:
+            return abs(x - y) <= self.tolerance
+        if y_percent:
+            x, y = y, x
+        return abs(x - y) <= self.tolerance or abs(x / 100 - y) <= self.tolerance
+
+    def _expressions_equal(self, a: Leaf, b: Leaf) -> bool:
+        if a.trees and b.trees:
+            equal = any(
+                expressions_equal(x, y, tolerance=self.tolerance)
+                for left in a.trees
+                for right in b.trees
+                for x, y in _percent_readings(left, right, a.is_percent, b.is_percent)
+            )
+            self.note(
+                f"expression: {a.text[:60]} and {b.text[:60]} are {'equal' if equal else 'different'}"
+            )
+            return equal
+        if is_words(a) or is_words(b):
+            return False
+        return self._symbolic(a.text, b.text)
+
+    def _symbolic(self, left: str, right: str) -> bool:
+        verdict = symbolic.equal(left, right)
+        self.note(f"symbolic: {verdict.reason}")
+        return verdict.equal
+
+
+_SAME_SHAPE: dict[type, Callable[..., bool]] = {
+    Items: Comparison._items_equal,
+    Matrix: Comparison._matrices_equal,
+    Ratio: Comparison._ratios_equal,
+    SetOperation: Comparison._operations_equal,
+    Relation: Comparison._relations_equal,
+}
+
+
+def _with_letter_units(a: Leaf, b: Leaf) -> tuple[Leaf, Leaf]:
+    r""" "15 m^2" beside "15 \text{ m}^2": the letter is a unit because the other side says so."""
+    if bool(a.unit) == bool(b.unit):
+        return a, b
+    with_unit, without = (a, b) if a.unit else (b, a)
+    core, unit = split_unit(without.text, letters=True)
+    if unit != with_unit.unit:
+        return a, b
+    read_again = Leaf(core, unit=unit)
+    return (a, read_again) if a.unit else (read_again, b)
+
+
+def _percent_readings(
+    left: Node, right: Node, left_percent: bool, right_percent: bool
+) -> list[tuple[Node, Node]]:
+    if left_percent == right_percent:
+        return [(left, right)]
+    hundredth: Node = ("num", Fraction(1, 100))
+    scaled = (
+        (("mul", (left, hundredth)), right) if left_percent else (left, ("mul", (right, hundredth)))
+    )
+    return [(left, right), scaled]

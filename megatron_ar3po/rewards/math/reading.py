@@ -1,0 +1,397 @@
+r"""Reading the shape of an answer from tidied text: brackets, separators and relation signs only."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from megatron_ar3po.rewards.math.answers import (
+    Answer,
+    Choice,
+    Items,
+    Leaf,
+    Matrix,
+    Named,
+    Ratio,
+    Relation,
+    SetOperation,
+    plain_value,
+)
+from megatron_ar3po.rewards.math.labels import is_label, label_name
+from megatron_ar3po.rewards.math.scanning import THOUSANDS, join_thousands, split, whole_group
+from megatron_ar3po.rewards.math.units import split_percent, split_unit
+from megatron_ar3po.rewards.math.wording import named_value, without_qualifier
+
+MAX_ITEMS = 256
+_MAX_DEPTH = 8
+_AND_OR = re.compile(
+    r"\\text ?\{[ ,]*(and|or)[ ,]*\}|\\(?:land|wedge)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])"
+)
+
+
+def read(text: str, *, depth: int = 0) -> Answer:
+    """The shape of a tidied answer. Never fails: what has no shape is a leaf."""
+    text = text.strip()
+    if depth > _MAX_DEPTH:
+        return Leaf(text)
+    text = without_qualifier(text)
+    for reader in (_read_wrapped, _read_choice, _read_matrix, _read_unusual_brackets, _read_list, _read_relation,
+                   _read_set_operation, _read_plus_minus, _read_brackets, _read_ratio):  # fmt: skip
+        answer = reader(text, depth + 1)
+        if answer is not None:
+            return answer
+    return _read_leaf(text)
+
+
+def _read_leaf(text: str) -> Leaf:
+    if text.startswith("+"):
+        text = text[1:].lstrip()
+    text = named_value(text)
+    groups = tuple(text.split(",")) if THOUSANDS.fullmatch(text) else ()
+    if plain_value(text) is not None:
+        return Leaf(text, groups=groups)
+    core, is_percent = split_percent(text)
+    core, unit = split_unit(core)
+    if is_percent and core.startswith(r"\$"):
+        return Leaf(text)
+    core = THOUSANDS.sub(lambda m: m[0].replace(",", ""), core)
+    return Leaf(core.strip(), unit=unit, is_percent=is_percent)
+
+
+def _read_wrapped(text: str, depth: int) -> Answer | None:
+    for command in (r"\boxed", r"\fbox", r"\underline", r"\ensuremath"):
+        if text.startswith(command):
+            inside = whole_group(text[len(command) :].strip(), "{", "}")
+            if inside is not None:
+                return read(inside, depth=depth)
+    if text.startswith(r"\text"):
+        inside = whole_group(text[len(r"\text") :].strip(), "{", "}")
+        if inside is not None:
+            answer = read(inside, depth=depth)
+            return replace(answer, is_words=True) if isinstance(answer, Leaf) else answer
+    inside = whole_group(text, "{", "}")
+    if inside is None:
+        return None
+    if _SET_BUILDER.fullmatch(inside):
+        return _read_set(inside, depth)
+    answer = read(inside, depth=depth)
+    return (
+        replace(answer, opening="{", closing="}")
+        if isinstance(answer, Items) and not answer.opening
+        else answer
+    )
+
+
+_CHOICE = re.compile(
+    r"(?:\(([A-J])\)[.:]?(?= |\\text)|([A-J])(?:\)|[.:](?= )))\s*(?![-+*/=<>^_])(\S.*)", re.DOTALL
+)
+
+
+def _read_choice(text: str, depth: int) -> Answer | None:
+    plain = text
+    named = re.fullmatch(
+        r"(?:\\text ?\{)? ?(?:option|choice|answer) ?\(?([A-J])\)?\}?", text, re.IGNORECASE
+    )
+    if named:
+        return Leaf(named[1])
+    if text.startswith(r"\text"):
+        plain = re.sub(r"^\\text ?\{([^{}]*)\}", r"\1 ", text)
+    match = _CHOICE.fullmatch(plain.strip())
+    return Choice(match[1] or match[2], read(match[3], depth=depth)) if match else None
+
+
+_MATRIX = re.compile(
+    r"(?:[\[(]|(?P<system>\\\{))? ?\\begin ?\{(?P<name>[pb]?matrix\*?"
+    r"|smallmatrix|array|cases|aligned|align\*?|gathered)\}"
+    r" ?(?:\{[lcr| ]*\}|\[[lcr]\])?(?P<body>.*)\\end ?\{(?P=name)\} ?[\])]?",
+    re.DOTALL,
+)
+
+
+def _read_matrix(text: str, depth: int) -> Answer | None:
+    if r"\begin" not in text:
+        return None
+    transposed = _TRANSPOSED.search(text)
+    if transposed:
+        matrix = _read_one_matrix(text[: transposed.start()], depth)
+        return (
+            Matrix(tuple(zip(*matrix.rows, strict=False))) if isinstance(matrix, Matrix) else None
+        )
+    return _read_one_matrix(text, depth) or _read_matrix_sum(text, depth)
+
+
+def _read_matrix_sum(text: str, depth: int) -> Matrix | None:
+    r"""Multiples of matrices added up, 2 \begin{pmatrix}...\end{pmatrix} + \begin{pmatrix}...\end{pmatrix} e^t: each
+    cell becomes the sum that stands in its place. No product of matrices is read here."""
+    if split(text, lambda piece: piece in _RELATIONS or piece in _SEPARATORS)[1]:
+        return None
+    texts, signs = split(text, lambda piece: piece in ("+", "-"))
+    terms = list(zip(["+", *signs], texts, strict=True))
+    if terms and not terms[0][1]:
+        terms = terms[1:]
+    sums: list[list[str]] = []
+    for sign, term in terms:
+        parts = list(_MATRIX_PART.finditer(term))
+        if len(parts) != 1 or len(terms) > MAX_ITEMS:
+            return None
+        matrix = _read_one_matrix(parts[0][0], depth)
+        span = parts[0].span()
+        before, after = (part.strip(" *") for part in (term[: span[0]], term[span[1] :]))
+        if not isinstance(matrix, Matrix) or "/" in after[:1]:
+            return None
+        factors = f"{sign}({before or 1})({after or 1})"
+        cells = [
+            [f"{factors}({cell.text})" for cell in row if isinstance(cell, Leaf) and not cell.unit]
+            for row in matrix.rows
+        ]
+        if [len(row) for row in cells] != [len(row) for row in (sums or matrix.rows)]:
+            return None
+        sums = cells if not sums else [_pasted(*rows) for rows in zip(sums, cells, strict=True)]
+    return Matrix(tuple(tuple(Leaf(cell) for cell in row) for row in sums)) if sums else None
+
+
+def _pasted(left: list[str], right: list[str]) -> list[str]:
+    return [a + b for a, b in zip(left, right, strict=True)]
+
+
+_MATRIX_PART = re.compile(
+    r"[\[(]? ?\\begin ?\{(?P<name>[pb]?matrix|smallmatrix|array)\}.*?\\end ?\{(?P=name)\} ?[\])]?",
+    re.DOTALL,
+)
+
+
+def _read_one_matrix(text: str, depth: int) -> Answer | None:
+    match = _MATRIX.fullmatch(text)
+    if match is None or r"\begin" in match["body"]:
+        return None
+    body = re.sub(
+        r"\\hline|\\\\ ?\[\d+[a-z]*\]",
+        lambda m: "\\\\" if m[0].startswith("\\\\") else "",
+        match["body"],
+    )
+    rows = [row.strip() for row in body.split("\\\\")]
+    rows = [row for row in rows if row]
+    if not rows or len(rows) > MAX_ITEMS:
+        return None
+    if not match["system"] and ("matrix" in match["name"] or match["name"] == "array"):
+        cells = [
+            tuple(read(cell, depth=depth) for cell in row.split("&")) for row in rows[:MAX_ITEMS]
+        ]
+        return Matrix(tuple(cells)) if sum(map(len, cells)) <= 4 * MAX_ITEMS else None
+    equations = [_read_row(row, depth) for row in rows]
+    return Items(tuple(equations), joined_by="and") if len(equations) > 1 else equations[0]
+
+
+_CASE = re.compile(
+    r"[, ]*(?:\\text ?\{ ?,? ?(?:if|for|when|where)? ?\}|(?:if|for|when|where)(?![A-Za-z]))? ?"
+)
+
+
+def _read_row(row: str, depth: int) -> Answer:
+    r"""A row of `cases`: an equation with alignment marks, or a value and its condition ("x & \text{if } x \ge 0")."""
+    cells = [cell.strip(" ,.") for cell in row.split("&")]
+    if len(cells) != 2 or not all(cells) or cells[1].startswith(_STARTS_OF_EQUATIONS):
+        return read(row.replace("&", " "), depth=depth)
+    condition = _CASE.sub("", cells[1], count=1)
+    return Items(
+        (read(cells[0], depth=depth), read(condition, depth=depth)), opening="(", closing=")"
+    )
+
+
+_STARTS_OF_EQUATIONS = ("=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx")
+_SEPARATORS = frozenset((",", ";", "and", "or", "\\\\"))
+
+
+def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | None:
+    marked = _AND_OR.sub(lambda m: " or " if "or" in m[0] or "vee" in m[0] else " and ", text)
+    marked = join_thousands(marked, in_brackets=in_brackets)
+    parts, separators = split(marked, lambda piece: piece in _SEPARATORS)
+    if any(s == ";" for s in separators) and not in_brackets:
+        parts, separators = split(marked, lambda piece: piece in (";", "and", "or"))
+    elif in_brackets and any(s == ";" for s in separators):
+        parts, separators = split(marked, lambda piece: piece == ";")
+    parts = [part for part in parts if part]
+    if len(parts) < 2 or len(parts) > MAX_ITEMS:
+        if marked != text and len(parts) == 1 and not separators and THOUSANDS.fullmatch(text):
+            return Leaf(parts[0], groups=tuple(text.split(",")))
+        return None
+    joined_by = "or" if "or" in separators else "and" if "and" in separators else ","
+    return _flat([read(part, depth=depth) for part in parts], joined_by)
+
+
+def _flat(answers: list[Answer], joined_by: str) -> Answer:
+    r"""Bare lists inside a bare list (from \pm) are one list."""
+    flat: list[Answer] = []
+    for answer in answers:
+        flat.extend(answer.items if isinstance(answer, Items) and not answer.opening else [answer])
+    return Items(tuple(flat), joined_by=joined_by)
+
+
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", r"\le": "le", r"\ge": "ge", r"\ne": "ne", r"\approx": "approx", r"\in": "in",
+    r"\equiv": "=",
+}  # fmt: skip
+
+
+def _read_relation(text: str, depth: int) -> Answer | None:
+    texts, found = split(text, lambda piece: piece in _RELATIONS)
+    signs = [_RELATIONS[sign] for sign in found]
+    if not signs or len(signs) > 16:
+        return None
+    if not texts[0] and signs[0] in ("=", "approx"):
+        texts, signs = texts[1:], signs[1:]  # "= 5"
+    if not all(texts):
+        return None
+    while "approx" in signs and (len(texts) > 2 or (len(texts) == 2 and not is_label(texts[0]))):
+        # A rounded value behind an exact one adds nothing: "\sqrt3/3 \approx 0.577".
+        cut = signs.index("approx")
+        if cut == 0 and is_label(texts[0]):
+            texts, signs = (
+                [texts[0], *texts[2:]] if len(texts) > 2 else texts,
+                ["approx", *signs[2:]],
+            )
+            break
+        texts, signs = texts[: cut + 1], signs[:cut]
+    texts, signs = _without_infinite_ends(texts, signs)
+    if not signs:
+        return read(texts[0], depth=depth)
+    signs = ["=" if sign == "approx" else sign for sign in signs]
+    members = tuple(read(member, depth=depth) for member in texts)
+    relation = Relation(members, tuple(signs), tuple(texts))
+    if signs == ["="] and re.fullmatch(r"[A-Za-z]", texts[1]) and not is_label(texts[0]):
+        return Named(texts[1], members[0], relation)  # "5 = x"
+    return _named(relation) or relation
+
+
+def _without_infinite_ends(texts: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
+    r"""-\infty < x \le 3 says x \le 3."""
+    if len(signs) < 2:
+        return texts, signs
+    if signs[0] == "<" and named_value(texts[0]) == r"-\infty":
+        texts, signs = texts[1:], signs[1:]
+    if len(signs) > 1 and signs[-1] == "<" and texts[-1].lstrip("+") in (r"\infty", "infinity"):
+        texts, signs = texts[:-1], signs[:-1]
+    return texts, signs
+
+
+def _named(relation: Relation) -> Answer | None:
+    """label = ... = value, and label in set."""
+    label = relation.texts[0]
+    if not is_label(label):
+        return None
+    if all(sign == "=" for sign in relation.signs):
+        return Named(
+            label_name(label),
+            relation.members[-1],
+            relation if len(relation.members) == 2 else None,
+        )
+    if relation.signs == ("in",):
+        return Named(label_name(label), relation.members[1])
+    return None
+
+
+_SET_SIGNS = {r"\cup": "cup", r"\cap": "cap", r"\setminus": "setminus", r"\bigcup": "cup"}
+
+
+def _read_set_operation(text: str, depth: int) -> Answer | None:
+    parts, found = split(text, lambda piece: piece in _SET_SIGNS)
+    signs = {_SET_SIGNS[sign] for sign in found}
+    if len(signs) != 1 or not all(parts) or len(parts) > MAX_ITEMS:
+        return None
+    return SetOperation(signs.pop(), tuple(read(part, depth=depth) for part in parts))
+
+
+_PLUS_MINUS = re.compile(r"\\(pm|mp)(?![A-Za-z])")
+
+
+def _read_plus_minus(text: str, depth: int) -> Answer | None:
+    r"""3 \pm 2 is the list 5, 1."""
+    if not _PLUS_MINUS.search(text) or whole_group(text, r"\{", r"\}") is not None:
+        return None  # inside a set each element is expanded on its own
+    upper = _PLUS_MINUS.sub(lambda m: "+" if m[1] == "pm" else "-", text)
+    lower = _PLUS_MINUS.sub(lambda m: "-" if m[1] == "pm" else "+", text)
+    return _flat([read(upper, depth=depth), read(lower, depth=depth)], "or")
+
+
+_BRACKETS = (
+    ("(", ")"),
+    ("(", "]"),
+    ("[", ")"),
+    ("[", "]"),
+    (r"\{", r"\}"),
+    (r"\langle", r"\rangle"),
+)
+_TRANSPOSED = re.compile(r" ?\^ ?\{? ?(?:T|\\text ?\{ ?T ?\}|\\top|\\intercal) ?\}?$")
+_POINT = re.compile(r"[A-Z]'? ?(?=\()")
+
+
+def _read_brackets(text: str, depth: int) -> Answer | None:
+    if text.endswith(("T", "}", "top", "intercal")) and text[:1] in ("(", "["):
+        text = _TRANSPOSED.sub("", text)
+    point = _POINT.match(text)
+    if point:  # P(1,2) is the point (1,2)
+        inside = _read_brackets(text[point.end() :], depth)
+        return inside if isinstance(inside, Items) and len(inside.items) > 1 else None
+    for opening, closing in _BRACKETS:
+        inside = whole_group(text, opening, closing)
+        if inside is None:
+            continue
+        if opening == r"\{":
+            return _read_set(inside, depth)
+        listed = _read_list(inside, depth, in_brackets=True)
+        if isinstance(listed, Items):
+            shape = ("(", ")") if opening == r"\langle" else (opening, closing)
+            return replace(listed, opening=shape[0], closing=shape[1])
+        if opening == "[" or closing == "]":
+            return Items((read(inside, depth=depth),), opening=opening, closing=closing)
+        return read(inside, depth=depth) if inside else Leaf(text)
+    return None
+
+
+def _read_unusual_brackets(text: str, depth: int) -> Answer | None:
+    """]0,1[ is (0,1), [0,1[ is [0,1), and <1,2> is a vector."""
+    if text.startswith("<") and text.endswith(">") and "," in text:
+        listed = _read_list(text[1:-1], depth, in_brackets=True)
+        return replace(listed, opening="(", closing=")") if isinstance(listed, Items) else None
+    if text[:1] not in ("[", "]") or text[-1:] not in ("[", "]") or text[0] + text[-1] == "[]":
+        return None
+    inside = text[1:-1]
+    if "[" in inside or "]" in inside:
+        return None
+    listed = _read_list(inside, depth, in_brackets=True)
+    if not isinstance(listed, Items) or len(listed.items) != 2:
+        return None
+    return replace(
+        listed, opening="[" if text[0] == "[" else "(", closing="]" if text[-1] == "]" else ")"
+    )
+
+
+_SET_BUILDER = re.compile(r"(\(?[A-Za-z, ]+\)?(?: ?\\in ?[^|:]*)?) ?[|:] ?(.+)", re.DOTALL)
+
+
+def _read_set(inside: str, depth: int) -> Answer:
+    builder = _SET_BUILDER.fullmatch(inside)
+    if builder:
+        condition = read(builder[2], depth=depth)
+        return (
+            condition
+            if not isinstance(condition, Leaf)
+            else Items((condition,), opening="{", closing="}")
+        )
+    listed = _read_list(inside, depth, in_brackets=True) if inside else None
+    if listed is None:
+        listed = read(inside, depth=depth) if inside else Items((), opening="{", closing="}")
+    if isinstance(listed, Items) and listed.opening in ("", "{"):
+        return replace(listed, opening="{", closing="}")
+    return Items((listed,), opening="{", closing="}")
+
+
+_TO = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|(?<= )to(?= )) ?(?=\d)")
+
+
+def _read_ratio(text: str, depth: int) -> Answer | None:
+    text = _TO.sub(":", text)
+    parts, _ = split(text, lambda piece: piece == ":")
+    if not 2 <= len(parts) <= 8 or not all(parts):
+        return None
+    return Ratio(tuple(read(part, depth=depth) for part in parts))

@@ -1,0 +1,69 @@
+"""The run's folder: made or found again at the start, marked at the end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from megatron_ar3po.config.load import to_yaml
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.observability.metrics import drop_rows_after
+from megatron_ar3po.run.checkpoints import CheckpointFolder
+from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.state import RunState, read_state
+
+logger = logging.getLogger(__name__)
+
+
+def open_run_folder(
+    config: Config, *, abandon_ledger_rows: Callable[[Path, int], object]
+) -> Path | None:
+    """Makes RUN, or finds the checkpoint to go on from. Rank 0 only. `abandon_ledger_rows(file, step)`: what a resume
+    from `step` does to the ledger's later rows."""
+    folder = config.run.path
+    checkpoint = CheckpointFolder(folder / "checkpoints", keep_last=1).latest()
+    if not config.run.resume and (folder / "resolved_config.yaml").exists():
+        raise ValueError(
+            f"run.dir={folder} already holds a run; set run.resume=true to go on with it, or choose another run.name "
+            "or run.dir."
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for marker in ("DONE", "STOPPED"):
+            (folder / marker).unlink(missing_ok=True)
+        shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
+        write_durably(folder / "resolved_config.yaml", to_yaml(config))
+    except OSError as error:  # a user can mend it: no rights, no space, a file in the way
+        raise ValueError(
+            f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
+            "permissions, or choose another run.dir."
+        ) from error
+    if config.run.resume:
+        step = read_state(checkpoint).step if checkpoint else -1
+        for written in ("metrics.jsonl", "rollouts.jsonl"):
+            drop_rows_after(folder / written, step)
+        for written in folder.glob("ledger/*.jsonl"):
+            abandon_ledger_rows(written, step)  # what was done twice has cost twice
+        if not checkpoint:
+            logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
+    return checkpoint
+
+
+@contextmanager
+def name_free_if_it_never_starts(config: Config, *, is_first: bool) -> Iterator[None]:
+    """What fails here has sampled and trained nothing: once it is mended, the same command starts the run."""
+    try:
+        yield
+    except BaseException:
+        if is_first and not config.run.resume:
+            (config.run.path / "resolved_config.yaml").unlink(missing_ok=True)
+        raise
+
+
+def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:
+    content = {"step": state.step, "policy_version": state.policy_version, "reason": reason}
+    write_durably(folder / ("DONE" if is_done else "STOPPED"), json.dumps(content) + "\n")

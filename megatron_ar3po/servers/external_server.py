@@ -1,0 +1,128 @@
+"""A server that runs already (`rollout.server_urls`): someone else started it and ends it.
+
+Promises:
+- nothing here starts, restarts or ends the server; when it is lost the run ends with a message that says whose it is;
+- it is used only if it was started with the options that this run would have started it with;
+- what it counted before this run is not held against the run (`counters_before`). One run at a time: the ledger finds
+  out when someone else samples from it meanwhile.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import time
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
+from megatron_ar3po.servers.counters import read_counters
+from megatron_ar3po.servers.usage import stated_process
+from megatron_ar3po.usage import ServerCounters
+
+logger = logging.getLogger(__name__)
+
+_POLL_INTERVAL_S = 0.1
+_PROBE_TIMEOUT_S = 5.0
+_INFO_TIMEOUT_S = 30.0
+
+# Options that do not change what a server answers, or that it rewrites at its start.
+_FREE = {"host", "port", "log_level_http", "decode_log_interval", "skip_server_warmup"}
+
+
+class AttachedServer:
+    """In the place of a `SglangServer`. Used by the leader of its replica only."""
+
+    num_restarts = 0
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        arguments: Mapping[str, Any],
+        tensor_parallel_size: int,
+        timeout_s: float,
+    ) -> None:
+        """`arguments`: of the server that this run would have started itself. `name`: unless it says its own."""
+        self.url = url.rstrip("/")
+        self.name = name
+        self.tensor_parallel_size = tensor_parallel_size
+        self.counters_before = ServerCounters()
+        self._arguments = arguments
+        self._timeout_s = timeout_s
+
+    def wait_ready(self) -> float:
+        """Until it takes requests; then its options are compared and its counters read."""
+        started = time.monotonic()
+        while not self.is_running():
+            if time.monotonic() - started > self._timeout_s:
+                raise RolloutEngineError(
+                    f"rollout.server_urls names {self.url}, but nothing there answered /ready within "
+                    f"rollout.server_start_timeout_s={self._timeout_s:g}; start the server first, or leave the option "
+                    "empty: then the run starts its own."
+                )
+            time.sleep(_POLL_INTERVAL_S)
+        self._check_arguments(self._info())
+        self.counters_before = read_counters(self.url)
+        return time.monotonic() - started
+
+    def is_running(self) -> bool:
+        try:
+            status, headers, _ = _get(self.url, "/ready", _PROBE_TIMEOUT_S)
+        except (OSError, http.client.HTTPException):  # not listening, or lost
+            return False
+        if process := stated_process(headers.get(PROCESS_HEADER, "")):
+            self.name, self.num_restarts = process  # as its answers will state it
+        return status == 200
+
+    def restart(self) -> None:
+        raise RolloutEngineError(f"server {self.name} was lost. {self.last_words()}")
+
+    def last_words(self) -> str:
+        return (
+            f"This run did not start it (rollout.server_urls={self.url}) and cannot restart it; look into the log of "
+            "whoever did, start it anew, and go on with run.resume=true."
+        )
+
+    def kv_tokens(self) -> int:
+        """What its KV cache holds, in tokens. Of a ready server."""
+        return int(self._info()["max_total_num_tokens"])
+
+    def _info(self) -> dict[str, Any]:
+        try:
+            return json.loads(_get(self.url, "/server_info", _INFO_TIMEOUT_S)[2])
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise RolloutEngineError(
+                f"server {self.name} does not say what it is at /server_info ({type(error).__name__}: {error}). "
+                f"{self.last_words()}"
+            ) from error
+
+    def _check_arguments(self, stated: Mapping[str, Any]) -> None:
+        differing = [
+            f"{name} is {stated.get(name)!r} there and {wanted!r} here"
+            for name, wanted in self._arguments.items()
+            if name not in _FREE and stated.get(name) != wanted
+        ]
+        if not stated.get("enable_deterministic_inference"):
+            pass
+        elif not self._arguments.get("enable_deterministic_inference"):
+            differing.append("enable_deterministic_inference is True there and False here")
+        if differing:
+            raise ValueError(
+                f"rollout.server_urls names {self.url}, which was started with other options than this run's: "
+                f"{'; '.join(differing)}. Change the config, or start another server."
+            )
+
+
+def _get(url: str, route: str, timeout_s: float) -> tuple[int, http.client.HTTPMessage, bytes]:
+    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=timeout_s)
+    try:
+        connection.request("GET", route)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()

@@ -1,0 +1,58 @@
+"""Where each server of a replica sits: on which node, on which GPUs. Plain Python; a server never spans nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.servers.sglang_server import ServerPlace
+
+
+def server_places(
+    layout: ParallelLayout, *, servers_per_replica: int, gpus: Sequence[str], ranks_per_node: int
+) -> list[ServerPlace]:
+    """All servers of this rank's replica. `gpus`: ids of a node's GPUs by local rank, the same on every node; empty on
+    machines without GPUs.
+
+    The replica's GPUs on a node are shared out evenly: TP=4 with two servers gives (0, 1) and (2, 3). A replica of
+    several nodes has servers on each, as many here as there; with fewer servers than nodes, on the first ones."""
+    dp = layout.dp_rank
+    by_node: dict[int, list[int]] = {}
+    for rank in layout.replica_ranks(dp):
+        by_node.setdefault(rank // ranks_per_node, []).append(rank % ranks_per_node)
+    nodes = list(by_node)[:servers_per_replica]
+    if servers_per_replica % len(nodes):
+        raise ValueError(
+            f"rollout.servers_per_replica={servers_per_replica} cannot be shared out evenly over the {len(nodes)} "
+            f"nodes of replica {dp}; use a multiple of {len(nodes)}."
+        )
+    per_node = servers_per_replica // len(nodes)
+    places = []
+    for node in nodes:
+        local = by_node[node]
+        if gpus and len(local) % per_node:
+            raise ValueError(
+                f"rollout.servers_per_replica={servers_per_replica} puts {per_node} servers on node {node}, which does "
+                f"not divide the {len(local)} GPUs of replica {dp} there; use a divisor for each node."
+            )
+        share = max(1, len(local) // per_node)
+        for place in range(per_node):
+            mine = local[place * share : (place + 1) * share]
+            number = len(places)
+            places.append(
+                ServerPlace(
+                    name=f"dp{dp}.s{number}",
+                    number=dp * servers_per_replica + number,
+                    node=node,
+                    gpu_ids=tuple(gpus[r] for r in mine) if gpus else (),
+                    tensor_parallel_size=share if gpus else 1,
+                )
+            )
+    return places
+
+
+def is_first_of_replica_here(layout: ParallelLayout, ranks_per_node: int) -> bool:
+    """Whether this rank starts its replica's servers on its node."""
+    node = layout.rank // ranks_per_node
+    here = [r for r in layout.replica_ranks(layout.dp_rank) if r // ranks_per_node == node]
+    return layout.rank == min(here)

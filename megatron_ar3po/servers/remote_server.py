@@ -1,0 +1,61 @@
+"""`RemoteServer`: a server of this replica on another of its nodes, as the replica's leader sees it.
+
+The rank that started it is the first of the replica on that node, and the only one that can end or restart it: it is
+asked to by `Ranks.call_in_replica`, which is why this is used inside `run_on_leader` only. Samples, weights and
+counters go straight to the server's address.
+"""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from megatron_ar3po.servers.facts import last_lines, told
+
+logger = logging.getLogger(__name__)
+
+_PROBE_TIMEOUT_S = 5.0
+
+
+class RemoteServer:
+    def __init__(
+        self,
+        *,
+        name: str,
+        url: str,
+        tensor_parallel_size: int,
+        log_path: Path,
+        ask: Callable[[str, str], None],
+    ) -> None:
+        """`ask(what, name)`: its owner does it; returns when it is done. What: 'wait_server', 'restart_server'."""
+        self.name, self.url = name, url
+        self.tensor_parallel_size = tensor_parallel_size
+        self.num_restarts = 0
+        self._log_path = log_path
+        self._ask = ask
+
+    def wait_ready(self) -> float:
+        started = time.monotonic()
+        self._ask("wait_server", self.name)
+        return time.monotonic() - started
+
+    def restart(self) -> None:
+        self._ask("restart_server", self.name)
+        self.num_restarts += 1
+
+    def is_running(self) -> bool:
+        """Whether something answers there: nobody here sees the process."""
+        try:
+            told(self.url, "/model_info", "model_path", timeout_s=_PROBE_TIMEOUT_S)
+        except (OSError, http.client.HTTPException, ValueError, KeyError):
+            return False
+        return True
+
+    def kv_tokens(self) -> int:
+        return int(told(self.url, "/server_info", "max_total_num_tokens"))
+
+    def last_words(self) -> str:
+        return f"It runs at {self.url}, on another node. {last_lines(self._log_path)}"

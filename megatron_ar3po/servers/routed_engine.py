@@ -1,0 +1,146 @@
+"""`RoutedEngine`: samples through the router in front of all servers (`rollout.routing=global`).
+
+The answers come back to the replica that asked. Who answered stands in the answer (`x-ar3po-server`), so usage is
+counted per process of a server, whoever owns it; a request that was lost on the way may have been anyone's and is
+counted under `NOBODY`. A replica restarts its own servers only, and the first replica the router; the others wait for
+it, and a request that a dead router took along costs none of its tries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import aiohttp
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.servers.engine_requests import Answer, Question
+from megatron_ar3po.servers.engine_responses import LostRequest
+from megatron_ar3po.servers.sglang_engine import SglangEngine
+from megatron_ar3po.servers.usage import Server
+from megatron_ar3po.usage import NOBODY
+
+logger = logging.getLogger(__name__)
+
+# The router asks its servers once a second how they are and sends to a dead one until then.
+_UNTIL_THE_ROUTER_KNOWS_S = 1.5
+_ROUTER_TIMEOUT_S = 10.0  # of one question to the router
+_ROUTER_BACK_LIMIT_S = 180.0  # for the first replica to restart it
+_POLL_INTERVAL_S = 0.2
+
+
+class RoutedEngine(SglangEngine):
+    """`servers`: this replica's own; `all_urls`: those behind the router, for aborts. `client`: this replica's name;
+    two replicas may give a request the same id, and a server refuses the second. `on_router_lost` blocks until the
+    router serves again; replicas that did not start it have none."""
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        config: RolloutConfig,
+        *,
+        vocab_size: int,
+        router_url: str,
+        all_urls: Sequence[str],
+        client: str = "",
+        on_server_lost: Callable[[Any], None] | None = None,
+        on_router_lost: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(servers, config, vocab_size=vocab_size, on_server_lost=on_server_lost)
+        self._router_url = router_url
+        self._id_prefix = f"{client}." if client else ""
+        self._all_urls = tuple(all_urls)
+        self._repair: asyncio.Future[None] | None = None
+        self._on_router_lost = on_router_lost
+        self._router_repair = asyncio.Lock()
+
+    async def repair_all(self) -> None:
+        self._start_repair()
+        if self._repair is not None:
+            await self._repair
+
+    async def num_in_flight_of_others(self) -> int | None:
+        """As the router counts them; None while it does not answer."""
+        try:
+            async with self._http().get(
+                f"{self._router_url}/workers", timeout=self._limit(_ROUTER_TIMEOUT_S)
+            ) as answer:
+                workers = (await answer.json())["workers"]
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # `_mend_router` sees to it
+            return None
+        return max(0, sum(int(worker["load"]) for worker in workers) - len(self._in_flight))
+
+    async def close(self) -> None:
+        if self._repair is not None and not self._repair.done():
+            self._repair.cancel()
+        await super().close()
+
+    def _start_repair(self) -> None:
+        """In the background: meanwhile the lost samples are drawn by other servers."""
+        is_running = self._repair is not None and not self._repair.done()
+        if not is_running:
+            self._repair = asyncio.ensure_future(super().repair_all())
+
+    async def _answered(self, request: Question[Answer]) -> Answer:
+        failure: Exception | None = None
+        sent, failed = 0, 0
+        while failed <= self._config.max_retries:
+            try:
+                return await self._attempt(
+                    self._router_url, request, sent, process=NOBODY, abort_at=self._all_urls
+                )
+            except LostRequest as lost:
+                failure = lost
+                logger.warning(
+                    "request %s, try %d by the router: %s", request.request_id, sent + 1, lost
+                )
+            sent += 1
+            if await self._mend_router():
+                continue
+            failed += 1
+            await asyncio.sleep(_UNTIL_THE_ROUTER_KNOWS_S)
+            self._start_repair()
+            if failed > 1:  # the others' servers did not answer either: wait for our own
+                await self.repair_all()
+        raise RolloutEngineError(
+            f"request {request.request_id} brought no usable answer through the router {self._router_url} in "
+            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); the last: "
+            f"{failure}. Look at the logs of the router and of the servers."
+        )
+
+    async def _look_at_servers(self) -> None:
+        await asyncio.gather(self._mend_router(), super()._look_at_servers())
+
+    async def _mend_router(self) -> bool:
+        """Whether the router was lost; then it serves again when this returns. One that hangs is as good as dead."""
+        if not self._router_repair.locked() and await self._router_answers():
+            return False
+        async with self._router_repair:
+            if await self._router_answers():
+                return True
+            if self._on_router_lost is not None:
+                logger.warning("the router %s was lost: restarting it", self._router_url)
+                await asyncio.to_thread(self._on_router_lost)
+                return True
+            deadline = time.monotonic() + _ROUTER_BACK_LIMIT_S
+            while not await self._router_answers():
+                if time.monotonic() > deadline:
+                    raise RolloutEngineError(
+                        f"the router {self._router_url} was lost, and the first replica did not bring it back within "
+                        f"{_ROUTER_BACK_LIMIT_S:g} s; look at RUN/logs/router.log."
+                    )
+                await asyncio.sleep(_POLL_INTERVAL_S)
+        return True
+
+    async def _router_answers(self) -> bool:
+        try:
+            async with self._http().get(
+                f"{self._router_url}/workers", timeout=self._limit(_ROUTER_TIMEOUT_S)
+            ) as answer:
+                return answer.status == 200
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung
+            return False

@@ -1,0 +1,318 @@
+"""`SglangEngine`: samples from SGLang servers over HTTP, one request per response.
+
+Promises:
+- token in, token out: what comes back is checked (lengths, vocabulary, finish reason, one policy version) before
+  anyone sees it; an answer that fails is drawn again or raised, never passed on;
+- one `generate` returns one answer: each try is a request of its own under an id of its own, and the id of a try that
+  was given up is aborted at the server, so no answer can be counted twice;
+- every wait has a limit; a server that dies, or generates nothing for `rollout.hang_timeout_s` while requests are in
+  flight, is handed to `on_server_lost` once, whatever it took with it, and then only those requests are drawn again;
+- all that the servers did is counted (`usage`), answers that were thrown away included.
+
+A prompt's samples all go to one server, which holds its prefix.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import aiohttp
+import numpy as np
+
+from megatron_ar3po.async_tasks import end, gather
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
+from megatron_ar3po.servers.engine_requests import (
+    Answer,
+    Question,
+    generation_question,
+    scoring_question,
+)
+from megatron_ar3po.servers.engine_responses import (
+    LostRequest,
+    decoded,
+)
+from megatron_ar3po.servers.usage import Server, process_of, stated_process, unused, usage_of
+from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
+from megatron_ar3po.usage import Process, ServerUsage
+
+logger = logging.getLogger(__name__)
+
+_HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
+_ABORT_TIMEOUT_S = 10.0
+_LOOKS_PER_HANG_TIMEOUT = 4  # how often a server is looked at within rollout.hang_timeout_s
+
+
+@dataclass(slots=True)
+class _ServerState:
+    server: Server
+    repair: asyncio.Lock = field(default_factory=asyncio.Lock)
+    well_at: float = 0.0  # when it was last seen to generate, or idle
+
+
+class SglangEngine:
+    """A `RolloutEngine`. `on_server_lost(server)` blocks until the server runs again and holds the current weights
+    under the current version; without one a lost server ends the run."""
+
+    def __init__(
+        self,
+        servers: Sequence[Server],
+        config: RolloutConfig,
+        *,
+        vocab_size: int,
+        on_server_lost: Callable[[Any], None] | None = None,
+    ) -> None:
+        assert servers, "an engine needs at least one server"
+        self.on_server_lost = on_server_lost
+        self.usage: dict[Process, ServerUsage] = {}
+        self._id_prefix = ""
+        self._in_flight: dict[str, tuple[Sequence[str], str]] = {}  # by request id: URLs, which try
+        self._servers = [_ServerState(server) for server in servers]
+        self._config = config
+        self._vocab_size = vocab_size
+        self._session: aiohttp.ClientSession | None = None
+        self._revival = asyncio.Lock()  # one at a time: all ranks of the replica take part
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def servers(self) -> list[Server]:
+        return [state.server for state in self._servers]
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        question = generation_question(
+            request, vocab_size=self._vocab_size, is_seeded=self._config.deterministic
+        )
+        return await self._answered(question)
+
+    async def score(self, request: ScoringRequest) -> Scoring:
+        return await self._answered(scoring_question(request, vocab_size=self._vocab_size))
+
+    async def _answered(self, request: Question[Answer]) -> Answer:
+        state = self._server_of(request.prompt_token_ids)
+        failure: Exception | None = None
+        for attempt in range(self._config.max_retries + 1):
+            await self._wait_for_repair(state)
+            process = state.server.num_restarts
+            try:
+                server = state.server
+                return await self._attempt(server.url, request, attempt, process=process_of(server))
+            except LostRequest as lost:
+                failure = lost
+                logger.warning(
+                    "request %s, try %d on %s: %s",
+                    request.request_id,
+                    attempt + 1,
+                    state.server.name,
+                    lost,
+                )
+            await self._repair_if_lost(state, process)
+        raise RolloutEngineError(
+            f"request {request.request_id} brought no usable answer from server {state.server.name} in "
+            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); "
+            f"the last: {failure}. "
+            f"{state.server.last_words()}"
+        )
+
+    async def abort(self, request_id: str) -> None:
+        """The try that is in flight; harmless when there is none."""
+        if (running := self._in_flight.get(request_id)) is not None:
+            await self._abort_try(*running)
+
+    async def num_in_flight_of_others(self) -> int | None:
+        return None
+
+    async def repair_all(self) -> None:
+        """Servers that are dead now serve again when this returns: before the next publish, after a rollout."""
+        for state in self._servers:
+            await self._wait_for_repair(
+                state
+            )  # one that is being revived runs, but without weights
+            if not state.server.is_running():
+                await self._repair_if_lost(state, state.server.num_restarts)
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            await end([self._watch])
+            if not self._watch.cancelled() and (error := self._watch.exception()) is not None:
+                logger.warning("the watch over the servers had ended with: %s", error)
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _server_of(self, prompt_token_ids: Sequence[int]) -> _ServerState:
+        if len(self._servers) == 1:
+            return self._servers[0]
+        prefix = zlib.crc32(np.asarray(prompt_token_ids, dtype=np.int32).tobytes())
+        return self._servers[prefix % len(self._servers)]
+
+    async def _attempt(
+        self,
+        url: str,
+        request: Question[Answer],
+        attempt: int,
+        *,
+        process: Process,
+        abort_at: Sequence[str] = (),
+    ) -> Answer:
+        """`process`: who answers, unless the answer says so itself, as it must when a router chooses."""
+        abort_at = abort_at or (url,)
+        rid = _try_id(self._id_prefix + request.request_id, attempt)
+        started = time.monotonic()
+        answered = False
+        self._start_watch()
+        self._in_flight[request.request_id] = (abort_at, rid)
+        try:
+            async with self._http().post(
+                f"{url}/generate", json={"rid": rid, "return_logprob": True, **request.body}
+            ) as http_response:
+                text = await http_response.read()
+            process = stated_process(http_response.headers.get(PROCESS_HEADER, "")) or process
+            if http_response.status == 400:
+                raise RolloutEngineError(
+                    f"server {process[0]} refuses request {rid}: {text[:500].decode(errors='replace')}"
+                )
+            if http_response.status != 200:
+                raise LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
+            answer = decoded(text, rid=rid)
+            seen = usage_of(answer["meta_info"])
+            answered = True
+            try:
+                result = request.read(answer, process[0])
+            except (LostRequest, RolloutEngineError):
+                seen = unused(seen)
+                raise
+            finally:
+                self._count(process, seen)
+        except asyncio.TimeoutError as error:
+            await self._abort_try(abort_at, rid)
+            limit = self._config.request_timeout_s
+            raise LostRequest(f"no answer within rollout.request_timeout_s={limit:g}") from error
+        except aiohttp.ClientError as error:
+            raise LostRequest(f"{type(error).__name__}: {error}") from error
+        finally:
+            del self._in_flight[request.request_id]
+            if (
+                not answered
+            ):  # also when we cancel: the server aborts a request whose client is gone
+                self._count(process, request.lost)
+        return replace(result, server=process[0], elapsed_s=time.monotonic() - started)
+
+    async def _wait_for_repair(self, state: _ServerState) -> None:
+        if state.repair.locked():
+            async with state.repair:
+                pass
+
+    def _start_watch(self) -> None:
+        if self._watch is not None and self._watch.done():
+            self._watch.result()  # what it could not mend ends the run
+        if (
+            not self._in_flight
+        ):  # nobody looked at them meanwhile, for a whole training phase perhaps
+            for state in self._servers:
+                state.well_at = time.monotonic()
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.ensure_future(self._watch_servers())
+
+    async def _watch_servers(self) -> None:
+        """While requests are in flight. A request's own limit is far longer than it takes to see that a server hangs:
+        when that is restarted, its requests come back as lost."""
+        while self._in_flight:
+            await asyncio.sleep(self._config.hang_timeout_s / _LOOKS_PER_HANG_TIMEOUT)
+            if self._in_flight:
+                await self._look_at_servers()
+
+    async def _look_at_servers(self) -> None:
+        await gather(self._look_at(state) for state in self._servers)
+
+    async def _look_at(self, state: _ServerState) -> None:
+        process = state.server.num_restarts
+        if state.repair.locked():
+            return
+        if not state.server.is_running():
+            await self._repair_if_lost(state, process)
+        elif await self._is_healthy(state.server):
+            state.well_at = time.monotonic()
+        elif time.monotonic() - state.well_at > self._config.hang_timeout_s:
+            logger.warning(
+                "server %s has generated nothing for rollout.hang_timeout_s=%g",
+                state.server.name,
+                self._config.hang_timeout_s,
+            )
+            await self._repair_if_lost(state, process, is_hung=True)
+
+    async def _repair_if_lost(
+        self, state: _ServerState, process: int, *, is_hung: bool = False
+    ) -> None:
+        """Waits until the server of a lost request serves again. The first of its requests to come here restarts it,
+        the others find it done."""
+        async with state.repair:
+            server = state.server
+            if server.num_restarts != process:
+                return
+            if not is_hung and server.is_running() and await self._is_healthy(server):
+                return
+            if self.on_server_lost is None:
+                raise RolloutEngineError(f"server {server.name} was lost. {server.last_words()}")
+            logger.warning("server %s was lost: restarting it", server.name)
+            async with self._revival:
+                await asyncio.to_thread(self.on_server_lost, server)
+            state.well_at = time.monotonic()
+
+    async def _is_healthy(self, server: Server) -> bool:
+        try:
+            async with self._http().get(
+                f"{server.url}/health_generate", timeout=self._limit(self._health_limit_s)
+            ) as http_response:
+                return http_response.status == 200
+        except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung: both are lost
+            return False
+
+    async def _abort_try(self, urls: Sequence[str], rid: str) -> None:
+        for url in urls:
+            try:
+                async with self._http().post(
+                    f"{url}/abort_request",
+                    json={"rid": rid},
+                    timeout=self._limit(_ABORT_TIMEOUT_S),
+                ):
+                    pass
+            except (aiohttp.ClientError, asyncio.TimeoutError):
+                # A server that cannot hear runs nothing that we wait for.
+                logger.info("server %s did not take the abort of %s", url, rid)
+
+    def _count(self, process: Process, usage: ServerUsage) -> None:
+        self.usage[process] = self.usage.get(process, ServerUsage()) + usage
+
+    @property
+    def _health_limit_s(self) -> float:
+        return min(_HEALTH_TIMEOUT_S, self._config.hang_timeout_s)
+
+    def _limit(self, seconds: float) -> aiohttp.ClientTimeout:
+        """No side question may take longer than a request itself."""
+        return aiohttp.ClientTimeout(total=min(seconds, self._config.request_timeout_s))
+
+    def _http(self) -> aiohttp.ClientSession:
+        """Made inside the running loop and kept between steps, its connections alive."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the controller bounds what is in flight
+                timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
+            )
+        return self._session
+
+
+def _try_id(request_id: str, attempt: int) -> str:
+    """SGLang aborts every request whose id begins with the one it is given, so no id may be the beginning of another:
+    `s1.p1.1.1` would take `s1.p1.1.10` along.
+
+    >>> _try_id("s1.p1.1.1", 1)
+    's1.p1.1.1/try2/'
+    """
+    return f"{request_id}/try{attempt + 1}/"

@@ -1,0 +1,98 @@
+"""Servers, verifier and controller without an actor: what samples a benchmark for `ar3po evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch.distributed as dist
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.collectives import Ranks, start_process_group
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.observability.rank_logging import setup_logging
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.types import Prompt, ScoredResponse
+from megatron_ar3po.wiring.language import load_language
+from megatron_ar3po.wiring.sampling import (
+    EVALUATION_SEED_KEY,
+    build_controller,
+    evaluation_sampling,
+)
+from megatron_ar3po.wiring.servers import server_control, visible_gpus, wait_for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampled:
+    prompts: list[Prompt]
+    answers: list[list[ScoredResponse]]  # of each prompt
+    decode: Callable[[Sequence[int]], str]
+
+
+def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sampled:
+    """The prompts of data.path and evaluation.samples_per_prompt answers of each. One process, all GPUs of this node:
+    as many servers of `server_tp` GPUs as there is room for."""
+    start_process_group(config.run.collective_timeout_s)
+    stack.callback(dist.destroy_process_group)
+    ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
+    setup_logging(ranks.layout, config.observability.log_level)
+    servers = _start_servers(config, server_tp, stack)
+    language = load_language(config, ranks, stack)
+    wait_for(servers)
+    control = server_control(config, servers)
+    control.stamp(0)
+    # A lost server that starts again has loaded the right weights itself.
+    ranks.offer("republish", lambda url: control.stamp(0))
+    controller, ledger = build_controller(config, ranks, stack, language, servers, router=None)
+    assert controller is not None and ledger is not None, "a single rank leads"
+    prompts = language.training[: config.evaluation.max_prompts or None]
+    answers = controller.sample(
+        prompts,
+        num_samples=config.evaluation.samples_per_prompt,
+        sampling=evaluation_sampling(config, language),
+        seed_key=EVALUATION_SEED_KEY,
+        policy_version=0,
+    )
+    ledger.record_evaluation(answers, policy_version=0)
+    ledger.reconcile(step=0)
+    return Sampled(prompts=prompts, answers=answers, decode=language.decode)
+
+
+def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:
+    """
+    >>> [place.gpu_ids for place in benchmark_places(["0", "1", "2", "3"], 2)]
+    [('0', '1'), ('2', '3')]
+    """
+    if not gpus:
+        return [ServerPlace(name="eval.s0")]
+    if len(gpus) < server_tp:
+        raise ValueError(
+            f"a server of {server_tp} GPUs does not fit the {len(gpus)} GPUs that are visible; lower --server-tp."
+        )
+    return [
+        ServerPlace(
+            name=f"eval.s{i}",
+            number=i,
+            gpu_ids=tuple(gpus[i * server_tp : (i + 1) * server_tp]),
+            tensor_parallel_size=server_tp,
+        )
+        for i in range(len(gpus) // server_tp)
+    ]
+
+
+def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
+    servers = [
+        SglangServer(
+            config.rollout,
+            place,
+            model_path=config.model.path,
+            dtype=config.model.dtype,
+            log_dir=config.run.path / "logs",
+        )
+        for place in benchmark_places(visible_gpus(), server_tp)
+    ]
+    for server in servers:
+        server.start()
+        stack.callback(server.stop)
+    return servers

@@ -1,0 +1,44 @@
+"""The data and the verifier of now, asked about stored responses: for `ar3po reuse regrade` and `import`."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.data.dataset import load_prompts
+from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size
+from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.types import Prompt, Response, Verdict
+
+
+class Regrader:
+    """Made from a run's config; what it starts ends with `stack`."""
+
+    def __init__(self, config_file: Path, stack: ExitStack) -> None:
+        config = load_config([config_file])
+        tokenizer = load_tokenizer(config.model.path)
+        self._verifier = make_verifier(
+            config.rewards,
+            cast("Any", tokenizer),
+            max_response_tokens=config.rollout.max_response_tokens,
+        )
+        stack.callback(self._verifier.close)
+        prompts = load_prompts(
+            config.data.path,
+            tokenizer,
+            config.data,
+            verifier_version=self._verifier.version,
+            vocab_size=model_vocab_size(config.model.path),
+        )
+        self._prompts = {prompt.token_ids: prompt for prompt in prompts}
+        self._loop = asyncio.new_event_loop()
+        stack.callback(self._loop.close)
+
+    def prompt_today(self, prompt: Prompt) -> Prompt | None:
+        return self._prompts.get(prompt.token_ids)
+
+    def verdict(self, prompt: Prompt, response: Response) -> Verdict:
+        return self._loop.run_until_complete(self._verifier.verify(prompt, response))

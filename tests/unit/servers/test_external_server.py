@@ -1,0 +1,90 @@
+"""A server that someone else started, played by a few lines of HTTP."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
+from megatron_ar3po.servers.external_server import AttachedServer
+
+ARGUMENTS = {"model_path": "/model", "dtype": "float32", "tp_size": 1, "port": 0}
+STATED = {**ARGUMENTS, "port": 1234, "max_total_num_tokens": 8192}
+METRICS = 'sglang:num_requests_total{a="1"} 40.0\nsglang:generation_tokens_total{a="1"} 160.0\n'
+
+
+class Stranger(BaseHTTPRequestHandler):
+    stated: dict[str, object] = STATED
+
+    def do_GET(self) -> None:
+        body = {"/server_info": json.dumps(self.stated), "/metrics/": METRICS}.get(self.path, "")
+        self.send_response(200)
+        self.send_header(PROCESS_HEADER, "dp0.s7/2")
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def stranger() -> Iterator[ThreadingHTTPServer]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def attached(url: str, **arguments: object) -> AttachedServer:
+    return AttachedServer(
+        url,
+        name="dp0.s0",
+        arguments={**ARGUMENTS, **arguments},
+        tensor_parallel_size=1,
+        timeout_s=0.3,
+    )
+
+
+def url_of(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+def test_it_takes_the_name_its_answers_will_state_and_what_it_had_counted(stranger) -> None:
+    server = attached(url_of(stranger))
+    server.wait_ready()
+    assert (server.name, server.num_restarts) == ("dp0.s7", 2)
+    assert server.counters_before.requests == 40
+    assert server.counters_before.generated_tokens == 160
+    assert server.kv_tokens() == 8192
+
+
+def test_a_server_with_other_options_is_refused_by_name(stranger) -> None:
+    server = attached(url_of(stranger), dtype="bfloat16")
+    with pytest.raises(ValueError, match="dtype is 'float32' there and 'bfloat16' here"):
+        server.wait_ready()
+
+
+def test_seeded_sampling_that_this_run_did_not_ask_for_is_another_option(stranger, monkeypatch):
+    monkeypatch.setattr(Stranger, "stated", {**STATED, "enable_deterministic_inference": True})
+    with pytest.raises(ValueError, match="enable_deterministic_inference is True there"):
+        attached(url_of(stranger)).wait_ready()
+    attached(url_of(stranger), enable_deterministic_inference=True).wait_ready()
+
+
+def test_where_nothing_answers_the_message_names_the_option_and_the_limit() -> None:
+    with pytest.raises(RolloutEngineError, match=r"rollout\.server_urls.*server_start_timeout_s"):
+        attached("http://127.0.0.1:9").wait_ready()
+
+
+def test_a_lost_server_is_not_restarted_by_a_run_that_did_not_start_it() -> None:
+    server = attached("http://127.0.0.1:9")
+    assert not server.is_running()
+    with pytest.raises(RolloutEngineError, match="This run did not start it"):
+        server.restart()

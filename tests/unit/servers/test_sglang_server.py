@@ -1,0 +1,179 @@
+import socket
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
+from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, server_environment
+
+
+def make_server(tmp_path, name="dp0.s0", number=0, **options) -> SglangServer:
+    place = ServerPlace(name=name, number=number)
+    config = RolloutConfig(**options)
+    return SglangServer(
+        config, place, model_path="model", dtype="float32", log_dir=tmp_path / "logs"
+    )
+
+
+def test_a_port_in_use_is_named_before_anything_starts(tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ValueError, match=f"rollout.port={port} cannot be used"):
+            make_server(tmp_path, port=port)
+
+
+def test_a_chosen_port_stays_reserved_and_can_still_be_listened_on(tmp_path):
+    server = make_server(tmp_path)
+    with socket.socket() as other, pytest.raises(OSError):
+        other.bind(("127.0.0.1", server.port))
+    with socket.socket() as listener:  # as SGLang does
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", server.port))
+        listener.listen()
+    assert make_server(tmp_path).port != server.port
+
+
+def test_servers_of_one_machine_count_a_chosen_port_up(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    assert make_server(tmp_path, port=port).port == port
+    assert make_server(tmp_path, number=1, port=port).port == port + 1
+
+
+def test_the_servers_environment_forgets_the_trainers_process_group():
+    trainer = {
+        "RANK": "3",
+        "LOCAL_RANK": "1",
+        "WORLD_SIZE": "4",
+        "MASTER_ADDR": "10.0.0.1",
+        "MASTER_PORT": "29500",
+        "TORCHELASTIC_RUN_ID": "x",
+        "CUDA_VISIBLE_DEVICES": "0,1,2,3",
+        "PATH": "/usr/bin",
+        "PYTHONPATH": "/elsewhere",
+    }
+    environment = server_environment(trainer, ["2", "3"])
+    assert {"RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}.isdisjoint(
+        environment
+    )
+    assert "TORCHELASTIC_RUN_ID" not in environment
+    assert environment["CUDA_VISIBLE_DEVICES"] == "2,3"
+    assert environment["PATH"] == "/usr/bin"
+    assert environment["PYTHONPATH"].endswith(":/elsewhere")
+
+
+def arguments(**options):
+    on_gpu = options.pop("on_gpu", False)
+    return server_arguments(
+        RolloutConfig(**options),
+        model_path="m",
+        dtype="bfloat16",
+        port=1234,
+        tensor_parallel_size=2,
+        on_gpu=on_gpu,
+    )
+
+
+def test_arguments_follow_the_config():
+    given = arguments(deterministic=True, max_total_tokens=512)
+    assert (given["port"], given["dtype"], given["tp_size"]) == (1234, "bfloat16", 2)
+    assert given["enable_deterministic_inference"] is True
+    assert (given["device"], given["max_total_tokens"]) == ("cpu", 512)
+
+
+def test_beside_a_gpu_sglang_chooses_its_own_kernels_and_can_sleep():
+    given = arguments(on_gpu=True)
+    assert {"device", "attention_backend", "max_total_tokens"}.isdisjoint(given)
+    assert "enable_deterministic_inference" not in given
+    assert given["enable_memory_saver"] is True
+
+
+@pytest.mark.parametrize(
+    "name", ["port", "model_path", "tp_size", "enable_deterministic_inference"]
+)
+def test_an_option_that_the_trainer_sets_is_refused_in_the_pass_through(name):
+    with pytest.raises(ValueError, match=f"rollout.sglang.{name} is set by"):
+        check_pass_through({name: 1})
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"sglang\.mem_fraction is no option.*mem_fraction_static"):
+        check_pass_through({"mem_fraction": 0.5})
+    with pytest.raises(ValueError, match=r"no option of this SGLang; see"):
+        check_pass_through({"qqqq": 1})
+    check_pass_through({"mem_fraction_static": 0.5, "disable_radix_cache": True})
+
+
+def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, monkeypatch):
+    """The interpreter is replaced by one that fails; nothing of SGLang is started."""
+    failing = tmp_path / "python"
+    failing.write_text("#!/bin/sh\necho one; echo 'two: out of luck' >&2; exit 7\n")
+    failing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(failing))
+    server = make_server(tmp_path)
+    server.start()
+    with pytest.raises(RolloutEngineError) as error:
+        server.wait_ready()
+    assert "dp0.s0 died while starting. Its exit code was 7" in str(error.value)
+    assert "two: out of luck" in str(error.value) and str(server.log_path) in str(error.value)
+    temporary = Path(server._temporary)
+    assert temporary.is_dir()
+    server.stop()
+    server.stop()
+    assert not temporary.exists()
+
+
+def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, monkeypatch):
+    sleeping = tmp_path / "python"
+    sleeping.write_text("#!/bin/sh\nsleep 60 & sleep 60\n")
+    sleeping.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(sleeping))
+    monkeypatch.setattr("megatron_ar3po.servers.sglang_server._STOP_GRACE_S", 0.2)
+    monkeypatch.setattr("megatron_ar3po.servers.sglang_server._REPORT_INTERVAL_S", 0.3)
+    server = make_server(tmp_path, server_start_timeout_s=0.7)
+    server.start()
+    lines = []
+    with pytest.raises(RolloutEngineError, match=r"rollout\.server_start_timeout_s=0\.7"):
+        server.wait_ready(lines.append)
+    assert lines[0].startswith(f"waiting for server 127.0.0.1:{server.port}: 0 s of at most 0.7 s")
+    assert not server.is_running()
+
+
+def test_no_more_restarts_than_allowed(tmp_path):
+    server = make_server(tmp_path, max_server_restarts=0)
+    with pytest.raises(RolloutEngineError, match=r"rollout\.max_server_restarts=0"):
+        server.restart()
+
+
+def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path, monkeypatch):
+    """In the place of SGLang answers a small server that is ready and names another model."""
+    script = """
+        import http.server, json, sys
+        class Other(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(json.dumps({"model_path": "/models/other"}).encode())
+        port = json.loads(sys.argv[-1])["port"]
+        http.server.HTTPServer(("127.0.0.1", port), Other).serve_forever()
+    """
+    other = tmp_path / "other.py"
+    other.write_text(textwrap.dedent(script))
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {other} "$@"\n')
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    server = make_server(tmp_path)
+    server.start()
+    try:
+        with pytest.raises(ValueError, match=r"serves the model /models/other, not model\.path="):
+            server.wait_ready()
+    finally:
+        server.stop()

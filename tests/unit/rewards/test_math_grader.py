@@ -1,4 +1,4 @@
-"""The verifier's own cases (verifier_cases.py) and its figures on them.
+"""The verifier's own cases (verifier_cases.py, answer_spellings.tsv, response_verdicts.jsonl).
 
 Not exercised here: the pool's limits (test_verifier_pool.py), inputs nobody thought of (test_verifier_fuzz.py).
 """
@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 import respelling
-import spelling_cases
 import verifier_cases as cases
+from spelling_cases import Spelling, read_responses, read_spellings
 
 from megatron_ar3po.rewards.math.grader import GradingOptions, grade_math, unusable_ground_truth
 from megatron_ar3po.rewards.math.words import words
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 
 ANSWER = GradingOptions(is_answer=True)
+SPELLINGS = read_spellings()
 GROUPS = [
     name
     for name in dir(cases)
@@ -53,23 +54,24 @@ def test_each_response_gets_its_verdict() -> None:
     assert wrong == []
 
 
-def test_an_answer_equals_its_spellings_and_nothing_else() -> None:
-    wrong = [
-        (ground_truth, answer)
-        for ground_truth, equal, different in spelling_cases.ANSWERS
-        for answer in (*equal, *different)
-        for verdict in (
+@pytest.mark.parametrize("kind", sorted({spelling.kind for spelling in SPELLINGS}))
+def test_an_answer_equals_its_spellings_and_nothing_else(kind: str) -> None:
+    """Asked in both directions, and inside the box of a response."""
+
+    def verdicts(spelling: Spelling) -> set[bool]:
+        _, ground_truth, answer, _ = spelling
+        return {
             is_equal(answer, ground_truth),
             is_equal(ground_truth, answer),
             is_equal(rf"Hence it is \boxed{{{answer}}}.", ground_truth, GradingOptions()),
-        )
-        if verdict != (answer in equal)
-    ]
-    assert wrong == []
+        }
+
+    of_kind = [spelling for spelling in SPELLINGS if spelling.kind == kind]
+    assert [s for s in of_kind if verdicts(s) != {s.is_equal}] == []
 
 
 def test_harmless_changes_change_nothing_and_harmful_ones_do() -> None:
-    answers = {ground_truth for ground_truth, _, _ in spelling_cases.ANSWERS}
+    answers = {spelling.ground_truth for spelling in SPELLINGS}
     answers |= {ground_truth for ground_truth, _ in cases.EQUAL if ground_truth.isascii()}
     answers -= {"**5**", r"\\frac{5}{6}"}
     wrong = [
@@ -82,15 +84,20 @@ def test_harmless_changes_change_nothing_and_harmful_ones_do() -> None:
     assert wrong == []
 
 
-@pytest.mark.parametrize(("response", "ground_truth", "expected"), spelling_cases.RESPONSES)
+@pytest.mark.parametrize(
+    ("response", "ground_truth", "expected"), [case[1:] for case in read_responses()]
+)
 def test_the_final_answer_is_found_however_it_is_announced(
     response: str, ground_truth: str, expected: bool
 ) -> None:
     assert (grade_math(response, ground_truth).status == "correct") == expected
 
 
-def test_there_are_at_least_three_hundred_cases() -> None:
-    assert len(cases.EQUAL) + len(cases.DIFFERENT) + len(cases.RESPONSES) >= 300
+def test_no_two_tables_judge_the_same_pair_differently() -> None:
+    equal = {(s.ground_truth, s.answer) for s in SPELLINGS if s.is_equal} | {*cases.EQUAL}
+    different = {(s.ground_truth, s.answer) for s in SPELLINGS if not s.is_equal}
+    different |= {*cases.DIFFERENT}
+    assert equal & (different | {pair[::-1] for pair in different}) == set()
 
 
 @pytest.mark.parametrize(

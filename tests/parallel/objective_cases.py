@@ -1,7 +1,5 @@
 """The whole objective through the real parts: groups -> samples -> batch -> Megatron -> loss, gradient, weights.
 
-    torchrun --nproc-per-node W tests/parallel/objective_cases.py RESULTS.jsonl [NAME ...]
-
 The reference is transformers, one sequence at a time, with the aggregations written out as nested means. What it does
 not exercise: the servers that sample, and ratios other than 1 (those stand in tests/unit/algorithm).
 """
@@ -11,30 +9,25 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from actor_cases import (
+from actor_harness import OF_2, Cut, assert_weights_equal, checkpoint, make_actor
+from torch_reference import (
     ADAM_EPS,
     CLIP_GRAD,
     LEARNING_RATE,
-    OF_2,
     PROMPT,
     WEIGHT_DECAY,
-    Cut,
-    assert_weights_equal,
-    case,
-    checkpoint,
-    main,
-    make_actor,
     reference_logprobs,
 )
+from torchrun_cases import Cases
 
-CASES: dict[int, dict[str, Callable[[], None]]] = {1: {}, 2: {}, 4: {}}
+CASES = Cases()
 AGGREGATIONS = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean")
 KL_COEF = 0.5
 
@@ -237,22 +230,22 @@ def matches(cut: Cut, options: Options) -> None:
     assert (count > 0) == (options.option != "detach"), "a detached row was counted"
 
 
-@case(1, into=CASES, aggregation=AGGREGATIONS, max_tokens=(24, 4096))
+@CASES.add(1, aggregation=AGGREGATIONS, max_tokens=(24, 4096))
 def one_rank_agrees_with_nested_means(aggregation: str, max_tokens: int) -> None:
     """Each sequence a micro-batch of its own, and all in one."""
     matches(Cut(), Options(aggregation=aggregation, max_tokens=max_tokens))
 
 
-@case(2, into=CASES, aggregation=AGGREGATIONS, cut=(Cut(),))
-@case(2, into=CASES, aggregation=("prompt_mean",), cut=OF_2[:2])
-@case(4, into=CASES, aggregation=("seq_mean_token_mean",), cut=(Cut(tp=2), Cut()))
+@CASES.add(2, aggregation=AGGREGATIONS, cut=(Cut(),))
+@CASES.add(2, aggregation=("prompt_mean",), cut=OF_2[:2])
+@CASES.add(4, aggregation=("seq_mean_token_mean",), cut=(Cut(tp=2), Cut()))
 def layouts_agree_with_nested_means(aggregation: str, cut: Cut) -> None:
     matches(cut, Options(aggregation=aggregation, max_tokens=48))
 
 
-@case(1, into=CASES, option=("recompute",), kl_in=("none", "loss", "reward"))
-@case(2, into=CASES, option=("detach",), kl_in=("loss", "reward"), cut=(Cut(),))
-@case(2, into=CASES, option=("recompute",), kl_in=("reward",), cut=OF_2[:2])
+@CASES.add(1, option=("recompute",), kl_in=("none", "loss", "reward"))
+@CASES.add(2, option=("detach",), kl_in=("loss", "reward"), cut=(Cut(),))
+@CASES.add(2, option=("recompute",), kl_in=("reward",), cut=OF_2[:2])
 def loans_and_the_kl_agree_with_plain_transformers(
     option: str, kl_in: str, cut: Cut | None = None
 ) -> None:
@@ -260,4 +253,4 @@ def loans_and_the_kl_agree_with_plain_transformers(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:], CASES)
+    CASES.run(Path(sys.argv[1]), sys.argv[2:])

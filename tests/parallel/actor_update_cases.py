@@ -1,0 +1,243 @@
+"""Log-probs and updates of every layout, beside plain transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from actor_harness import (
+    OF_2,
+    OF_4,
+    Cut,
+    assert_same_on_all_ranks,
+    assert_weights_equal,
+    checkpoint,
+    exported,
+    make_actor,
+    run_updates,
+    saved_weights,
+    shared_folder,
+    training_batch,
+)
+from torch_reference import (
+    LEARNING_RATE,
+    MODELS,
+    num_response_tokens,
+    reference_logprobs,
+    reference_updates,
+    sequences,
+)
+from torchrun_cases import Cases, raises
+
+CASES = Cases()
+# What a micro-batch is made of: sequences end to end, or each filled up to the longest.
+ROWS = ("packed", "padded")
+EMBEDDINGS = ("untied", "tied")
+
+
+def _logprobs_match(architecture: str, tied: bool, cut: Cut, rows: str = "packed") -> None:
+    folder, model = checkpoint(architecture, tied)
+    actor = make_actor(folder, cut)
+    layout = actor.layout
+    seqs = sequences(0)
+    batch = training_batch(seqs, layout.data_parallel_size, layout.dp_rank, 2, rows)
+    filled = actor.compute_logprobs(batch)
+    mine = seqs[layout.dp_rank :: layout.data_parallel_size]
+    for i, micro_batch in enumerate(filled.micro_batches):
+        if not layout.is_last_stage:
+            assert micro_batch.old_logprobs is None
+            continue
+        got = micro_batch.old_logprobs
+        assert got.dtype == torch.float32 and got.shape == micro_batch.loss_mask.shape
+        assert (got[micro_batch.loss_mask == 0] == 0).all()
+        with torch.no_grad():
+            wanted = torch.cat([reference_logprobs(model, s.token_ids) for s in mine[i::2]])
+        worst = (got[micro_batch.loss_mask > 0] - wanted).abs().max().item()
+        assert worst <= 1e-5, f"log-probs differ by {worst:.2e}"
+
+
+@CASES.add(1, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=(Cut(),), rows=ROWS)
+@CASES.add(2, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=OF_2, rows=ROWS)
+@CASES.add(4, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=OF_4[:2], rows=ROWS)
+def logprobs_match_transformers(model: str, tied: str, cut: Cut, rows: str) -> None:
+    _logprobs_match(model, tied == "tied", cut, rows)
+
+
+def _updates_match(
+    architecture: str,
+    tied: bool,
+    cut: Cut,
+    num_micro: int,
+    rows: str = "packed",
+    **options: Any,
+) -> None:
+    folder, model = checkpoint(architecture, tied)
+    reference = reference_updates(model, steps=2, kl_coef=options.get("kl_coef", 0.0))
+    actor = make_actor(folder, cut, **options)
+    stats = run_updates(actor, range(2), num_micro, rows)
+    for got, loss, norm in zip(stats, reference.losses, reference.grad_norms, strict=True):
+        assert abs(got.loss - loss) <= 1e-4, (got.loss, loss)
+        assert abs(got.grad_norm - norm) <= 1e-4 * norm, (got.grad_norm, norm)
+        total, count = got.sums["actor/ratio_mean"]
+        assert count == num_response_tokens(sequences(0)) and abs(total / count - 1) < 1e-6
+        assert got.learning_rate == LEARNING_RATE and not got.was_skipped
+    assert_weights_equal(actor, saved_weights(reference.weights[-1], tied), 1e-5)
+    assert_same_on_all_ranks(stats)
+
+
+@CASES.add(
+    1, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=(Cut(),), num_micro=(1, 4), rows=ROWS
+)
+@CASES.add(2, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=OF_2, num_micro=(1, 4), rows=ROWS)
+@CASES.add(4, pairwise=True, model=MODELS, tied=EMBEDDINGS, cut=OF_4, num_micro=(1, 4), rows=ROWS)
+def two_updates_match_the_reference(
+    model: str, tied: str, cut: Cut, num_micro: int, rows: str
+) -> None:
+    """Every layout with every model, tied and not, 1 and 4 micro-batches, packed and padded: each two of them meet."""
+    _updates_match(model, tied == "tied", cut, num_micro, rows)
+
+
+@CASES.add(
+    1, exhaustive=True, model=MODELS, tied=EMBEDDINGS, cut=(Cut(),), num_micro=(1, 4), rows=ROWS
+)
+@CASES.add(2, exhaustive=True, model=MODELS, tied=EMBEDDINGS, cut=OF_2, num_micro=(1, 4), rows=ROWS)
+@CASES.add(4, exhaustive=True, model=MODELS, tied=EMBEDDINGS, cut=OF_4, num_micro=(1, 4), rows=ROWS)
+def every_combination_of_two_updates(
+    model: str, tied: str, cut: Cut, num_micro: int, rows: str
+) -> None:
+    _logprobs_match(model, tied == "tied", cut, rows)
+    _updates_match(model, tied == "tied", cut, num_micro, rows)
+
+
+@CASES.add(1)
+def updates_with_full_recompute_are_the_same() -> None:
+    _updates_match("qwen2", False, Cut(), 2, actor={"recompute": "full"})
+
+
+@CASES.add(2, cut=OF_2[:2])
+def updates_without_the_distributed_optimizer_are_the_same(cut: Cut) -> None:
+    _updates_match("qwen2", False, cut, 2, actor={"use_distributed_optimizer": False})
+
+
+@CASES.add(1)
+@CASES.add(2, cut=OF_2)
+def the_kl_to_the_reference_policy_is_that_of_the_first_weights(cut: Cut | None = None) -> None:
+    _updates_match("qwen2", False, cut or Cut(), 2, kl_coef=0.1)
+
+
+@CASES.add(1)
+def bf16_trains_close_to_fp32() -> None:
+    folder, model = checkpoint("qwen2", False)
+    reference = reference_updates(model, steps=2)
+    actor = make_actor(folder, Cut(), dtype="bfloat16")
+    stats = run_updates(actor, range(2), 2)
+    assert abs(stats[0].grad_norm - reference.grad_norms[0]) <= 0.05 * reference.grad_norms[0]
+    assert_weights_equal(actor, reference.weights[-1], 1e-2)  # one bf16 step at 1 is 8e-3
+
+
+@CASES.add(1)
+@CASES.add(2, cut=(Cut(), Cut(tp=2)))
+def bf16_keeps_fp32_main_weights(cut: Cut | None = None) -> None:
+    """Twenty steps of 2e-5 in one direction on weights of about 0.1, where one bf16 step is 5e-4: in bf16 alone nearly
+    none of them would ever be seen. The main weights move, and the model's are those, rounded."""
+    folder, _ = checkpoint("qwen2", False)
+    actor = make_actor(
+        folder, cut or Cut(), dtype="bfloat16", actor={"learning_rate": 2e-5, "weight_decay": 0.0}
+    )
+    before = exported(actor)
+    for _ in range(20):
+        run_updates(actor, range(1), 1)
+    for one in actor.optimizer.inner.chained_optimizers:
+        for group in one.optimizer.param_groups:
+            assert all(p.dtype == torch.float32 for p in group["params"])
+    assert all(p.dtype == torch.bfloat16 for p in actor.policy.parameters())
+    moved = {n: (x != before[n]).float().mean().item() for n, x in exported(actor).items()}
+    if actor.layout.is_leader:
+        matrices = [share for n, share in moved.items() if "proj.weight" in n]
+        assert min(matrices) > 0.4, moved
+
+
+@CASES.add(2, cut=OF_2)
+@CASES.add(4, cut=OF_4)
+def ranks_and_micro_batches_without_loss_change_nothing(cut: Cut) -> None:
+    """Eleven micro-batches for eight sequences: every rank has dummy rows, at DP some have nothing else in places."""
+    _updates_match("qwen2", True, cut, num_micro=11)
+
+
+@CASES.add(1)
+def a_non_finite_gradient_leaves_weights_and_moments_alone() -> None:
+    folder, model = checkpoint("qwen2", False)
+    actor = make_actor(folder, Cut())
+    before = exported(actor)
+    batch = actor.compute_logprobs(training_batch(sequences(0), 1, 0, 2))
+    first, second = batch.mini_batches[0].micro_batches
+    broken = dataclasses.replace(second, advantages=second.advantages * float("nan"))
+    mini = dataclasses.replace(batch.mini_batches[0], micro_batches=(first, broken))
+    assert actor.update(mini).was_skipped
+    assert_weights_equal(actor, before, 0.0)
+    reference = reference_updates(model, steps=1)
+    run_updates(actor, range(1), 2)
+    assert_weights_equal(actor, reference.weights[0], 1e-5)
+
+
+@CASES.add(1)
+def weights_do_not_depend_on_the_chunk_of_the_output_layer() -> None:
+    folder, _ = checkpoint("qwen2", True)
+    results = []
+    for chunk in (1, 10_000):
+        actor = make_actor(folder, Cut(), actor={"logprob_chunk_tokens": chunk}, entropy_coef=0.01)
+        run_updates(actor, range(2), 2)
+        results.append(exported(actor))
+    for name, tensor in results[0].items():
+        assert (tensor - results[1][name]).abs().max() <= 1e-5, name
+
+
+@CASES.add(1, dtype=("float32", "bfloat16"))
+@CASES.add(2, dtype=("float32", "bfloat16"), cut=(Cut(),))
+def updates_are_the_same_when_the_optimizer_goes_away_in_between(
+    dtype: str, cut: Cut | None = None
+) -> None:
+    """Colocation moves its state to the host and back around every rollout. In fp32 its parameters are views of the
+    model's: moved, the optimizer would train a copy. In bf16 they are the fp32 main weights."""
+    folder, _ = checkpoint("qwen2", False)
+    stays = make_actor(folder, cut or Cut(), dtype=dtype)
+    run_updates(stays, range(2), 2)
+    expected = exported(stays)
+    goes = make_actor(folder, cut or Cut(), dtype=dtype)
+    run_updates(goes, range(1), 2)
+    away = goes.optimizer_offload
+    away.away()
+    moved = sum(x.numel() for x in away._moved)
+    mine = sum(p.numel() for p in goes.policy.parameters())
+    assert moved == 0 if dtype == "float32" else 0 < moved <= mine, moved
+    assert len(away._moved_state) > 0
+    away.back()
+    run_updates(goes, range(1, 2), 2)
+    assert_weights_equal(goes, {n: x.float() for n, x in expected.items()}, 0.0)
+
+
+@CASES.add(2, cut=OF_2[:2])
+def a_value_that_is_not_finite_in_one_shard_stops_every_rank(cut: Cut) -> None:
+    import torch.distributed as dist
+
+    _, model = checkpoint("qwen2", False)
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 95] = float("inf")  # the last rank's part
+    folder = shared_folder()
+    model.save_pretrained(folder)
+    dist.barrier()
+    with raises(ValueError, "model.layers.1.mlp.down_proj.weight"):
+        make_actor(folder, cut)
+
+
+@CASES.add(1)
+def a_layout_that_cannot_cut_the_model_says_which_can() -> None:
+    from megatron_ar3po.actor.model_shape import read_model_shape
+    from megatron_ar3po.distributed.layout import ParallelLayout
+
+    folder, _ = checkpoint("qwen2", False)
+    layout = ParallelLayout(world_size=4, tensor_parallel_size=4)
+    found = "actor.tensor_parallel_size=4 does not divide num_key_value_heads=2"
+    with raises(ValueError, found, "use 1, 2."):
+        read_model_shape(folder).check_layout(layout)

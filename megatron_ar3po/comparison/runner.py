@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +32,11 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.train import main as train
 
-_POLL_S = 0.5
 _GRACE_S = 60.0  # from the request to stop to the end of the process
+
+
+def wait_a_moment() -> None:
+    time.sleep(0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +86,10 @@ def run_all(
     is_quiet: bool = False,
     main: Main = train,
     servers: ServerWords | None = None,
+    wait: Callable[[], None] = wait_a_moment,
 ) -> list[Failure]:
     """Trains what `out` does not hold yet. A failed run does not end the others; it is in the answer. `main`: what a
-    run calls with the words of its command line, in a process of its own."""
+    run calls with the words of its command line, in a process of its own. `wait`: between two looks at a run."""
     todo = [(variant, seed) for seed in experiment.seeds for variant in experiment.variants]
     failures: list[Failure] = []
     bar = Progress(
@@ -105,7 +109,7 @@ def run_all(
         for variant, seed in todo:
             if not is_finished(experiment, out, variant, seed):
                 bar.update(task, facts=run_name(variant, seed))
-                reason = _run_one(experiment, out, variant, seed, shared, main)
+                reason = _run_one(experiment, out, variant, seed, shared, main, wait)
                 if reason:
                     shared.discard()
                     failures.append(Failure(run=run_name(variant, seed), reason=reason))
@@ -120,6 +124,7 @@ def _run_one(
     seed: int,
     servers: ServerWords,
     main: Main,
+    wait: Callable[[], None],
 ) -> str:
     """Why the run is of no use; empty when it is finished."""
     name = run_name(variant, seed)
@@ -139,7 +144,7 @@ def _run_one(
         environment={"AR3PO_STOP_FILE": str(stop)},
     )
     try:
-        reason = _watched(process, folder / "metrics.jsonl", stop, experiment)
+        reason = _watched(process, folder / "metrics.jsonl", stop, experiment, wait)
     finally:
         process.end()
         stop.unlink(missing_ok=True)
@@ -150,7 +155,13 @@ def _run_one(
     return ""
 
 
-def _watched(process: RunProcess, metrics: Path, stop: Path, experiment: Experiment) -> str:
+def _watched(
+    process: RunProcess,
+    metrics: Path,
+    stop: Path,
+    experiment: Experiment,
+    wait: Callable[[], None],
+) -> str:
     deadline = time.monotonic() + experiment.timeout_s
     while (code := process.poll()) is None:
         if time.monotonic() > deadline:
@@ -158,7 +169,7 @@ def _watched(process: RunProcess, metrics: Path, stop: Path, experiment: Experim
         if not stop.exists() and _has_spent(metrics, experiment.responses):
             stop.touch()
             deadline = min(deadline, time.monotonic() + _GRACE_S)
-        time.sleep(_POLL_S)
+        wait()
     if code != 0:
         return f"exit code {code}"
     if experiment.responses and not _has_spent(metrics, experiment.responses):

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def problems_of_node(
         *clock_problems(config.run.path),
         *model_problems(config.model.path),
         *data_problems(config),
-        *version_problems("gpu" if gpus_per_node else "cpu"),
+        *version_problems("gpu" if gpus_per_node else "cpu", pinned_requirements()),
     ]
     if rendezvous.num_nodes > 1 and rendezvous.node_rank == 0:
         found += port_problems([rendezvous.master_port])
@@ -99,14 +99,14 @@ def shared_folder_problems(folder: Path, canary: str) -> list[str]:
     return []
 
 
-def clock_problems(folder: Path) -> list[str]:
+def clock_problems(folder: Path, clock: Callable[[], float] = time.time) -> list[str]:
     """This clock against the file server's, which all nodes share."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
             file.write(b"x")
             file.flush()
             os.fsync(file.fileno())
-            skew = time.time() - os.stat(file.name).st_mtime
+            skew = clock() - os.stat(file.name).st_mtime
     except OSError:
         return []  # told by shared_folder_problems already
     if abs(skew) > MAX_CLOCK_SKEW_S:
@@ -152,18 +152,22 @@ def data_problems(config: Config) -> list[str]:
     return found
 
 
-def version_problems(extra: str) -> list[str]:
-    """The image holds the versions this code is pinned to."""
+def pinned_requirements() -> list[str]:
+    """What the installed package asks for; nothing where it is not installed."""
     try:
-        wanted = [Requirement(line) for line in metadata.requires("megatron_ar3po") or []]
+        return metadata.requires("megatron_ar3po") or []
     except metadata.PackageNotFoundError:
         print(
             "preflight: versions not compared: megatron_ar3po runs from its source folder, uninstalled.",
             flush=True,
         )
         return []
+
+
+def version_problems(extra: str, requirements: Sequence[str]) -> list[str]:
+    """The image holds the versions this code is pinned to."""
     found = []
-    for requirement in wanted:
+    for requirement in map(Requirement, requirements):
         if requirement.name not in PINNED or (
             requirement.marker and not requirement.marker.evaluate({"extra": extra})
         ):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(words: Sequence[str]) -> int:
-    """Writes a row a tenth of a second with 100 responses and an evaluation, until it is asked to stop or has 50."""
+    """Writes a row every 50 ms with 100 responses and an evaluation, until it is asked to stop or has 50."""
     options = dict(word.split("=", 1) for word in words[1:])
     folder = Path(options["run.dir"])
     folder.mkdir(parents=True)
@@ -25,5 +25,5 @@ def main(words: Sequence[str]) -> int:
             print(json.dumps(row), file=file, flush=True)
             if Path(os.environ["AR3PO_STOP_FILE"]).exists():
                 return 0
-            time.sleep(0.1)
+            time.sleep(0.05)
     return 0

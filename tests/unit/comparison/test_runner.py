@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +15,20 @@ from megatron_ar3po.comparison import runner
 from megatron_ar3po.comparison.experiment import Experiment, Variant
 from megatron_ar3po.comparison.runner import Failure, is_finished
 from megatron_ar3po.config.schema import Config
+
+RunAll = Callable[..., list[Failure]]
+
+
+class UnreadExperiment(Experiment):
+    """Whose config file nobody reads: the program in the trainer's place has no options to check."""
+
+    __slots__ = ()
+
+    def words_of(self, variant: Variant, seed: int) -> list[str]:
+        return [*self.common, *variant.words, f"run.seed={seed}"]
+
+    def config_of(self, variant: Variant, seed: int) -> Config:
+        return Config()
 
 
 class NamedServers:
@@ -33,28 +51,30 @@ def servers() -> NamedServers:
 
 
 @pytest.fixture
-def run_all(servers, monkeypatch):
-    monkeypatch.setattr(runner, "_POLL_S", 0.05)
-
-    def run(experiment: Experiment, out: Path) -> list[Failure]:
+def run_all(servers: NamedServers) -> RunAll:
+    def run(
+        experiment: Experiment, out: Path, wait: Callable[[], None] = lambda: time.sleep(0.05)
+    ) -> list[Failure]:
         return runner.run_all(
-            experiment, out, is_quiet=True, main=stub_trainer.main, servers=servers
+            experiment, out, is_quiet=True, main=stub_trainer.main, servers=servers, wait=wait
         )
 
     return run
 
 
 @pytest.fixture
-def experiment(tmp_path, monkeypatch) -> Experiment:
-    monkeypatch.setattr(Experiment, "_enough_steps", lambda self, words: [])
-    monkeypatch.setattr(Experiment, "config_of", lambda self, variant, seed: Config())
-    return Experiment(
+def experiment(tmp_path: Path) -> Experiment:
+    return UnreadExperiment(
         config=tmp_path / "config.yaml",
-        variants=(Variant(name="one", words=("algorithm.name=one",)),),
+        variants=(variant("one"),),
         seeds=(0, 1),
         responses=300,
         timeout_s=30,
     )
+
+
+def variant(name: str) -> Variant:
+    return Variant(name=name, words=(f"algorithm.name={name}",))
 
 
 def lines(out: Path, name: str) -> int:
@@ -83,37 +103,24 @@ def test_a_run_that_was_cut_short_begins_anew(experiment, run_all, tmp_path) -> 
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(experiment, run_all, tmp_path) -> None:
-    variants = (Variant(name="bad", words=("algorithm.name=broken",)), *experiment.variants)
-    mixed = Experiment(
-        config=experiment.config, variants=variants, seeds=(0,), responses=300, timeout_s=30
-    )
+    variants = (variant("broken"), *experiment.variants)
+    mixed = replace(experiment, variants=variants, seeds=(0,))
     [failure] = run_all(mixed, tmp_path / "out")
-    assert failure.run == "bad-s0"
-    assert "exit code 3" in failure.reason and "bad-s0.log" in failure.reason
+    assert failure.run == "broken-s0"
+    assert "exit code 3" in failure.reason and "broken-s0.log" in failure.reason
     assert is_finished(mixed, tmp_path / "out", experiment.variants[0], 0)
     assert not is_finished(mixed, tmp_path / "out", variants[0], 0)
 
 
 def test_a_run_beyond_its_time_limit_is_ended(experiment, run_all, tmp_path) -> None:
-    endless = Experiment(
-        config=experiment.config,
-        variants=(Variant(name="slow", words=("algorithm.name=endless",)),),
-        seeds=(0,),
-        timeout_s=0.5,
-    )
+    endless = replace(experiment, variants=(variant("endless"),), seeds=(0,), timeout_s=0.5)
     [failure] = run_all(endless, tmp_path / "out")
     assert "timeout_s=0.5 s" in failure.reason
 
 
 def test_a_run_that_ends_before_its_budget_does_not_count(experiment, run_all, tmp_path) -> None:
     """50 rows come to 4,900 responses."""
-    greedy = Experiment(
-        config=experiment.config,
-        variants=experiment.variants,
-        seeds=(0,),
-        responses=5000,
-        timeout_s=30,
-    )
+    greedy = replace(experiment, seeds=(0,), responses=5000)
     [failure] = run_all(greedy, tmp_path / "out")
     assert "before 5000 responses" in failure.reason
 
@@ -121,13 +128,7 @@ def test_a_run_that_ends_before_its_budget_does_not_count(experiment, run_all, t
 def test_runs_made_with_other_options_are_not_mixed(experiment, run_all, tmp_path) -> None:
     out = tmp_path / "out"
     run_all(experiment, out)
-    other = Experiment(
-        config=experiment.config,
-        variants=experiment.variants,
-        seeds=(0, 1),
-        common=("actor.learning_rate=1e-3",),
-        responses=300,
-    )
+    other = replace(experiment, common=("actor.learning_rate=1e-3",))
     with pytest.raises(ValueError, match=r"actor\.learning_rate=1e-3.*another --out"):
         run_all(other, out)
 
@@ -137,13 +138,7 @@ def test_runs_use_the_same_servers_until_one_of_them_fails(
 ) -> None:
     """good, broken, good: the third run gets servers that the broken one has not seen."""
     names = ("first", "broken", "last")
-    mixed = Experiment(
-        config=experiment.config,
-        variants=tuple(Variant(name=n, words=(f"algorithm.name={n}",)) for n in names),
-        seeds=(0,),
-        responses=300,
-        timeout_s=30,
-    )
+    mixed = replace(experiment, variants=tuple(map(variant, names)), seeds=(0,))
     run_all(mixed, tmp_path / "out")
     said = [(tmp_path / "out" / "logs" / f"{n}-s0.log").read_text().strip() for n in names]
     assert said == [
@@ -156,13 +151,15 @@ def test_runs_use_the_same_servers_until_one_of_them_fails(
 
 
 def test_an_interrupted_experiment_leaves_no_run_and_no_server(
-    experiment, run_all, servers, tmp_path, monkeypatch
+    experiment, run_all, servers, tmp_path
 ) -> None:
-    def interrupted(*_: object) -> str:
+    def interrupt() -> None:
+        [run] = multiprocessing.active_children()
+        assert run.is_alive()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "_watched", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_all(experiment, tmp_path / "out")
+        run_all(experiment, tmp_path / "out", wait=interrupt)
+    assert multiprocessing.active_children() == []
     assert servers.num_discarded == 1
     assert not is_finished(experiment, tmp_path / "out", experiment.variants[0], 0)

@@ -7,16 +7,18 @@
 | `sync_phase`    | GPU            | released        | GPU           | CPU              |
 | `save_phase`    | GPU            | released        | GPU           | GPU              |
 
+A phase says who holds the memory from here on, and lasts until another is entered; nothing is undone at its end. So
+`enter_rollout_phase()` and its siblings are plain calls, and an evaluation after a rollout moves nothing.
+
 On a machine without an accelerator nothing needs to move: `SharedHostMemory` has the same four phases.
 
-A server that died while nobody sampled from it is started anew at the beginning of `sync_phase`: the publish that
-follows gives it its weights.
+A server that died while nobody sampled from it is started anew on entering `sync_phase`: the publish that follows
+gives it its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from megatron_ar3po.interfaces import Actor
@@ -44,13 +46,13 @@ OnLeader = Callable[
 
 
 class Colocation(Protocol):
-    def rollout_phase(self) -> AbstractContextManager[None]: ...
+    def enter_rollout_phase(self) -> None: ...
 
-    def train_phase(self) -> AbstractContextManager[None]: ...
+    def enter_train_phase(self) -> None: ...
 
-    def sync_phase(self) -> AbstractContextManager[None]: ...
+    def enter_sync_phase(self) -> None: ...
 
-    def save_phase(self) -> AbstractContextManager[None]: ...
+    def enter_save_phase(self) -> None: ...
 
 
 class SharedHostMemory:
@@ -60,17 +62,14 @@ class SharedHostMemory:
         self._servers = servers
         self._on_leader = on_leader
 
-    @contextmanager
-    def rollout_phase(self) -> Iterator[None]:
-        yield
+    def enter_rollout_phase(self) -> None:
+        """Nothing moves."""
 
-    train_phase = rollout_phase
-    save_phase = rollout_phase
+    enter_train_phase = enter_rollout_phase
+    enter_save_phase = enter_rollout_phase
 
-    @contextmanager
-    def sync_phase(self) -> Iterator[None]:
+    def enter_sync_phase(self) -> None:
         self._on_leader(lambda: self._servers.revive_lost(()))
-        yield
 
 
 class ColocatedGpus:
@@ -88,36 +87,28 @@ class ColocatedGpus:
         self._on_leader = on_leader
         self._asleep: frozenset[str] = frozenset()
 
-    @contextmanager
-    def rollout_phase(self) -> Iterator[None]:
+    def enter_rollout_phase(self) -> None:
         self._actor.offload()
         self._let_sleep(frozenset())
-        yield
 
-    @contextmanager
-    def train_phase(self) -> Iterator[None]:
+    def enter_train_phase(self) -> None:
         self._let_sleep(frozenset({"weights", "kv_cache"}))
         self._actor.onload()
-        yield
 
-    @contextmanager
-    def sync_phase(self) -> Iterator[None]:
+    def enter_sync_phase(self) -> None:
         """Weights first, KV cache last: the peak is two copies of the weights and a bucket. A server starts beside an
-        actor that is away, as at the beginning of a run."""
+        actor that is offloaded, as at the beginning of a run."""
         if self._on_leader(self._servers.lost):
             self._actor.offload()
             self._on_leader(lambda: self._servers.revive_lost(sorted(self._asleep)))
         self._actor.offload(keep_weights=True)
         self._let_sleep(frozenset({"kv_cache"}))
-        yield
 
-    @contextmanager
-    def save_phase(self) -> Iterator[None]:
+    def enter_save_phase(self) -> None:
         """A checkpoint gathers the optimizer's state over the ranks, where their communication runs. The servers keep
         the weights that they have."""
         self._let_sleep(frozenset({"kv_cache"}))
         self._actor.onload()
-        yield
 
     def _let_sleep(self, tags: frozenset[str]) -> None:
         to_wake, to_sleep = sorted(self._asleep - tags), sorted(tags - self._asleep)

@@ -100,7 +100,8 @@ class Ar3poTrainer:
 
     def train_step(self, step: int) -> int:
         """One arrow of the pipe after the other; returns the version of the policy that the servers now hold."""
-        with self.colocation.rollout_phase(), self.metrics.span("rollout"):
+        self.colocation.enter_rollout_phase()
+        with self.metrics.span("rollout"):
             groups = self.ranks.run_on_leader(lambda: self.gather_groups(step))
         samples = self.samples_of(groups)
         self.observe_groups(step, groups, samples)
@@ -109,7 +110,8 @@ class Ar3poTrainer:
         if batch.is_empty:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
             return self.state.policy_version
-        with self.colocation.train_phase(), self.metrics.span("train"):
+        self.colocation.enter_train_phase()
+        with self.metrics.span("train"):
             self.update_policy(batch, groups, step)
         self.publish_weights(self.state.policy_version + 1)
         return self.state.policy_version + 1
@@ -188,13 +190,15 @@ class Ar3poTrainer:
         self.metrics.add("memory/peak_bytes", Max(peak_bytes()))
 
     def publish_weights(self, policy_version: int) -> None:
-        with self.colocation.sync_phase(), self.metrics.span("publish"):
+        self.colocation.enter_sync_phase()
+        with self.metrics.span("publish"):
             facts = self.weight_publisher.publish(policy_version)
         self.metrics.add_all({name: Max(value) for name, value in facts.items()})
 
     def evaluate(self) -> None:
         if self.evaluator.has_prompts:
-            with self.colocation.rollout_phase(), self.metrics.span("evaluation"):
+            self.colocation.enter_rollout_phase()
+            with self.metrics.span("evaluation"):
                 self.metrics.add_all(self.evaluator.evaluate(self.state.policy_version))
 
     def observe_groups(
@@ -221,7 +225,8 @@ class Ar3poTrainer:
     def save(self) -> None:
         """Collective: model, optimizer, store cursor and run state become one checkpoint, whole or not at all. The next
         step may begin while it is written."""
-        with self.colocation.save_phase(), self.metrics.span("checkpoint"):
+        self.colocation.enter_save_phase()
+        with self.metrics.span("checkpoint"):
             cursor = self.ranks.run_on_leader(lambda: self.store.cursor)
             self.saver.start(
                 replace(

@@ -109,14 +109,14 @@ def test_a_server_that_dies_while_the_actor_trains_is_replaced_by_the_next_publi
     )
     colocation = SharedHostMemory(control, stage.ranks.run_on_leader)
     stage.publish(stage.actor, "distributed")
-    with colocation.train_phase():
-        os.killpg(stage.server.process_group, signal.SIGKILL)
-        stage.server._process.wait(60)
+    colocation.enter_train_phase()
+    os.killpg(stage.server.process_group, signal.SIGKILL)
+    stage.server._process.wait(60)
     before = stage.server.num_restarts
-    with colocation.sync_phase():
-        for transport in TRANSPORTS:
-            with torch.no_grad():
-                for parameter in stage.actor.policy.parameters():
-                    parameter.add_(0.01 * torch.randn_like(parameter))
-            assert stage.largest_difference(stage.publish(stage.actor, transport)) <= 1e-4
+    colocation.enter_sync_phase()
+    for transport in TRANSPORTS:
+        with torch.no_grad():
+            for parameter in stage.actor.policy.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        assert stage.largest_difference(stage.publish(stage.actor, transport)) <= 1e-4
     assert stage.server.num_restarts == before + 1

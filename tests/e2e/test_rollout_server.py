@@ -454,14 +454,14 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
     control = ServerControl([proxy], timeout_s=60)
     phases = ColocatedGpus(proxy, control, lambda task: task())  # type: ignore[arg-type]
     try:
-        with phases.rollout_phase():
-            controller.collect(make_prompts(1), step=1, policy_version=0)
-        with phases.train_phase():
-            proxy.calls.append("-- training")
-        with phases.sync_phase():
-            control.stamp(0)
-        with phases.rollout_phase():
-            controller.collect(make_prompts(1), step=2, policy_version=0)
+        phases.enter_rollout_phase()
+        controller.collect(make_prompts(1), step=1, policy_version=0)
+        phases.enter_train_phase()
+        proxy.calls.append("-- training")
+        phases.enter_sync_phase()
+        control.stamp(0)
+        phases.enter_rollout_phase()
+        controller.collect(make_prompts(1), step=2, policy_version=0)
     finally:
         controller.close()
         proxy.close()

@@ -31,20 +31,19 @@ class Recorder:
 def test_a_step_hands_memory_over_in_the_order_of_the_table():
     told = Recorder()
     colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    for phase in (
-        colocation.rollout_phase,
-        colocation.train_phase,
-        colocation.sync_phase,
-        colocation.rollout_phase,
+    for enter in (
+        colocation.enter_rollout_phase,
+        colocation.enter_train_phase,
+        colocation.enter_sync_phase,
+        colocation.enter_rollout_phase,
     ):
-        told.calls.append(f"-- {phase.__name__}")
-        with phase():
-            pass
+        told.calls.append(f"-- {enter.__name__}")
+        enter()
     assert told.calls == [
-        *("-- rollout_phase", "actor offload"),
-        *("-- train_phase", "sleep kv_cache+weights", "actor onload"),
-        *("-- sync_phase", "actor offload, weights stay", "wake weights"),
-        *("-- rollout_phase", "actor offload", "wake kv_cache"),
+        *("-- enter_rollout_phase", "actor offload"),
+        *("-- enter_train_phase", "sleep kv_cache+weights", "actor onload"),
+        *("-- enter_sync_phase", "actor offload, weights stay", "wake weights"),
+        *("-- enter_rollout_phase", "actor offload", "wake kv_cache"),
     ]
 
 
@@ -52,36 +51,31 @@ def test_a_checkpoint_after_an_evaluation_finds_the_whole_actor_and_servers_keep
     """Saved where evaluation leaves the actor, it would hold memory that has been given away."""
     told = Recorder()
     colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    with colocation.sync_phase():
-        pass
-    with colocation.rollout_phase():
-        pass
+    colocation.enter_sync_phase()
+    colocation.enter_rollout_phase()
     told.calls.clear()
-    with colocation.save_phase():
-        assert told.calls == ["sleep kv_cache", "actor onload"]
-    with colocation.rollout_phase():
-        assert told.calls[2:] == ["actor offload", "wake kv_cache"]
+    colocation.enter_save_phase()
+    assert told.calls == ["sleep kv_cache", "actor onload"]
+    colocation.enter_rollout_phase()
+    assert told.calls[2:] == ["actor offload", "wake kv_cache"]
 
 
 def test_an_evaluation_after_a_rollout_moves_nothing_twice():
     told = Recorder()
     colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    with colocation.rollout_phase():
-        pass
+    colocation.enter_rollout_phase()
     told.calls.clear()
-    with colocation.rollout_phase():
-        pass
+    colocation.enter_rollout_phase()
     assert told.calls == ["actor offload"]  # which does nothing when it is offloaded already
 
 
-def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_actor_that_is_away():
+def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_offloaded_actor():
     told = Recorder()
     colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    with colocation.train_phase():
-        told.dead = ["dp0.s1"]
+    colocation.enter_train_phase()
+    told.dead = ["dp0.s1"]
     told.calls.clear()
-    with colocation.sync_phase():
-        pass
+    colocation.enter_sync_phase()
     assert told.calls == [
         "actor offload",
         "revive ['dp0.s1'] with kv_cache+weights asleep",
@@ -94,8 +88,8 @@ def test_without_an_accelerator_a_lost_server_is_revived_before_a_publish_all_th
     told = Recorder()
     told.dead = ["dp0.s0"]
     colocation = SharedHostMemory(told, lambda task: task())
-    with colocation.rollout_phase(), colocation.train_phase():
-        pass
+    colocation.enter_rollout_phase()
+    colocation.enter_train_phase()
     assert told.calls == []
-    with colocation.sync_phase():
-        assert told.calls == ["revive ['dp0.s0'] with nothing asleep"]
+    colocation.enter_sync_phase()
+    assert told.calls == ["revive ['dp0.s0'] with nothing asleep"]

@@ -24,7 +24,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "tests"))
 
-from crosscheck.apart import installed_apart  # noqa: E402
+from crosscheck.apart import installed_apart  # noqa: E402  # pyright: ignore[reportMissingImports]
 
 from megatron_ar3po.comparison.curves import RunCurve, read_curve  # noqa: E402
 from megatron_ar3po.comparison.experiment import Experiment, variant_named  # noqa: E402
@@ -43,7 +43,9 @@ EVALUATE_EVERY = {"ar3po": 5, "grpo": 4, "dapo": 1, "trl_grpo": 4}  # steps: 400
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--responses", type=int, default=3000, help="of each run")
     parser.add_argument("--target", type=float, default=0.45)

@@ -87,7 +87,9 @@ def write_small(folder: Path) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--layers", type=int, default=64, help="about 100 MB of weights each")
     layers = parser.parse_args().layers
     console = Console()

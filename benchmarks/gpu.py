@@ -51,7 +51,9 @@ def flops(parameters: int, lengths: list[int]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--peak-tflops", type=float, default=0.0)
     arguments = parser.parse_args()
     if not torch.cuda.is_available():

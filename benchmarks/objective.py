@@ -173,7 +173,9 @@ def measure(size_name: str, rounds: int) -> tuple[int, int, float, dict[str, tup
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=list(SIZES), default="medium")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -134,7 +134,9 @@ def two_copies(num_bytes: int) -> object:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5, help="the best of so many counts")
     rounds = parser.parse_args().rounds
     torch.set_num_threads(1)

@@ -117,7 +117,7 @@ class Lmdb:
     """One key per response, (prompt, response), a pickle as its value; synced at every deposit."""
 
     def __init__(self, folder: Path) -> None:
-        import lmdb
+        import lmdb  # pyright: ignore[reportMissingImports]
 
         folder.mkdir(parents=True, exist_ok=True)
         self._environment: Any = lmdb.open(str(folder), map_size=1 << 40)

@@ -9,8 +9,8 @@ prompt); no schedule can beat it.
 Three sets of prompts:
   independent   every length log-normal, whatever the prompt; pass rates U-shaped (Beta(0.4, 0.6))
   by prompt     60 % of the variance of log-length lies between prompts, hard prompts are longer; the same pass rates
-  recorded      lengths and verdicts of a real run, rollout_recorded.jsonl: 16 answers each of 256 prompts, of which 8
-                are what is known and 8 what is drawn. Lengths are at most 24 tokens
+  recorded      lengths and verdicts of a real run, data/rollout_recorded.jsonl: 16 responses each of 256 prompts, of
+                which 8 are what is known and 8 what is drawn. Lengths are at most 24 tokens
 
 An answer that reaches the cap is cut off there and wrong. Columns: `barrier` and `contin.` in a first step, when
 nothing is known of any prompt, and their ratio; `x bound` for the latter; `known` continuous with a history of 16
@@ -49,6 +49,8 @@ from megatron_ar3po.types import (
     Prompt,
     Response,
     ResponseGroup,
+    Scoring,
+    ScoringRequest,
     StepPrompt,
     Verdict,
 )
@@ -57,7 +59,7 @@ NUM_PROMPTS = 256
 RESPONSES_PER_STAGE = 4
 SLOTS = (128, 256, 512, 1024, 2048, 8192)
 CAPS = (1024, 4096)
-RECORDED = Path(__file__).with_name("rollout_recorded.jsonl")
+RECORDED = Path(__file__).with_name("data") / "rollout_recorded.jsonl"
 
 
 class Prompts(Protocol):
@@ -173,6 +175,9 @@ class SimulatedEngine:
             policy_version=0,
             server=f"s{server}",
         )
+
+    async def score(self, request: ScoringRequest) -> Scoring:
+        raise NotImplementedError("nothing is scored here")
 
     async def abort(self, request_id: str) -> None:
         raise NotImplementedError("nothing is aborted here")
@@ -396,7 +401,9 @@ def server_table(slot_numbers: tuple[int, ...]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else "")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="two slot numbers, three draws")
     arguments = parser.parse_args()
     slot_numbers = SLOTS[1:3] if arguments.quick else SLOTS

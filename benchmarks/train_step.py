@@ -209,7 +209,9 @@ def measure(size: Size, rounds: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=[*SIZES, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=0, help="0: 20 tiny rounds, 3 medium ones")
     arguments = parser.parse_args()

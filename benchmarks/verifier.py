@@ -54,7 +54,7 @@ def ours() -> Judge:
 
 
 def math_verify() -> Judge:
-    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify  # pyright: ignore[reportMissingImports]
 
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
@@ -124,7 +124,8 @@ def plain_latex2sympy2() -> Judge:
             return True
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             try:
-                a, b = latex2sympy(answer), latex2sympy(gold)
+                a: Any = latex2sympy(answer)
+                b: Any = latex2sympy(gold)
                 return bool(a == b or simplify(a - b) == 0)
             except Exception:
                 return False  # it raises whatever it likes at what it cannot read

@@ -18,7 +18,8 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.train import add_train_arguments, parse_with_late_words
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("examples/*/*.md")])
+FOLDERS = ("", "docs/", "examples/*/", "benchmarks/")
+PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}*.md"))
 NOT_OURS = {"hf", "pip", "tail", "kill", "scancel", "nvidia-smi", "py-spy"}
 OURS = {"ar3po", "make", "python", "torchrun", "sbatch", "docker"}
 IS_PLACEHOLDER = re.compile(r"[A-Z_]+(/.*)?")  # CONFIG, RUN, RUN/checkpoints/...

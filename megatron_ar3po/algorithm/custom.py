@@ -4,7 +4,7 @@ It takes the place of a built-in one and has the same parameters:
 
     algorithm.advantage    (groups, config) -> one [G] array per group          advantages.py
     algorithm.policy_loss  (logprobs, micro_batch, config) -> TokenLoss         token_losses.py
-    reuse.pick             (candidates, loan) -> one of the candidates or None  reuse/choice.py
+    reuse.pick             (candidates, request) -> one of the candidates or None  reuse/choice.py
 
 It is imported and its signature compared when the run starts (`check_custom_functions`), so that a
 misspelt name costs a second and not a rollout; what it returns is checked on every call.
@@ -23,7 +23,7 @@ from megatron_ar3po.config.schema import AlgorithmConfig
 PARAMETERS = {
     "algorithm.advantage": ("groups", "config"),
     "algorithm.policy_loss": ("logprobs", "micro_batch", "config"),
-    "reuse.pick": ("candidates", "loan"),
+    "reuse.pick": ("candidates", "request"),
 }
 
 

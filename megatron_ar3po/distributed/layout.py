@@ -17,6 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+def owner_dp_rank(prompt_id: str, dp_size: int) -> int:
+    """Which of `dp_size` replicas rolls a prompt out and stores its responses.
+
+    >>> owner_dp_rank("00000000000000070123456789abcdef", 4)
+    3
+    """
+    return int(prompt_id[:16], 16) % dp_size
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParallelLayout:
     world_size: int = 1
@@ -89,8 +98,8 @@ class ParallelLayout:
         return self.rank_of(tp=0, dp=dp, pp=0)
 
     def owner_dp_rank(self, prompt_id: str) -> int:
-        """Which replica rolls a prompt out and stores its answers: a pure function of the prompt and the DP size."""
-        return int(prompt_id[:16], 16) % self.data_parallel_size
+        """In this layout; a function of the prompt and the data-parallel size alone."""
+        return owner_dp_rank(prompt_id, self.data_parallel_size)
 
     def describe(self) -> str:
         context = f"cp {self.context_parallel_size} x " if self.context_parallel_size > 1 else ""

@@ -4,11 +4,11 @@ So there is no random state to save, no order of arrival that matters, and a res
 
 A user's own choice is a Python function named by `reuse.pick=package.module:function`:
 
-    def pick(candidates, loan):
-        return max(candidates, key=lambda c: (c.times_borrowed == 0, loan.chance(c)))
+    def pick(candidates, request):
+        return max(candidates, key=lambda c: (c.times_borrowed == 0, request.chance(c)))
 
-`candidates`, at least one, are those that the trust policy lets through (`Candidate`); `loan` says who asks (`Loan`).
-It returns one of them, or None to lend nothing.
+`candidates`, at least one, are those that the trust policy lets through (`Candidate`); `request` says who asks
+(`LoanRequest`). It returns one of them, or None to lend nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
-class Loan:
+class LoanRequest:
     """Who asks for a response: the prompt at `position` of `step`."""
 
     run_seed: int
@@ -78,27 +78,29 @@ def turned_away(
 
 
 def shortlist(
-    candidates: Sequence[Candidate], config: ReuseConfig, loan: Loan
+    candidates: Sequence[Candidate], config: ReuseConfig, request: LoanRequest
 ) -> Sequence[Candidate]:
     """The `reuse.max_scored_candidates` that the servers are asked about, in the order in which they would be lent."""
     first = {"newest": lambda c: -c.step, "shortest": lambda c: c.num_tokens}.get(
         config.pick, lambda c: 0
     )
-    ranked = sorted(candidates, key=lambda c: (first(c), loan.chance(c)))
+    ranked = sorted(candidates, key=lambda c: (first(c), request.chance(c)))
     return ranked[: config.max_scored_candidates]
 
 
-def choose(candidates: Sequence[Candidate], config: ReuseConfig, loan: Loan) -> Candidate | None:
+def choose(
+    candidates: Sequence[Candidate], config: ReuseConfig, request: LoanRequest
+) -> Candidate | None:
     """The one to lend, by `reuse.pick`; the hash decides, or breaks the ties. None: a user's function refuses."""
     if is_import_path(config.pick):
-        return _chosen_by_user(candidates, config.pick, loan)
+        return _chosen_by_user(candidates, config.pick, request)
     if config.pick == "likely":
-        return min(candidates, key=lambda c: (-_score(c), loan.chance(c)))
+        return min(candidates, key=lambda c: (-_score(c), request.chance(c)))
     if config.pick == "newest":
-        return min(candidates, key=lambda c: (-c.step, loan.chance(c)))
+        return min(candidates, key=lambda c: (-c.step, request.chance(c)))
     if config.pick == "shortest":
-        return min(candidates, key=lambda c: (c.num_tokens, loan.chance(c)))
-    return min(candidates, key=loan.chance)
+        return min(candidates, key=lambda c: (c.num_tokens, request.chance(c)))
+    return min(candidates, key=request.chance)
 
 
 def _score(candidate: Candidate) -> float:
@@ -106,8 +108,10 @@ def _score(candidate: Candidate) -> float:
     return candidate.mean_logprob
 
 
-def _chosen_by_user(candidates: Sequence[Candidate], path: str, loan: Loan) -> Candidate | None:
-    chosen = call_custom("reuse.pick", path, tuple(candidates), loan)
+def _chosen_by_user(
+    candidates: Sequence[Candidate], path: str, request: LoanRequest
+) -> Candidate | None:
+    chosen = call_custom("reuse.pick", path, tuple(candidates), request)
     if chosen is not None and chosen not in candidates:
         raise ValueError(
             f"reuse.pick={path} returned {chosen!r}; it must return one of its candidates, or None to lend nothing."

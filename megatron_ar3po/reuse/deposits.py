@@ -18,10 +18,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.choice import lottery_number, turned_away
 from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
 from megatron_ar3po.reuse.database import ReuseStoreError, ShardState
-from megatron_ar3po.reuse.shards import owner_dp_rank, prompt_key
+from megatron_ar3po.reuse.shards import prompt_key
 from megatron_ar3po.types import Prompt, ScoredResponse
 
 _MAX_PARAMETERS = 500  # of one statement

@@ -10,11 +10,12 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from megatron_ar3po.config.schema import ReuseConfig
-from megatron_ar3po.reuse.choice import Candidate, Loan
+from megatron_ar3po.reuse.choice import Candidate, LoanRequest
 from megatron_ar3po.reuse.codec import DamagedRowError, EncodedRow, decode_response
+from megatron_ar3po.reuse.loans import Loan
 from megatron_ar3po.reuse.shards import prompt_key
 from megatron_ar3po.types import ScoredResponse
 
@@ -25,31 +26,16 @@ _ROWS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PendingLoan:
-    """A loan that is not written down yet: what is known of it so far."""
-
-    response_id: str
-    position: int
-    option: str
-    mean_logprob: float | None = None
-    drift: float | None = None
-    ratio: float | None = None
-    clip_frac: float | None = None
-
-
-OUTCOME_PARTS = ("option", "drift", "ratio", "clip_frac")  # of a LoanOutcome
-
-PendingLoans = dict[int, dict[int, PendingLoan]]  # by row, then by step
+PendingLoans = dict[int, dict[int, Loan]]  # not written down yet; by row, then by step
 
 
 def earlier_candidates(
-    connection: sqlite3.Connection, loan: Loan, pending: PendingLoans
+    connection: sqlite3.Connection, request: LoanRequest, pending: PendingLoans
 ) -> list[Candidate]:
     """What the store holds for the prompt from earlier steps, with the loans so far, written down or not."""
     rows = [
         Candidate(*row)
-        for row in connection.execute(_ROWS, (prompt_key(loan.prompt_id), loan.step))
+        for row in connection.execute(_ROWS, (prompt_key(request.prompt_id), request.step))
     ]
     return [_with_pending(row, pending) for row in rows] if pending else rows
 
@@ -57,7 +43,7 @@ def earlier_candidates(
 def trusted(
     candidates: Sequence[Candidate],
     config: ReuseConfig,
-    loan: Loan,
+    request: LoanRequest,
     *,
     exclude: Collection[int] = (),
     counts: Counter[str],
@@ -67,9 +53,9 @@ def trusted(
     for candidate in candidates:
         if candidate.lottery in exclude:
             counts["excluded"] += 1
-        elif config.max_age_steps and loan.step - candidate.step > config.max_age_steps:
+        elif config.max_age_steps and request.step - candidate.step > config.max_age_steps:
             counts["too_old"] += 1
-        elif candidate.last_borrowed_step == loan.step:
+        elif candidate.last_borrowed_step == request.step:
             counts["lent_in_this_step"] += 1
         elif config.max_times_borrowed and candidate.times_borrowed >= config.max_times_borrowed:
             counts["lent_too_often"] += 1

@@ -28,15 +28,13 @@ from megatron_ar3po.reuse.database import (
     seal_database,
     write_state,
 )
+from megatron_ar3po.reuse.loans import Loan, insert_loans, read_loans
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.shards import ShardSet
 
 logger = logging.getLogger(__name__)
 
 Row = tuple[Any, ...]
-
-
-LOAN_COLUMNS = ("step", "position", "option", "mean_logprob", "drift", "ratio", "clip_frac")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +48,7 @@ class StoredRow:
     lottery: int
     evicted_step: int | None
     payload: Row  # details, data, crc
-    loans: Sequence[Row]  # in the order of LOAN_COLUMNS
+    loans: Sequence[Loan]
 
 
 class ShardBuilder:
@@ -111,10 +109,7 @@ class ShardBuilder:
                 "INSERT INTO arrivals VALUES (?, ?, ?, ?)", (new, prompt, row.step, row.response_id)
             )
             execute("INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)", (new, *row.payload))
-            marks = ", ".join("?" * (1 + len(LOAN_COLUMNS)))
-            self._connection.executemany(
-                f"INSERT INTO loans VALUES ({marks})", [(new, *loan) for loan in row.loans]
-            )
+            insert_loans(self._connection, ((new, loan) for loan in row.loans))
 
     def seal(self, *, clock: int, committed: int) -> None:
         with explained(self._building):
@@ -217,9 +212,7 @@ def _row(source: sqlite3.Connection, row: int, prompt: int) -> StoredRow | None:
         lottery=lottery,
         evicted_step=evicted_step,
         payload=payload,
-        loans=execute(
-            f"SELECT {', '.join(LOAN_COLUMNS)} FROM loans WHERE response = ? ORDER BY step", (row,)
-        ).fetchall(),
+        loans=read_loans(source, row, response_id),
     )
 
 

@@ -18,11 +18,6 @@ _REPLACING_S = 0.5
 _FILE_NAME = re.compile(r"dp(\d+)_of_(\d+)(?:\.v(\d+))?\.sqlite")
 
 
-def owner_dp_rank(prompt_id: str, dp_size: int) -> int:
-    """The same rule as `ParallelLayout.owner_dp_rank`, for any DP size."""
-    return int(prompt_id[:16], 16) % dp_size
-
-
 def prompt_key(prompt_id: str) -> int:
     """The first 64 bits of a prompt id as SQLite's signed integer."""
     return int(prompt_id[:16], 16) - (1 << 63)

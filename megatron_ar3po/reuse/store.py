@@ -28,7 +28,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from megatron_ar3po.config.schema import ReuseConfig
-from megatron_ar3po.reuse.choice import Candidate, Loan, choose, lottery_number, shortlist
+from megatron_ar3po.reuse.choice import Candidate, LoanRequest, choose, lottery_number, shortlist
 from megatron_ar3po.reuse.codec import DamagedRowError
 from megatron_ar3po.reuse.database import (
     Fingerprint,
@@ -41,8 +41,6 @@ from megatron_ar3po.reuse.database import (
 )
 from megatron_ar3po.reuse.deposits import evict_oldest, insert_step, refuse_unworthy
 from megatron_ar3po.reuse.lending import (
-    OUTCOME_PARTS,
-    PendingLoan,
     PendingLoans,
     earlier_candidates,
     likely_enough,
@@ -50,6 +48,7 @@ from megatron_ar3po.reuse.lending import (
     read_response,
     trusted,
 )
+from megatron_ar3po.reuse.loans import Loan, insert_loans
 from megatron_ar3po.reuse.opening import claim_shard
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.shards import ShardSet, has_answers
@@ -143,12 +142,12 @@ class ReuseStore:
         if not self._config.wants_scores:
             return []
         self._advance_clock(step)
-        loan = Loan(self._run_seed, prompt_id, step, position)
+        request = LoanRequest(self._run_seed, prompt_id, step, position)
         with self._reading():
-            candidates = self._trusted(loan, counts=Counter())
+            candidates = self._trusted(request, counts=Counter())
             return [
-                self._read(candidate, loan)
-                for candidate in shortlist(candidates, self._config, loan)
+                self._read(candidate, request)
+                for candidate in shortlist(candidates, self._config, request)
             ]
 
     def borrow(
@@ -164,25 +163,25 @@ class ReuseStore:
         further response ids that must not come. `mean_logprobs`: what the servers said of the shortlist, by response
         id; nothing else is lent where `reuse` wants to know."""
         self._advance_clock(step)
-        loan = Loan(self._run_seed, prompt_id, step, position)
+        request = LoanRequest(self._run_seed, prompt_id, step, position)
         counts: Counter[str] = Counter()
         with self._reading():
             candidates = self._trusted(
-                loan, counts=counts, exclude={self._lottery(name) for name in exclude}
+                request, counts=counts, exclude={self._lottery(name) for name in exclude}
             )
             if self._config.wants_scores:
                 scores = {self._lottery(n): value for n, value in (mean_logprobs or {}).items()}
                 candidates = likely_enough(candidates, scores, self._config, counts=counts)
-            chosen = choose(candidates, self._config, loan) if candidates else None
-            scored = None if chosen is None else self._read(chosen, loan)
+            chosen = choose(candidates, self._config, request) if candidates else None
+            scored = None if chosen is None else self._read(chosen, request)
         if candidates and chosen is None:
             counts["refused_by_pick"] += 1
         self._counts += counts
         if chosen is None or scored is None:
             return None
         self._counts["loans"] += 1
-        self._pending.setdefault(chosen.id, {})[step] = PendingLoan(
-            scored.response.response_id, position, self._config.option, chosen.mean_logprob
+        self._pending.setdefault(chosen.id, {})[step] = Loan(
+            scored.response.response_id, step, position, self._config.option, chosen.mean_logprob
         )
         return scored
 
@@ -193,10 +192,7 @@ class ReuseStore:
             if (loan := loans.get(step)) is None:
                 continue
             if (outcome := by_loan.get((loan.position, loan.response_id))) is not None:
-                told = {name: getattr(outcome, name) for name in OUTCOME_PARTS}
-                loans[step] = replace(
-                    loan, **{name: value for name, value in told.items() if value is not None}
-                )
+                loans[step] = loan.with_outcome(outcome)
 
     def take_counts(self) -> Mapping[str, float]:
         """Every decision since the last call, by name, and how much is stored; sums over shards make sense of all."""
@@ -278,17 +274,17 @@ class ReuseStore:
     # -- inside -------------------------------------------------------------------------------------------------
 
     def _trusted(
-        self, loan: Loan, *, counts: Counter[str], exclude: Collection[int] = ()
+        self, request: LoanRequest, *, counts: Counter[str], exclude: Collection[int] = ()
     ) -> list[Candidate]:
         """Those that pass but for their likelihood; counts why a loan has none."""
-        held = earlier_candidates(self._connection, loan, self._pending)
-        passed = trusted(held, self._config, loan, exclude=exclude, counts=counts)
+        held = earlier_candidates(self._connection, request, self._pending)
+        passed = trusted(held, self._config, request, exclude=exclude, counts=counts)
         counts["nothing_stored"] += not held
         return passed
 
-    def _read(self, candidate: Candidate, loan: Loan) -> ScoredResponse:
+    def _read(self, candidate: Candidate, request: LoanRequest) -> ScoredResponse:
         try:
-            scored = read_response(self._connection, candidate, loan.prompt_id)
+            scored = read_response(self._connection, candidate, request.prompt_id)
             if self._lottery(scored.response.response_id) != candidate.lottery:
                 raise DamagedRowError(f"its tokens are those of {scored.response.response_id}")
             return scored
@@ -321,22 +317,13 @@ class ReuseStore:
         before = (self._state, self._session)
         try:
             with transaction(self._connection, self.path):
-                self._connection.executemany(
-                    "INSERT INTO loans VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                    [
-                        (
-                            row,
-                            step,
-                            p.position,
-                            p.option,
-                            p.mean_logprob,
-                            p.drift,
-                            p.ratio,
-                            p.clip_frac,
-                        )
-                        for row, loans in self._pending.items()
-                        for step, p in loans.items()
-                    ],
+                insert_loans(
+                    self._connection,
+                    (
+                        (row, loan)
+                        for row, by_step in self._pending.items()
+                        for loan in by_step.values()
+                    ),
                 )
                 yield
                 write_state(self._connection, self._state)

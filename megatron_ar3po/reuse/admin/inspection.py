@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,25 +30,12 @@ from megatron_ar3po.reuse.database import (
     read_state,
     recounted,
 )
+from megatron_ar3po.reuse.loans import Loan, read_loans
 from megatron_ar3po.reuse.owner import OwnerLock, owner_of
-from megatron_ar3po.reuse.resharding import LOAN_COLUMNS
 from megatron_ar3po.reuse.shards import current_set, prompt_key, shard_sets
 from megatron_ar3po.types import Prompt, ScoredResponse
 
 _PAGE_ROWS = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Loan:
-    """Where it went, and what became of it; None where that is not known (yet)."""
-
-    step: int
-    position: int
-    option: str
-    mean_logprob: float | None = None
-    drift: float | None = None
-    ratio: float | None = None
-    clip_frac: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +92,7 @@ class StoredResponse:
             "evicted_step": self.evicted_step,
             "times_borrowed": len(self.loans),
             "last_borrowed_step": self.last_borrowed_step,
-            "loans": [asdict(loan) for loan in self.loans],
+            "loans": [loan.as_json() for loan in self.loans],
         }
 
 
@@ -331,9 +318,6 @@ def _read_row(
         step, evicted_step, lottery = _read_place(
             connection, (number, row), scored, fields["deposit_step"], encoded.num_bytes
         )
-        loans = connection.execute(
-            f"SELECT {', '.join(LOAN_COLUMNS)} FROM loans WHERE response = ? ORDER BY step", (row,)
-        ).fetchall()
         sampler = connection.execute(
             "SELECT sampler FROM sessions WHERE id = ?", (fields["session"],)
         ).fetchone()
@@ -343,7 +327,7 @@ def _read_row(
             prompt=prompt,
             deposit_step=step,
             evicted_step=evicted_step,
-            loans=tuple(Loan(*loan) for loan in loans),
+            loans=read_loans(connection, row, scored.response.response_id),
             sampler=json.loads(sampler[0]) if sampler else {},
             session=fields["session"],
             lottery=lottery,

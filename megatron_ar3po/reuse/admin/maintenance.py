@@ -8,7 +8,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import astuple, replace
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.admin.inspection import (
     Problem,
     StoredResponse,
@@ -39,7 +40,6 @@ from megatron_ar3po.reuse.resharding import ShardBuilder, StoredRow, open_source
 from megatron_ar3po.reuse.shards import (
     ShardSet,
     current_set,
-    owner_dp_rank,
     prompt_key,
     remove_other_sets,
 )
@@ -227,7 +227,7 @@ def _regrade_row(
             lottery=row.lottery,
             evicted_step=row.evicted_step,
             payload=(answer.details, answer.data, answer.crc),
-            loans=[astuple(loan) for loan in row.loans],
+            loans=row.loans,
         )
     )
     return "kept"

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.layout import ParallelLayout, owner_dp_rank
 
 
 def layout(rank: int, tp: int = 2, pp: int = 2, world: int = 8) -> ParallelLayout:
@@ -28,6 +28,7 @@ def test_the_owner_of_a_prompt_depends_on_the_prompt_and_the_dp_size_alone():
     assert layout(0).owner_dp_rank(prompt_id) == 1
     assert layout(5).owner_dp_rank(prompt_id) == 1
     assert ParallelLayout(world_size=4).owner_dp_rank(prompt_id) == 3
+    assert owner_dp_rank(prompt_id, 7) == 3  # 255 = 36 * 7 + 3; the later digits count nothing
 
 
 def test_ranks_of_tp2_cp2_dp2_world_8():

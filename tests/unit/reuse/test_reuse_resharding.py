@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 from fakes.reuse_cases import alive, contents, deposit, make_prompt, make_response, open_store
 
-from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.reuse.resharding import ShardBuilder
-from megatron_ar3po.reuse.shards import owner_dp_rank
 
 
 def fill(folder: Path, dp_size: int, num_prompts: int = 12) -> list[Path]:
@@ -33,13 +31,6 @@ def open_all(folder: Path, dp_size: int, **config: object) -> list[Path]:
         with open_store(folder, dp_rank=rank, dp_size=dp_size, **config) as store:
             paths.append(store.path)
     return paths
-
-
-def test_the_owner_of_a_prompt_is_the_layouts() -> None:
-    for dp_size in (1, 2, 3, 5):
-        layout = ParallelLayout(world_size=dp_size)
-        for prompt_id in ("0" * 16, "f" * 64, "8000000000000001ab", make_prompt(7).prompt_id):
-            assert owner_dp_rank(prompt_id, dp_size) == layout.owner_dp_rank(prompt_id)
 
 
 @pytest.mark.parametrize(("old", "new"), [(1, 2), (2, 1), (2, 3), (3, 2), (4, 1), (1, 5)])

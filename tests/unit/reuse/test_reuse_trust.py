@@ -101,16 +101,16 @@ def test_what_turns_an_answer_away_is_counted(tmp_path: Path) -> None:
 def test_a_users_own_choice_decides(tmp_path: Path) -> None:
     seen = []
 
-    def least_borrowed_then_longest(candidates, loan):
-        seen.append((loan.prompt_id, loan.step, loan.position, len(candidates)))
-        return min(candidates, key=lambda c: (c.times_borrowed, -c.num_tokens, loan.chance(c)))
+    def least_borrowed_then_longest(candidates, request):
+        seen.append((request.prompt_id, request.step, request.position, len(candidates)))
+        return min(candidates, key=lambda c: (c.times_borrowed, -c.num_tokens, request.chance(c)))
 
     module = types.ModuleType("my_choice")
     module.pick = least_borrowed_then_longest  # type: ignore[attr-defined]
-    module.nothing = lambda candidates, loan: None  # type: ignore[attr-defined]
-    module.first_word = lambda candidates, loan: "the first"  # type: ignore[attr-defined]
+    module.nothing = lambda candidates, request: None  # type: ignore[attr-defined]
+    module.first_word = lambda candidates, request: "the first"  # type: ignore[attr-defined]
     module.too_few = lambda candidates: candidates[0]  # type: ignore[attr-defined]
-    module.breaks = lambda candidates, loan: 1 / 0  # type: ignore[attr-defined]
+    module.breaks = lambda candidates, request: 1 / 0  # type: ignore[attr-defined]
     sys.modules["my_choice"] = module
     answers = [make_response(PROMPT, 1, i, num_tokens=4 + i) for i in range(2)]
     with open_store(tmp_path / "a", pick="my_choice:pick") as store:
@@ -131,7 +131,7 @@ def test_a_users_own_choice_decides(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"reuse\.pick=my_choice:breaks raised ZeroDivision"):
             store.borrow(PROMPT.prompt_id, step=2)
     check_pick(ReuseConfig(pick="my_choice:pick"))
-    with pytest.raises(ValueError, match=r"cannot take \(candidates, loan\)"):
+    with pytest.raises(ValueError, match=r"cannot take \(candidates, request\)"):
         check_pick(ReuseConfig(pick="my_choice:too_few"))
     with pytest.raises(ValueError, match=r"reuse\.pick=best is neither one of uniform"):
         ReuseConfig(pick="best")

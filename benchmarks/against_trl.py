@@ -79,7 +79,7 @@ def train_ours(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Path
             "actor.lr_warmup_steps=0",
             "evaluation.samples_per_prompt=1",
             "observability.tensorboard=false",
-            "rollout.sglang.disable_radix_cache=true",
+            "servers.sglang.disable_radix_cache=true",
         ),
         responses=args.responses,
         timeout_s=RUN_TIMEOUT_S,

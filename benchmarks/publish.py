@@ -28,7 +28,7 @@ from megatron_ar3po.config.schema import (
     ActorConfig,
     Config,
     ModelConfig,
-    RolloutConfig,
+    ServersConfig,
     WeightSyncConfig,
 )
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
@@ -93,10 +93,11 @@ def measure(
 ) -> list[tuple[float, float, float]]:
     """(bytes, seconds to publish them, seconds of two plain copies) per size; `total` bytes lie in `folder`."""
     server = SglangServer(
-        RolloutConfig(),
+        ServersConfig(),
         ServerPlace(name="bench"),
         model_path=str(folder),
         dtype=dtype,
+        is_deterministic=False,
         log_dir=folder,
     )
     server.start()

@@ -26,7 +26,7 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import (
@@ -146,12 +146,12 @@ def controller_of(engine: Any, in_flight: int) -> RolloutController:
         num_stages=2,
         responses_per_stage=PER_PROMPT // 2,
         max_response_tokens=NUM_TOKENS,
-        max_concurrent_requests=in_flight,
     )
     return RolloutController(
         engine,
         AllWrong(),
         config,
+        ServersConfig(max_concurrent_requests=in_flight),
         run_seed=0,
         stop_token_ids=(2,),
         max_context_tokens=4096,
@@ -187,8 +187,8 @@ def throughput(rounds: int, delay_s: float) -> None:
     server.start()
     pin(0)
     plain = PlainServer(ours.recv())
-    config = RolloutConfig(max_response_tokens=NUM_TOKENS)
-    controller = controller_of(SglangEngine([plain], config, vocab_size=64), IN_FLIGHT)
+    engine = SglangEngine([plain], ServersConfig(), vocab_size=64, is_deterministic=False)
+    controller = controller_of(engine, IN_FLIGHT)
     wanted = prompts(PROMPTS)
     ratios, rates, costs, bare_costs = [], [], [], []
     for round_number in range(rounds + 1):

@@ -41,7 +41,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from megatron_ar3po.algorithm.history import PromptHistory
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import (
     Generation,
@@ -269,16 +269,15 @@ def simulated(
         num_stages=stages,
         responses_per_stage=RESPONSES_PER_STAGE,
         stage_scheduling=scheduling,
-        max_concurrent_requests=slots,
         max_response_tokens=cap,
         prompts_per_step=NUM_PROMPTS,
-        hang_timeout_s=1e9,
     )
     engine = SimulatedEngine(source, cap, slots, num_servers, routing)
     controller = RolloutController(
         engine,
         SimulatedVerifier(source),
         config,
+        ServersConfig(max_concurrent_requests=slots),
         run_seed=run_seed,
         stop_token_ids=(),
         max_context_tokens=cap + 64,

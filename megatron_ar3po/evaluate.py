@@ -152,7 +152,7 @@ def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config
         model=replace(config.model, path=str(policy.hf_folder)),
         data=replace(config.data, path=data),
         evaluation=replace(evaluation, path=""),
-        rollout=replace(config.rollout, routing="local"),
+        servers=replace(config.servers, routing="local"),
     )
 
 

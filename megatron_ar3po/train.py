@@ -145,7 +145,7 @@ def describe(config: Config, world_size: int) -> str:
     lines = [
         to_yaml(config),
         f"# layout: {layout.describe()} = {world_size} ranks, {layout.data_parallel_size} replica(s), "
-        f"{rollout.servers_per_replica} server(s) each",
+        f"{config.servers.servers_per_replica} server(s) each",
         f"# a step: {rollout.prompts_per_step} prompts, {least} to {most} responses of at most "
         f"{rollout.max_response_tokens} tokens, {algorithm.num_mini_batches} optimizer step(s)",
         f"# a run: {config.run.num_steps} steps, {least * config.run.num_steps} to {most * config.run.num_steps} "

@@ -161,7 +161,7 @@ class Ar3poTrainer:
         batch, standing = within_band(
             batch,
             self.ranks,
-            band=self.config.reuse.logprob_band,
+            band=self.config.reuse.max_logprob_drift,
             aggregation=self.config.algorithm.loss_aggregation,
         )
         self.metrics.add_all(band_records(standing))

@@ -34,7 +34,7 @@ worked out from its published figures:
     counts in the mean and std of its group and nowhere else: no gradient, no place in a
     denominator, a KL, an entropy, a clip metric, a sequence count. `stored`, its behaviour log-probs
     as they are, is there for the ablation. We add a band: under Option I a response whose recomputed
-    log-probs differ from the stored ones by more than `reuse.logprob_band` a token trains as under
+    log-probs differ from the stored ones by more than `reuse.max_logprob_drift` a token trains as under
     Option II (off by default).
 7.  We add: a weight on groups that borrowed and a cap on their share of the groups that train
     (`reuse.weight`, `reuse.max_borrowed_frac`). The defaults, 1 and none, are the paper's. What

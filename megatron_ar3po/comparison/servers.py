@@ -20,10 +20,11 @@ from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 
 def server_of(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:
     return SglangServer(
-        config.rollout,
+        config.servers,
         place,
         model_path=config.model.path,
         dtype=config.model.dtype,
+        is_deterministic=config.run.deterministic,
         log_dir=log_dir,
     )
 
@@ -50,7 +51,7 @@ class SharedServers:
         if not servers or not all(server.is_running() for server in servers):
             self.discard()  # few machines have room for two sets
             servers = self._running[key] = self._started(config)
-        return [f"rollout.server_urls=[{','.join(server.url for server in servers)}]"]
+        return [f"servers.urls=[{','.join(server.url for server in servers)}]"]
 
     def discard(self) -> None:
         for servers in self._running.values():
@@ -61,7 +62,7 @@ class SharedServers:
     def _started(self, config: Config) -> list[SglangServer]:
         servers = [
             self._make(config, ServerPlace(name=f"dp0.s{number}", number=number), self._log_dir)
-            for number in range(config.rollout.servers_per_replica)
+            for number in range(config.servers.servers_per_replica)
         ]
         try:
             for server in servers:
@@ -77,11 +78,12 @@ class SharedServers:
 
 def _options(config: Config) -> str:
     arguments = server_arguments(
-        config.rollout,
+        config.servers,
         model_path=config.model.path,
         dtype=config.model.dtype,
-        port=config.rollout.port,
+        port=config.servers.port,
         tensor_parallel_size=1,
+        is_deterministic=config.run.deterministic,
         on_gpu=torch.cuda.is_available(),
     )
-    return json.dumps([config.rollout.servers_per_replica, arguments], sort_keys=True)
+    return json.dumps([config.servers.servers_per_replica, arguments], sort_keys=True)

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_ar3po.config.renamed import RENAMED, refuse_renamed_options
 from megatron_ar3po.config.schema import PRESETS, AlgorithmConfig, Config
 
 
@@ -29,6 +30,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     for file in files:
         stated = _merged(stated, _read_yaml(Path(file)))
     stated = _merged(stated, _parse_overrides(overrides))
+    refuse_renamed_options(stated)
     _refuse_unknown_keys(stated, Config, "")  # `algorithm` is a section, if it is there
     name = stated.get("algorithm", {}).get("name", AlgorithmConfig().name)
     preset = PRESETS.get(str(name), {})  # an unknown name is refused below, by its type
@@ -37,6 +39,7 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A config from nested plain values, for instance of a resolved_config.yaml; no preset is applied."""
+    refuse_renamed_options(values)
     _refuse_unknown_keys(values, Config, "")
     try:
         return TypeAdapter(Config).validate_python(_with_lax_types(values))
@@ -110,9 +113,9 @@ def _refuse_unknown_keys(values: Mapping[str, Any], cls: type, prefix: str) -> N
         dotted = f"{prefix}{key}"
         if key not in fields:
             known = dotted_options() if "." in dotted else [*_fields(Config), *dotted_options()]
-            near = difflib.get_close_matches(dotted, known, n=1, cutoff=0.0)
+            (near,) = difflib.get_close_matches(dotted, [*known, *RENAMED], n=1, cutoff=0.0)
             raise ValueError(
-                f"unknown option {dotted}={value!r}; the nearest known one is {near[0]}."
+                f"unknown option {dotted}={value!r}; the nearest known one is {RENAMED.get(near, near)}."
             )
         if dataclasses.is_dataclass(fields[key]):
             if not isinstance(value, Mapping):

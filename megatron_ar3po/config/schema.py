@@ -65,6 +65,9 @@ class RunConfig:
     dir: str = ""  # where the run's files lie; empty: runs/NAME
     num_steps: int = 100  # training steps; one step is one batch of prompts
     seed: int = 0  # every random choice of the run is a function of it
+    deterministic: bool = (
+        False  # the servers honour the seed of each response: the same run draws the same samples
+    )
     resume: bool = (
         False  # go on from the newest checkpoint in run.dir; false: run.dir must not hold a run
     )
@@ -186,7 +189,7 @@ class RewardsConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RolloutConfig:
-    """Adaptive rollout and the servers that sample."""
+    """Adaptive rollout: what is sampled, in which stages."""
 
     num_stages: int = 2  # S: a prompt that is unsolved after a stage enters the next, at most S
     responses_per_stage: int = 4  # k: responses a prompt gets in each stage
@@ -220,33 +223,6 @@ class RolloutConfig:
     stage_scheduling: Literal["continuous", "barrier"] = (
         "continuous"  # barrier: a stage waits for all prompts
     )
-    deterministic: bool = (
-        False  # the server honours per-response seeds: the same run draws the same samples
-    )
-    max_concurrent_requests: int = 0  # per server; 0: as many of full length as its KV cache holds
-    routing: Literal["local", "global"] = (
-        "local"  # global: one sglang-router in front of the servers of all replicas
-    )
-    servers_per_replica: int = (
-        1  # SGLang servers beside each replica, spread over its nodes; they share its GPUs there
-    )
-    server_urls: list[str] = field(
-        default_factory=list[str]
-    )  # servers that run already, replica by replica; whoever started them ends them. Empty: the run starts its own
-    server_start_timeout_s: float = 600.0  # from start to ready
-    request_timeout_s: float = 600.0  # one sample, queueing included
-    hang_timeout_s: float = (
-        120.0  # a server with requests in flight that generates nothing for so long is restarted
-    )
-    max_retries: int = 2  # of one lost request, each on a restarted or another server
-    max_server_restarts: int = 3  # per server and run; then the run ends with its log
-    port: int = 0  # first server port; 0: a free one from the system. A port in use is an error
-    max_total_tokens: int = (
-        65536  # KV cache of a server, in tokens (CPU); on a GPU sglang.mem_fraction_static rules
-    )
-    sglang: dict[str, Any] = field(
-        default_factory=dict[str, Any]
-    )  # further ServerArgs under SGLang's own names
 
     def __post_init__(self) -> None:
         for name in (
@@ -266,24 +242,9 @@ class RolloutConfig:
             f"rollout.top_p={self.top_p} must lie in (0, 1]; use 1.0 for no cut.",
         )
         require(
-            self.servers_per_replica >= 1,
-            f"rollout.servers_per_replica={self.servers_per_replica} must be >= 1.",
-        )
-        require(
-            self.max_concurrent_requests >= 0,
-            f"rollout.max_concurrent_requests={self.max_concurrent_requests} is negative; 0 takes the limit from the "
-            "server's KV cache.",
-        )
-        require(
             self.max_tokens_per_step >= 0,
             f"rollout.max_tokens_per_step={self.max_tokens_per_step} is negative; 0 means no cap.",
         )
-        for name in ("server_start_timeout_s", "request_timeout_s", "hang_timeout_s"):
-            value = getattr(self, name)
-            require(value > 0, f"rollout.{name}={value} must be more than 0 seconds.")
-        for name in ("max_retries", "max_server_restarts", "port"):
-            value = getattr(self, name)
-            require(value >= 0, f"rollout.{name}={value} is negative; use 0 or more.")
         self._check_stages()
 
     def _check_stages(self) -> None:
@@ -320,6 +281,53 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServersConfig:
+    """The SGLang servers that sample, and how they are asked."""
+
+    max_concurrent_requests: int = 0  # per server; 0: as many of full length as its KV cache holds
+    routing: Literal["local", "global"] = (
+        "local"  # global: one sglang-router in front of the servers of all replicas
+    )
+    servers_per_replica: int = (
+        1  # SGLang servers beside each replica, spread over its nodes; they share its GPUs there
+    )
+    urls: list[str] = field(
+        default_factory=list[str]
+    )  # servers that run already, replica by replica; whoever started them ends them. Empty: the run starts its own
+    start_timeout_s: float = 600.0  # from start to ready
+    request_timeout_s: float = 600.0  # one sample, queueing included
+    hang_timeout_s: float = (
+        120.0  # a server with requests in flight that generates nothing for so long is restarted
+    )
+    max_retries: int = 2  # of one lost request, each on a restarted or another server
+    max_server_restarts: int = 3  # per server and run; then the run ends with its log
+    port: int = 0  # first server port; 0: a free one from the system. A port in use is an error
+    max_total_tokens: int = (
+        65536  # KV cache of a server, in tokens (CPU); on a GPU sglang.mem_fraction_static rules
+    )
+    sglang: dict[str, Any] = field(
+        default_factory=dict[str, Any]
+    )  # further ServerArgs under SGLang's own names
+
+    def __post_init__(self) -> None:
+        require(
+            self.servers_per_replica >= 1,
+            f"servers.servers_per_replica={self.servers_per_replica} must be at least 1.",
+        )
+        require(
+            self.max_concurrent_requests >= 0,
+            f"servers.max_concurrent_requests={self.max_concurrent_requests} is negative; 0 takes the limit from the "
+            "server's KV cache.",
+        )
+        for name in ("start_timeout_s", "request_timeout_s", "hang_timeout_s"):
+            value = getattr(self, name)
+            require(value > 0, f"servers.{name}={value} must be more than 0 seconds.")
+        for name in ("max_retries", "max_server_restarts", "port"):
+            value = getattr(self, name)
+            require(value >= 0, f"servers.{name}={value} is negative; use 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ReuseConfig:
     """The reuse store and how a borrowed response trains."""
 
@@ -347,8 +355,10 @@ class ReuseConfig:
     max_scored_candidates: int = (
         4  # of one unsolved prompt, scored by the servers for pick=likely or a floor
     )
-    logprob_band: float = 0.0  # option=recompute: a response whose recomputed log-probs differ by more on average from
-    # the stored ones (nats per token) trains as with detach; 0: no band
+    max_logprob_drift: float = (
+        0.0  # option=recompute: a response whose recomputed log-probs differ by more on average
+    )
+    # from the stored ones (nats per token) trains as with detach; 0: no limit
 
     def __post_init__(self) -> None:
         require(
@@ -364,7 +374,7 @@ class ReuseConfig:
             f"reuse.max_borrowed_frac={self.max_borrowed_frac} must lie in [0, 1]; use 1 for no cap.",
         )
         require_name_or_path("reuse.pick", self.pick, PICKS)
-        for name in ("max_age_steps", "max_times_borrowed", "max_shard_bytes", "logprob_band"):
+        for name in ("max_age_steps", "max_times_borrowed", "max_shard_bytes", "max_logprob_drift"):
             value = getattr(self, name)
             require(value >= 0, f"reuse.{name}={value} is negative; 0 means no limit.")
         require(
@@ -615,6 +625,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    servers: ServersConfig = field(default_factory=ServersConfig)
     reuse: ReuseConfig = field(default_factory=ReuseConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)

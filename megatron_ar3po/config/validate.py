@@ -32,10 +32,10 @@ def warnings_of(config: Config) -> list[str]:
     lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
-    if config.reuse.logprob_band and config.reuse.option != "recompute":
+    if config.reuse.max_logprob_drift and config.reuse.option != "recompute":
         lines.append(
-            f"reuse.logprob_band={config.reuse.logprob_band:g} has no effect with reuse.option={config.reuse.option}: "
-            "it turns Option I (recompute) into Option II."
+            f"reuse.max_logprob_drift={config.reuse.max_logprob_drift:g} has no effect with "
+            f"reuse.option={config.reuse.option}: it turns Option I (recompute) into Option II."
         )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)

@@ -2,8 +2,9 @@
 
 Under Option I a borrowed response starts at ratio 1, however unlike the policy that sampled it the current one is. Its
 drift, the mean over its tokens of |recomputed log-prob - stored log-prob|, says how unlike; beyond
-`reuse.logprob_band` it is detached: it has served the advantages of its siblings and counts nowhere from here on, as if
-it had never been a sample. The weights of the others are made anew for the smaller denominator, the same on all ranks.
+`reuse.max_logprob_drift` it is detached: it has served the advantages of its siblings and counts nowhere from here on,
+as if it had never been a sample. The weights of the others are made anew for the smaller denominator, the same on all
+ranks.
 """
 
 from __future__ import annotations

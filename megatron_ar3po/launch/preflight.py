@@ -45,7 +45,7 @@ def problems_of_node(
     ]
     if rendezvous.num_nodes > 1 and rendezvous.node_rank == 0:
         found += port_problems([rendezvous.master_port])
-    first_server_port = config.rollout.port
+    first_server_port = config.servers.port
     return found + (port_problems([first_server_port]) if first_server_port else [])
 
 

@@ -125,7 +125,7 @@ def server_tensor_parallel_size(config: Config, layout: ParallelLayout, gpus_per
     ranks = layout.replica_ranks(0)
     on_leaders_node = sum(rank // gpus_per_node == ranks[0] // gpus_per_node for rank in ranks)
     num_nodes = len({rank // gpus_per_node for rank in ranks})
-    servers_there = max(1, config.rollout.servers_per_replica // num_nodes)
+    servers_there = max(1, config.servers.servers_per_replica // num_nodes)
     return on_leaders_node // servers_there
 
 
@@ -143,7 +143,7 @@ def estimate_memory(
     server_weights = size.num_parameters * width // server_tp
     kv_heads = max(1, size.num_kv_heads // server_tp)
     kv_per_token = 2 * size.num_layers * kv_heads * size.head_dim * width
-    share = float(config.rollout.sglang.get("mem_fraction_static", DEFAULT_MEM_FRACTION_STATIC))
+    share = float(config.servers.sglang.get("mem_fraction_static", DEFAULT_MEM_FRACTION_STATIC))
     kv_cache = max(0, int(gpu_bytes * share) - server_weights)
 
     reference = {"reference weights": held * width} if config.algorithm.kl_coef > 0 else {}

@@ -109,7 +109,7 @@ def _placement_problems(config: Config, layout: ParallelLayout, cluster: Cluster
         )
     if server_tensor_parallel_size(config, layout, per_node) < 1:
         yield (
-            f"rollout.servers_per_replica={config.rollout.servers_per_replica} is more than the replica's GPUs on one "
+            f"servers.servers_per_replica={config.servers.servers_per_replica} is more than the replica's GPUs on one "
             "node; lower it."
         )
     if config.rollout.prompts_per_step < layout.data_parallel_size:
@@ -122,7 +122,7 @@ def _placement_problems(config: Config, layout: ParallelLayout, cluster: Cluster
 def idle_gpus_in_rollout(plan: Plan) -> int:
     """GPUs without a server: a replica's stages on other nodes than its leader's."""
     per_server = server_tensor_parallel_size(plan.config, plan.layout, plan.cluster.gpus_per_node)
-    used = per_server * plan.config.rollout.servers_per_replica
+    used = per_server * plan.config.servers.servers_per_replica
     return (plan.layout.replica_size - used) * plan.layout.data_parallel_size
 
 
@@ -188,7 +188,7 @@ def lines_of(plan: Plan) -> Iterator[str]:
 def _who_sits_where(plan: Plan) -> Iterator[str]:
     layout, per_node = plan.layout, plan.cluster.gpus_per_node
     server_tp = server_tensor_parallel_size(plan.config, layout, per_node)
-    servers = f"{plan.config.rollout.servers_per_replica} of tp {server_tp}"
+    servers = f"{plan.config.servers.servers_per_replica} of tp {server_tp}"
     yield f"{'replica':<10}{'leader':<8}{'nodes':<12}{'servers':<12}ranks"
     for dp in range(layout.data_parallel_size):
         ranks = layout.replica_ranks(dp)
@@ -216,8 +216,9 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
         "replica"
     )
     first_wave = math.ceil(prompts / dp) * rollout.stage_sizes[0]
-    full_length = plan.memory.kv_tokens // longest * rollout.servers_per_replica
-    slots = rollout.max_concurrent_requests * rollout.servers_per_replica or max(1, full_length)
+    servers = plan.config.servers
+    full_length = plan.memory.kv_tokens // longest * servers.servers_per_replica
+    slots = servers.max_concurrent_requests * servers.servers_per_replica or max(1, full_length)
     yield (
         f"servers    a replica asks for {first_wave} responses at once, sends {min(first_wave, slots)}; the KV cache "
         f"holds {full_length} of full length"

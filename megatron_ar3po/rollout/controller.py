@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.async_tasks import end, gather
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
 from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
@@ -59,7 +59,7 @@ _RESERVED_TOKENS = 2
 _LEAST_ROOM = 5
 
 
-# Of a server whose KV cache is not known (no `kv_tokens`) and rollout.max_concurrent_requests=0.
+# Of a server whose KV cache is not known (no `kv_tokens`) and servers.max_concurrent_requests=0.
 _DEFAULT_SLOTS = 256
 
 
@@ -71,6 +71,7 @@ class RolloutController:
         engine: RolloutEngine,
         verifier: Verifier,
         config: RolloutConfig,
+        servers: ServersConfig,
         *,
         run_seed: int,
         stop_token_ids: tuple[int, ...],
@@ -93,6 +94,7 @@ class RolloutController:
             stop_token_ids=stop_token_ids,
         )
         self._config = config
+        self._servers = servers
         self.run_seed = run_seed
         self._max_context_tokens = max_context_tokens
         self._vocab_size = vocab_size
@@ -181,7 +183,7 @@ class RolloutController:
     def _room_for_scoring(self, request: ScoringRequest) -> int:
         room = self._max_context_tokens
         if self._kv_tokens:
-            room = min(room, self._kv_tokens // self._config.servers_per_replica)
+            room = min(room, self._kv_tokens // self._servers.servers_per_replica)
         return max(0, room - _LEAST_ROOM - _RESERVED_TOKENS - len(request.prompt_token_ids))
 
     def close(self) -> None:
@@ -232,7 +234,7 @@ class RolloutController:
         """The server may abort a request of its own accord (a pause, a restart): what it had is no answer, and it is
         drawn again. What we cancelled is not."""
         cancellation = cancellation or Cancellation()
-        for attempt in range(self._config.max_retries + 1):
+        for attempt in range(self._servers.max_retries + 1):
             request = GenerationRequest(
                 request_id=draw.response_id
                 if not attempt
@@ -254,8 +256,8 @@ class RolloutController:
             self._check_version(generation, draw.response_id, draw.policy_version)
             return generation
         raise RolloutEngineError(
-            f"response {draw.response_id} was aborted {self._config.max_retries + 1} times "
-            f"(rollout.max_retries={self._config.max_retries}); look for what pauses or aborts the server."
+            f"response {draw.response_id} was aborted {self._servers.max_retries + 1} times "
+            f"(servers.max_retries={self._servers.max_retries}); look for what pauses or aborts the server."
         )
 
     def _check_version(self, answer: Generation | Scoring, request: str, expected: int) -> None:
@@ -294,9 +296,11 @@ class RolloutController:
     def _size_slots(self, longest: int) -> None:
         """Nothing is in flight now. By the KV cache: as many as fit at full length, so that no server has to retract
         one; a longer queue at the server would fill nothing that ours does not."""
-        config = self._config
-        num_slots = (config.max_concurrent_requests or _DEFAULT_SLOTS) * config.servers_per_replica
-        if not config.max_concurrent_requests and self._kv_tokens and longest:
+        servers = self._servers
+        num_slots = (
+            servers.max_concurrent_requests or _DEFAULT_SLOTS
+        ) * servers.servers_per_replica
+        if not servers.max_concurrent_requests and self._kv_tokens and longest:
             num_slots = max(1, self._kv_tokens // longest)
         self._slots = PrioritySlots(num_slots)
 

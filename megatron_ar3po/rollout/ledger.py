@@ -55,7 +55,7 @@ class Ledger:
         seen: Callable[[], ServerUsage] | None = None,
     ) -> None:
         """`seen`: what this client was answered, where other clients use its servers and it uses theirs
-        (`rollout.routing=global`)."""
+        (`servers.routing=global`)."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
         self._books = books

@@ -9,29 +9,30 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.servers.ports import HOST
 
 # Options that the trainer sets itself: a second value would contradict it.
 _OURS = {
     "model_path": "model.path",
     "dtype": "model.dtype",
-    "port": "rollout.port",
+    "port": "servers.port",
     "host": "the nodes of the run (AR3PO_NODE_ADDRESS)",
-    "tp_size": "actor.tensor_parallel_size and rollout.servers_per_replica",
-    "enable_deterministic_inference": "rollout.deterministic",
+    "tp_size": "actor.tensor_parallel_size and servers.servers_per_replica",
+    "enable_deterministic_inference": "run.deterministic",
     "skip_tokenizer_init": "token in, token out",
 }
 
 
 def server_arguments(
-    config: RolloutConfig,
+    config: ServersConfig,
     *,
     model_path: str,
     dtype: str,
     host: str = HOST,
     port: int,
     tensor_parallel_size: int,
+    is_deterministic: bool,
     on_gpu: bool,
 ) -> dict[str, Any]:
     check_pass_through(config.sglang)
@@ -47,7 +48,7 @@ def server_arguments(
         "log_level_http": "warning",  # no line per request
         "decode_log_interval": 1000,
     }
-    if config.deterministic:
+    if is_deterministic:
         arguments["enable_deterministic_inference"] = True
     if on_gpu:
         arguments |= {
@@ -66,11 +67,11 @@ def server_arguments(
 
 
 def check_pass_through(options: Mapping[str, Any]) -> None:
-    """`rollout.sglang` speaks ServerArgs' names; what it does not know, or we set ourselves, is refused here."""
+    """`servers.sglang` speaks ServerArgs' names; what it does not know, or we set ourselves, is refused here."""
     for name in options:
         if name in _OURS:
             raise ValueError(
-                f"rollout.sglang.{name} is set by {_OURS[name]}; remove it from rollout.sglang."
+                f"servers.sglang.{name} is set by {_OURS[name]}; remove it from servers.sglang."
             )
     known = server_argument_names() if options else []
     for name in options:
@@ -81,14 +82,14 @@ def check_pass_through(options: Mapping[str, Any]) -> None:
                 if near
                 else "see `python -m sglang.launch_server --help`"
             )
-            raise ValueError(f"rollout.sglang.{name} is no option of this SGLang; {hint}.")
+            raise ValueError(f"servers.sglang.{name} is no option of this SGLang; {hint}.")
 
 
 def server_argument_names() -> list[str]:
     """Read from SGLang's source: to import ServerArgs takes ten seconds, and the server is not started before this."""
     package = importlib.util.find_spec("sglang")
     if package is None or not package.submodule_search_locations:
-        raise ValueError("rollout.sglang needs SGLang, which is not installed; see README.md.")
+        raise ValueError("servers.sglang needs SGLang, which is not installed; see README.md.")
     path = Path(package.submodule_search_locations[0]) / "srt/arg_groups/field_order.py"
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Assign):

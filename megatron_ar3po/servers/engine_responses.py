@@ -114,7 +114,7 @@ def check_length(generation: Generation, request: GenerationRequest, server: str
         raise RolloutEngineError(
             f"server {server} cut request {request.request_id} after {length} of "
             f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and answer "
-            "do not fit its KV cache. Raise rollout.max_total_tokens (CPU), rollout.sglang.mem_fraction_static (GPU), "
+            "do not fit its KV cache. Raise servers.max_total_tokens (CPU), servers.sglang.mem_fraction_static (GPU), "
             "or lower the limit."
         )
 

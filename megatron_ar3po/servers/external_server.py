@@ -1,4 +1,4 @@
-"""A server that runs already (`rollout.server_urls`): someone else started it and ends it.
+"""A server that runs already (`servers.urls`): someone else started it and ends it.
 
 Promises:
 - nothing here starts, restarts or ends the server; when it is lost the run ends with a message that says whose it is;
@@ -61,8 +61,8 @@ class AttachedServer:
         while not self.is_running():
             if time.monotonic() - started > self._timeout_s:
                 raise RolloutEngineError(
-                    f"rollout.server_urls names {self.url}, but nothing there answered /ready within "
-                    f"rollout.server_start_timeout_s={self._timeout_s:g}; start the server first, or leave the option "
+                    f"servers.urls names {self.url}, but nothing there answered /ready within "
+                    f"servers.start_timeout_s={self._timeout_s:g}; start the server first, or leave the option "
                     "empty: then the run starts its own."
                 )
             time.sleep(_POLL_INTERVAL_S)
@@ -84,7 +84,7 @@ class AttachedServer:
 
     def last_words(self) -> str:
         return (
-            f"This run did not start it (rollout.server_urls={self.url}) and cannot restart it; look into the log of "
+            f"This run did not start it (servers.urls={self.url}) and cannot restart it; look into the log of "
             "whoever did, start it anew, and go on with run.resume=true."
         )
 
@@ -113,7 +113,7 @@ class AttachedServer:
             differing.append("enable_deterministic_inference is True there and False here")
         if differing:
             raise ValueError(
-                f"rollout.server_urls names {self.url}, which was started with other options than this run's: "
+                f"servers.urls names {self.url}, which was started with other options than this run's: "
                 f"{'; '.join(differing)}. Change the config, or start another server."
             )
 

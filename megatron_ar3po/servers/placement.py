@@ -23,7 +23,7 @@ def server_places(
     nodes = list(by_node)[:servers_per_replica]
     if servers_per_replica % len(nodes):
         raise ValueError(
-            f"rollout.servers_per_replica={servers_per_replica} cannot be shared out evenly over the {len(nodes)} "
+            f"servers.servers_per_replica={servers_per_replica} cannot be shared out evenly over the {len(nodes)} "
             f"nodes of replica {dp}; use a multiple of {len(nodes)}."
         )
     per_node = servers_per_replica // len(nodes)
@@ -32,7 +32,7 @@ def server_places(
         local = by_node[node]
         if gpus and len(local) % per_node:
             raise ValueError(
-                f"rollout.servers_per_replica={servers_per_replica} puts {per_node} servers on node {node}, which does "
+                f"servers.servers_per_replica={servers_per_replica} puts {per_node} servers on node {node}, which does "
                 f"not divide the {len(local)} GPUs of replica {dp} there; use a divisor for each node."
             )
         share = max(1, len(local) // per_node)

@@ -17,7 +17,7 @@ def reserve_port(port: int, host: str = HOST) -> socket.socket:
     except OSError as error:
         reservation.close()
         raise ValueError(
-            f"rollout.port={port} cannot be used on {host}: {error.strerror}. Another process holds it; choose another "
+            f"servers.port={port} cannot be used on {host}: {error.strerror}. Another process holds it; choose another "
             "port, or 0 for a free one from the system."
         ) from error
     return reservation

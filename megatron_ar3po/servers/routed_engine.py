@@ -1,4 +1,4 @@
-"""`RoutedEngine`: samples through the router in front of all servers (`rollout.routing=global`).
+"""`RoutedEngine`: samples through the router in front of all servers (`servers.routing=global`).
 
 The answers come back to the replica that asked. Who answered stands in the answer (`x-ar3po-server`), so usage is
 counted per process of a server, whoever owns it; a request that was lost on the way may have been anyone's and is
@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.engine_requests import Answer, Question
 from megatron_ar3po.servers.engine_responses import LostRequest
@@ -41,16 +41,23 @@ class RoutedEngine(SglangEngine):
     def __init__(
         self,
         servers: Sequence[Server],
-        config: RolloutConfig,
+        config: ServersConfig,
         *,
         vocab_size: int,
+        is_deterministic: bool,
         router_url: str,
         all_urls: Sequence[str],
         client: str = "",
         on_server_lost: Callable[[Any], None] | None = None,
         on_router_lost: Callable[[], None] | None = None,
     ) -> None:
-        super().__init__(servers, config, vocab_size=vocab_size, on_server_lost=on_server_lost)
+        super().__init__(
+            servers,
+            config,
+            vocab_size=vocab_size,
+            is_deterministic=is_deterministic,
+            on_server_lost=on_server_lost,
+        )
         self._router_url = router_url
         self._id_prefix = f"{client}." if client else ""
         self._all_urls = tuple(all_urls)
@@ -108,7 +115,7 @@ class RoutedEngine(SglangEngine):
                 await self.repair_all()
         raise RolloutEngineError(
             f"request {request.request_id} brought no usable answer through the router {self._router_url} in "
-            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); the last: "
+            f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); the last: "
             f"{failure}. Look at the logs of the router and of the servers."
         )
 

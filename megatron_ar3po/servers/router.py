@@ -1,4 +1,4 @@
-"""`GlobalRouter`: one `sglang-router` in front of all servers of a run (`rollout.routing=global`), so that the hard
+"""`GlobalRouter`: one `sglang-router` in front of all servers of a run (`servers.routing=global`), so that the hard
 prompts of one replica use the idle servers of another. Leader of replica 0 starts it; `RouterControl` is for all.
 
 The router tries nothing again: a second try is a new request with a new id, and that is the client's to send. It sees a
@@ -44,8 +44,8 @@ def check_router_installed() -> None:
     """ValueError before anything starts."""
     if importlib.util.find_spec("sglang_router") is None:
         raise ValueError(
-            "rollout.routing=global needs sglang-router, which is not installed; run `pip install --no-deps -r "
-            "requirements/nodeps.txt`, or set rollout.routing=local."
+            "servers.routing=global needs sglang-router, which is not installed; run `pip install --no-deps -r "
+            "requirements/nodeps.txt`, or set servers.routing=local."
         )
 
 
@@ -161,7 +161,7 @@ class GlobalRouter:
         self.stop()
         if self.num_restarts >= self._max_restarts:
             raise RolloutEngineError(
-                f"the router was lost again after rollout.max_server_restarts={self._max_restarts} restarts; raise it, "
+                f"the router was lost again after servers.max_server_restarts={self._max_restarts} restarts; raise it, "
                 f"or mend what ends the router. {self.last_words()}"
             )
         self.num_restarts += 1

@@ -5,7 +5,7 @@ Promises:
   anyone sees it; an answer that fails is drawn again or raised, never passed on;
 - one `generate` returns one answer: each try is a request of its own under an id of its own, and the id of a try that
   was given up is aborted at the server, so no answer can be counted twice;
-- every wait has a limit; a server that dies, or generates nothing for `rollout.hang_timeout_s` while requests are in
+- every wait has a limit; a server that dies, or generates nothing for `servers.hang_timeout_s` while requests are in
   flight, is handed to `on_server_lost` once, whatever it took with it, and then only those requests are drawn again;
 - all that the servers did is counted (`usage`), answers that were thrown away included.
 
@@ -26,7 +26,7 @@ import aiohttp
 import numpy as np
 
 from megatron_ar3po.async_tasks import end, gather
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (
@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 _HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
 _ABORT_TIMEOUT_S = 10.0
-_LOOKS_PER_HANG_TIMEOUT = 4  # how often a server is looked at within rollout.hang_timeout_s
+_LOOKS_PER_HANG_TIMEOUT = 4  # how often a server is looked at within servers.hang_timeout_s
 
 
 @dataclass(slots=True)
@@ -59,14 +59,16 @@ class _ServerState:
 
 class SglangEngine:
     """A `RolloutEngine`. `on_server_lost(server)` blocks until the server runs again and holds the current weights
-    under the current version; without one a lost server ends the run."""
+    under the current version; without one a lost server ends the run. `is_deterministic`: the servers honour seeds, and
+    each request says its own."""
 
     def __init__(
         self,
         servers: Sequence[Server],
-        config: RolloutConfig,
+        config: ServersConfig,
         *,
         vocab_size: int,
+        is_deterministic: bool,
         on_server_lost: Callable[[Any], None] | None = None,
     ) -> None:
         assert servers, "an engine needs at least one server"
@@ -77,6 +79,7 @@ class SglangEngine:
         self._servers = [_ServerState(server) for server in servers]
         self._config = config
         self._vocab_size = vocab_size
+        self._is_deterministic = is_deterministic
         self._session: aiohttp.ClientSession | None = None
         self._revival = asyncio.Lock()  # one at a time: all ranks of the replica take part
         self._watch: asyncio.Task[None] | None = None
@@ -87,7 +90,7 @@ class SglangEngine:
 
     async def generate(self, request: GenerationRequest) -> Generation:
         question = generation_question(
-            request, vocab_size=self._vocab_size, is_seeded=self._config.deterministic
+            request, vocab_size=self._vocab_size, is_seeded=self._is_deterministic
         )
         return await self._answered(question)
 
@@ -115,7 +118,7 @@ class SglangEngine:
             await self._repair_if_lost(state, process)
         raise RolloutEngineError(
             f"request {request.request_id} brought no usable answer from server {state.server.name} in "
-            f"{self._config.max_retries + 1} tries (rollout.max_retries={self._config.max_retries}); "
+            f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); "
             f"the last: {failure}. "
             f"{state.server.last_words()}"
         )
@@ -193,7 +196,7 @@ class SglangEngine:
         except asyncio.TimeoutError as error:
             await self._abort_try(abort_at, rid)
             limit = self._config.request_timeout_s
-            raise LostRequest(f"no answer within rollout.request_timeout_s={limit:g}") from error
+            raise LostRequest(f"no answer within servers.request_timeout_s={limit:g}") from error
         except aiohttp.ClientError as error:
             raise LostRequest(f"{type(error).__name__}: {error}") from error
         finally:
@@ -241,7 +244,7 @@ class SglangEngine:
             state.well_at = time.monotonic()
         elif time.monotonic() - state.well_at > self._config.hang_timeout_s:
             logger.warning(
-                "server %s has generated nothing for rollout.hang_timeout_s=%g",
+                "server %s has generated nothing for servers.hang_timeout_s=%g",
                 state.server.name,
                 self._config.hang_timeout_s,
             )

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import megatron_ar3po
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
@@ -86,11 +86,12 @@ class SglangServer:
 
     def __init__(
         self,
-        config: RolloutConfig,
+        config: ServersConfig,
         place: ServerPlace,
         *,
         model_path: str,
         dtype: str,
+        is_deterministic: bool,
         log_dir: Path,
     ) -> None:
         self.name = place.name
@@ -109,6 +110,7 @@ class SglangServer:
             host=place.host,
             port=self.port,
             tensor_parallel_size=place.tensor_parallel_size,
+            is_deterministic=is_deterministic,
             on_gpu=torch.cuda.is_available(),
         )
         self._process: subprocess.Popen[bytes] | None = None
@@ -152,7 +154,7 @@ class SglangServer:
 
     def wait_ready(self, report: Callable[[str], None] = logger.info) -> float:
         """Until the server takes requests; returns the seconds since its start."""
-        limit = self._config.server_start_timeout_s
+        limit = self._config.start_timeout_s
         next_report = _REPORT_INTERVAL_S
         while not self._answers_ready():
             waited = time.monotonic() - self._started_at
@@ -164,7 +166,7 @@ class SglangServer:
                 words = self.last_words()
                 self.stop()
                 raise RolloutEngineError(
-                    f"server {self.name} was not ready within rollout.server_start_timeout_s={limit:g}; raise it, or "
+                    f"server {self.name} was not ready within servers.start_timeout_s={limit:g}; raise it, or "
                     f"look for what it waits for. {words}"
                 )
             if waited >= next_report:
@@ -187,7 +189,7 @@ class SglangServer:
         if self.num_restarts >= self._config.max_server_restarts:
             self.stop()  # who still waits for an answer of a hung one learns of it
             raise RolloutEngineError(
-                f"server {self.name} was lost again after rollout.max_server_restarts="
+                f"server {self.name} was lost again after servers.max_server_restarts="
                 f"{self._config.max_server_restarts} restarts; raise it, or mend what ends the server. "
                 f"{self.last_words()}"
             )
@@ -235,7 +237,7 @@ class SglangServer:
         if served != ours:
             raise ValueError(
                 f"server {self.name} at {self.url} serves the model {served}, not model.path={ours}; another server "
-                "answers on this port: choose another rollout.port, or 0 for a free one."
+                "answers on this port: choose another servers.port, or 0 for a free one."
             )
 
     def _told(self, route: str, name: str) -> Any:

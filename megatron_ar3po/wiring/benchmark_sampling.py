@@ -84,10 +84,11 @@ def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:
 def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
     servers = [
         SglangServer(
-            config.rollout,
+            config.servers,
             place,
             model_path=config.model.path,
             dtype=config.model.dtype,
+            is_deterministic=config.run.deterministic,
             log_dir=config.run.path / "logs",
         )
         for place in benchmark_places(visible_gpus(), server_tp)

@@ -35,7 +35,7 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     batch, standing = within_band(
         batch,
         ranks,
-        band=config.reuse.logprob_band,
+        band=config.reuse.max_logprob_drift,
         aggregation=config.algorithm.loss_aggregation,
     )
     stats = [actor.update(mini_batch) for mini_batch in batch.mini_batches]

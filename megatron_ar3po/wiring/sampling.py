@@ -49,6 +49,7 @@ def build_controller(
         engine,
         language.verifier,
         config.rollout,
+        config.servers,
         run_seed=config.run.seed,
         stop_token_ids=language.stop_token_ids,
         max_context_tokens=shape["max_position_embeddings"],
@@ -60,7 +61,7 @@ def build_controller(
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
     before = counters_before(servers)
-    if config.rollout.routing == "local":
+    if config.servers.routing == "local":
         return controller, Ledger(path, lambda: server_books(engine, before=before))
     ledger = Ledger(
         path,
@@ -86,19 +87,21 @@ def build_engine(
     servers: Sequence[RunServer],
     router: RouterAccess | None,
 ) -> SglangEngine:
-    """Collective over leaders with `rollout.routing=global`."""
+    """Collective over leaders with `servers.routing=global`."""
     if router is None:
         return SglangEngine(
             servers,
-            config.rollout,
+            config.servers,
             vocab_size=language.vocab_size,
+            is_deterministic=config.run.deterministic,
             on_server_lost=lambda server: revive(server, ranks),
         )
     urls = ranks.gather_over_replicas([server.url for server in servers])
     return RoutedEngine(
         servers,
-        config.rollout,
+        config.servers,
         vocab_size=language.vocab_size,
+        is_deterministic=config.run.deterministic,
         router_url=router.url,
         client=f"dp{ranks.layout.dp_rank}",
         all_urls=[url for replica in urls for url in replica],
@@ -123,7 +126,7 @@ def build_sampler(
             prompts_per_step=config.rollout.prompts_per_step,
             ledger=ledger,
             tell_failure=ranks.gather_over_replicas
-            if config.rollout.routing == "global"
+            if config.servers.routing == "global"
             else lambda text: None,
         )
     return DynamicSampler(

@@ -37,17 +37,17 @@ class RouterAccess:
 
 def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
     """Collective. The servers of a leader's replica, on all of its nodes; other ranks hold none. The first rank of a
-    replica on each node starts those of the node, and returns at once. With `rollout.server_urls` nothing is started:
+    replica on each node starts those of the node, and returns at once. With `servers.urls` nothing is started:
     they run already."""
     check_server_urls(config, ranks)
     places = server_places(
         ranks.layout,
-        servers_per_replica=config.rollout.servers_per_replica,
+        servers_per_replica=config.servers.servers_per_replica,
         gpus=visible_gpus(),
         ranks_per_node=ranks_per_node(ranks),
     )
     check_transport(config, places)
-    if config.rollout.server_urls:
+    if config.servers.urls:
         return [attached(config, place) for place in places] if ranks.is_leader else []
     own: dict[str, SglangServer] = {}
     error = None
@@ -81,16 +81,17 @@ def start_own(
     if not is_first_of_replica_here(ranks.layout, per_node):
         return
     is_reached_from_elsewhere = per_node < ranks.layout.world_size and (
-        config.rollout.routing == "global" or len({place.node for place in places}) > 1
+        config.servers.routing == "global" or len({place.node for place in places}) > 1
     )
     for place in places:
         if place.node != ranks.layout.rank // per_node:
             continue
         server = SglangServer(
-            config.rollout,
+            config.servers,
             replace(place, host=node_address()) if is_reached_from_elsewhere else place,
             model_path=config.model.path,
             dtype=config.model.dtype,
+            is_deterministic=config.run.deterministic,
             log_dir=config.run.path / "logs",
         )
         server.start()
@@ -132,37 +133,38 @@ def check_transport(config: Config, places: Sequence[ServerPlace]) -> None:
     if len(nodes) > 1 and config.weight_sync.transport == "tensor" and config.debug.mode == "full":
         raise ValueError(
             f"weight_sync.transport=tensor hands over memory of one machine, but the servers of a replica are on nodes "
-            f"{nodes} (rollout.servers_per_replica={config.rollout.servers_per_replica}); set "
+            f"{nodes} (servers.servers_per_replica={config.servers.servers_per_replica}); set "
             "weight_sync.transport=disk (a folder that all nodes see) or, without colocated GPUs, distributed; or "
-            "rollout.servers_per_replica=1: then only the leader's node samples."
+            "servers.servers_per_replica=1: then only the leader's node samples."
         )
 
 
 def attached(config: Config, place: ServerPlace) -> AttachedServer:
     arguments = server_arguments(
-        config.rollout,
+        config.servers,
         model_path=config.model.path,
         dtype=config.model.dtype,
         port=0,
         tensor_parallel_size=place.tensor_parallel_size,
+        is_deterministic=config.run.deterministic,
         on_gpu=torch.cuda.is_available(),
     )
     return AttachedServer(
-        config.rollout.server_urls[place.number],
+        config.servers.urls[place.number],
         name=place.name,
         arguments=arguments,
         tensor_parallel_size=place.tensor_parallel_size,
-        timeout_s=config.rollout.server_start_timeout_s,
+        timeout_s=config.servers.start_timeout_s,
     )
 
 
 def check_server_urls(config: Config, ranks: Ranks) -> None:
-    urls = config.rollout.server_urls
-    wanted = ranks.layout.data_parallel_size * config.rollout.servers_per_replica
+    urls = config.servers.urls
+    wanted = ranks.layout.data_parallel_size * config.servers.servers_per_replica
     if urls and len(urls) != wanted:
         raise ValueError(
-            f"rollout.server_urls names {len(urls)} server(s), but {ranks.layout.data_parallel_size} replica(s) with "
-            f"rollout.servers_per_replica={config.rollout.servers_per_replica} use {wanted}; name each once, replica "
+            f"servers.urls names {len(urls)} server(s), but {ranks.layout.data_parallel_size} replica(s) with "
+            f"servers.servers_per_replica={config.servers.servers_per_replica} use {wanted}; name each once, replica "
             "by replica."
         )
 
@@ -195,15 +197,15 @@ def server_control(
 
 def check_routing(config: Config) -> None:
     """Before anything starts."""
-    if config.rollout.routing == "global":
+    if config.servers.routing == "global":
         check_router_installed()
 
 
 def start_router(
     config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]
 ) -> RouterAccess | None:
-    """Collective; None with `rollout.routing=local`. The servers are ready."""
-    if config.rollout.routing == "local":
+    """Collective; None with `servers.routing=local`. The servers are ready."""
+    if config.servers.routing == "local":
         return None
     restart: Callable[[], None] | None = None
     per_replica = ranks.gather([server.url for server in servers])
@@ -213,9 +215,9 @@ def start_router(
         router = GlobalRouter(
             [url for urls in per_replica for url in urls],
             log_path=config.run.path / "logs" / "router.log",
-            request_timeout_s=config.rollout.request_timeout_s,
+            request_timeout_s=config.servers.request_timeout_s,
             host=node_address() if ranks_per_node(ranks) < ranks.layout.world_size else HOST,
-            max_restarts=config.rollout.max_server_restarts,
+            max_restarts=config.servers.max_server_restarts,
         )
         stack.callback(router.stop)
         router.start()

@@ -72,8 +72,8 @@ def test_a_bad_dataset_line_is_named_by_file_and_line(
 def test_a_port_in_use_is_named(start_run):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        run = start_run(ONE_STEP, f"rollout.port={port}").wait(120)
-    assert f"rollout.port={port}" in sentence(run)
+        run = start_run(ONE_STEP, f"servers.port={port}").wait(120)
+    assert f"servers.port={port}" in sentence(run)
     assert run.processes_left() == []
 
 

@@ -68,7 +68,7 @@ def trained(tmp_path_factory):
             samples = samples_of_a_rescued_group(folder / f"store{number}", option, shift)
             save_samples(dump, samples, step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
-            words += [f"reuse.option={option}", f"reuse.logprob_band={band}"]
+            words += [f"reuse.option={option}", f"reuse.max_logprob_drift={band}"]
             starter(*words, f"model.path={model}", ranks=ranks).wait(120).succeeded()
             facts[name] = json.loads((run / "replay.json").read_text())
     finally:
@@ -144,7 +144,7 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
         "rollout.temperature=2",
     ]
     try:
-        run = starter(*words, "reuse.logprob_band=2").wait().succeeded()
+        run = starter(*words, "reuse.max_logprob_drift=2").wait().succeeded()
     finally:
         starter.end_all()
     asked = sum(row.get("reuse/scored_responses", 0) for row in run.metrics)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from e2e.test_rollout_server import OPTIONS, make_server, set_version
+from e2e.test_rollout_server import SERVERS, make_server, set_version
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer
@@ -87,18 +87,17 @@ def is_accepted(prompt: Prompt, response) -> bool:
 
 def collected(server, prompts, scheduling: str) -> list:
     options = {
-        **OPTIONS,
         "num_stages": NUM_STAGES,
         "responses_per_stage": PER_STAGE,
         "max_response_tokens": 1,
-        "max_concurrent_requests": 64,
         "stage_scheduling": scheduling,
     }
-    config = RolloutConfig(**options)
+    servers = ServersConfig(**{**SERVERS, "max_concurrent_requests": 64})
     controller = RolloutController(
-        SglangEngine([server], config, vocab_size=VOCAB_SIZE),
+        SglangEngine([server], servers, vocab_size=VOCAB_SIZE, is_deterministic=True),
         FakeVerifier(is_accepted, delay_s=lambda r: (r.seed % 5) / 1000),
-        config,
+        RolloutConfig(**options),
+        servers,
         run_seed=11,
         stop_token_ids=(STOP_TOKEN_ID,),
         max_context_tokens=MAX_CONTEXT_TOKENS,

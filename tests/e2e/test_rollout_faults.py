@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from e2e.test_rollout_server import OPTIONS, a_third_is_correct, make_prompts
+from e2e.test_rollout_server import ROLLOUT, SERVERS, a_third_is_correct, make_prompts
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.servers.counters import read_counters, server_books
@@ -45,10 +45,11 @@ def servers(trained, tmp_path_factory) -> Iterator[list[SglangServer]]:
     logs = tmp_path_factory.mktemp("logs")
     made = [
         SglangServer(
-            RolloutConfig(**OPTIONS, max_server_restarts=10),
+            ServersConfig(**SERVERS, max_server_restarts=10),
             ServerPlace(name=f"dp0.s{i}"),
             model_path=str(start),
             dtype="float32",
+            is_deterministic=True,
             log_dir=logs,
         )
         for i in range(2)
@@ -84,11 +85,21 @@ def since(start: dict, book: ServerBook) -> ServerBook:
     return replace(book, theirs=ServerCounters(**counts))
 
 
-def make_controller(servers, verifier, on_server_lost=None, **options) -> RolloutController:
-    config = RolloutConfig(**{**OPTIONS, "servers_per_replica": 2, **options})
+def make_controller(
+    servers, verifier, on_server_lost=None, hang_timeout_s=120.0, **options
+) -> RolloutController:
+    config = ServersConfig(**SERVERS, servers_per_replica=2, hang_timeout_s=hang_timeout_s)
+    engine = SglangEngine(
+        servers,
+        config,
+        vocab_size=VOCAB_SIZE,
+        is_deterministic=True,
+        on_server_lost=on_server_lost,
+    )
     return RolloutController(
-        SglangEngine(servers, config, vocab_size=VOCAB_SIZE, on_server_lost=on_server_lost),
+        engine,
         verifier,
+        RolloutConfig(**{**ROLLOUT, **options}),
         config,
         run_seed=3,
         stop_token_ids=(STOP_TOKEN_ID,),
@@ -216,7 +227,7 @@ def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
     "signal_number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.chaos)]
 )
 def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signal_number):
-    """As above, with `rollout.routing=global`: the real sglang-router chooses the server. The lost samples are drawn by
+    """As above, with `servers.routing=global`: the real sglang-router chooses the server. The lost samples are drawn by
     the other one while the lost one is restarted; the router sees it again when it holds the weights. Then the router
     itself is killed, and restarted before the same servers."""
     prompts = make_prompts(24)
@@ -232,12 +243,12 @@ def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signa
         publish(lost, trained)
         control.add(lost.url)
 
-    options = {"servers_per_replica": 2, "routing": "global", "max_response_tokens": 64}
-    config = RolloutConfig(**{**OPTIONS, **options, "hang_timeout_s": 10.0})
+    config = ServersConfig(**SERVERS, servers_per_replica=2, routing="global", hang_timeout_s=10.0)
     engine = RoutedEngine(
         servers,
         config,
         vocab_size=VOCAB_SIZE,
+        is_deterministic=True,
         router_url=router.url,
         all_urls=urls,
         on_server_lost=revive,
@@ -247,6 +258,7 @@ def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signa
     controller = RolloutController(
         engine,
         verifier,
+        RolloutConfig(**{**ROLLOUT, "max_response_tokens": 64}),
         config,
         run_seed=3,
         stop_token_ids=(STOP_TOKEN_ID,),
@@ -306,21 +318,25 @@ def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routi
     a prompt go to one server, and the second reads all but the last of its 8 prompt tokens from that server's cache. A
     blind choice would miss half of them."""
     prompts = make_prompts(24, seed={"local": 21, "global": 22}[routing])
-    options = {"servers_per_replica": 1, "max_concurrent_requests": 2, "routing": routing}
-    stages = {"num_stages": 2, "responses_per_stage": 1, "max_response_tokens": 1}
-    config = RolloutConfig(**{**OPTIONS, **options, **stages})
+    config = ServersConfig(**{**SERVERS, "max_concurrent_requests": 2, "routing": routing})
     urls = [s.url for s in servers]
     router = GlobalRouter(urls, log_path=tmp_path / "router.log", request_timeout_s=60)
     if routing == "global":
         router.start()
         engine = RoutedEngine(
-            servers, config, vocab_size=VOCAB_SIZE, router_url=router.url, all_urls=urls
+            servers,
+            config,
+            vocab_size=VOCAB_SIZE,
+            is_deterministic=True,
+            router_url=router.url,
+            all_urls=urls,
         )
     else:
-        engine = SglangEngine(servers, config, vocab_size=VOCAB_SIZE)
+        engine = SglangEngine(servers, config, vocab_size=VOCAB_SIZE, is_deterministic=True)
     controller = RolloutController(
         engine,
         FakeVerifier(lambda prompt, response: False),
+        RolloutConfig(num_stages=2, responses_per_stage=1, max_response_tokens=1),
         config,
         run_seed=3,
         stop_token_ids=(STOP_TOKEN_ID,),

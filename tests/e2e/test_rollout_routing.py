@@ -10,8 +10,8 @@ def rows_of(run, dp: int) -> list[dict]:
 
 
 def test_replicas_on_two_nodes_share_their_servers_and_each_keeps_its_answers(start_run):
-    """`rollout.routing=global`: two replicas, each on a node of its own with one server, one router before both."""
-    run = start_run("run.num_steps=2", "rollout.routing=global", nodes=2).wait().succeeded()
+    """`servers.routing=global`: two replicas, each on a node of its own with one server, one router before both."""
+    run = start_run("run.num_steps=2", "servers.routing=global", nodes=2).wait().succeeded()
     ledgers = [rows_of(run, dp) for dp in (0, 1)]
     prompts = [[row for row in rows if row["kind"] == "prompt"] for rows in ledgers]
     positions = [(row["step"], row["position"]) for rows in prompts for row in rows]
@@ -37,7 +37,7 @@ def test_replicas_on_two_nodes_share_their_servers_and_each_keeps_its_answers(st
 def test_a_replica_of_two_nodes_has_a_server_on_each(start_run):
     """Tensor parallel over two nodes of one rank; the weights go to both servers through a folder. The leader samples
     from the server of the other node as from its own, and the actor agrees with both about every token."""
-    words = ["actor.tensor_parallel_size=2", "rollout.servers_per_replica=2"]
+    words = ["actor.tensor_parallel_size=2", "servers.servers_per_replica=2"]
     run = start_run("run.num_steps=2", *words, "weight_sync.transport=disk", nodes=2)
     run.wait().succeeded()
     rows = rows_of(run, 0)

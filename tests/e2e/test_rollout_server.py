@@ -24,7 +24,7 @@ from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, writ
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.colocation import ColocatedGpus
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
@@ -37,15 +37,8 @@ from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, ScoringRequest, StepPrompt
 
-OPTIONS = {
-    "num_stages": 2,
-    "responses_per_stage": 4,
-    "max_response_tokens": 12,
-    "deterministic": True,
-    "server_start_timeout_s": 200.0,
-    "request_timeout_s": 60.0,
-    "max_concurrent_requests": 32,
-}
+ROLLOUT = {"num_stages": 2, "responses_per_stage": 4, "max_response_tokens": 12}
+SERVERS = {"start_timeout_s": 200.0, "request_timeout_s": 60.0, "max_concurrent_requests": 32}
 
 
 @pytest.fixture(scope="module")
@@ -103,9 +96,14 @@ def server(model, doomed_trainer, tmp_path_factory) -> Iterator[SglangServer]:
 
 
 def make_server(model: Path, logs: Path, **options) -> SglangServer:
-    place = ServerPlace(name="dp0.s0")
-    config = RolloutConfig(**{**OPTIONS, **options})
-    return SglangServer(config, place, model_path=str(model), dtype="float32", log_dir=logs)
+    return SglangServer(
+        ServersConfig(**{**SERVERS, **options}),
+        ServerPlace(name="dp0.s0"),
+        model_path=str(model),
+        dtype="float32",
+        is_deterministic=True,
+        log_dir=logs,
+    )
 
 
 def set_version(server: SglangServer, version: int) -> None:
@@ -122,16 +120,21 @@ def set_version(server: SglangServer, version: int) -> None:
 def make_controller(server):
     made: list[RolloutController] = []
 
-    def make(verifier=None, on_server_lost=None, **options) -> RolloutController:
-        config = RolloutConfig(**{**OPTIONS, **options})
+    def make(verifier=None, on_server_lost=None, servers=(), **options) -> RolloutController:
+        servers_config = ServersConfig(**{**SERVERS, **dict(servers)})
         engine = SglangEngine(
-            [server], config, vocab_size=VOCAB_SIZE, on_server_lost=on_server_lost
+            [server],
+            servers_config,
+            vocab_size=VOCAB_SIZE,
+            is_deterministic=True,
+            on_server_lost=on_server_lost,
         )
         made.append(
             RolloutController(
                 engine,
                 verifier or FakeVerifier(),
-                config,
+                RolloutConfig(**{**ROLLOUT, **options}),
+                servers_config,
                 run_seed=3,
                 stop_token_ids=(STOP_TOKEN_ID,),
                 max_context_tokens=MAX_CONTEXT_TOKENS,
@@ -165,7 +168,7 @@ def a_third_is_correct(prompt, response) -> bool:
 
 
 def test_the_names_of_server_options_are_sglangs_own(server):
-    """The check of rollout.sglang reads SGLang's source; here its running server says what it knows."""
+    """The check of servers.sglang reads SGLang's source; here its running server says what it knows."""
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
     connection.request("GET", "/server_info")
     info = json.loads(connection.getresponse().read())
@@ -176,7 +179,7 @@ def test_the_names_of_server_options_are_sglangs_own(server):
 
 
 def test_the_server_tells_the_size_of_its_kv_cache(server):
-    assert server.kv_tokens() == RolloutConfig().max_total_tokens
+    assert server.kv_tokens() == ServersConfig().max_total_tokens
 
 
 def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
@@ -210,7 +213,9 @@ def test_same_seed_same_tokens_alone_and_in_a_batch(make_controller):
         return [[r.response for r in group] for group in sampled]
 
     together = answers(make_controller(), prompts)
-    alone = [answers(make_controller(max_concurrent_requests=1), [p])[0] for p in prompts]
+    alone = [
+        answers(make_controller(servers={"max_concurrent_requests": 1}), [p])[0] for p in prompts
+    ]
     for batch, single in zip(together, alone, strict=True):
         for a, b in zip(batch, single, strict=True):
             assert a.token_ids.tolist() == b.token_ids.tolist()
@@ -441,11 +446,12 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
     """Rollout, training, publish, rollout through a proxy that records. Without a GPU the server takes the calls and
     has no memory to give back; which bytes are freed where is not seen here."""
     proxy = RecordingProxy(server)
-    config = RolloutConfig(**{**OPTIONS, "responses_per_stage": 1, "num_stages": 1})
+    servers = ServersConfig(**SERVERS)
     controller = RolloutController(
-        SglangEngine([proxy], config, vocab_size=VOCAB_SIZE),
+        SglangEngine([proxy], servers, vocab_size=VOCAB_SIZE, is_deterministic=True),
         FakeVerifier(),
-        config,
+        RolloutConfig(**{**ROLLOUT, "responses_per_stage": 1, "num_stages": 1}),
+        servers,
         run_seed=3,
         stop_token_ids=(STOP_TOKEN_ID,),
         max_context_tokens=MAX_CONTEXT_TOKENS,

@@ -73,10 +73,11 @@ class Stage:
         )
         self.vocab_size = vocab_size
         server = SglangServer(
-            config.rollout,
+            config.servers,
             ServerPlace(name="publish"),
             model_path=model,
             dtype="float32",
+            is_deterministic=False,
             log_dir=folder,
         )
         server.start()
@@ -90,9 +91,10 @@ class Stage:
         self.actor = MegatronActor(config, self.ranks.layout)
         server.wait_ready()
         self.controller = RolloutController(
-            SglangEngine([server], config.rollout, vocab_size=vocab_size),
+            SglangEngine([server], config.servers, vocab_size=vocab_size, is_deterministic=False),
             NoVerdict(),
             config.rollout,
+            config.servers,
             run_seed=0,
             stop_token_ids=(1,),
             max_context_tokens=64,

@@ -14,7 +14,7 @@ def main(words: Sequence[str]) -> int:
     options = dict(word.split("=", 1) for word in words[1:])
     folder = Path(options["run.dir"])
     folder.mkdir(parents=True)
-    print("servers", options["rollout.server_urls"], flush=True)
+    print("servers", options["servers.urls"], flush=True)
     if options["algorithm.name"] == "broken":
         return 3
     if options["algorithm.name"] == "endless":

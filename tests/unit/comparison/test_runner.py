@@ -39,7 +39,7 @@ class NamedServers:
 
     def words_for(self, config: Config) -> list[str]:
         self.num_asked += 1
-        return [f"rollout.server_urls=[http://server{self.num_discarded}]"]
+        return [f"servers.urls=[http://server{self.num_discarded}]"]
 
     def discard(self) -> None:
         self.num_discarded += 1

@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.comparison.servers import SharedServers
-from megatron_ar3po.config.schema import Config, ModelConfig, RolloutConfig
+from megatron_ar3po.config.schema import (
+    Config,
+    ModelConfig,
+    RolloutConfig,
+    RunConfig,
+    ServersConfig,
+)
 from megatron_ar3po.servers.sglang_server import ServerPlace
 
 
@@ -48,27 +54,25 @@ class Farm:
         return [server.url for server in self.made if server.runs]
 
 
-CONFIG = Config(model=ModelConfig(path="/model"), rollout=RolloutConfig())
-
-
-def with_rollout(**values: object) -> Config:
-    return replace(CONFIG, rollout=RolloutConfig(**values))  # type: ignore[arg-type]
+CONFIG = Config(model=ModelConfig(path="/model"))
+TWO_SERVERS = replace(CONFIG, servers=ServersConfig(servers_per_replica=2))
 
 
 def test_runs_that_would_start_the_same_servers_share_them() -> None:
     farm = Farm()
-    assert farm.shared.words_for(CONFIG) == ["rollout.server_urls=[http://0]"]
+    assert farm.shared.words_for(CONFIG) == ["servers.urls=[http://0]"]
     # Stages, batch and temperature are the run's affair.
-    other = with_rollout(num_stages=1, prompts_per_step=4, temperature=0.5)
-    assert farm.shared.words_for(other) == ["rollout.server_urls=[http://0]"]
+    rollout = RolloutConfig(num_stages=1, prompts_per_step=4, temperature=0.5)
+    other = replace(CONFIG, rollout=rollout)
+    assert farm.shared.words_for(other) == ["servers.urls=[http://0]"]
     assert farm.running() == ["http://0"]
 
 
 def test_other_options_of_the_server_take_another_one_in_the_place_of_the_first() -> None:
     farm = Farm()
     farm.shared.words_for(CONFIG)
-    two = farm.shared.words_for(with_rollout(deterministic=True, servers_per_replica=2))
-    assert two == ["rollout.server_urls=[http://1,http://2]"]
+    two = farm.shared.words_for(replace(TWO_SERVERS, run=RunConfig(deterministic=True)))
+    assert two == ["servers.urls=[http://1,http://2]"]
     assert [server.name for server in farm.made] == ["dp0.s0", "dp0.s0", "dp0.s1"]
     assert farm.running() == ["http://1", "http://2"]
 
@@ -77,14 +81,14 @@ def test_a_server_that_was_lost_or_discarded_is_replaced() -> None:
     farm = Farm()
     farm.shared.words_for(CONFIG)
     farm.made[0].runs = False
-    assert farm.shared.words_for(CONFIG) == ["rollout.server_urls=[http://1]"]
+    assert farm.shared.words_for(CONFIG) == ["servers.urls=[http://1]"]
     farm.shared.discard()
     assert farm.running() == []
-    assert farm.shared.words_for(CONFIG) == ["rollout.server_urls=[http://2]"]
+    assert farm.shared.words_for(CONFIG) == ["servers.urls=[http://2]"]
 
 
 def test_a_server_that_dies_while_starting_takes_the_others_along() -> None:
     farm = Farm(breaks=True)
     with pytest.raises(RuntimeError, match="died while starting"):
-        farm.shared.words_for(with_rollout(servers_per_replica=2))
+        farm.shared.words_for(TWO_SERVERS)
     assert len(farm.made) == 2 and farm.running() == []

@@ -57,10 +57,10 @@ def test_a_rule_of_a_section_speaks_for_itself():
         ("rollout.max_response_tokens=0", "must be at least 1"),
         ("rollout.responses_per_stage=0", "must be at least 1"),
         ("rollout.prompts_per_step=0", "must be at least 1"),
-        ("rollout.servers_per_replica=0", "must be >= 1"),
+        ("servers.servers_per_replica=0", "must be at least 1"),
         ("rollout.stage_plan=[4,0]", "every stage needs at least 1 response"),
-        ("rollout.hang_timeout_s=0", "must be more than 0 seconds"),
-        ("rollout.max_retries=-1", "is negative; use 0 or more"),
+        ("servers.hang_timeout_s=0", "must be more than 0 seconds"),
+        ("servers.max_retries=-1", "is negative; use 0 or more"),
         ("rollout.max_tokens_per_step=-1", "is negative; 0 means no cap"),
         ("algorithm.prompts_per_round=-4", "is negative; 0 draws rollout.prompts_per_step"),
     ],
@@ -98,7 +98,7 @@ def test_a_name_made_of_digits_stays_a_name():
 
 
 def test_a_resolved_config_loads_back_to_the_same_config():
-    config = load_config([], ["algorithm.name=dapo", "rollout.sglang.log_level=error"])
+    config = load_config([], ["algorithm.name=dapo", "servers.sglang.log_level=error"])
     assert config_from_dict(yaml.safe_load(to_yaml(config))) == config
 
 

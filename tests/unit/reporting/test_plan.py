@@ -96,7 +96,7 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
             "actor.max_tokens_per_microbatch=100",
             "actor.logprob_chunk_tokens=10",
             "weight_sync.bucket_bytes=1000",
-            "rollout.sglang.mem_fraction_static=0.5",
+            "servers.sglang.mem_fraction_static=0.5",
         ],
     )
     layout = ParallelLayout(world_size=4, tensor_parallel_size=2)
@@ -177,7 +177,7 @@ def test_more_nodes_are_proposed_when_no_layout_fits_the_ones_at_hand():
 
 
 def test_a_kv_cache_smaller_than_one_sequence_is_a_problem():
-    plan = plan_of("qwen2.5_7b_dapo_math", 1, "rollout.sglang.mem_fraction_static=0.0905")
+    plan = plan_of("qwen2.5_7b_dapo_math", 1, "servers.sglang.mem_fraction_static=0.0905")
     assert "less than one sequence of 5120" in " ".join(plan.problems)
 
 

@@ -4,7 +4,7 @@ import pytest
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.controller import RolloutController, RolloutProgress, response_seed
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
@@ -22,12 +22,15 @@ def make_prompts(count: int) -> list[StepPrompt]:
     ]
 
 
-def make_controller(engine, verifier, *, num_clients=1, **options) -> RolloutController:
+def make_controller(
+    engine, verifier, *, num_clients=1, servers: ServersConfig | None = None, **options
+) -> RolloutController:
     config = RolloutConfig(**{"num_stages": 2, "responses_per_stage": 2, **options})
     return RolloutController(
         engine,
         verifier,
         config,
+        servers or ServersConfig(),
         run_seed=7,
         stop_token_ids=(3,),
         max_context_tokens=1024,
@@ -128,9 +131,8 @@ def test_verification_overlaps_with_sampling():
 
 def test_no_more_requests_are_in_flight_than_allowed():
     engine = FakeRolloutEngine(delay_s=lambda r: 0.002)
-    controller = make_controller(
-        engine, FakeVerifier(), max_concurrent_requests=3, servers_per_replica=2
-    )
+    servers = ServersConfig(max_concurrent_requests=3, servers_per_replica=2)
+    controller = make_controller(engine, FakeVerifier(), servers=servers)
     controller.collect(make_prompts(10), step=1, policy_version=0)
     assert engine.max_running == 6
 
@@ -142,8 +144,9 @@ def test_behind_a_router_waiting_prompts_use_the_room_that_others_leave(
     """Two replicas of two slots each: with an idle neighbour four requests run, and with a busy one our own two."""
     monkeypatch.setattr("megatron_ar3po.rollout.controller._LOOK_INTERVAL_S", 0.01)
     engine = FakeRolloutEngine(delay_s=lambda r: 0.1, others_running=others_running)
+    servers = ServersConfig(max_concurrent_requests=2)
     controller = make_controller(
-        engine, FakeVerifier(lambda p, r: True), num_clients=2, max_concurrent_requests=2
+        engine, FakeVerifier(lambda p, r: True), num_clients=2, servers=servers
     )
     controller.collect(make_prompts(8), step=1, policy_version=0)
     controller.close()
@@ -153,9 +156,8 @@ def test_behind_a_router_waiting_prompts_use_the_room_that_others_leave(
 def test_first_stages_go_first_when_slots_are_scarce():
     """One slot, all wrong: prompt 0's verdict is in while prompt 1 is sampled, yet prompt 2 begins first."""
     engine = FakeRolloutEngine(delay_s=lambda r: 0.005)
-    controller = make_controller(
-        engine, FakeVerifier(), max_concurrent_requests=1, responses_per_stage=1
-    )
+    servers = ServersConfig(max_concurrent_requests=1)
+    controller = make_controller(engine, FakeVerifier(), servers=servers, responses_per_stage=1)
     controller.collect(make_prompts(3), step=1, policy_version=0)
     assert [name[3:] for name in engine.finished] == [
         "p0.1.0",
@@ -189,7 +191,7 @@ def test_aborted_answer_is_drawn_again_and_never_graded():
 
 def test_a_response_that_is_always_aborted_ends_the_run():
     engine = FakeRolloutEngine(finish_reason=lambda r: "abort")
-    controller = make_controller(engine, FakeVerifier(), max_retries=1)
+    controller = make_controller(engine, FakeVerifier(), servers=ServersConfig(max_retries=1))
     with pytest.raises(RolloutEngineError, match="aborted 2 times"):
         controller.collect(make_prompts(1), step=1, policy_version=0)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import Generation, GenerationRequest, Prompt, StepPrompt
 
@@ -63,7 +63,7 @@ def prompts(count=1):
     ]
 
 
-def collect(engine, is_correct, *, num_prompts=1, **options):
+def collect(engine, is_correct, *, num_prompts=1, num_slots=0, **options):
     verifier = FakeVerifier(is_correct)
     config = RolloutConfig(
         **{"max_response_tokens": 64, "prompts_per_step": num_prompts, **options}
@@ -72,6 +72,7 @@ def collect(engine, is_correct, *, num_prompts=1, **options):
         engine,
         verifier,
         config,
+        ServersConfig(max_concurrent_requests=num_slots),
         run_seed=7,
         stop_token_ids=(3,),
         max_context_tokens=1024,
@@ -116,9 +117,7 @@ def test_a_cancelled_response_may_count_as_truncated():
 
 def test_a_sibling_that_waits_for_a_slot_is_not_sent():
     engine = AbortableEngine((2, 5, 60, 60))
-    (group,), _, (counts, _) = collect(
-        engine, second_is_correct, cancel_solved=True, max_concurrent_requests=1
-    )
+    (group,), _, (counts, _) = collect(engine, second_is_correct, cancel_solved=True, num_slots=1)
     assert [r.response.index for r in group.responses] == [0, 1]
     assert len(engine.sent) in (2, 3)  # the third may have got the slot while the second was graded
     assert counts["rollout/cancel/unsent_responses"] + counts["rollout/cancel/responses"] == 2

@@ -6,7 +6,7 @@ from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import Prompt, StepPrompt
 
@@ -35,6 +35,7 @@ def test_responses_per_prompt_meet_the_expectation(num_stages, responses_per_sta
         FakeRolloutEngine(),
         FakeVerifier(is_correct),
         RolloutConfig(num_stages=num_stages, responses_per_stage=responses_per_stage),
+        ServersConfig(),
         run_seed=1,
         stop_token_ids=(),
         max_context_tokens=1024,

@@ -6,7 +6,7 @@ from fakes.algorithm_cases import group
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController
@@ -54,6 +54,7 @@ def controller() -> RolloutController:
         FakeRolloutEngine(),
         FakeVerifier(is_correct),
         config,
+        ServersConfig(),
         run_seed=0,
         stop_token_ids=(),
         max_context_tokens=1024,

@@ -79,7 +79,7 @@ def test_seeded_sampling_that_this_run_did_not_ask_for_is_another_option(strange
 
 
 def test_where_nothing_answers_the_message_names_the_option_and_the_limit() -> None:
-    with pytest.raises(RolloutEngineError, match=r"rollout\.server_urls.*server_start_timeout_s"):
+    with pytest.raises(RolloutEngineError, match=r"servers\.urls.*servers\.start_timeout_s"):
         attached("http://127.0.0.1:9").wait_ready()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from unit.servers.test_sglang_engine import ScriptedServer, good
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.types import GenerationRequest, SamplingParams
@@ -35,7 +35,7 @@ class ScriptedRouter(ScriptedServer):
 
 def through(router: ScriptedRouter, *, on_router_lost, **options) -> tuple[Any, RoutedEngine]:
     """One request's answer or error, and the engine."""
-    config = RolloutConfig(**{"hang_timeout_s": 0.4, "request_timeout_s": 30.0, **options})
+    config = ServersConfig(**{"hang_timeout_s": 0.4, "request_timeout_s": 30.0, **options})
     server = ScriptedServer(lambda n, body: good(body))
 
     async def main() -> tuple[Any, RoutedEngine]:
@@ -51,6 +51,7 @@ def through(router: ScriptedRouter, *, on_router_lost, **options) -> tuple[Any, 
             [server],
             config,
             vocab_size=64,
+            is_deterministic=False,
             router_url=url,
             all_urls=[server.url],
             on_router_lost=on_router_lost,

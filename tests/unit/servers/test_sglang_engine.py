@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.usage import usage_of
@@ -100,16 +100,21 @@ def ask(
     on_server_lost=None,
     beside=(),
     score=(),
+    is_deterministic=False,
     **options,
 ) -> list[Any]:
     """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end. `beside`:
     servers that get none of them. With `score` an answer of these tokens is to be scored instead."""
-    config = RolloutConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
+    config = ServersConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
 
     async def main() -> list[Any]:
         runners = [await one.listen() for one in (server, *beside)]
         engine = SglangEngine(
-            [server, *beside], config, vocab_size=64, on_server_lost=on_server_lost
+            [server, *beside],
+            config,
+            vocab_size=64,
+            is_deterministic=is_deterministic,
+            on_server_lost=on_server_lost,
         )
         engine._server_of = lambda prompt: engine._servers[0]  # type: ignore[method-assign]
         requests = [
@@ -142,7 +147,7 @@ def ask(
 
 def test_answer_is_token_in_token_out():
     server = ScriptedServer(lambda n, body: good(body))
-    generation, usage = ask(server, deterministic=True)
+    generation, usage = ask(server, is_deterministic=True)
     assert generation.token_ids.tolist() == [5, 6, 2]
     np.testing.assert_allclose(generation.logprobs, [0.0, -0.1, -0.2], rtol=1e-6)
     assert (generation.finish_reason, generation.policy_version) == ("stop", 4)
@@ -205,7 +210,7 @@ def test_answers_that_stay_broken_end_with_the_servers_last_words():
     server = ScriptedServer(lambda n, body: "nonsense")
     error, usage = ask(server, max_retries=1)
     assert isinstance(error, RolloutEngineError)
-    assert "in 2 tries (rollout.max_retries=1)" in str(error) and "out of memory" in str(error)
+    assert "in 2 tries (servers.max_retries=1)" in str(error) and "out of memory" in str(error)
     assert usage == {
         ("dp0.s0", 0): ServerUsage(lost_requests=2, lost_prompt_tokens=6, lost_generated_tokens=16)
     }
@@ -441,7 +446,7 @@ def test_an_abort_in_the_servers_queue_is_no_work_of_the_server():
 
 def test_samples_of_one_prompt_go_to_one_server():
     servers = [ScriptedServer(lambda n, body: good(body), name=f"s{i}") for i in range(4)]
-    engine = SglangEngine(servers, RolloutConfig(), vocab_size=64)
+    engine = SglangEngine(servers, ServersConfig(), vocab_size=64, is_deterministic=False)
     prompts = [(i, i + 1) for i in range(400)]
     chosen = [engine._server_of(p).server.name for p in prompts]
     assert chosen == [engine._server_of(p).server.name for p in prompts]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.schema import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, server_environment
@@ -13,9 +13,13 @@ from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, serv
 
 def make_server(tmp_path, name="dp0.s0", number=0, **options) -> SglangServer:
     place = ServerPlace(name=name, number=number)
-    config = RolloutConfig(**options)
     return SglangServer(
-        config, place, model_path="model", dtype="float32", log_dir=tmp_path / "logs"
+        ServersConfig(**options),
+        place,
+        model_path="model",
+        dtype="float32",
+        is_deterministic=False,
+        log_dir=tmp_path / "logs",
     )
 
 
@@ -24,7 +28,7 @@ def test_a_port_in_use_is_named_before_anything_starts(tmp_path):
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        with pytest.raises(ValueError, match=f"rollout.port={port} cannot be used"):
+        with pytest.raises(ValueError, match=f"servers.port={port} cannot be used"):
             make_server(tmp_path, port=port)
 
 
@@ -69,20 +73,20 @@ def test_the_servers_environment_forgets_the_trainers_process_group():
     assert environment["PYTHONPATH"].endswith(":/elsewhere")
 
 
-def arguments(**options):
-    on_gpu = options.pop("on_gpu", False)
+def arguments(*, is_deterministic=False, on_gpu=False, **options):
     return server_arguments(
-        RolloutConfig(**options),
+        ServersConfig(**options),
         model_path="m",
         dtype="bfloat16",
         port=1234,
         tensor_parallel_size=2,
+        is_deterministic=is_deterministic,
         on_gpu=on_gpu,
     )
 
 
 def test_arguments_follow_the_config():
-    given = arguments(deterministic=True, max_total_tokens=512)
+    given = arguments(is_deterministic=True, max_total_tokens=512)
     assert (given["port"], given["dtype"], given["tp_size"]) == (1234, "bfloat16", 2)
     assert given["enable_deterministic_inference"] is True
     assert (given["device"], given["max_total_tokens"]) == ("cpu", 512)
@@ -99,7 +103,7 @@ def test_beside_a_gpu_sglang_chooses_its_own_kernels_and_can_sleep():
     "name", ["port", "model_path", "tp_size", "enable_deterministic_inference"]
 )
 def test_an_option_that_the_trainer_sets_is_refused_in_the_pass_through(name):
-    with pytest.raises(ValueError, match=f"rollout.sglang.{name} is set by"):
+    with pytest.raises(ValueError, match=f"servers.sglang.{name} is set by"):
         check_pass_through({name: 1})
 
 
@@ -137,10 +141,10 @@ def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, monkeypa
     monkeypatch.setattr(sys, "executable", str(sleeping))
     monkeypatch.setattr("megatron_ar3po.servers.sglang_server._STOP_GRACE_S", 0.2)
     monkeypatch.setattr("megatron_ar3po.servers.sglang_server._REPORT_INTERVAL_S", 0.3)
-    server = make_server(tmp_path, server_start_timeout_s=0.7)
+    server = make_server(tmp_path, start_timeout_s=0.7)
     server.start()
     lines = []
-    with pytest.raises(RolloutEngineError, match=r"rollout\.server_start_timeout_s=0\.7"):
+    with pytest.raises(RolloutEngineError, match=r"servers\.start_timeout_s=0\.7"):
         server.wait_ready(lines.append)
     assert lines[0].startswith(f"waiting for server 127.0.0.1:{server.port}: 0 s of at most 0.7 s")
     assert not server.is_running()
@@ -148,7 +152,7 @@ def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, monkeypa
 
 def test_no_more_restarts_than_allowed(tmp_path):
     server = make_server(tmp_path, max_server_restarts=0)
-    with pytest.raises(RolloutEngineError, match=r"rollout\.max_server_restarts=0"):
+    with pytest.raises(RolloutEngineError, match=r"servers\.max_server_restarts=0"):
         server.restart()
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.publish_stage import TRANSPORTS, Poison, Stage
+from harness.publish_stage import TRANSPORTS, Poison, SpoilingTransport, Stage
 from safetensors import safe_open
 
 from megatron_ar3po.interfaces import WeightPublishError
@@ -67,25 +67,14 @@ def test_the_server_answers_with_the_new_weights(stage, transport):
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
-def test_one_changed_element_is_caught(stage, transport, monkeypatch):
-    send = stage.transports[transport].send
-
-    def corrupted(calls, tensors, stamp):
-        return send(calls, [(name, spoilt(name, x)) for name, x in tensors], stamp)
-
-    def spoilt(name, x):
-        if name != "model.layers.17.self_attn.k_proj.weight":
-            return x
-        x = x.clone()
-        x[100, 7] += 1e-3
-        return x
-
-    monkeypatch.setattr(stage.transports[transport], "send", corrupted)
+def test_one_changed_element_is_caught(stage, transport):
+    spoiling = SpoilingTransport(
+        stage.transports[transport], "model.layers.17.self_attn.k_proj.weight", (100, 7)
+    )
     with pytest.raises(
         WeightPublishError, match=r"1 tensors: .*layers\.17\.self_attn\.qkv_proj\.weight differs"
     ):
-        stage.publish(stage.actor, transport, verify=True)
-    monkeypatch.undo()
+        stage.publish(stage.actor, spoiling, verify=True)
     stage.publish(stage.actor, transport, verify=True)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from harness.publish_stage import Poison, Stage
+from harness.publish_stage import Poison, SpoilingTransport, Stage
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,18 +53,12 @@ def test_buckets_travel_as_ipc_handles_and_arrive_whole(stage: Stage) -> None:
     assert stage.largest_difference(stage.publish(stage.actor, verify=True)) <= 1e-3
 
 
-def test_a_corrupted_bucket_is_caught(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_corrupted_bucket_is_caught(stage: Stage) -> None:
     from megatron_ar3po.interfaces import WeightPublishError
 
-    send = stage.transports["tensor"].send
-
-    def spoilt(calls: Any, tensors: Any, stamp: str) -> None:
-        return send(calls, [(n, x + (n == "model.norm.weight") * 1e-2) for n, x in tensors], stamp)
-
-    monkeypatch.setattr(stage.transports["tensor"], "send", spoilt)
+    spoiling = SpoilingTransport(stage.transports["tensor"], "model.norm.weight", (0,))
     with pytest.raises(WeightPublishError, match=r"model\.norm\.weight differs"):
-        stage.publish(stage.actor, verify=True)
-    monkeypatch.undo()
+        stage.publish(stage.actor, spoiling, verify=True)
     stage.publish(stage.actor, verify=True)
 
 

@@ -28,7 +28,8 @@ from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import MiniBatch, Prompt, Response, TrainingBatch, TrainingSample, Verdict
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
-from megatron_ar3po.weight_sync.transport import make_transport
+from megatron_ar3po.weight_sync.server_calls import ServerCalls
+from megatron_ar3po.weight_sync.transport import Transport, make_transport
 
 TRANSPORTS = ("tensor", "distributed", "disk")
 
@@ -54,6 +55,25 @@ class Poison:
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
         for bucket in self._actor.hf_buckets(max_bytes):
             yield [kept for named in bucket if (kept := self._change(*named)) is not None]
+
+
+class SpoilingTransport:
+    """A transport that changes one tensor behind the checksum's back: between what was read off and what is sent."""
+
+    def __init__(self, inner: Transport, name: str, element: tuple[int, ...]) -> None:
+        self._inner, self._name, self._element = inner, name, element
+        self.needs_session = inner.needs_session
+        self.open, self.finish, self.release = inner.open, inner.finish, inner.release
+        self.forget, self.close = inner.forget, inner.close
+
+    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+        sent = [(name, self._spoil(x) if name == self._name else x) for name, x in tensors]
+        self._inner.send(calls, sent, stamp)
+
+    def _spoil(self, tensor: Tensor) -> Tensor:
+        spoilt = tensor.clone()
+        spoilt[self._element] += 1e-2
+        return spoilt
 
 
 class Stage:
@@ -115,14 +135,17 @@ class Stage:
         for transport in self.transports.values():
             stack.callback(transport.close)
 
-    def publish(self, source: Any, transport: str = "tensor", *, verify: bool = False) -> int:
+    def publish(
+        self, source: Any, transport: str | Transport = "tensor", *, verify: bool = False
+    ) -> int:
+        """The new version. `transport`: one of its own by name, or another."""
         version = next(self.versions)
         publisher = ServerPublisher(
             actor=source,
             ranks=self.ranks,
             servers=lambda: [self.server.url],
             config=replace(self.config.weight_sync, verify=verify),
-            transport=self.transports[transport],
+            transport=self.transports[transport] if isinstance(transport, str) else transport,
         )
         facts = publisher.publish(version)
         assert facts["weight_sync/num_buckets"] > 1

@@ -2,10 +2,8 @@
 where Megatron copies views by itself; a tensor that fills its storage is ours to copy.
 """
 
-from types import SimpleNamespace
-from typing import Any
-
 import torch
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 
 from megatron_ar3po.actor.background_save import snapshot
 
@@ -13,7 +11,12 @@ from megatron_ar3po.actor.background_save import snapshot
 def test_a_tensor_on_the_host_is_copied_before_training_changes_it():
     weight = torch.tensor([1.0, 2.0])
     buckets = [("file", "key", (["bytes"], [("item", weight)]))]
-    request: Any = SimpleNamespace(preload_fn=lambda: buckets, async_fn_args=(None, buckets, None))
+    request = AsyncRequest(
+        async_fn=None,
+        async_fn_args=(None, buckets, None),
+        finalize_fns=[],
+        preload_fn=lambda: buckets,
+    )
     ((path, key, (byte_items, ((item, taken),))),) = snapshot(request)
     weight += 10
     assert taken.tolist() == [1.0, 2.0]

@@ -113,21 +113,17 @@ def test_both_formats_have_one_checksum_and_one_bit_changes_it(
 
 
 def test_a_flipped_byte_on_the_way_to_the_disk_is_found_before_the_folder_appears(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path
 ) -> None:
-    finish = conversion.MegatronFolderWriter.finish
+    def flip(phase: str, done: int, total: int) -> None:
+        if phase == "writing" and done == total:
+            file = tmp_path / "meg.partial" / "__0_0.distcp"
+            content = bytearray(file.read_bytes())
+            content[len(content) // 2] ^= 1
+            file.write_bytes(content)
 
-    def flip(writer: conversion.MegatronFolderWriter) -> dict[str, str]:
-        found = finish(writer)
-        file = writer.folder / "__0_0.distcp"
-        content = bytearray(file.read_bytes())
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-        return found
-
-    monkeypatch.setattr(conversion.MegatronFolderWriter, "finish", flip)
     with pytest.raises(ValueError, match=r"does not hold what was read: 1 tensors differ"):
-        conversion.to_megatron(model, tmp_path / "meg", part_bytes=60_000, report=silent)
+        conversion.to_megatron(model, tmp_path / "meg", part_bytes=60_000, report=flip)
     assert not (tmp_path / "meg").exists()
 
 

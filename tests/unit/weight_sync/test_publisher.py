@@ -37,11 +37,12 @@ BUCKETS = (("model.embed_tokens.weight",), tuple(WEIGHTS)[1:4], ("model.norm.wei
 class FakeActor:
     """Only what a publish asks of an actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, buckets: Sequence[Sequence[str]] = BUCKETS) -> None:
+        self.buckets = buckets
         self.buckets_taken = 0
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
-        for names in BUCKETS:
+        for names in self.buckets:
             self.buckets_taken += 1
             yield [(name, WEIGHTS[name]) for name in names]
 
@@ -56,6 +57,8 @@ class FakeServer(ThreadingHTTPServer):
         self.version = "default"
         self.refuses = ""
         self.hangs_at = ""
+        self.always_states = ""  # this version, whatever it was given
+        self.spoils = ""  # the tensor of this name, as it arrives
         self.stamps: list[str] = []
         self.folders: list[str] = []
         self.released = threading.Event()
@@ -68,6 +71,8 @@ class FakeServer(ThreadingHTTPServer):
         if route == "/update_weights_from_tensor":
             self.stamps.append(body["weight_version"])
             self._load(body["serialized_named_tensors"][0])
+            if self.spoils in self.held:
+                self.held[self.spoils][1, 2] += 1e-3
         if route == "/update_weights_from_disk":
             self.stamps.append(body["weight_version"])
             for file in sorted(Path(body["model_path"]).glob("*.safetensors")):
@@ -76,7 +81,7 @@ class FakeServer(ThreadingHTTPServer):
         if route == "/update_weight_version":
             self.version = body["new_version"]
         if route == "/model_info":
-            return {"weight_version": self.version}
+            return {"weight_version": self.always_states or self.version}
         if route == "/weights_checker":
             return {"ranks": [{"checksums": self.checksums()}]}
         return {"success": True}
@@ -268,12 +273,9 @@ def test_a_server_that_is_gone_is_named(publisher: MakePublisher) -> None:
 
 
 def test_a_server_that_states_another_version_is_not_trusted(
-    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    answer = server.answer
-    monkeypatch.setattr(
-        server, "answer", lambda route, body: answer(route, body | {"new_version": "6"})
-    )
+    server.always_states = "6"
     with pytest.raises(WeightPublishError, match="says weight_version='6' instead of '7'"):
         publisher(server).publish(7)
 
@@ -286,26 +288,19 @@ def test_verification_accepts_what_arrived_whole(
 
 
 def test_verification_names_a_corrupted_tensor(
-    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    load = server._load
-
-    def corrupt(payload: str) -> None:
-        load(payload)
-        if f"{ATTENTION}k_proj.weight" in server.held:
-            server.held[f"{ATTENTION}k_proj.weight"][1, 2] += 1e-3
-
-    monkeypatch.setattr(server, "_load", corrupt)
+    server.spoils = f"{ATTENTION}k_proj.weight"
     with pytest.raises(WeightPublishError, match=r"1 tensors: .*qkv_proj\.weight differs"):
         publisher(server, verify=True).publish(7)
 
 
 def test_verification_names_a_tensor_that_was_never_sent(
-    publisher: MakePublisher, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+    publisher: MakePublisher, server: FakeServer
 ) -> None:
-    monkeypatch.setattr(FakeActor, "hf_buckets", lambda self, _: iter([list(WEIGHTS.items())[:-1]]))
+    actor = FakeActor(buckets=BUCKETS[:-1])
     with pytest.raises(WeightPublishError, match=r"model\.norm\.weight was never sent"):
-        publisher(server, verify=True).publish(7)
+        publisher(server, actor=actor, verify=True).publish(7)
 
 
 def test_no_shared_memory_is_left_behind(publisher: MakePublisher, server: FakeServer) -> None:

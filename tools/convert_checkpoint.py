@@ -24,13 +24,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,7 +62,7 @@ def main() -> int:
     shards.add_argument("--tp", type=int, default=1, help="actor.tensor_parallel_size")
     shards.add_argument("--pp", type=int, default=1, help="actor.pipeline_parallel_size")
     shards.add_argument("--bytes-per-parameter", type=int, default=2, help="2: bf16")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         if arguments.verb == "shards":
             print(shard_table(arguments))

@@ -47,10 +47,10 @@ class Experiment:
         """With a budget of responses the budget ends a run, never the number of steps."""
         if not self.responses:
             return []
-        rollout = load_config([self.config], words).rollout
-        least = rollout.prompts_per_step * rollout.stage_sizes[0]
+        config = load_config([self.config], words)
+        least = config.rollout.prompts_per_step * config.rollout.stage_sizes[0]
         # one more step than the cheapest steps need, then up to the next evaluation
-        every = max(load_config([self.config], words).evaluation.every_steps, 1)
+        every = max(config.evaluation.every_steps, 1)
         return [f"run.num_steps={math.ceil(self.responses / least / every) * every}"]
 
     def check(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -42,9 +43,15 @@ def config_from_dict(values: Mapping[str, Any]) -> Config:
     refuse_renamed_options(values)
     _refuse_unknown_keys(values, Config, "")
     try:
-        return TypeAdapter(Config).validate_python(_with_lax_types(values))
+        return _adapter().validate_python(_with_lax_types(values))
     except ValidationError as error:
         raise ValueError("\n".join(_help_line(e) for e in error.errors())) from None
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Config]:
+    """Made once: pydantic reads the whole schema for it."""
+    return TypeAdapter(Config)
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
     return out
 
 
+@functools.cache
 def _fields(cls: type) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     return {f.name: hints[f.name] for f in dataclasses.fields(cls)}

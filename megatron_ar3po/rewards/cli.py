@@ -129,9 +129,9 @@ def _grade_file(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     unfinished = args.output.with_name(f"{args.output.name}.unfinished")
     with (
-        VerifierPool(settings) as pool,
         _removed_on_error(unfinished),
         unfinished.open("w", encoding="utf-8") as output,
+        VerifierPool(settings) as pool,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("grade", total=num_bytes)
@@ -200,7 +200,7 @@ def _rows(
             position += len(line)
             if not line.strip():
                 continue
-            row = _parsed(line, f"{path}:{number}")
+            row = parse_row(line, f"{path}:{number}")
             field = "response" if isinstance(row.get("response"), str) else "pred"
             is_answer = kind == "answer" if kind else field == "pred"
             overrides: dict[str, Any] = {"is_answer": True} if is_answer else {}
@@ -209,7 +209,8 @@ def _rows(
             yield row, row[field], overrides, position
 
 
-def _parsed(line: bytes, place: str) -> dict[str, Any]:
+def parse_row(line: bytes, place: str) -> dict[str, Any]:
+    """A row to grade. Raises ValueError with `place` in it where it is none."""
     try:
         row = json.loads(line)
     except ValueError as error:

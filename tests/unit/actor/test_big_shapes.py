@@ -16,6 +16,7 @@ import pytest
 
 from megatron_ar3po.actor.model_shape import read_model_shape
 from megatron_ar3po.actor.rank_sizes import as_table, stage_sizes
+from tools import convert_checkpoint
 
 QWEN2_5_32B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -190,18 +191,14 @@ def test_the_transformer_engine_spec_has_the_same_parameters_under_its_own_names
         assert not any("input_layernorm" in n or "pre_mlp" in n for n in fused["held"])
 
 
-def test_the_tool_prints_the_listing(tmp_path_factory: pytest.TempPathFactory) -> None:
-    folder = folder_of("qwen2.5-7b-tp4", tmp_path_factory)
-    command = [sys.executable, "tools/convert_checkpoint.py", "shards", str(folder), "--tp"]
-    root = Path(__file__).parents[3]
-
-    def said(tp: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*command, tp], cwd=root, capture_output=True, text=True, timeout=120, check=False
-        )
-
-    assert "7,615,616,512 distinct parameters; a replica of 4 ranks" in said("4").stdout
-    refused = said("8")
-    assert refused.returncode == 2
-    assert "actor.tensor_parallel_size=8 does not divide num_attention_heads=28" in refused.stderr
-    assert "use 1, 2, 4." in refused.stderr
+def test_the_tool_prints_the_listing(
+    tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["shards", str(folder_of("qwen2.5-7b-tp4", tmp_path_factory))]
+    assert convert_checkpoint.main([*words, "--tp", "4"]) == 0
+    said = capsys.readouterr().out
+    assert "7,615,616,512 distinct parameters; a replica of 4 ranks" in said
+    assert convert_checkpoint.main([*words, "--tp", "8"]) == 2
+    refused = capsys.readouterr().err
+    assert "actor.tensor_parallel_size=8 does not divide num_attention_heads=28" in refused
+    assert "use 1, 2, 4." in refused

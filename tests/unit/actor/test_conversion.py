@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from megatron_ar3po.actor import conversion
 from megatron_ar3po.actor.hf_import import expected_tensors
 from megatron_ar3po.actor.model_shape import read_model_shape
+from tools import convert_checkpoint
 
 ROOT = Path(__file__).parents[3]
-TOOL = ROOT / "tools/convert_checkpoint.py"
 CONFIG = {
     "architectures": ["Qwen2ForCausalLM"],
     "hidden_size": 64,
@@ -129,7 +129,7 @@ def test_a_flipped_byte_on_the_way_to_the_disk_is_found_before_the_folder_appear
 
 @pytest.mark.parametrize("verb", ["to-megatron", "to-hf"])
 def test_a_killed_conversion_is_taken_up_where_it_was(
-    model: Path, tmp_path: Path, verb: str
+    model: Path, tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """SIGKILL as soon as some files are there; the second run keeps them and ends with the right checksum."""
     source, like = model, []
@@ -137,22 +137,14 @@ def test_a_killed_conversion_is_taken_up_where_it_was(
     if verb == "to-hf":
         source, like = tmp_path / "meg", ["--like", str(model)]
     out = tmp_path / "out"
-    command = [
-        sys.executable,
-        str(TOOL),
-        verb,
-        str(source),
-        str(out),
-        "--file-bytes",
-        "2000",
-        *like,
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    partial, pattern = (
-        tmp_path / "out.partial",
-        "*.done" if verb == "to-megatron" else "*.safetensors",
+    words = [verb, str(source), str(out), "--file-bytes", "2000", *like]
+    partial = tmp_path / "out.partial"
+    pattern = "*.done" if verb == "to-megatron" else "*.safetensors"
+    first = subprocess.Popen(
+        [sys.executable, convert_checkpoint.__file__, *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
     )
-    first = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240  # importing Megatron-Core takes a while on a busy machine
     while len(list(partial.glob(pattern))) < 3 and time.monotonic() < deadline:
         assert first.poll() is None, "it ended before it could be killed"
@@ -162,11 +154,9 @@ def test_a_killed_conversion_is_taken_up_where_it_was(
     kept = {p.name: p.stat().st_mtime_ns for p in sorted(partial.glob(pattern))[:3]}
     assert len(kept) == 3
     written = {p.name: p.stat().st_mtime_ns for p in partial.iterdir()}
-    second = subprocess.run(
-        [*command, "--json"], env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert second.returncode == 0, second.stderr[-2000:]
-    assert json.loads(second.stdout.splitlines()[-1])["checksum"] == expected
+    capsys.readouterr()
+    assert convert_checkpoint.main([*words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["checksum"] == expected
     data = ".distcp" if verb == "to-megatron" else ".safetensors"
     same = [
         n for n, at in written.items() if n.endswith(data) and (out / n).stat().st_mtime_ns == at

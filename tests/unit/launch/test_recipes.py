@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ar3po.cli import main
+
 pytest.importorskip("nemo_run", reason="NeMo-Run is an extra: pip install 'megatron_ar3po[launch]'")
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -58,14 +60,14 @@ def test_the_batch_script_of_the_32b_example_is_the_golden_one(tmp_path):
     assert batch_script_of(text) == (GOLDEN / "qwen2.5_32b.sbatch").read_text()
 
 
-def test_a_sweep_plans_one_run_for_each_combination(tmp_path):
-    text = dryrun(
-        tmp_path,
-        "local",
-        str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml"),
-        "--vary=run.seed=1,2",
-        "--vary=algorithm.name=ar3po,grpo",
-    )
+def test_a_sweep_plans_one_run_for_each_combination(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NEMORUN_HOME", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "2000")
+    config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
+    sweep = ["--vary=run.seed=1,2", "--vary=algorithm.name=ar3po,grpo"]
+    assert main(["launch", "local", config, *sweep, "--dryrun"]) == 0
+    text = capfd.readouterr().out
     for name in ("seed_1_name_ar3po", "seed_1_name_grpo", "seed_2_name_ar3po", "seed_2_name_grpo"):
         assert f"run.name=qwen2.5_7b_{name}" in text
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ar3po.rewards.cli import add_grade_parser
+from megatron_ar3po.rewards.cli import add_grade_parser, parse_row
 
 
 def grade(*arguments: str | Path) -> int:
@@ -88,16 +88,17 @@ def test_one_pair_shows_the_layers_that_were_tried(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("not json", r"in\.jsonl:1 is not JSON"),
-        ('{"gold": "5"}', r"in\.jsonl:1 needs the strings 'gold' and one of 'response' and 'pred'"),
-        ("[1, 2]", r"in\.jsonl:1 needs the strings"),
+        (b"not json", r"in\.jsonl:1 is not JSON"),
+        (
+            b'{"gold": "5"}',
+            r"in\.jsonl:1 needs the strings 'gold' and one of 'response' and 'pred'",
+        ),
+        (b"[1, 2]", r"in\.jsonl:1 needs the strings"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, line: str, words: str) -> None:
-    source = tmp_path / "in.jsonl"
-    source.write_text(line + "\n", encoding="utf-8")
+def test_a_broken_line_is_named(line: bytes, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        grade("--input", source, "--output", tmp_path / "out.jsonl", "--workers", "1")
+        parse_row(line, "in.jsonl:1")
 
 
 def test_a_broken_line_late_in_the_file_leaves_no_half_an_output(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from megatron_ar3po.config.schema import RewardsConfig
 from megatron_ar3po.rewards.ground_truths import check_ground_truth, check_ground_truths
-from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty
+from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty, verifier_version
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -151,20 +153,21 @@ def test_the_ground_truths_of_a_dataset_are_checked_once_each() -> None:
 
 
 def test_the_version_follows_every_option_that_can_change_a_verdict() -> None:
-    versions = set()
-    for config in (
-        RewardsConfig(verifier="math"),
-        RewardsConfig(verifier="math", answer_format="boxed"),
-        RewardsConfig(verifier="math", answer_format="boxed", strict_format=True),
-        RewardsConfig(verifier="math", answer_fallback=False),
-        RewardsConfig(verifier="math", tolerance=0.1),
-        RewardsConfig(verifier="math", truncated="grade"),
-        RewardsConfig(verifier="last_number"),
-    ):
-        verifier = make_verifier(config, CharTokenizer())
-        versions.add(verifier.version)
-        verifier.close()
-    assert len(versions) == 7
+    last_number, plain = RewardsConfig(verifier="last_number"), RewardsConfig(verifier="math")
+    boxed = replace(plain, answer_format="boxed")
+    configs = (
+        last_number,
+        plain,
+        boxed,
+        replace(boxed, strict_format=True),
+        replace(plain, answer_fallback=False),
+        replace(plain, tolerance=0.1),
+        replace(plain, truncated="grade"),
+    )
+    for one, other in itertools.combinations(configs, 2):
+        assert verifier_version(one) != verifier_version(other), (one, other)
+    assert verifier_version(replace(plain, num_workers=7)) == verifier_version(plain)
+    assert make_verifier(last_number, CharTokenizer()).version == verifier_version(last_number)
 
 
 def test_an_unknown_verifier_is_named_with_the_known_ones() -> None:

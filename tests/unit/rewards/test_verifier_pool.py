@@ -87,7 +87,7 @@ def test_ten_thousand_items_with_disasters_among_them_are_all_graded_right_and_i
 def test_grades_do_not_depend_on_the_number_of_workers(make_pool: MakePool) -> None:
     pairs = [(rf"so \boxed{{{i}/{i + 2}}}", f"{i % 7}/{i % 7 + 2}") for i in range(600)]
     grades = []
-    for num_workers in (1, 3):
+    for num_workers in (1, 2):
         pool = make_pool("math", num_workers=num_workers)
         grades.append([(g.status, g.extracted, g.reason) for g in pool.grade_all(pairs)])
     assert grades[0] == grades[1]

@@ -33,6 +33,8 @@ def rows_of(name: str) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[VerifierPool]:
+    if "AR3PO_TEST_DATA" not in os.environ:
+        pytest.skip("AR3PO_TEST_DATA is not set")
     with VerifierPool(PoolSettings(num_workers=2, timeout_s=TIMEOUT_S)) as pool:
         yield pool
 
@@ -45,7 +47,7 @@ def results(pool: VerifierPool, rows: list[dict[str, Any]], *, is_answer: bool) 
     return [future.result(timeout=300).status == "correct" for future in futures]
 
 
-def check(
+def assert_agreement(
     rows: list[dict[str, Any]], accepted: list[bool], *, agreement: float, false_accepts: float
 ) -> None:
     wrong = [row["id"] for row, got in zip(rows, accepted, strict=True) if got != row["expected"]]
@@ -58,17 +60,23 @@ def check(
 
 def test_agreement_on_pairs_of_answers(pool: VerifierPool) -> None:
     rows = rows_of("pairs.jsonl")
-    check(rows, results(pool, rows, is_answer=True), agreement=0.985, false_accepts=0.003)
+    assert_agreement(
+        rows, results(pool, rows, is_answer=True), agreement=0.985, false_accepts=0.003
+    )
 
 
 def test_agreement_on_pairs_in_running_text(pool: VerifierPool) -> None:
     rows = rows_of("pairs_free_text.jsonl")
-    check(rows, results(pool, rows, is_answer=True), agreement=0.995, false_accepts=0.003)
+    assert_agreement(
+        rows, results(pool, rows, is_answer=True), agreement=0.995, false_accepts=0.003
+    )
 
 
 def test_agreement_on_whole_responses(pool: VerifierPool) -> None:
     rows = rows_of("responses.jsonl")
-    check(rows, results(pool, rows, is_answer=False), agreement=0.995, false_accepts=0.003)
+    assert_agreement(
+        rows, results(pool, rows, is_answer=False), agreement=0.995, false_accepts=0.003
+    )
 
 
 def test_an_ordinary_response_is_graded_within_twenty_milliseconds_of_processor_time() -> None:

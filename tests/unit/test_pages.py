@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ar3po.config.renamed import RENAMED
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = "docs|examples|benchmarks|tests|tools|requirements|launch_slurm|megatron_ar3po"
 
@@ -116,6 +118,13 @@ def test_decisions_are_dated_newest_first():
     days = [date.fromisoformat(heading.split(" ", 1)[0]) for heading in headings]
     assert len(days) >= 18
     assert all(newer >= older for newer, older in pairwise(days))
+
+
+def test_the_changelog_lists_every_renamed_option():
+    text = (ROOT / "CHANGELOG.md").read_text()
+    rows = re.findall(r"^ *\| `([\w.]+)` \| `([\w.]+)` \|$", text, re.MULTILINE)
+    assert len(RENAMED) >= 14
+    assert RENAMED.items() <= dict(rows).items()
 
 
 def test_every_benchmark_has_its_question_and_its_result():

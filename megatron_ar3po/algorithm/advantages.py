@@ -47,9 +47,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from megatron_ar3po.algorithm.custom import call_custom, is_import_path
+from megatron_ar3po.algorithm.custom import load_advantage_function
 from megatron_ar3po.config.schema import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.user_functions import is_import_path
 
 STD_EPSILON = 1e-6
 STEP_WIDE = ("global", "global_baseline")
@@ -147,7 +148,7 @@ def _custom_advantages(
     groups: Sequence[ResponseGroup], config: AlgorithmConfig
 ) -> list[Advantages]:
     option = f"algorithm.advantage={config.advantage}"
-    answer = call_custom("algorithm.advantage", config.advantage, groups, config)
+    answer = load_advantage_function(config.advantage)(groups, config)
     try:
         arrays = [np.asarray(array, dtype=np.float64) for array in answer]
     except (TypeError, ValueError) as error:  # None, a number, ragged or non-numeric arrays

@@ -44,10 +44,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from megatron_ar3po.algorithm.custom import call_custom, is_import_path
+from megatron_ar3po.algorithm.custom import load_policy_loss_function
 from megatron_ar3po.algorithm.sequences import sequence_mean
 from megatron_ar3po.config.schema import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
+from megatron_ar3po.user_functions import is_import_path
 
 # e^20 is far outside every clip range; far beyond it float32 overflows, and inf * 0 would make a
 # NaN of the whole step.
@@ -130,7 +131,7 @@ def _custom_token_loss(
     logprobs: Tensor, micro_batch: MicroBatch, config: AlgorithmConfig
 ) -> TokenLoss:
     found = f"algorithm.policy_loss={config.policy_loss}"
-    answer = call_custom("algorithm.policy_loss", config.policy_loss, logprobs, micro_batch, config)
+    answer = load_policy_loss_function(config.policy_loss)(logprobs, micro_batch, config)
     parts = cast("tuple[Any, ...]", answer if isinstance(answer, tuple) else (answer,))
     shapes = [
         tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__ for part in parts

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
-from megatron_ar3po.algorithm.custom import call_custom, is_import_path, load_custom
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.user_functions import UserFunction, is_import_path, load_user_function
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class LoanRequest:
 def check_pick(config: ReuseConfig) -> None:
     """At the start of a run: a user's own function is imported and its parameters compared."""
     if is_import_path(config.pick):
-        load_custom("reuse.pick", config.pick)
+        _load_pick_function(config.pick)
 
 
 def lottery_number(run_seed: int, response_id: str) -> int:
@@ -111,12 +111,16 @@ def _score(candidate: Candidate) -> float:
 def _chosen_by_user(
     candidates: Sequence[Candidate], path: str, request: LoanRequest
 ) -> Candidate | None:
-    chosen = call_custom("reuse.pick", path, tuple(candidates), request)
+    chosen = _load_pick_function(path)(tuple(candidates), request)
     if chosen is not None and chosen not in candidates:
         raise ValueError(
             f"reuse.pick={path} returned {chosen!r}; it must return one of its candidates, or None to lend nothing."
         )
     return chosen
+
+
+def _load_pick_function(path: str) -> UserFunction:
+    return load_user_function("reuse.pick", path, "candidates", "request")
 
 
 def _hash(text: str) -> bytes:

@@ -21,6 +21,7 @@ from megatron_ar3po.rewards.last_number import grade_last_number
 from megatron_ar3po.rewards.math.grader import GradingOptions
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
 from megatron_ar3po.types import Prompt, Response, Verdict
+from megatron_ar3po.user_functions import is_import_path
 
 
 class Detokenizer(Protocol):
@@ -42,7 +43,7 @@ def make_verifier(
         )
     if config.verifier == "last_number":
         return ResponseVerifier(config, tokenizer, None, max_response_tokens)
-    if config.verifier != "math" and ":" not in config.verifier:
+    if config.verifier != "math" and not is_import_path(config.verifier):
         raise ValueError(
             f"rewards.verifier={config.verifier} is unknown; use math, last_number, or the import path of a factory "
             "as in my_package.my_module:make_grader."

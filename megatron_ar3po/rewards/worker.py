@@ -5,14 +5,12 @@ time limit (an alarm that no `except Exception` of a library can swallow) ends i
 with 'error'. What the alarm cannot interrupt, the pool kills. It ends with its parent, however that ends: by the end of
 its input, and by the kernel's parent-death signal should it be busy.
 
-It imports neither torch nor the rest of the package, so it starts in about a second.
+It imports neither torch nor the heavy rest of the package, so it starts in about a second.
 """
 
 from __future__ import annotations
 
 import ctypes
-import importlib
-import inspect
 import json
 import math
 import os
@@ -20,12 +18,17 @@ import resource
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from megatron_ar3po.rewards.grade import Grade, Grader
+from megatron_ar3po.user_functions import (
+    UserFunctionError,
+    check_parameters,
+    explain_user_error,
+    load_user_function,
+)
 
 GradeItem = Callable[[list[Any]], Grade]
 _PR_SET_PDEATHSIG = 1
@@ -69,9 +72,11 @@ def main() -> None:
     os.dup2(null, 1)  # libraries print; the protocol is not theirs
     try:
         grade = load_grader(settings)
-    except Exception as error:
-        # A user's factory may raise anything; the pool shows these words at the start of the run and ends it.
-        sys.exit(words_of(error))
+    # The pool shows these words at the start of the run and ends it.
+    except UserFunctionError as error:
+        sys.exit(str(error))
+    except Exception as error:  # the math grader's libraries may raise anything
+        sys.exit(explain_user_error(error))
     limit_memory(settings["memory_bytes"], may_write_files=settings["grader"] != "math")
     alarm = Alarm()
     os.write(results, b'"ready"\n')
@@ -175,40 +180,19 @@ def _ground_truth_checker() -> GradeItem:
 def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
     from megatron_ar3po.config.schema import RewardsConfig
 
-    module_name, _, factory_name = path.partition(":")
     config = RewardsConfig(**rewards)
-    factory = getattr(importlib.import_module(module_name), factory_name)
-    check_signature(factory, 1, f"{path}(rewards_config)")
-    grader: Grader = factory(config)
-    check_signature(grader, 2, f"the grader of {path}: (response, ground_truth)")
+    grader: Grader = load_user_function("rewards.verifier", path, "rewards_config")(config)
+    check_parameters(
+        grader,
+        ("response", "ground_truth"),
+        f"rewards.verifier={path}: the grader that it returned",
+        "return a function of (response, ground_truth).",
+    )
 
     def grade(item: list[Any]) -> Grade:
         return as_grade(grader(item[0], item[1]), config.correct)
 
     return grade
-
-
-def words_of(error: Exception) -> str:
-    """The error and where in the user's own code it came from; our frames and importlib's are not theirs to mend."""
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
-    ]
-    lines = [f"{type(error).__name__}: {error}"]
-    lines += [f"  at {frame.filename}:{frame.lineno}: {frame.line}" for frame in frames[-3:]]
-    return "\n".join(lines)
-
-
-def check_signature(function: object, num_arguments: int, called: str) -> None:
-    if not callable(function):
-        raise TypeError(f"{called} is not callable; it is a {type(function).__name__}")
-    try:
-        inspect.signature(function).bind(*[None] * num_arguments)
-    except TypeError as error:
-        raise TypeError(
-            f"{called} cannot be called with {num_arguments} argument(s): {error}"
-        ) from None
 
 
 def as_grade(answer: Grade | bool | float, correct: float) -> Grade:

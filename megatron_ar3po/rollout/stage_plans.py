@@ -10,17 +10,14 @@ A rule sees one prompt and its own verdicts, so that no prompt waits for another
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from collections.abc import Callable, Sequence
-from typing import Protocol, cast
+from collections.abc import Sequence
+from typing import Protocol
 
 from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import RolloutConfig
 from megatron_ar3po.types import Prompt
-
-StageFunction = Callable[[Prompt, Sequence[bool]], int]
+from megatron_ar3po.user_functions import load_user_function
 
 
 class StageRule(Protocol):
@@ -78,7 +75,7 @@ class UserStages:
     def __init__(self, path: str, *, budget: int) -> None:
         self._path = path
         self._budget = budget
-        self._function = load_stage_function(path)
+        self._function = load_user_function("rollout.stage_rule", path, "prompt", "solved_by_stage")
 
     def next_stage_size(self, prompt: Prompt, solved_by_stage: Sequence[bool]) -> int:
         if any(solved_by_stage):
@@ -89,12 +86,7 @@ class UserStages:
         return self._asked(prompt, solved_by_stage, done=done)
 
     def _asked(self, prompt: Prompt, solved_by_stage: Sequence[bool], *, done: int = 0) -> int:
-        try:
-            size = self._function(prompt, tuple(solved_by_stage))
-        except Exception as error:  # a user's code may raise anything; it is named, not swallowed
-            raise ValueError(
-                f"rollout.stage_rule={self._path} raised {type(error).__name__}: {error}"
-            ) from error
+        size = self._function(prompt, tuple(solved_by_stage))
         least = 0 if solved_by_stage else 1
         if not isinstance(size, int) or isinstance(size, bool) or size < least:
             raise ValueError(
@@ -121,28 +113,3 @@ def make_stage_rule(config: RolloutConfig, history: PromptHistory) -> StageRule:
             solve_frac=config.difficulty_solve_frac,
         )
     return UserStages(config.stage_rule, budget=config.max_responses_per_prompt)
-
-
-def load_stage_function(path: str) -> StageFunction:
-    """The function at 'package.module:function'; ValueError when it is missing or does not take what it is given."""
-    module_name, _, name = path.partition(":")
-    found = f"rollout.stage_rule={path}"
-    expected = f"define it as: def {name}(prompt, solved_by_stage) -> int."
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ValueError(
-            f"{found}: module {module_name!r} cannot be imported ({error}); write 'package.module:function' and put "
-            "the package on PYTHONPATH."
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ValueError(f"{found}: {module.__file__} has no function {name!r}; {expected}")
-    signature = inspect.signature(function)
-    try:
-        signature.bind("prompt", "solved_by_stage")
-    except TypeError as error:
-        raise ValueError(
-            f"{found}: {name}{signature} cannot take (prompt, solved_by_stage): {error}; {expected}"
-        ) from error
-    return cast("StageFunction", function)

@@ -19,9 +19,10 @@ from megatron_ar3po.algorithm.advantages import (
     is_mixed,
     needs_the_whole_step,
 )
-from megatron_ar3po.algorithm.custom import check_custom_functions, load_custom
+from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.config.schema import ADVANTAGES, AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup, Verdict
+from megatron_ar3po.user_functions import load_user_function
 
 # halves and quarters too: verifiers may give partial credit
 REWARDS = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.3, 1.0, -1.0]), min_size=1, max_size=16)
@@ -218,7 +219,7 @@ def install(request: pytest.FixtureRequest) -> Callable[[AnyFunction], Algorithm
         module.chosen = function  # type: ignore[attr-defined]
         sys.modules[module.__name__] = module
         request.addfinalizer(lambda: sys.modules.pop(module.__name__))
-        load_custom.cache_clear()
+        load_user_function.cache_clear()
         return AlgorithmConfig(advantage="advantages_of_a_user:chosen")
 
     return into_module
@@ -272,9 +273,9 @@ def test_a_function_with_another_signature_is_refused_at_the_start(
 @pytest.mark.parametrize(
     ("path", "message"),
     [
-        ("no_such_package.module:function", "cannot be imported"),
+        ("no_such_package.module:function", "there is no module 'no_such_package'"),
         ("math:no_such_function", "has no function 'no_such_function'"),
-        ("math:pi", "has no function 'pi'"),
+        ("math:pi", "pi is no function but of type float"),
     ],
 )
 def test_a_function_that_is_not_there_is_refused_at_the_start(path: str, message: str) -> None:

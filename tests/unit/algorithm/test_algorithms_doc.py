@@ -11,9 +11,10 @@ import torch
 from fakes.algorithm_cases import Row, group, micro_batch, on_response
 
 from megatron_ar3po.algorithm.advantages import advantages_of
-from megatron_ar3po.algorithm.custom import check_custom_functions, load_custom
+from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.policy_loss import policy_loss
 from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.user_functions import load_user_function
 
 PAGE = Path(__file__).parents[3] / "docs" / "algorithms.md"
 
@@ -24,7 +25,7 @@ def my_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AlgorithmCo
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     (tmp_path / "my_objective.py").write_text("\n".join(blocks), encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    load_custom.cache_clear()
+    load_user_function.cache_clear()
     paths = re.findall(r"algorithm\.(\w+)=(my_objective:\w+)", text)
     return AlgorithmConfig(**dict(paths))
 

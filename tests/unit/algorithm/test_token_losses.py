@@ -8,9 +8,10 @@ import pytest
 import torch
 from fakes.algorithm_cases import Row, micro_batch, on_response
 
-from megatron_ar3po.algorithm.custom import check_custom_functions, load_custom
+from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.token_losses import TokenLoss, token_loss
 from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.user_functions import load_user_function
 
 
 def loss_of_one_token(
@@ -117,7 +118,7 @@ def custom_config(request: pytest.FixtureRequest):
         module.chosen = function
         sys.modules[module.__name__] = module
         request.addfinalizer(lambda: sys.modules.pop(module.__name__))
-        load_custom.cache_clear()
+        load_user_function.cache_clear()
         return AlgorithmConfig(policy_loss="losses_of_a_user:chosen")
 
     return named

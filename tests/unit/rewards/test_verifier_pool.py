@@ -125,10 +125,10 @@ def test_a_users_grader_may_return_a_reward(make_pool: MakePool) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("chaos_grader:not_callable", "is not callable; it is a int"),
-        ("chaos_grader:with_three_arguments", "cannot be called with 2 argument"),
-        ("chaos_grader:missing", "has no attribute 'missing'"),
-        ("no_such_module:make", "No module named 'no_such_module'"),
+        ("chaos_grader:not_callable", "not_callable is no function but of type int"),
+        ("chaos_grader:with_three_arguments", r"cannot take \(response, ground_truth\)"),
+        ("chaos_grader:missing", "has no function 'missing'"),
+        ("no_such_module:make", "there is no module 'no_such_module'"),
     ],
 )
 def test_a_grader_with_a_wrong_signature_is_refused_at_the_start(

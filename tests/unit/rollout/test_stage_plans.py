@@ -137,7 +137,7 @@ def test_what_a_users_rule_answers_is_checked(name, message):
     ("path", "message"),
     [
         (f"{HERE}:missing", "has no function 'missing'; define it as: def missing"),
-        ("no_such_module:rule", "'no_such_module' cannot be imported"),
+        ("no_such_module:rule", "there is no module 'no_such_module'"),
         (f"{HERE}:too_many", r"cannot take \(prompt, solved_by_stage\)"),
     ],
 )

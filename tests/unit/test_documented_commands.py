@@ -1,5 +1,5 @@
 """Every command that a README or a page of docs/ shows: the program knows its options, its files are there, its
-key=value words are options of the config. Nothing is started here; the commands are run by tests/slurm/
+key=value words are options of the config, as is every option that the text names. Nothing is started here; the commands are run by tests/slurm/
 test_readme_commands.py (clusters), tests/e2e, tests/chaos (training) and each tool's own tests. Not checked: what needs
 the network (`hf`, `pip`), and `docker`, for want of an engine.
 """
@@ -9,12 +9,15 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from megatron_ar3po.cli import make_parser
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.train import add_train_arguments, parse_with_late_words
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,6 +95,18 @@ def test_a_command_that_a_page_shows_can_be_given(page, words, monkeypatch):
     elif program == "docker" and "--target" in rest:
         stage = rest[rest.index("--target") + 1]
         assert f" AS {stage}\n" in Path("Dockerfile").read_text()
+
+
+def test_every_option_that_a_page_names_is_one():
+    sections = get_type_hints(Config)
+    options = {f"{s}.{f.name}" for s, section in sections.items() for f in fields(section)}
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]  # it names old ones
+    spans = [
+        span for page in pages for span in re.findall(r"`([a-z_]+\.\w+)[^`]*`", page.read_text())
+    ]
+    named = {span for span in spans if span.split(".")[0] in sections} - {"evaluation.py"}
+    assert len(named) >= 60
+    assert named - options == set()
 
 
 def check_arguments(arguments: argparse.Namespace) -> None:

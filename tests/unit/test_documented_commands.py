@@ -1,7 +1,7 @@
 """Every command that a README or a page of docs/ shows: the program knows its options, its files are there, its
-key=value words are options of the config, as is every option that the text names. Nothing is started here; the commands are run by tests/slurm/
-test_readme_commands.py (clusters), tests/e2e, tests/chaos (training) and each tool's own tests. Not checked: what needs
-the network (`hf`, `pip`), and `docker`, for want of an engine.
+key=value words are options of the config, as is every option that the text names. Nothing is started here; the commands
+are run by tests/slurm/test_readme_commands.py (clusters), tests/e2e, tests/chaos (training) and each tool's own tests.
+Not checked: what needs the network (`hf`, `pip`), and `docker`, for want of an engine.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def measure(
                 config=WeightSyncConfig(bucket_bytes=BUCKET_BYTES),
                 transport=transport,
             )
-            sent = int(publisher.publish(1)["weight_sync/bytes"])
+            sent = int(publisher.publish(1)["weight_sync/bytes"].value)
             seconds = best_of(rounds, lambda p=publisher: p.publish(1))
             rows.append((sent, seconds, best_of(rounds, two_copies(sent))))
         return rows

@@ -223,7 +223,7 @@ def own_cost(num_responses: int) -> None:
     wanted = prompts(num_responses // PER_PROMPT)
     controller = controller_of(InstantEngine(), 1024)
     cpu = time.process_time()
-    groups = controller.collect(wanted, step=1, policy_version=0)
+    groups = controller.collect(wanted, step=1, policy_version=0).groups
     cpu_s = time.process_time() - cpu
     count = sum(len(group.responses) for group in groups)
     controller.close()
@@ -240,7 +240,9 @@ def memory_of_a_step(num_responses: int) -> float:
     controller = controller_of(InstantEngine(), 1024)
     controller.collect(prompts(16), step=1, policy_version=0)
     before = resident_bytes()
-    groups = controller.collect(prompts(num_responses // PER_PROMPT), step=2, policy_version=0)
+    groups = controller.collect(
+        prompts(num_responses // PER_PROMPT), step=2, policy_version=0
+    ).groups
     count = sum(len(group.responses) for group in groups)
     return (resident_bytes() - before) / count
 

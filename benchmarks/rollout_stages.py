@@ -284,7 +284,7 @@ def simulated(
         vocab_size=NUM_PROMPTS + 8,
         history=history,
     )
-    groups = controller.collect(prompts(), step=1, policy_version=0)
+    groups = controller.collect(prompts(), step=1, policy_version=0).groups
     seconds = controller._loop.time()
     controller.close()
     return Step(seconds, engine.last_start, groups)

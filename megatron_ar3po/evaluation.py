@@ -9,7 +9,7 @@ from statistics import mean, stdev
 
 from megatron_ar3po.config.schema import EvaluationConfig
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.observability.metrics import Mean, Record, Sum
+from megatron_ar3po.records import Mean, Records, Sum
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
 SampleResponses = Callable[[Sequence[Prompt], int, SamplingParams, int], list[list[ScoredResponse]]]
@@ -39,7 +39,7 @@ class Evaluator:
     def has_prompts(self) -> bool:
         return self._num_prompts > 0
 
-    def evaluate(self, policy_version: int) -> dict[str, Record]:
+    def evaluate(self, policy_version: int) -> Records:
         """Collective over all ranks. Seeds depend on prompt and sample only: before and after draw the same noise."""
         n = self._config.samples_per_prompt
         answers = self._ranks.run_on_leader(
@@ -48,14 +48,16 @@ class Evaluator:
         return evaluation_records(answers)
 
 
-def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> dict[str, Record]:
+def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> Records:
     """`answers`: [P] prompts of n samples each. Weighted by prompt, so that replicas merge rightly."""
     prompts = len(answers)
-    records: dict[str, Record] = {
-        "eval/prompts": Sum(prompts),
-        "eval/responses": Sum(sum(len(a) for a in answers)),
-        "eval/tokens": Sum(sum(r.response.num_tokens for a in answers for r in a)),
-    }
+    records = Records(
+        {
+            "eval/prompts": Sum(prompts),
+            "eval/responses": Sum(sum(len(a) for a in answers)),
+            "eval/tokens": Sum(sum(r.response.num_tokens for a in answers for r in a)),
+        }
+    )
     if not prompts:
         return records
     n = len(answers[0])

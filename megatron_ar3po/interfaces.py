@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from megatron_ar3po.records import Record
 from megatron_ar3po.types import (
     CollectedStep,
     Generation,
@@ -129,8 +130,9 @@ class ReuseShard(Protocol):
         """What became of the step's loans; those of other shards may be among them."""
         ...
 
-    def take_counts(self) -> Mapping[str, float]:
-        """What was decided since the last call, by name; adds up over shards."""
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """What was decided in the step that the store stands at, and how much it holds; adds up over shards."""
         ...
 
     @property
@@ -212,11 +214,11 @@ class PendingSave(Protocol):
 class WeightPublisher(Protocol):
     """Actor -> servers."""
 
-    def publish(self, policy_version: int) -> Mapping[str, float]:
+    def publish(self, policy_version: int) -> Mapping[str, Record]:
         """Collective over all ranks. When it returns, every server of every replica holds exactly the actor's weights,
         has dropped every cache made with older ones, and stamps `policy_version` on its answers. Raises
         `WeightPublishError` otherwise: the run never samples from unknown weights. Returns metrics
-        (`weight_sync/bytes`, `weight_sync/num_buckets`, seconds)."""
+        (`weight_sync/bytes`, `weight_sync/num_buckets`, seconds), the same on every rank."""
         ...
 
     def forget(self, url: str) -> None:

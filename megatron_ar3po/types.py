@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from megatron_ar3po.records import Max, Mean, Record, Records, merge_records
+
 RowKey = tuple[int, str]  # (group position, response id): one row of a step's batch
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
@@ -201,10 +203,12 @@ class CollectedStep:
     groups: tuple[ResponseGroup, ...]  # by position
     discarded: tuple[ResponseGroup, ...] = ()
     num_rounds: int = 1
-    counts: Mapping[str, float] = field(default_factory=dict[str, float])  # metrics that add up
-    means: Mapping[str, tuple[float, float]] = field(
-        default_factory=dict[str, tuple[float, float]]
-    )  # metrics by (sum, weight)
+    records: Mapping[str, Record] = field(default_factory=Records)
+
+    @property
+    def graded(self) -> tuple[ResponseGroup, ...]:
+        """All that was sampled and graded, whether it trains or not."""
+        return (*self.groups, *self.discarded)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,13 +369,24 @@ class LoanOutcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
-    """What one optimizer step reports, equal on every rank. `sums` are token-weighted sums over the whole mini-batch
-    (all DP ranks) with their weights: {metric: (sum, weight)}; `maxima` are maxima over its tokens."""
+    """What one optimizer step reports, equal on every rank."""
 
     loss: float
     grad_norm: float
     learning_rate: float
     was_skipped: bool  # non-finite gradients: the optimizer did not step
-    sums: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
-    maxima: Mapping[str, float] = field(default_factory=dict[str, float])
+    token_records: Mapping[str, Record] = field(default_factory=Records)  # over the response tokens
     loans: tuple[LoanOutcome, ...] = ()  # of the borrowed responses that carried gradient
+
+    @property
+    def records(self) -> Records:
+        """All of it as metrics."""
+        return merge_records(
+            {
+                "actor/loss": Mean(self.loss),
+                "actor/grad_norm": Mean(self.grad_norm),
+                "actor/learning_rate": Mean(self.learning_rate),
+                "actor/skipped_updates": Max(float(self.was_skipped)),
+            },
+            self.token_records,
+        )

@@ -28,6 +28,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
 from megatron_ar3po.interfaces import PendingSave
+from megatron_ar3po.records import Max, Mean, Records, merge_records
 from megatron_ar3po.types import (
     LoanOutcome,
     MicroBatch,
@@ -111,8 +112,7 @@ class MegatronActor:
             grad_norm=step.grad_norm,
             learning_rate=step.learning_rate,
             was_skipped=step.was_skipped,
-            sums=totals.sums,
-            maxima=totals.maxima,
+            token_records=totals.records,
             loans=self._loans(losses, mini_batch),
         )
 
@@ -261,8 +261,7 @@ class MegatronActor:
 @dataclass(frozen=True)
 class _Totals:
     loss: float
-    sums: dict[str, tuple[float, float]]
-    maxima: dict[str, float]
+    records: Records  # over the response tokens; what no token has is left out
 
     @classmethod
     def over_micro_batches(cls, losses: Sequence[PolicyLoss]) -> _Totals:
@@ -282,19 +281,12 @@ class _Totals:
         cut = 1 + 2 * len(sums)
         totals = torch.cat([table[:, :cut].sum(0), table[:, cut:].amax(0)]).tolist()
         pairs = zip(totals[1:cut:2], totals[2:cut:2], strict=True)
-        return cls(
-            totals[0],
-            dict(zip(sums, pairs, strict=True)),
-            dict(zip(maxima, totals[cut:], strict=True)),
-        )
+        records = Records(zip(maxima, map(Max, totals[cut:]), strict=True))
+        for name, (total, count) in zip(sums, pairs, strict=True):
+            if count:
+                records.add(name, Mean(total / count, count))
+        return cls(totals[0], records)
 
     @classmethod
     def merged(cls, parts: Sequence[_Totals]) -> _Totals:
-        return cls(
-            sum(p.loss for p in parts),
-            {
-                n: (sum(p.sums[n][0] for p in parts), sum(p.sums[n][1] for p in parts))
-                for n in parts[0].sums
-            },
-            {n: max(p.maxima[n] for p in parts) for n in parts[0].maxima},
-        )
+        return cls(sum(p.loss for p in parts), merge_records(*(p.records for p in parts)))

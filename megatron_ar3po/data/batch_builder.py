@@ -27,17 +27,7 @@ class BatchBuilder:
 
     def build(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """Collective over all ranks. `samples`: those of this replica, the same on each of its ranks."""
-        return self.build_from_all(self.gather(samples))
-
-    def gather(self, samples: Sequence[TrainingSample]) -> list[TrainingSample]:
-        """Collective. The samples of all replicas in the step's order, which does not depend on DP."""
-        everyone = [s for part in self._ranks.gather_over_replicas(list(samples)) for s in part]
-        return sorted(
-            everyone, key=lambda s: s.group_position
-        )  # stable: a group keeps the order of its responses
-
-    def build_from_all(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
-        """The same from all samples of the step, known on every rank (a replayed dump)."""
+        samples = self.gather(samples)
         layout = self._ranks.layout
         minis = []
         for part in split_by_group(samples, self._algorithm.num_mini_batches):
@@ -63,6 +53,13 @@ class BatchBuilder:
             num_samples=len(samples),
             num_tokens=sum(s.num_tokens for s in samples),
         )
+
+    def gather(self, samples: Sequence[TrainingSample]) -> list[TrainingSample]:
+        """Collective. The samples of all replicas in the step's order, which does not depend on DP."""
+        everyone = [s for part in self._ranks.gather_over_replicas(list(samples)) for s in part]
+        return sorted(
+            everyone, key=lambda s: s.group_position
+        )  # stable: a group keeps the order of its responses
 
 
 def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[list[TrainingSample]]:

@@ -1,7 +1,7 @@
-"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, gathered once per step over all ranks.
+"""`Metrics`: the records of one step, reduced over all replicas into one row, and the rows read again.
 
-A mean over ranks with unequal tokens is right by construction, since it carries its weight. Every rank may record;
-only leaders' records count, so that ranks of one replica which hold the same groups do not count them twice.
+Every rank may record; only leaders' records count, so that ranks of one replica which hold the same groups do not count
+them twice.
 """
 
 from __future__ import annotations
@@ -11,44 +11,11 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.distributed.collectives import Ranks
-
-
-@dataclass(frozen=True, slots=True)
-class Mean:
-    """Mean(3, weight=2) and Mean(6, weight=1) make 4."""
-
-    value: float
-    weight: float = 1.0
-
-    def merged(self, other: Mean) -> Mean:
-        weight = self.weight + other.weight
-        if weight == 0:
-            return self
-        return Mean((self.value * self.weight + other.value * other.weight) / weight, weight)
-
-
-@dataclass(frozen=True, slots=True)
-class Sum:
-    value: float
-
-    def merged(self, other: Sum) -> Sum:
-        return Sum(self.value + other.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Max:
-    value: float
-
-    def merged(self, other: Max) -> Max:
-        return Max(max(self.value, other.value))
-
-
-Record = Mean | Sum | Max
+from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
 
 # What has been spent since the run began, kept over a resume.
 RUNNING_TOTALS = {
@@ -58,24 +25,12 @@ RUNNING_TOTALS = {
 }
 
 
-def merge_into(records: dict[str, Record], name: str, record: Record) -> None:
-    there = records.get(name)
-    if there is None:
-        records[name] = record
-    elif type(there) is type(record):
-        records[name] = there.merged(record)  # type: ignore[arg-type]
-    else:
-        raise TypeError(
-            f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}."
-        )
-
-
 class Metrics:
     """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
 
     def __init__(self, ranks: Ranks, folder: Path, *, tensorboard: bool) -> None:
         self._ranks = ranks
-        self._records: dict[str, Record] = {}
+        self._records = Records()
         self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS.values(), 0.0)
         self._path = folder / "metrics.jsonl"
         self._board = None
@@ -86,13 +41,9 @@ class Metrics:
 
             self._board = SummaryWriter(str(folder / "tensorboard"))
 
-    def add(self, name: str, record: Record) -> None:
+    def add(self, *many: Mapping[str, Record]) -> None:
         if self._ranks.is_leader:
-            merge_into(self._records, name, record)
-
-    def add_all(self, records: Mapping[str, Record]) -> None:
-        for name, record in records.items():
-            self.add(name, record)
+            self._records.add_all(*many)
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
@@ -111,12 +62,8 @@ class Metrics:
 
     def flush(self, step: int) -> dict[str, float]:
         """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank."""
-        reduced: dict[str, Record] = {}
-        for records in self._ranks.gather(self._records):
-            for name, record in records.items():
-                merge_into(reduced, name, record)
-        self._records = {}
-        self._ranks.watch.steps_done = step
+        reduced = merge_records(*self._ranks.gather(self._records))
+        self._records = Records()
         for name, total in RUNNING_TOTALS.items():
             if name in reduced:
                 self.totals[total] += reduced[name].value

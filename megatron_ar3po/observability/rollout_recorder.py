@@ -10,7 +10,8 @@ from megatron_ar3po.types import ResponseGroup
 
 
 class RolloutRecorder:
-    """Appends to RUN/rollouts.jsonl. Prefers the groups worth a look: borrowed first, then mixed, then the rest."""
+    """Appends to RUN/rollouts.jsonl. Prefers the groups worth a look: borrowed first, then mixed, then the rest.
+    `is_silent`: on ranks that write nothing."""
 
     def __init__(
         self,
@@ -19,10 +20,11 @@ class RolloutRecorder:
         *,
         num_groups: int,
         every_steps: int,
+        is_silent: bool = False,
     ) -> None:
         self._path = path
         self._decode = decode
-        self._num_groups = num_groups
+        self._num_groups = 0 if is_silent else num_groups
         self._every_steps = max(every_steps, 1)
 
     def record(self, step: int, groups: Sequence[ResponseGroup]) -> None:

@@ -1,4 +1,5 @@
-"""`Lender`: a step's unsolved groups borrow from the store. Leader only, between rollout and training.
+"""`Lender`: a step's correct responses go into the store, and its unsolved groups borrow from it. Leader only, between
+rollout and training.
 
 Where the store wants to know how likely its answers are now (`reuse.pick=likely`, `reuse.min_mean_logprob`), the
 servers are asked about the shortlists of all groups at once, before anything is lent.
@@ -6,12 +7,23 @@ servers are asked about the shortlists of all groups at once, before anything is
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from megatron_ar3po.algorithm.response_reuse import needs_a_loan, with_borrowed
+from megatron_ar3po.algorithm.response_reuse import (
+    needs_a_loan,
+    responses_worth_keeping,
+    with_borrowed,
+)
 from megatron_ar3po.interfaces import ResponseScorer, ReuseShard
+from megatron_ar3po.observability.step_metrics import reuse_records
+from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.types import Prompt, Response, ResponseGroup
+
+
+class Lent(NamedTuple):
+    groups: list[ResponseGroup]
+    records: Records
 
 
 class Lender:
@@ -23,23 +35,23 @@ class Lender:
         self._store = store
         self._scorer = scorer
         self._run_seed = run_seed
-        self._counts: Counter[str] = Counter()
 
-    def lend(
-        self, groups: Sequence[ResponseGroup], *, step: int, policy_version: int
-    ) -> list[ResponseGroup]:
+    def deposit(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        """Their correct responses, for later steps; called in every step, with none to keep too."""
+        prompts = {group.prompt.prompt_id: group.prompt for group in groups}
+        self._store.deposit(responses_worth_keeping(groups), prompts=prompts, step=step)
+
+    def lend(self, groups: Sequence[ResponseGroup], *, step: int, policy_version: int) -> Lent:
         """The groups in their order; an unsolved one has borrowed where the store had an answer for it."""
+        records = Records()
         unsolved = [group for group in groups if needs_a_loan(group)]
-        scores = self._scores(unsolved, step=step, policy_version=policy_version)
-        self._counts["unsolved_groups"] += len(unsolved)
-        return [
+        records.add("reuse/unsolved_groups", Sum(len(unsolved)))
+        scores = self._scores(unsolved, records, step=step, policy_version=policy_version)
+        lent = [
             self._lent(group, scores, step) if needs_a_loan(group) else group for group in groups
         ]
-
-    def take_counts(self) -> Mapping[str, float]:
-        """The store's and its own, since the last call."""
-        counts, self._counts = self._counts, Counter()
-        return {**{name: float(n) for name, n in counts.items()}, **self._store.take_counts()}
+        records.add_all(reuse_records(groups, lent, step=step))
+        return Lent(lent, records)
 
     def _lent(self, group: ResponseGroup, scores: Mapping[str, float], step: int) -> ResponseGroup:
         borrowed = self._store.borrow(
@@ -48,7 +60,12 @@ class Lender:
         return with_borrowed(group, borrowed, seed=self._run_seed, step=step)
 
     def _scores(
-        self, unsolved: Sequence[ResponseGroup], *, step: int, policy_version: int
+        self,
+        unsolved: Sequence[ResponseGroup],
+        records: Records,
+        *,
+        step: int,
+        policy_version: int,
     ) -> dict[str, float]:
         """By response id. Two groups of one prompt share what is known of its answers."""
         asked: dict[str, tuple[Prompt, Response]] = {}
@@ -63,6 +80,6 @@ class Lender:
         answers = self._scorer.mean_logprobs(
             list(asked.values()), step=step, policy_version=policy_version
         )
-        self._counts["scored_responses"] += len(asked)
-        self._counts["scored_tokens"] += sum(r.num_tokens for _, r in asked.values())
+        records.add("reuse/scored_responses", Sum(len(asked)))
+        records.add("reuse/scored_tokens", Sum(sum(r.num_tokens for _, r in asked.values())))
         return dict(zip(asked, answers, strict=True))

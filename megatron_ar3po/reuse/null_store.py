@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from megatron_ar3po.records import Record
 from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
 
 
 class NullStore:
     cursor: Mapping[str, int] = {}
+    records: Mapping[str, Record] = {}
 
     def deposit(
         self, responses: Sequence[ScoredResponse], *, prompts: Mapping[str, Prompt], step: int
@@ -30,9 +32,6 @@ class NullStore:
 
     def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
         pass
-
-    def take_counts(self) -> Mapping[str, float]:
-        return {}
 
     def rollback(self, cursor: Mapping[str, int]) -> None:
         pass

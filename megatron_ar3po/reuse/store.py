@@ -28,6 +28,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.reuse.choice import Candidate, LoanRequest, choose, lottery_number, shortlist
 from megatron_ar3po.reuse.codec import DamagedRowError
 from megatron_ar3po.reuse.database import (
@@ -81,7 +82,7 @@ class ReuseStore:
         self._sampler = "{}"
         self._was_made_now = False
         self._pending: PendingLoans = {}
-        self._counts: Counter[str] = Counter()  # since the last `take_counts`
+        self._counts: Counter[str] = Counter()  # what was decided in the step that it stands at
 
     @classmethod
     def open(
@@ -187,21 +188,24 @@ class ReuseStore:
 
     def record_outcomes(self, outcomes: Sequence[LoanOutcome], *, step: int) -> None:
         """What became of this step's loans, part by part; those of other shards are passed over."""
-        by_loan = {(outcome.position, outcome.response_id): outcome for outcome in outcomes}
-        for loans in self._pending.values():
-            if (loan := loans.get(step)) is None:
-                continue
-            if (outcome := by_loan.get((loan.position, loan.response_id))) is not None:
-                loans[step] = loan.with_outcome(outcome)
-
-    def take_counts(self) -> Mapping[str, float]:
-        """Every decision since the last call, by name, and how much is stored; sums over shards make sense of all."""
-        counts, self._counts = self._counts, Counter()
-        return {
-            **{name: float(count) for name, count in counts.items() if count},
-            "store_responses": float(len(self)),
-            "store_bytes": float(self.path.stat().st_size),
+        rows = {
+            (loans[step].position, loans[step].response_id): loans
+            for loans in self._pending.values()
+            if step in loans
         }
+        for outcome in outcomes:
+            if (loans := rows.get((outcome.position, outcome.response_id))) is not None:
+                loans[step] = loans[step].with_outcome(outcome)
+
+    @property
+    def records(self) -> Records:
+        """Every decision of the step that the store stands at, by name, and how much is stored."""
+        records = Records(
+            {f"reuse/{name}": Sum(count) for name, count in self._counts.items() if count}
+        )
+        records.add("reuse/store_responses", Sum(len(self)))
+        records.add("reuse/store_bytes", Sum(self.path.stat().st_size))
+        return records
 
     # -- checkpoints --------------------------------------------------------------------------------------------
 
@@ -227,6 +231,7 @@ class ReuseStore:
         if step > 0 and self._was_made_now and self._state.next_id == 1:
             self._refuse_to_replace_a_lost_shard(step)
         self._pending.clear()
+        self._counts.clear()
         before = self._state.num_responses
         with self._write():
             self._state = undo_steps_after(self._connection, self._state, step)
@@ -352,6 +357,7 @@ class ReuseStore:
             )
         if step > self._state.clock:
             self._state = replace(self._state, clock=step)
+            self._counts.clear()
 
     def _session_id(self) -> int:
         """This opening's row in `sessions`; written with the first deposit."""

@@ -16,7 +16,7 @@ Groups come back by position, their responses by (stage, index), whatever the or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
-from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, response_seed
+from megatron_ar3po.records import Records
+from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
     RolloutProgress,
@@ -36,11 +37,11 @@ from megatron_ar3po.rollout.slots import PrioritySlots
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.token_budget import TokenBudget
 from megatron_ar3po.types import (
+    CollectedStep,
     Generation,
     GenerationRequest,
     Prompt,
     Response,
-    ResponseGroup,
     SamplingParams,
     ScoredResponse,
     Scoring,
@@ -101,7 +102,6 @@ class RolloutController:
         self._kv_tokens = kv_tokens
         self._num_clients = num_clients
         self._slots = PrioritySlots(1)
-        self._cancels: list[CancelStats] = []  # since the last `take_metrics`
         self._loop = asyncio.new_event_loop()
 
     def collect(
@@ -111,8 +111,9 @@ class RolloutController:
         step: int,
         policy_version: int,
         progress: Callable[[RolloutProgress], None] | None = None,
-    ) -> list[ResponseGroup]:
-        """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages."""
+    ) -> CollectedStep:
+        """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages. The records are of
+        early cancel, where `rollout.cancel_solved` is on."""
         for step_prompt in prompts:
             self._check(step_prompt.prompt, self.sampling)
         context = self._context(len(prompts), step, policy_version, progress)
@@ -123,13 +124,8 @@ class RolloutController:
         self._run(self.engine.repair_all())
         groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
         self.history.learn(groups)
-        self._cancels.append(context.cancels)
-        return groups
-
-    def take_metrics(self) -> tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]:
-        """(counts, means by (sum, weight)) of the rollouts since the last call."""
-        total, self._cancels = sum_of(self._cancels), []
-        return (total.counts, total.means) if self._config.cancel_solved else ({}, {})
+        records = context.cancels.records if self._config.cancel_solved else Records()
+        return CollectedStep(groups=tuple(groups), records=records)
 
     def sample(
         self,
@@ -362,15 +358,6 @@ def longest_sequence(prompts: Sequence[Prompt], sampling: SamplingParams) -> int
 
 def num_tokens_of(request: ScoringRequest) -> int:
     return len(request.prompt_token_ids) + len(request.response_token_ids)
-
-
-def sum_of(parts: Sequence[CancelStats]) -> CancelStats:
-    total = CancelStats()
-    for part in parts:
-        total = replace(
-            total, **{name: getattr(total, name) + getattr(part, name) for name in part.__slots__}
-        )
-    return total
 
 
 __all__ = ["RolloutController", "RolloutProgress", "response_seed"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
+from megatron_ar3po.records import Mean, Records, Sum
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
 
@@ -51,21 +52,22 @@ class CancelStats:
         self.longer_than_winner += sum(length > winner_tokens for length in lengths)
 
     @property
-    def counts(self) -> dict[str, float]:
-        return {
-            "rollout/cancel/responses": self.cancelled,
-            "rollout/cancel/tokens": self.cancelled_tokens,
-            "rollout/cancel/unsent_responses": self.unsent,
-        }
-
-    @property
-    def means(self) -> dict[str, tuple[float, float]]:
-        sums = {
-            "rollout/cancel/winner_length_tokens": (self.winner_tokens, self.winners),
-            "rollout/cancel/cancelled_length_tokens": (self.cancelled_tokens, self.cancelled),
-            "rollout/cancel/longer_than_winner_frac": (self.longer_than_winner, self.cancelled),
-        }
-        return {name: (float(s), float(n)) for name, (s, n) in sums.items() if n}
+    def records(self) -> Records:
+        records = Records(
+            {
+                "rollout/cancel/responses": Sum(self.cancelled),
+                "rollout/cancel/tokens": Sum(self.cancelled_tokens),
+                "rollout/cancel/unsent_responses": Sum(self.unsent),
+            }
+        )
+        for name, total, count in (
+            ("winner_length_tokens", self.winner_tokens, self.winners),
+            ("cancelled_length_tokens", self.cancelled_tokens, self.cancelled),
+            ("longer_than_winner_frac", self.longer_than_winner, self.cancelled),
+        ):
+            if count:
+                records.add(f"rollout/cancel/{name}", Mean(total / count, count))
+        return records
 
 
 def response_seed(*parts: object) -> int:

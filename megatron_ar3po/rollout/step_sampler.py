@@ -6,12 +6,15 @@ with equal arguments on every leader, so the order stays one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.observability.step_metrics import rollout_records
+from megatron_ar3po.records import Records, merge_records
 from megatron_ar3po.rollout.controller import RolloutProgress
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.types import CollectedStep, ResponseGroup, StepPrompt
@@ -31,9 +34,7 @@ class Collector(Protocol):
         step: int,
         policy_version: int,
         progress: ProgressReport | None = None,
-    ) -> list[ResponseGroup]: ...
-
-    def take_metrics(self) -> tuple[Mapping[str, float], Mapping[str, tuple[float, float]]]: ...
+    ) -> CollectedStep: ...
 
 
 class FixedSampler:
@@ -64,14 +65,14 @@ class FixedSampler:
             prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
             if self._ledger is not None:
                 self._ledger.open_step(prompts, step=step, policy_version=policy_version)
-            groups = self._collector.collect(
+            drawn = self._collector.collect(
                 prompts, step=step, policy_version=policy_version, progress=self._progress
             )
         except Exception as error:  # it travels on; the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
-        counts, means = self._collector.take_metrics()
-        collected = CollectedStep(groups=tuple(groups), counts=counts, means=means)
+        records = merge_records(rollout_records(drawn.groups), drawn.records)
+        collected = replace(drawn, records=records)
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected
@@ -121,6 +122,7 @@ class DynamicSampler:
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         groups: list[ResponseGroup] = []
         signal_positions: list[int] = []  # over all replicas
+        records = Records()
         num_rounds = 0
         while num_rounds < self._max_rounds and len(signal_positions) < self._prompts_per_step:
             prompts = self._next_prompts(self._prompts_per_round)
@@ -128,16 +130,15 @@ class DynamicSampler:
                 break  # the step has drawn every prompt there is
             num_rounds += 1
             drawn = self._round(prompts, step, policy_version)
-            groups += drawn
-            signal_positions += self._positions_everywhere(drawn)
-        counts, means = self._collector.take_metrics()
+            groups += drawn.groups
+            records.add_all(drawn.records)
+            signal_positions += self._positions_everywhere(drawn.groups)
         kept = set(sorted(signal_positions)[: self._prompts_per_step])
+        trained = tuple(group for group in groups if group.position in kept)
+        discarded = tuple(group for group in groups if group.position not in kept)
+        records.add_all(rollout_records(trained, discarded))
         collected = CollectedStep(
-            groups=tuple(group for group in groups if group.position in kept),
-            discarded=tuple(group for group in groups if group.position not in kept),
-            num_rounds=num_rounds,
-            counts=counts,
-            means=means,
+            groups=trained, discarded=discarded, num_rounds=num_rounds, records=records
         )
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
@@ -149,7 +150,7 @@ class DynamicSampler:
 
     def _round(
         self, prompts: Sequence[StepPrompt], step: int, policy_version: int
-    ) -> list[ResponseGroup]:
+    ) -> CollectedStep:
         mine = owned(prompts, self._layout)
         try:
             if self._ledger is not None:

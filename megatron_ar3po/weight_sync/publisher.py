@@ -18,6 +18,7 @@ from torch import Tensor
 from megatron_ar3po.config.schema import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
+from megatron_ar3po.records import Max, Record
 from megatron_ar3po.weight_sync.checksums import SentChecksums
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 from megatron_ar3po.weight_sync.server_update import ServerUpdate
@@ -46,7 +47,7 @@ class ServerPublisher:
         if ranks.is_leader:  # now, while the servers start; the first publish would wait for it
             import_sglang(with_checksums=config.verify)
 
-    def publish(self, policy_version: int) -> Mapping[str, float]:
+    def publish(self, policy_version: int) -> Mapping[str, Record]:
         """Metrics of replica 0, on every rank."""
         started = time.perf_counter()
         self._published_version = policy_version
@@ -60,7 +61,7 @@ class ServerPublisher:
             "weight_sync/server_s": leader.server_s,
             "weight_sync/total_s": time.perf_counter() - started,
         }
-        return self._ranks.broadcast(metrics)
+        return {name: Max(value) for name, value in self._ranks.broadcast(metrics).items()}
 
     def republish(self, url: str) -> None:
         """Collective over one replica: a server that was started anew gets what was last published, under the same

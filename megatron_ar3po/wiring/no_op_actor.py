@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.records import Record
 from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, UpdateStats
 
 
@@ -64,7 +65,7 @@ class NoOpPublisher:
         self._announce = announce
         self._version = 0
 
-    def publish(self, policy_version: int) -> Mapping[str, float]:
+    def publish(self, policy_version: int) -> Mapping[str, Record]:
         self._version = policy_version
         self._ranks.run_on_leader(lambda: self._announce(policy_version))
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.data.band import within_band
-from megatron_ar3po.data.batch_builder import BatchBuilder
-from megatron_ar3po.data.dump import load_samples
+from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import Actor
 from megatron_ar3po.observability.rank_logging import setup_logging
+from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.types import ResponseGroup
 
 
 def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
@@ -28,32 +30,33 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     check_custom_functions(config.algorithm)
     setup_logging(ranks.layout, config.observability.log_level)
     actor = MegatronActor(config, ranks.layout)
-    builder = BatchBuilder(ranks, config.algorithm, config.actor)
-    batch = builder.build_from_all(load_samples(Path(config.debug.replay_path)))
+    update = PolicyUpdate(actor, ranks, config)
+    groups = groups_of_replica(load_groups(Path(config.debug.replay_path)), ranks.layout)
+    batch = update.build_batch(update.make_samples(groups))
     before = weights_fingerprint(actor, ranks)
-    batch = actor.compute_logprobs(batch)
-    batch, standing = within_band(
-        batch,
-        ranks,
-        band=config.reuse.max_logprob_drift,
-        aggregation=config.algorithm.loss_aggregation,
-    )
-    stats = [actor.update(mini_batch) for mini_batch in batch.mini_batches]
+    report = update.run(batch, groups)
+    stats = report.stats
     facts = {
         "layout": ranks.layout.describe(),
         "loss": [s.loss for s in stats],
         "grad_norm": [s.grad_norm for s in stats],
-        "metrics": [{name: total / n for name, (total, n) in s.sums.items() if n} for s in stats],
-        "loans": [asdict(loan) for loan in (*standing, *(x for s in stats for x in s.loans))],
+        "metrics": [{n: r.value for n, r in s.token_records.items()} for s in stats],
+        "loans": [asdict(loan) for loan in report.loans],
         "weights_before": before,
         "weights_after": weights_fingerprint(actor, ranks),
-        "samples": batch.num_samples,
-        "tokens": batch.num_tokens,
+        "samples": report.batch.num_samples,
+        "tokens": report.batch.num_tokens,
     }
     if ranks.is_first:
         config.run.path.mkdir(parents=True, exist_ok=True)
         write_durably(config.run.path / "replay.json", json.dumps(facts, indent=1))
         print(json.dumps(facts), flush=True)
+
+
+def groups_of_replica(
+    groups: Sequence[ResponseGroup], layout: ParallelLayout
+) -> list[ResponseGroup]:
+    return [g for g in groups if layout.owner_dp_rank(g.prompt.prompt_id) == layout.dp_rank]
 
 
 def weights_fingerprint(actor: Actor, ranks: Ranks) -> list[float]:

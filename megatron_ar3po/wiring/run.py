@@ -11,13 +11,14 @@ from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import warnings_of
-from megatron_ar3po.data.batch_builder import BatchBuilder
+from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
@@ -114,7 +115,7 @@ def build_trainer(
         sampler=build_sampler(config, ranks, prompts, controller, ledger),
         store=store,
         lender=build_lender(config, store, controller, ledger),
-        batch_builder=BatchBuilder(ranks, config.algorithm, config.actor),
+        policy_update=PolicyUpdate(actor, ranks, config, span=metrics.span),
         actor=actor,
         weight_publisher=publisher,
         colocation=build_colocation(config, ranks, actor, publisher, servers),
@@ -125,7 +126,9 @@ def build_trainer(
             language.decode,
             num_groups=config.observability.record_groups_per_step,
             every_steps=config.observability.record_every_steps,
+            is_silent=not ranks.is_first,
         ),
+        dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
         saver=CheckpointSaver(
             CheckpointFolder(folder / "checkpoints", keep_last=config.checkpoint.keep_last),
             ranks,

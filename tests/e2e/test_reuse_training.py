@@ -1,5 +1,5 @@
 """A borrowed response through the real store, trainer functions, batch builder and Megatron actor: a group that was all
-wrong borrows, its samples are dumped, and debug.mode=train_only trains on the dump."""
+wrong borrows, it is dumped, and debug.mode=train_only trains on the dump."""
 
 import json
 from dataclasses import replace
@@ -14,7 +14,7 @@ from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
 from megatron_ar3po.cli import main as command_line
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
-from megatron_ar3po.data.dump import save_samples
+from megatron_ar3po.data.dump import save_groups
 from megatron_ar3po.reuse.admin.inspection import find_shards, stored_responses
 from megatron_ar3po.types import ResponseGroup
 
@@ -28,8 +28,8 @@ def in_vocabulary(scored, shift=0):
     return replace(scored, response=replace(scored.response, token_ids=tokens))
 
 
-def samples_of_a_rescued_group(folder, option, shift=0):
-    """Samples of step 2: four wrong answers, one of them replaced by a stored answer of step 1."""
+def rescued_group(folder, option, shift=0):
+    """Of step 2: four wrong answers, one of them replaced by a stored answer of step 1."""
     prompt = make_prompt(0)
     with open_store(folder, option=option) as store:
         deposit(store, [in_vocabulary(make_response(prompt, 1), shift)], step=1)
@@ -43,7 +43,7 @@ def samples_of_a_rescued_group(folder, option, shift=0):
     assert samples_with_signal([group], AlgorithmConfig(), ReuseConfig(option=option)) == []
     rescued = with_borrowed(group, borrowed, seed=0, step=STEP)
     assert group_outcome(rescued) == "rescued"
-    return samples_with_signal([rescued], AlgorithmConfig(), ReuseConfig(option=option))
+    return rescued
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +65,8 @@ def trained(tmp_path_factory):
     try:
         for number, (name, (option, shift, band, ranks)) in enumerate(cases.items()):
             run, dump = folder / f"run{number}", folder / f"{number}.pt"
-            samples = samples_of_a_rescued_group(folder / f"store{number}", option, shift)
-            save_samples(dump, samples, step=STEP, policy_version=STEP - 1)
+            group = rescued_group(folder / f"store{number}", option, shift)
+            save_groups(dump, [group], step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
             words += [f"reuse.option={option}", f"reuse.max_logprob_drift={band}"]
             starter(*words, f"model.path={model}", ranks=ranks).wait(120).succeeded()

@@ -104,7 +104,7 @@ def collected(server, prompts, scheduling: str) -> list:
         vocab_size=VOCAB_SIZE,
     )
     try:
-        return controller.collect(prompts, step=1, policy_version=0)
+        return controller.collect(prompts, step=1, policy_version=0).groups
     finally:
         controller.close()
 

@@ -158,7 +158,7 @@ def test_one_of_two_servers_is_lost_in_the_middle_of_a_stage(
 
     def step(number: int, collected_step: int) -> list:
         ledger.open_step(prompts, step=number, policy_version=VERSION)
-        groups = controller.collect(prompts, step=collected_step, policy_version=VERSION)
+        groups = controller.collect(prompts, step=collected_step, policy_version=VERSION).groups
         ledger.record_step(CollectedStep(groups=tuple(groups)), step=number, policy_version=VERSION)
         return groups
 
@@ -204,15 +204,15 @@ def test_cancelled_siblings_are_a_class_of_their_own_in_the_books(servers):
     verifier = FakeVerifier(lambda prompt, response: response.num_tokens < 40)
     controller = make_controller(servers, verifier, max_response_tokens=300, cancel_solved=True)
     before = [read_counters(server.url) for server in servers]
-    groups = controller.collect(make_prompts(24), step=9, policy_version=VERSION)
-    counts, means = controller.take_metrics()
+    collected = controller.collect(make_prompts(24), step=9, policy_version=VERSION)
+    counts = {name: record.value for name, record in collected.records.items()}
     controller.close()
-    responses = [scored.response for group in groups for scored in group.responses]
+    responses = [scored.response for group in collected.groups for scored in group.responses]
     assert {r.finish_reason for r in responses} <= {"stop", "length"}
     assert sorted(verifier.verified) == sorted(r.response_id for r in responses)
     assert counts["rollout/cancel/responses"] > 10 and counts["rollout/cancel/tokens"] > 100
     # the survivors are short: the bias that the option buys its tokens with
-    assert means["rollout/cancel/winner_length_tokens"][0] > 0
+    assert counts["rollout/cancel/winner_length_tokens"] > 0
     seen = sum(engine_of(controller).usage.values(), ServerUsage())
     assert seen.aborted_requests + seen.queue_aborts == counts["rollout/cancel/responses"]
     assert seen.aborted_generated_tokens == counts["rollout/cancel/tokens"]
@@ -275,7 +275,7 @@ def test_a_server_and_then_the_router_are_lost(servers, trained, tmp_path, signa
         killer = group and kill_when(
             lambda: len(verifier.verified) >= verified + 5, group, with_signal
         )
-        groups = controller.collect(prompts, step=5, policy_version=VERSION)
+        groups = controller.collect(prompts, step=5, policy_version=VERSION).groups
         if killer:
             killer.join(60)
         return [tokens_of(group) for group in groups]
@@ -344,7 +344,7 @@ def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routi
         vocab_size=VOCAB_SIZE,
     )
     try:
-        groups = controller.collect(prompts, step=1, policy_version=VERSION)
+        groups = controller.collect(prompts, step=1, policy_version=VERSION).groups
     finally:
         controller.close()
         router.stop()

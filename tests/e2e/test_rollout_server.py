@@ -185,7 +185,7 @@ def test_the_server_tells_the_size_of_its_kv_cache(server):
 def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
     before = read_counters(server.url)
     controller = make_controller(FakeVerifier(a_third_is_correct))
-    groups = controller.collect(make_prompts(16), step=1, policy_version=0)
+    groups = controller.collect(make_prompts(16), step=1, policy_version=0).groups
     responses = [r.response for g in groups for r in g.responses]
     assert {len(g.responses) for g in groups} == {4, 8}
     for response in responses:
@@ -228,7 +228,7 @@ def test_continuous_and_barrier_give_identical_groups(make_controller):
     def groups(scheduling):
         verifier = FakeVerifier(a_third_is_correct, delay_s=lambda r: (r.seed % 5) / 1000)
         controller = make_controller(verifier, stage_scheduling=scheduling)
-        return controller.collect(make_prompts(24), step=2, policy_version=0)
+        return controller.collect(make_prompts(24), step=2, policy_version=0).groups
 
     continuous, barrier = groups("continuous"), groups("barrier")
     assert {g.num_stages for g in continuous} == {1, 2}
@@ -253,7 +253,7 @@ def test_logprobs_are_those_of_the_model_in_transformers(model, make_controller)
         [StepPrompt(position=i, prompt=p.prompt) for i, p in enumerate(prompts)],
         step=1,
         policy_version=0,
-    )
+    ).groups
     reference = AutoModelForCausalLM.from_pretrained(model, dtype="float32")
     for group in groups:
         for scored in group.responses:
@@ -275,7 +275,7 @@ def test_stored_answers_are_scored_as_transformers_scores_them_and_the_books_bal
     from transformers import AutoModelForCausalLM
 
     controller = make_controller(num_stages=1, temperature=0.7)
-    groups = controller.collect(make_prompts(3), step=1, policy_version=0)
+    groups = controller.collect(make_prompts(3), step=1, policy_version=0).groups
     asked = [(g.prompt, r.response) for g in groups for r in g.responses]
     before = read_counters(server.url)
     ledger = Ledger(tmp_path / "dp00.jsonl")
@@ -317,7 +317,7 @@ def test_prompt_and_answer_may_fill_the_context_to_the_last_token(make_controlle
     prompts = make_prompts(2, length=MAX_CONTEXT_TOKENS - 14)
     responses = [
         r.response
-        for g in controller.collect(prompts, step=1, policy_version=0)
+        for g in controller.collect(prompts, step=1, policy_version=0).groups
         for r in g.responses
     ]
     assert {r.num_tokens for r in responses if r.finish_reason == "length"} == {12}
@@ -347,8 +347,10 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
         lost.restart()
         set_version(lost, 0)
 
-    undisturbed = make_controller(max_response_tokens=100).collect(
-        make_prompts(16), step=5, policy_version=0
+    undisturbed = (
+        make_controller(max_response_tokens=100)
+        .collect(make_prompts(16), step=5, policy_version=0)
+        .groups
     )
     verifier = FakeVerifier()
     controller = make_controller(verifier, restart, max_response_tokens=100)
@@ -360,7 +362,7 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
 
     killer = threading.Thread(target=kill_after_a_few_verdicts)
     killer.start()
-    groups = controller.collect(make_prompts(16), step=5, policy_version=0)
+    groups = controller.collect(make_prompts(16), step=5, policy_version=0).groups
     killer.join(10)
 
     assert server.num_restarts == 1

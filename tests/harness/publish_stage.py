@@ -148,7 +148,7 @@ class Stage:
             transport=self.transports[transport] if isinstance(transport, str) else transport,
         )
         facts = publisher.publish(version)
-        assert facts["weight_sync/num_buckets"] > 1
+        assert facts["weight_sync/num_buckets"].value > 1
         return version
 
     def poison(self) -> None:

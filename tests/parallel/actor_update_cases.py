@@ -30,6 +30,8 @@ from torch_reference import (
 )
 from torchrun_cases import Cases, raises
 
+from megatron_ar3po.records import Mean
+
 CASES = Cases()
 # What a micro-batch is made of: sequences end to end, or each filled up to the longest.
 ROWS = ("packed", "padded")
@@ -79,8 +81,9 @@ def _updates_match(
     for got, loss, norm in zip(stats, reference.losses, reference.grad_norms, strict=True):
         assert abs(got.loss - loss) <= 1e-4, (got.loss, loss)
         assert abs(got.grad_norm - norm) <= 1e-4 * norm, (got.grad_norm, norm)
-        total, count = got.sums["actor/ratio_mean"]
-        assert count == num_response_tokens(sequences(0)) and abs(total / count - 1) < 1e-6
+        ratio = got.token_records["actor/ratio_mean"]
+        assert isinstance(ratio, Mean) and abs(ratio.value - 1) < 1e-6
+        assert ratio.weight == num_response_tokens(sequences(0))
         assert got.learning_rate == LEARNING_RATE and not got.was_skipped
     assert_weights_equal(actor, saved_weights(reference.weights[-1], tied), 1e-5)
     assert_same_on_all_ranks(stats)

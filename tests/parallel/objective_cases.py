@@ -11,7 +11,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -189,29 +188,21 @@ class PlainTrainer:
 
 
 def update_actor(actor: Any, groups: Sequence[Any], options: Options) -> Any:
-    """The trainer's own lines from the groups of this replica to one update."""
+    """What the trainer does with the groups of this replica."""
     from megatron_ar3po.config.schema import ActorConfig, Config, ReuseConfig
-    from megatron_ar3po.data.batch_builder import BatchBuilder
     from megatron_ar3po.distributed.collectives import Ranks
-    from megatron_ar3po.trainer import Ar3poTrainer
+    from megatron_ar3po.policy_update import PolicyUpdate
 
     layout = actor.layout
-    ranks = Ranks(layout, 60)
-    algorithm = actor.config.algorithm
-    builder = BatchBuilder(
-        ranks, algorithm, ActorConfig(max_tokens_per_microbatch=options.max_tokens)
+    config = Config(
+        algorithm=actor.config.algorithm,
+        reuse=ReuseConfig(option=options.option),  # type: ignore[arg-type]
+        actor=ActorConfig(max_tokens_per_microbatch=options.max_tokens),
     )
-    trainer: Any = SimpleNamespace(
-        config=Config(algorithm=algorithm, reuse=ReuseConfig(option=options.option)),  # type: ignore[arg-type]
-        actor=actor,
-        batch_builder=builder,
-        ranks=ranks,
-    )
-    trainer.samples_of = lambda some: Ar3poTrainer.samples_of(trainer, some)
+    update = PolicyUpdate(actor, Ranks(layout, 60), config)
     mine = [g for g in groups if g.position % layout.data_parallel_size == layout.dp_rank]
-    batch = actor.compute_logprobs(builder.build(trainer.samples_of(mine)))
-    batch = Ar3poTrainer.penalised(trainer, batch, mine)
-    return actor.update(batch.mini_batches[0])
+    (stats,) = update.run(update.build_batch(update.make_samples(mine)), mine).stats
+    return stats
 
 
 def matches(cut: Cut, options: Options) -> None:
@@ -226,8 +217,8 @@ def matches(cut: Cut, options: Options) -> None:
         assert abs(stats.grad_norm - norm) <= 1e-4 * norm, (step, stats.grad_norm, norm)
     weights = {n: p.detach() for n, p in plain.named.items()}
     assert_weights_equal(actor, weights, 1e-5)
-    _, count = stats.sums["reuse/ratio_mean"]
-    assert (count > 0) == (options.option != "detach"), "a detached row was counted"
+    has_borrowed_rows = "reuse/ratio_mean" in stats.token_records
+    assert has_borrowed_rows == (options.option != "detach"), "a detached row was counted"
 
 
 @CASES.add(1, aggregation=AGGREGATIONS, max_tokens=(24, 4096))

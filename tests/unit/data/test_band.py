@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from fakes.ranks import OneRank
 
 from megatron_ar3po.config.schema import ActorConfig, AlgorithmConfig
 from megatron_ar3po.data.band import drift_of_rows, within_band, without_rows
@@ -16,16 +17,6 @@ from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.types import MicroBatch, TrainingBatch, TrainingSample
 
 AGGREGATIONS = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean")
-
-
-class OneRank:
-    """Enough of `Ranks` for one process."""
-
-    class layout:
-        data_parallel_size, dp_rank = 1, 0
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value]
 
 
 def sample(position: int, index: int, length: int, *, origin: Any = "fresh") -> TrainingSample:
@@ -56,7 +47,7 @@ SAMPLES = [
 def built(samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1):
     algorithm = AlgorithmConfig(loss_aggregation=aggregation, num_mini_batches=parts)
     actor = ActorConfig(max_tokens_per_microbatch=12)
-    return BatchBuilder(cast(Any, OneRank()), algorithm, actor).build_from_all(samples)
+    return BatchBuilder(cast(Any, OneRank()), algorithm, actor).build(samples)
 
 
 def with_drifts(batch: TrainingBatch, drift: dict[str, float]) -> TrainingBatch:

@@ -1,13 +1,11 @@
 """The builder alone, in one process; that every layout trains the same is shown in tests/parallel."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ar3po.data.batch_builder import pack, split_by_group
-from megatron_ar3po.data.dump import load_samples, save_samples
 from megatron_ar3po.types import MiniBatch, TrainingBatch, TrainingSample
 
 
@@ -95,20 +93,3 @@ def test_no_mini_batch_is_empty_and_none_is_lost(sizes, num_parts):
 
 def test_no_sample_gives_no_mini_batch():
     assert split_by_group([], 4) == []
-
-
-def test_a_dump_comes_back_whole(tmp_path):
-    path = tmp_path / "dumps" / "step_00001.pt"
-    samples = [sample(0), sample(1, uses_stored_logprobs=True)]
-    save_samples(path, samples, step=1, policy_version=3)
-    back = load_samples(path)
-    assert [s.response_id for s in back] == [s.response_id for s in samples]
-    assert back[1].response_token_ids.tolist() == [3, 4]
-    assert back[1].uses_stored_logprobs
-
-
-def test_a_file_that_is_no_dump_is_refused(tmp_path):
-    path = tmp_path / "other.pt"
-    torch.save({"weights": 1}, path)
-    with pytest.raises(ValueError, match=r"is not a dumped step"):
-        load_samples(path)

@@ -4,14 +4,8 @@ import pytest
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.rank_watch import RankWatch
-from megatron_ar3po.observability.metrics import (
-    Max,
-    Mean,
-    Metrics,
-    Sum,
-    drop_rows_after,
-    read_rows,
-)
+from megatron_ar3po.observability.metrics import Metrics, drop_rows_after, read_rows
+from megatron_ar3po.records import Max, Mean, Sum
 
 
 class TwoRanks:
@@ -29,47 +23,31 @@ class TwoRanks:
         return [value, self._other]
 
 
-def test_means_carry_their_weight():
-    """Two of 3 and one of 6: (2*3 + 6) / 3 = 4."""
-    assert Mean(3, 2).merged(Mean(6, 1)) == Mean(4, 3)
-
-
-def test_a_mean_without_weight_changes_nothing():
-    assert Mean(3, 2).merged(Mean(9, 0)) == Mean(3, 2)
-
-
 def test_a_step_is_reduced_over_ranks_and_written_once(tmp_path):
     other = {"a": Mean(6, 1), "b": Sum(5), "c": Max(1)}
     metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
-    metrics.add_all({"a": Mean(3, 2), "b": Sum(2), "c": Max(7)})
+    metrics.add({"a": Mean(3, 2)}, {"b": Sum(2), "c": Max(7)})
     assert metrics.flush(1) == {"a": 4, "b": 7, "c": 7}
     assert read_rows(tmp_path / "metrics.jsonl") == [{"step": 1, "a": 4, "b": 7, "c": 7}]
 
 
 def test_ranks_that_hold_the_same_groups_as_their_leader_do_not_count_twice(tmp_path):
     metrics = Metrics(TwoRanks({}, is_leader=False), tmp_path, tensorboard=False)  # type: ignore[arg-type]
-    metrics.add("b", Sum(2))
+    metrics.add({"b": Sum(2)})
     assert metrics.flush(1) == {}
 
 
 def test_totals_run_on_over_steps(tmp_path):
     metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
     for step, count in ((1, 10), (2, 5)):
-        metrics.add("rollout/responses_generated", Sum(count))
+        metrics.add({"rollout/responses_generated": Sum(count)})
         row = metrics.flush(step)
     assert row["rollout/responses_total"] == 15
 
 
-def test_one_name_is_one_kind_of_record(tmp_path):
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
-    metrics.add("a", Sum(1))
-    with pytest.raises(TypeError, match=r"metric a was recorded as Sum and as Max"):
-        metrics.add("a", Max(1))
-
-
 def test_nan_is_written_as_null(tmp_path):
     metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
-    metrics.add("a", Mean(float("nan")))
+    metrics.add({"a": Mean(float("nan"))})
     metrics.flush(1)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["a"] is None
 

@@ -1,16 +1,14 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from fakes.algorithm_cases import group, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
 from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
-from megatron_ar3po.observability.metrics import Mean, Sum
-from megatron_ar3po.observability.step_metrics import loan_records, refuse_a_failing_verifier
-from megatron_ar3po.types import ResponseGroup, Verdict
+from megatron_ar3po.observability.step_metrics import group_records, loan_records
+from megatron_ar3po.records import Mean, Sum
+from megatron_ar3po.types import ResponseGroup
 
 
 def rescued(position: int) -> ResponseGroup:
@@ -37,23 +35,19 @@ def test_a_step_without_samples_has_no_share_to_report() -> None:
     assert loan_records([group([0, 0])], []) == {"reuse/idle_loans": Sum(0)}
 
 
-def graded(*statuses: str, position: int = 0) -> ResponseGroup:
-    whole = group([0] * len(statuses), position=position)
-    responses = [
-        replace(r, verdict=Verdict(reward=0.0, status=status, reason="sympy died"))  # type: ignore[arg-type]
-        for r, status in zip(whole.responses, statuses, strict=True)
-    ]
-    return replace(whole, responses=tuple(responses))
+def test_groups_are_counted_by_how_they_ended_and_by_whether_they_teach() -> None:
+    """Four groups, one of each outcome. Two have unlike rewards: the mixed one and the rescued one."""
+    groups = [group([1, 1]), group([1, 0], position=1), group([0, 0], position=2), rescued(3)]
+    samples = samples_with_signal(groups, AlgorithmConfig(), ReuseConfig())
+    assert group_records(groups, samples) == {
+        "group/signal_groups": Sum(2),
+        "group/all_correct_frac": Mean(0.25, 4),
+        "group/mixed_frac": Mean(0.25, 4),
+        "group/all_wrong_frac": Mean(0.25, 4),
+        "group/rescued_frac": Mean(0.25, 4),
+        "group/no_signal_frac": Mean(0.5, 4),
+    }
 
 
-def test_a_verifier_that_fails_for_more_than_its_share_halts_the_run() -> None:
-    refuse_a_failing_verifier([graded("error", "timeout", "incorrect", "no_answer")], 0.5)
-    with pytest.raises(RuntimeError, match=r"failed for 3 of 4 .*max_error_frac=0.5.*sympy died"):
-        refuse_a_failing_verifier([graded("error", "timeout"), graded("error", "correct")], 0.5)
-
-
-def test_no_failure_is_borne_with_a_share_of_zero_and_nothing_graded_is_no_failure() -> None:
-    refuse_a_failing_verifier([graded("incorrect")], 0.0)
-    refuse_a_failing_verifier([], 0.0)
-    with pytest.raises(RuntimeError, match="1 of 2"):
-        refuse_a_failing_verifier([graded("error", "correct")], 0.0)
+def test_a_replica_without_groups_reports_no_shares() -> None:
+    assert group_records([], []) == {"group/signal_groups": Sum(0)}

@@ -302,5 +302,5 @@ def test_the_null_store_takes_nothing_and_lends_nothing() -> None:
     store.rollback(store.cursor)
     store.commit_checkpoint(store.cursor)
     assert store.shortlist(prompt.prompt_id, step=2, position=0) == []
-    assert store.take_counts() == {}
+    assert store.records == {}
     store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import pytest
 from fakes.reuse_cases import alive, contents, deposit, make_prompt, make_response, open_store
 
 from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.records import Record, merge_records
 from megatron_ar3po.reuse.admin.inspection import find_response, verify_shard
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.reuse.lender import Lender
@@ -34,6 +35,14 @@ class FakeScorer:
         return [-1.0 - response.index for _, response in asked]
 
 
+def counts_of(*records: Mapping[str, Record]) -> dict[str, float]:
+    """By name without the room."""
+    return {
+        name.removeprefix("reuse/"): record.value
+        for name, record in merge_records(*records).items()
+    }
+
+
 def unsolved_group(step: int, position: int = 0, number: int = 0) -> ResponseGroup:
     prompt = make_prompt(number)
     wrong = tuple(make_response(prompt, step, i, status="incorrect") for i in range(2))
@@ -49,8 +58,8 @@ def test_the_most_likely_answer_of_a_bounded_number_is_lent(tmp_path: Path) -> N
     with open_store(tmp_path, pick="likely", max_scored_candidates=3) as store:
         deposit(store, [make_response(PROMPT, 1, i) for i in range(8)], step=1)
         lender = Lender(store, scorer, run_seed=0)
-        (group,) = lender.lend([unsolved_group(2)], step=2, policy_version=1)
-        counts = lender.take_counts()
+        (group,), records = lender.lend([unsolved_group(2)], step=2, policy_version=1)
+        counts = counts_of(records, store.records)
     assert len(scorer.asked) == 3
     first = min(scorer.asked, key=lambda name: int(name[-1]))
     assert borrowed_of(group) == first
@@ -67,35 +76,34 @@ def test_an_answer_below_the_floor_is_not_lent_and_is_counted(tmp_path: Path) ->
     with open_store(tmp_path, min_mean_logprob=-2.0) as store:
         deposit(store, [make_response(PROMPT, 1, i) for i in range(3)], step=1)
         lender = Lender(store, scorer, run_seed=0)
-        lent = lender.lend(groups, step=2, policy_version=1)
-        counts = lender.take_counts()
+        lent, records = lender.lend(groups, step=2, policy_version=1)
+        counts = counts_of(records, store.records)
     assert sorted(scorer.asked) == ["s1-p0-i0", "s1-p0-i1", "s1-p0-i2"]  # each once
     assert sorted(map(str, map(borrowed_of, lent))) == ["None", "s1-p0-i0", "s1-p0-i1"]
     assert (counts["unsolved_groups"], counts["loans"], counts["below_floor"]) == (3, 2, 3)
     assert counts["lent_in_this_step"] == 0 + 1 + 2
+    assert counts["borrowed_groups"] == 2 and counts["hit_frac"] == pytest.approx(2 / 3)
 
 
 def test_nobody_is_asked_where_no_score_is_wanted(tmp_path: Path) -> None:
     with open_store(tmp_path) as store:
         deposit(store, [make_response(PROMPT, 1)], step=1)
-        (group,) = Lender(store, None, run_seed=0).lend(
-            [unsolved_group(2)], step=2, policy_version=1
-        )
+        lender = Lender(store, None, run_seed=0)
+        (group,), _ = lender.lend([unsolved_group(2)], step=2, policy_version=1)
         assert borrowed_of(group) == "s1-p0-i0"
 
 
-def test_what_turns_an_answer_away_is_counted(tmp_path: Path) -> None:
+def test_what_turns_an_answer_away_is_counted_in_its_step(tmp_path: Path) -> None:
     with open_store(tmp_path, max_age_steps=3, max_times_borrowed=1) as store:
         deposit(store, [make_response(PROMPT, 1)], step=1)
         assert store.borrow(make_prompt(1).prompt_id, step=2) is None
         assert store.borrow(PROMPT.prompt_id, step=2) is not None
+        size = {"store_responses": 1, "store_bytes": store.path.stat().st_size}
+        assert counts_of(store.records) == {"nothing_stored": 1, "loans": 1, **size}
         assert store.borrow(PROMPT.prompt_id, step=3) is None
+        assert counts_of(store.records) == {"lent_too_often": 1, **size}
         assert store.borrow(PROMPT.prompt_id, step=5) is None
-        counts = store.take_counts()
-        assert (counts["nothing_stored"], counts["loans"]) == (1, 1)
-        assert (counts["lent_too_often"], counts["too_old"]) == (1, 1)
-        assert counts["store_responses"] == 1
-        assert "loans" not in store.take_counts()
+        assert counts_of(store.records) == {"too_old": 1, **size}
 
 
 def test_a_users_own_choice_decides(tmp_path: Path) -> None:
@@ -121,7 +129,7 @@ def test_a_users_own_choice_decides(tmp_path: Path) -> None:
     with open_store(tmp_path / "b", pick="my_choice:nothing") as store:
         deposit(store, answers, step=1)
         assert store.borrow(PROMPT.prompt_id, step=2) is None
-        assert store.take_counts()["refused_by_pick"] == 1
+        assert counts_of(store.records)["refused_by_pick"] == 1
     with open_store(tmp_path / "c", pick="my_choice:first_word") as store:
         deposit(store, answers, step=1)
         with pytest.raises(ValueError, match="returned 'the first'; it must return one of its"):
@@ -142,11 +150,11 @@ def test_old_answers_are_evicted_and_come_back_with_a_rollback(tmp_path: Path) -
     with open_store(tmp_path, max_age_steps=2) as store:
         for step in (1, 2, 3):
             deposit(store, [make_response(make_prompt(step), step)], step)
-        assert store.take_counts()["deposited"] == 3
+            assert counts_of(store.records)["deposited"] == 1
         _ = store.cursor
         deposit(store, [], step=5)
         assert alive(store.path) == {"s3-p3-i0"} and len(store) == 1
-        assert store.take_counts()["evicted_by_age"] == 2
+        assert counts_of(store.records)["evicted_by_age"] == 2
         store.rollback({"step": 3})
         assert alive(store.path) == {"s1-p1-i0", "s2-p2-i0", "s3-p3-i0"}
         deposit(store, [], step=6)
@@ -161,12 +169,13 @@ def test_beyond_its_bytes_a_shard_evicts_the_oldest(tmp_path: Path) -> None:
     with open_store(tmp_path / "measured") as store:
         deposit(store, [make_response(make_prompt(1), 1)], step=1)
         num_bytes = store._state.num_bytes
-    limit = int(2.5 * num_bytes)
+    limit, evicted = int(2.5 * num_bytes), []
     with open_store(tmp_path / "limited", max_shard_bytes=limit) as store:
         for step in (1, 2, 3, 4):
             deposit(store, [make_response(make_prompt(step), step)], step)
+            evicted.append(counts_of(store.records).get("evicted_by_bytes", 0))
         assert alive(store.path) == {"s3-p3-i0", "s4-p4-i0"}
-        assert store.take_counts()["evicted_by_bytes"] == 2
+        assert evicted == [0, 0, 1, 1]
         store.rollback({"step": 2})
         assert alive(store.path) == {"s1-p1-i0", "s2-p2-i0"}
         assert store._state.num_bytes <= limit

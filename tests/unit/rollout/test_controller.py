@@ -46,8 +46,10 @@ def test_unsolved_prompt_enters_the_next_stage_and_solved_prompt_retires():
         return place == 0 or (place == 1 and response.stage == 2 and response.index == 1)
 
     engine = FakeRolloutEngine()
-    groups = make_controller(engine, FakeVerifier(is_correct)).collect(
-        make_prompts(3), step=1, policy_version=0
+    groups = (
+        make_controller(engine, FakeVerifier(is_correct))
+        .collect(make_prompts(3), step=1, policy_version=0)
+        .groups
     )
     assert [len(g.responses) for g in groups] == [2, 4, 4]
     assert [g.is_solved for g in groups] == [True, True, False]
@@ -78,8 +80,10 @@ def test_barrier_and_continuous_give_the_same_groups():
     def collected(scheduling):
         engine = FakeRolloutEngine(delay_s=lambda r: (r.seed % 7) / 1000)
         verifier = FakeVerifier(lambda prompt, response: response.token_ids[0] % 3 == 0)
-        groups = make_controller(engine, verifier, stage_scheduling=scheduling).collect(
-            make_prompts(20), step=4, policy_version=0
+        groups = (
+            make_controller(engine, verifier, stage_scheduling=scheduling)
+            .collect(make_prompts(20), step=4, policy_version=0)
+            .groups
         )
         return [
             [(r.response.response_id, r.response.token_ids.tolist(), r.reward) for r in g.responses]
@@ -93,8 +97,10 @@ def test_barrier_and_continuous_give_the_same_groups():
 
 def test_groups_and_responses_come_in_order_whatever_the_order_of_arrival():
     engine = FakeRolloutEngine(delay_s=lambda r: (r.seed % 11) / 1000)
-    groups = make_controller(engine, FakeVerifier()).collect(
-        list(reversed(make_prompts(5))), step=1, policy_version=0
+    groups = (
+        make_controller(engine, FakeVerifier())
+        .collect(list(reversed(make_prompts(5))), step=1, policy_version=0)
+        .groups
     )
     assert [g.position for g in groups] == [0, 1, 2, 3, 4]
     for group in groups:
@@ -104,8 +110,10 @@ def test_groups_and_responses_come_in_order_whatever_the_order_of_arrival():
 
 def test_every_response_has_its_own_id_and_seed():
     engine = FakeRolloutEngine()
-    groups = make_controller(engine, FakeVerifier()).collect(
-        make_prompts(8), step=1, policy_version=0
+    groups = (
+        make_controller(engine, FakeVerifier())
+        .collect(make_prompts(8), step=1, policy_version=0)
+        .groups
     )
     responses = [r.response for g in groups for r in g.responses]
     assert len({r.response_id for r in responses}) == 32
@@ -182,7 +190,9 @@ def test_aborted_answer_is_drawn_again_and_never_graded():
         finish_reason=lambda r: "abort" if r.request_id in aborted_once else "stop"
     )
     verifier = FakeVerifier(lambda prompt, response: True)
-    groups = make_controller(engine, verifier).collect(make_prompts(1), step=1, policy_version=0)
+    groups = (
+        make_controller(engine, verifier).collect(make_prompts(1), step=1, policy_version=0).groups
+    )
     assert [r.response.response_id for r in groups[0].responses] == ["s1.p0.1.0", "s1.p0.1.1"]
     assert all(r.response.finish_reason == "stop" for r in groups[0].responses)
     assert sorted(verifier.verified) == ["s1.p0.1.0", "s1.p0.1.1"]
@@ -210,7 +220,7 @@ def test_an_error_ends_all_other_requests():
         engine.num_running <= 1
     )  # the one that raised before its sleep; none of the others sleeps on
     engine.delay_s = lambda request: 0.0
-    assert len(controller.collect(make_prompts(1), step=2, policy_version=0)) == 1
+    assert len(controller.collect(make_prompts(1), step=2, policy_version=0).groups) == 1
 
 
 @pytest.mark.parametrize(

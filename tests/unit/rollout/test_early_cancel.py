@@ -10,6 +10,7 @@ import pytest
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import Generation, GenerationRequest, Prompt, StepPrompt
 
@@ -78,10 +79,9 @@ def collect(engine, is_correct, *, num_prompts=1, num_slots=0, **options):
         max_context_tokens=1024,
         vocab_size=64,
     )
-    groups = controller.collect(prompts(num_prompts), step=1, policy_version=0)
-    metrics = controller.take_metrics()
+    collected = controller.collect(prompts(num_prompts), step=1, policy_version=0)
     controller.close()
-    return groups, verifier, metrics
+    return collected.groups, verifier, collected.records
 
 
 def second_is_correct(prompt, response):
@@ -91,13 +91,13 @@ def second_is_correct(prompt, response):
 def test_siblings_of_the_first_correct_response_are_aborted_and_never_graded():
     """Lengths 2, 5, 60, 60: the first is wrong, the second right, the others are cut off at about 5 tokens."""
     engine = AbortableEngine((2, 5, 60, 60))
-    (group,), verifier, (counts, means) = collect(engine, second_is_correct, cancel_solved=True)
+    (group,), verifier, records = collect(engine, second_is_correct, cancel_solved=True)
     assert [r.response.index for r in group.responses] == [0, 1]
     assert verifier.verified == ["s1.p0.1.0", "s1.p0.1.1"]
     assert len(engine.sent) == 4 and group.stop_reason == "solved"
-    assert counts["rollout/cancel/responses"] == 2
-    assert 2 <= counts["rollout/cancel/tokens"] <= 60
-    assert means["rollout/cancel/winner_length_tokens"] == (5.0, 1.0)
+    assert records["rollout/cancel/responses"] == Sum(2)
+    assert 2 <= records["rollout/cancel/tokens"].value <= 60
+    assert records["rollout/cancel/winner_length_tokens"] == Mean(5.0, 1)
 
 
 def test_a_cancelled_response_may_count_as_truncated():
@@ -117,24 +117,27 @@ def test_a_cancelled_response_may_count_as_truncated():
 
 def test_a_sibling_that_waits_for_a_slot_is_not_sent():
     engine = AbortableEngine((2, 5, 60, 60))
-    (group,), _, (counts, _) = collect(engine, second_is_correct, cancel_solved=True, num_slots=1)
+    (group,), _, records = collect(engine, second_is_correct, cancel_solved=True, num_slots=1)
     assert [r.response.index for r in group.responses] == [0, 1]
     assert len(engine.sent) in (2, 3)  # the third may have got the slot while the second was graded
-    assert counts["rollout/cancel/unsent_responses"] + counts["rollout/cancel/responses"] == 2
+    unsent, cut_off = (
+        records[f"rollout/cancel/{name}"].value for name in ("unsent_responses", "responses")
+    )
+    assert unsent + cut_off == 2
 
 
 def test_without_the_option_every_response_is_sampled_to_its_end():
     engine = AbortableEngine((2, 5, 20, 20))
-    (group,), verifier, metrics = collect(engine, second_is_correct)
+    (group,), verifier, records = collect(engine, second_is_correct)
     assert [r.response.num_tokens for r in group.responses] == [2, 5, 20, 20]
-    assert len(verifier.verified) == 4 and metrics == ({}, {})
+    assert len(verifier.verified) == 4 and records == {}
 
 
 def test_a_stage_without_a_correct_response_is_sampled_whole():
     engine = AbortableEngine((2, 3, 4, 5))
-    (group,), _, (counts, _) = collect(engine, lambda p, r: False, cancel_solved=True)
+    (group,), _, records = collect(engine, lambda p, r: False, cancel_solved=True)
     assert len(group.responses) == 8 and group.stop_reason == "stages_done"
-    assert counts["rollout/cancel/responses"] == 0
+    assert records["rollout/cancel/responses"] == Sum(0)
 
 
 @pytest.mark.parametrize(("cap", "sizes"), [(0, [8, 8]), (300, [4, 8]), (200, [4, 4])])

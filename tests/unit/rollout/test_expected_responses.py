@@ -41,7 +41,7 @@ def test_responses_per_prompt_meet_the_expectation(num_stages, responses_per_sta
         max_context_tokens=1024,
         vocab_size=64,
     )
-    groups = controller.collect(prompts, step=1, policy_version=0)
+    groups = controller.collect(prompts, step=1, policy_version=0).groups
     sizes = np.array([len(group.responses) for group in groups], dtype=float)
     expected = np.mean(
         [

@@ -11,7 +11,7 @@ from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
-from megatron_ar3po.types import Prompt, StepPrompt
+from megatron_ar3po.types import CollectedStep, Prompt, StepPrompt
 
 MIXED = {
     0,
@@ -133,10 +133,9 @@ class PunishedCollector:
     REWARDS = ((0.0, -0.5), (1.0, 0.0), (1.0, 0.5), (0.0, 0.0))
 
     def collect(self, prompts, *, step, policy_version, progress=None):
-        return [group(self.REWARDS[p.position], position=p.position) for p in prompts]
-
-    def take_metrics(self):
-        return {}, {}
+        return CollectedStep(
+            groups=tuple(group(self.REWARDS[p.position], position=p.position) for p in prompts)
+        )
 
 
 @pytest.mark.parametrize(("keep_by", "kept"), [("correctness", [1]), ("reward", [0, 1, 2])])

@@ -19,6 +19,7 @@ from megatron_ar3po.config.schema import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import WeightPublishError
+from megatron_ar3po.records import Max
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
 from megatron_ar3po.weight_sync.transport import make_transport
 
@@ -207,8 +208,8 @@ def test_every_tensor_arrives_bit_for_bit_and_is_counted(
     metrics = publisher(server).publish(7)
     assert server.held.keys() == WEIGHTS.keys()
     assert all(torch.equal(server.held[name], WEIGHTS[name]) for name in WEIGHTS)
-    assert metrics["weight_sync/num_buckets"] == 3
-    assert metrics["weight_sync/bytes"] == 4 * (20 + 16 + 8 + 8 + 4)
+    assert metrics["weight_sync/num_buckets"] == Max(3)
+    assert metrics["weight_sync/bytes"] == Max(4 * (20 + 16 + 8 + 8 + 4))
 
 
 def test_all_servers_of_a_replica_get_the_weights(

@@ -1,0 +1,82 @@
+"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, and `Records`, several of them by name.
+
+Whoever measures returns `Records` under the metrics' final names (`room/what_unit`); the trainer adds them up, and
+they are reduced once per step over all replicas. A mean over replicas with unequal tokens is right by construction,
+since it carries its weight. What every replica knows alike (a gradient norm, the size of a publish) is a `Mean` or a
+`Max`, never a `Sum`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """Mean(3, weight=2) and Mean(6, weight=1) make Mean(4, weight=3)."""
+
+    value: float
+    weight: float = 1.0
+
+    def merged(self, other: Mean) -> Mean:
+        weight = self.weight + other.weight
+        if weight == 0:
+            return self
+        return Mean((self.value * self.weight + other.value * other.weight) / weight, weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Sum:
+    value: float
+
+    def merged(self, other: Sum) -> Sum:
+        return Sum(self.value + other.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Max:
+    value: float
+
+    def merged(self, other: Max) -> Max:
+        return Max(max(self.value, other.value))
+
+
+Record = Mean | Sum | Max
+
+
+class Records(dict[str, Record]):
+    """
+    >>> records = Records({"reuse/loans": Sum(2)})
+    >>> records.add("reuse/loans", Sum(1))
+    >>> records.add_all({"actor/loss": Mean(0.5)})
+    >>> records
+    {'reuse/loans': Sum(value=3), 'actor/loss': Mean(value=0.5, weight=1.0)}
+    """
+
+    def add(self, name: str, record: Record) -> None:
+        """Raises TypeError when `name` is there as another kind of record."""
+        there = self.get(name)
+        if there is None:
+            self[name] = record
+        elif type(there) is type(record):
+            self[name] = there.merged(record)  # type: ignore[arg-type]
+        else:
+            raise TypeError(
+                f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}."
+            )
+
+    def add_all(self, *many: Mapping[str, Record]) -> None:
+        for records in many:
+            for name, record in records.items():
+                self.add(name, record)
+
+
+def merge_records(*many: Mapping[str, Record]) -> Records:
+    """
+    >>> merge_records({"a": Max(1)}, {"a": Max(3)})
+    {'a': Max(value=3)}
+    """
+    merged = Records()
+    merged.add_all(*many)
+    return merged

@@ -1,0 +1,151 @@
+"""From groups to optimizer steps, with an actor that only writes down what it gets. That the numbers are those of plain
+torch, at every layout, is shown in tests/parallel/test_objective_layouts.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+import pytest
+from fakes.actor import FakeActor
+from fakes.algorithm_cases import group, stored_answer
+from fakes.ranks import OneRank
+
+from megatron_ar3po.algorithm.response_reuse import with_borrowed
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.policy_update import PolicyUpdate, UpdateReport
+from megatron_ar3po.records import Max, Mean
+from megatron_ar3po.types import ResponseGroup
+
+
+@dataclass
+class TwoReplicas(OneRank):
+    """The other replica's groups and samples, given as they would come."""
+
+    others: list[Any] = field(default_factory=list)
+
+    def gather_over_replicas(self, value: Any) -> list[Any]:
+        return [value, self.others]
+
+
+def config(**algorithm: Any) -> Config:
+    plain = Config()
+    return replace(plain, algorithm=replace(plain.algorithm, **algorithm))
+
+
+def make_update(actor: FakeActor, settings: Config, ranks: OneRank | None = None) -> PolicyUpdate:
+    return PolicyUpdate(actor, cast(Any, ranks or OneRank()), settings)
+
+
+def train(actor: FakeActor, settings: Config, groups: list[ResponseGroup]) -> UpdateReport:
+    update = make_update(actor, settings)
+    return update.run(update.build_batch(update.make_samples(groups)), groups)
+
+
+def advantages_of_rows(report: UpdateReport) -> list[float]:
+    """One for each response, in the order of the batch's rows."""
+    (micro,) = report.batch.micro_batches
+    return [
+        float(micro.advantages[(micro.sequence_ids == row) & (micro.loss_mask > 0)][0])
+        for row in range(len(micro.row_keys))
+    ]
+
+
+def rescued(position: int) -> ResponseGroup:
+    lent = stored_answer(position=position)
+    return with_borrowed(group([0] * 4, position=position), lent, seed=0, step=5)
+
+
+def test_old_logprobs_come_before_the_first_update_and_stay_for_all():
+    actor = FakeActor()
+    report = train(actor, config(num_mini_batches=2), [group([1, 0]), group([0, 1], position=1)])
+    assert actor.events == ["old_logprobs", "update", "update"]
+    assert [stats.loss for stats in report.stats] == [1.0, 2.0]
+    for mini_batch in actor.updated:
+        for micro in mini_batch.micro_batches:
+            assert micro.old_logprobs is not None
+
+
+def test_what_the_updates_report_is_added_up():
+    """Two mini-batches of two responses of three tokens, losses 1 and 2."""
+    report = train(
+        FakeActor(), config(num_mini_batches=2), [group([1, 0]), group([0, 1], position=1)]
+    )
+    assert report.records["actor/loss"] == Mean(1.5, 2)
+    assert report.records["actor/ratio_mean"] == Mean(1.0, 12)
+    assert report.records["actor/samples"] == Max(4)
+    assert report.records["actor/tokens"] == Max(20)
+    assert report.records["actor/skipped_updates"] == Max(0)
+    assert "reuse/logprob_drift_mean" not in report.records
+
+
+def test_a_kl_penalty_in_the_reward_makes_the_advantages_anew():
+    """The worked example of `with_kl_penalty`: rewards 1 0 0 0, KL 2 0 -1 4, coefficient 0.1."""
+    kl = {(0, f"p0.{i}"): value for i, value in enumerate([2.0, 0.0, -1.0, 4.0])}
+    actor = FakeActor(kl=kl)
+    settings = config(kl_in="reward", kl_coef=0.1)
+    report = train(actor, settings, [group([1, 0, 0, 0])])
+    assert actor.events == ["old_logprobs", "reference_kl", "update"]
+    expected = [1.561447, -0.289156, -0.057831, -1.214459]
+    assert advantages_of_rows(report) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"kl_in": "loss", "kl_coef": 0.1}, {"kl_coef": 0.0}])
+def test_a_kl_in_the_loss_or_none_leaves_the_advantages(settings):
+    """Rewards 1 0 0 0: (1 - 0.25) / 0.433013 = 1.732047 with the divisor's guard, and -0.577349."""
+    actor = FakeActor(kl={(0, "p0.0"): 100.0})
+    report = train(actor, config(**settings), [group([1, 0, 0, 0])])
+    assert "reference_kl" not in actor.events
+    expected = [1.732047, -0.577349, -0.577349, -0.577349]
+    assert advantages_of_rows(report) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("limit", "num_rows", "option"), [(0.0, 4, "recompute"), (0.1, 3, "detach")]
+)
+def test_a_borrowed_response_that_drifted_too_far_is_detached_before_the_update(
+    limit, num_rows, option
+):
+    """The actor's log-probs are 0.25 off; a limit of 0 measures and detaches nothing."""
+    settings = config()
+    settings = replace(settings, reuse=replace(settings.reuse, logprob_band=limit))
+    actor = FakeActor(drift=0.25)
+    report = train(actor, settings, [rescued(0)])
+    assert actor.updated[0].num_sequences == num_rows
+    assert report.records["reuse/switched_to_detach"] == Max(int(option == "detach"))
+    assert report.records["reuse/logprob_drift_max"].value == pytest.approx(0.25)
+    assert (report.loans[0].option, report.loans[0].ratio) == (option, None)
+    told = [loan.ratio for loan in report.loans[1:]]
+    assert told == ([] if option == "detach" else [1.0])
+
+
+def test_an_update_whose_only_samples_all_drifted_away_trains_nothing():
+    """A group of two that borrowed: under `detach` its one own response is left; with `overlong_filtering` it leaves as
+    well, and nothing carries gradient."""
+    borrowed = rescued(0)
+    cut = tuple(
+        replace(r, response=replace(r.response, finish_reason="length"))
+        if r.origin == "fresh"
+        else r
+        for r in borrowed.responses
+    )
+    settings = config(overlong_filtering=True)
+    settings = replace(settings, reuse=replace(settings.reuse, logprob_band=0.1))
+    report = train(FakeActor(drift=0.25), settings, [replace(borrowed, responses=cut)])
+    assert report.stats == () and report.batch.is_empty
+    assert report.records["actor/samples"] == Max(0)
+
+
+def test_what_is_relative_to_the_step_sees_the_groups_of_all_replicas():
+    """REINFORCE++: rewards 1 0 here and 0 0 there have mean 0.25 and std 0.433013; alone they have mean 0.5."""
+    groups = [group([1, 0])]
+    ranks = TwoReplicas(others=[group([0, 0], position=1)])
+    samples = make_update(FakeActor(), config(advantage="global"), ranks).make_samples(groups)
+    assert [s.group_position for s in samples] == [0, 0]
+    assert samples[0].advantage == pytest.approx(0.75 / 0.433013, abs=1e-4)
+
+
+def test_what_is_relative_to_a_group_asks_nobody():
+    ranks = TwoReplicas(others=["nobody should look at this"])
+    samples = make_update(FakeActor(), config(), ranks).make_samples([group([1, 0])])
+    assert [s.advantage for s in samples] == pytest.approx([1, -1], abs=1e-5)

@@ -1,0 +1,198 @@
+"""The loop, with fakes at its ports (tests/fakes/trainer.py): what happens, and in which order. What the parts do is
+tested where they live, and all of it together with real servers and a real model in tests/e2e/test_main_job.py."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from fakes.trainer import TrainerCase, make_trainer
+
+from megatron_ar3po.config.schema import (
+    CheckpointConfig,
+    Config,
+    DebugConfig,
+    EvaluationConfig,
+    RunConfig,
+)
+from megatron_ar3po.run.state import RunState, read_state
+
+MIXED, ALL_WRONG, ALL_CORRECT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
+
+ONE_STEP = [
+    "phase rollout",
+    "rollout of step 1 by version 0",
+    "deposit of step 1: 2",
+    "loans of step 1: 0",
+    "phase train",
+    "old_logprobs",
+    "update",
+    "phase sync",
+    "publish version 1",
+]
+
+
+def config(num_steps: int = 1, **sections: object) -> Config:
+    """Neither evaluation nor checkpoint on the way."""
+    return replace(
+        Config(
+            run=RunConfig(num_steps=num_steps),
+            evaluation=EvaluationConfig(every_steps=0, samples_per_prompt=2),
+            checkpoint=CheckpointConfig(every_steps=0),
+        ),
+        **sections,
+    )
+
+
+def saves_in(case: TrainerCase) -> list[str]:
+    return [folder.parent.name for folder in case.actor.saved]
+
+
+def test_a_run_publishes_evaluates_trains_evaluates_and_saves_in_this_order(tmp_path):
+    case = make_trainer(tmp_path, config())
+    state = case.trainer.run()
+    assert case.events == [
+        *("phase sync", "publish version 0"),
+        *("phase rollout", "evaluate version 0"),
+        *ONE_STEP,
+        *("phase rollout", "evaluate version 1"),
+        *("phase save", "save", "no way back before {'step': 1}"),
+    ]
+    assert (state.step, state.policy_version) == (1, 1)
+    assert [row["step"] for row in case.rows] == [0, 1]
+
+
+def test_a_steps_numbers_are_in_its_row(tmp_path):
+    """Two prompts, each with a right and a wrong answer of three tokens."""
+    case = make_trainer(tmp_path, config())
+    case.trainer.run()
+    before, row = case.rows
+    expected = {
+        "rollout/responses_generated": 4,
+        "rollout/responses_total": 4,
+        "reward/mean": 0.5,
+        "reuse/deposited": 2,
+        "reuse/unsolved_groups": 0,
+        "group/mixed_frac": 1,
+        "group/signal_groups": 2,
+        "actor/loss": 1,
+        "actor/ratio_mean": 1,
+        "actor/samples": 4,
+        "actor/tokens": 4 * (2 + 3),
+        "weight_sync/bytes": 8,
+        "eval/pass_at_1": 1,
+    }
+    assert {name: row[name] for name in expected} == expected
+    assert "actor/loss" not in before and before["eval/responses"] == 2
+
+
+def test_a_step_without_signal_trains_and_publishes_nothing_and_counts(tmp_path, caplog):
+    case = make_trainer(tmp_path, config(), rewards=[ALL_CORRECT])
+    state = case.trainer.run()
+    assert (state.step, state.policy_version) == (1, 0)
+    assert "update" not in case.events and "publish version 1" not in case.events
+    assert "phase train" not in case.events
+    assert case.rows[1]["group/no_signal_frac"] == 1
+    assert case.rows[1]["rollout/responses_total"] == 4
+    assert "step 1 trains nothing: 2 groups: 2 all_correct" in caplog.text
+
+
+def test_an_unsolved_prompt_trains_on_what_an_earlier_step_has_stored(tmp_path):
+    """Two prompts come by in both steps: solved in the first, all wrong in the second."""
+    case = make_trainer(tmp_path, config(2), rewards=[MIXED, ALL_WRONG], num_prompts=2)
+    case.trainer.run()
+    assert "loans of step 2: 2" in case.events
+    assert case.rows[2]["group/rescued_frac"] == 1
+    assert case.rows[2]["reuse/borrowed_groups_total"] == 2
+    drifts = [loan.drift for loan in case.store.outcomes]
+    ratios = [loan.ratio for loan in case.store.outcomes]
+    assert drifts == [0.0, 0.0, None, None]  # measured before the update, then told by it
+    assert ratios == [None, None, 1.0, 1.0]
+
+
+def test_asked_to_stop_in_the_middle_of_a_step_it_ends_the_step_and_saves(tmp_path):
+    case = make_trainer(tmp_path, config(5))
+
+    def ask_in_step_2(step: int) -> None:
+        if step == 2:
+            case.trainer.stop.reason = "SIGTERM"
+
+    case.sampler.on_collect = ask_in_step_2
+    state = case.trainer.run()
+    assert state.step == 2
+    assert case.events[-4:] == ["publish version 2", "phase save", "save", case.events[-1]]
+    assert read_state(tmp_path / "checkpoints/step_00002").step == 2
+    assert "evaluate version 2" not in case.events  # it is not the last step of the run
+
+
+def test_a_failing_verifier_stops_the_run_before_anything_is_stored(tmp_path):
+    case = make_trainer(tmp_path, config(), rewards=[(float("nan"), 0.0)])
+    with pytest.raises(ValueError, match="has reward nan"):
+        case.trainer.run()
+    assert not any(event.startswith("deposit") for event in case.events)
+    assert case.store.held == {}
+
+
+@pytest.mark.parametrize(("every", "evaluated"), [(0, [0, 4]), (2, [0, 2, 4]), (3, [0, 3, 4])])
+def test_evaluations_are_due_every_so_many_steps_and_at_both_ends(tmp_path, every, evaluated):
+    evaluation = EvaluationConfig(every_steps=every, samples_per_prompt=1)
+    case = make_trainer(tmp_path, config(4, evaluation=evaluation))
+    case.trainer.run()
+    assert [row["step"] for row in case.rows if "eval/pass_at_1" in row] == evaluated
+
+
+def test_without_held_out_prompts_nothing_is_evaluated(tmp_path):
+    case = make_trainer(tmp_path, config(), num_held_out=0)
+    case.trainer.run()
+    assert not any(event.startswith("evaluate") for event in case.events)
+
+
+@pytest.mark.parametrize(
+    ("every", "saved"),
+    [(0, [5]), (2, [2, 4, 5]), (5, [5])],
+    ids=["at the end", "every 2", "5 of 5"],
+)
+def test_checkpoints_are_due_every_so_many_steps_and_at_the_end(tmp_path, every, saved):
+    checkpoint = CheckpointConfig(every_steps=every)
+    case = make_trainer(tmp_path, config(5, checkpoint=checkpoint))
+    case.trainer.run()
+    assert saves_in(case) == [f"step_{step:05d}.tmp" for step in saved]
+
+
+def test_a_checkpoint_knows_where_prompts_store_and_totals_stand(tmp_path):
+    case = make_trainer(tmp_path, config(3, checkpoint=CheckpointConfig(every_steps=2)))
+    case.trainer.run()
+    state = read_state(tmp_path / "checkpoints/step_00002")
+    assert (state.step, state.policy_version, state.store_cursor) == (2, 2, {"step": 2})
+    assert state.totals["rollout/responses_total"] == 8
+    assert (state.prompt_cursor["epoch"], state.prompt_cursor["offset"]) == (0, 4)
+
+
+def test_a_resumed_run_publishes_what_it_holds_and_does_not_evaluate_step_0_again(tmp_path):
+    case = make_trainer(tmp_path, config(4), state=RunState(step=3, policy_version=2))
+    state = case.trainer.run()
+    assert case.events[:2] == ["phase sync", "publish version 2"]
+    assert case.events[3] == "rollout of step 4 by version 2"
+    assert [row["step"] for row in case.rows] == [4]
+    assert (state.step, state.policy_version) == (4, 3)
+
+
+def test_the_reference_is_refreshed_when_it_is_due(tmp_path):
+    plan = config(4)
+    plan = replace(plan, algorithm=replace(plan.algorithm, reference_refresh_steps=2, kl_coef=0.1))
+    case = make_trainer(tmp_path, plan)
+    case.trainer.run()
+    at = [i for i, event in enumerate(case.events) if event == "refresh_reference"]
+    assert [case.events[i - 1] for i in at] == ["publish version 2", "publish version 4"]
+
+
+def test_the_steps_asked_for_are_dumped_as_they_trained(tmp_path):
+    case = make_trainer(tmp_path, config(3, debug=DebugConfig(dump_steps=[2])))
+    case.trainer.run()
+    assert [path.name for path in (tmp_path / "dumps").iterdir()] == ["step_00002.pt"]
+
+
+def test_the_ranks_status_says_how_many_steps_are_done(tmp_path):
+    case = make_trainer(tmp_path, config(2))
+    case.trainer.run()
+    assert case.trainer.ranks.watch.steps_done == 2

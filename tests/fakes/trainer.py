@@ -108,6 +108,7 @@ class FakeStore:
         position: int,
         mean_logprobs: Mapping[str, float] | None = None,
     ) -> ScoredResponse | None:
+        self.events.append(f"borrow in step {step} at {position}")
         scored = self.held.get(prompt_id)
         return scored and replace(scored, origin="reused")
 

@@ -101,7 +101,12 @@ def test_an_unsolved_prompt_trains_on_what_an_earlier_step_has_stored(tmp_path):
     """Two prompts come by in both steps: solved in the first, all wrong in the second."""
     case = make_trainer(tmp_path, config(2), rewards=[MIXED, ALL_WRONG], num_prompts=2)
     case.trainer.run()
-    assert "loans of step 2: 2" in case.events
+    second = case.events.index("rollout of step 2 by version 1")
+    assert case.events[second + 1 : second + 5] == [
+        "deposit of step 2: 0",
+        *("borrow in step 2 at 0", "borrow in step 2 at 1"),
+        "loans of step 2: 2",
+    ]
     assert case.rows[2]["group/rescued_frac"] == 1
     assert case.rows[2]["reuse/borrowed_groups_total"] == 2
     drifts = [loan.drift for loan in case.store.outcomes]

@@ -33,6 +33,7 @@ import heapq
 import json
 import selectors
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -242,7 +243,7 @@ class Step:
 
     seconds: float
     last_start: float
-    groups: list[ResponseGroup]
+    groups: Sequence[ResponseGroup]
 
     def idle_frac(self, slots: int) -> float:
         tokens = sum(r.response.num_tokens for g in self.groups for r in g.responses)
@@ -298,13 +299,13 @@ def stages_of(group: ResponseGroup) -> list[list[int]]:
     return lengths
 
 
-def lower_bound(groups: list[ResponseGroup], slots: int) -> float:
+def lower_bound(groups: Sequence[ResponseGroup], slots: int) -> float:
     work = [stages_of(group) for group in groups]
     tokens = sum(sum(map(sum, stages)) for stages in work)
     return max(tokens / slots, max(sum(map(max, stages)) for stages in work))
 
 
-def oracle(groups: list[ResponseGroup], slots: int) -> float:
+def oracle(groups: Sequence[ResponseGroup], slots: int) -> float:
     """The same work, begun in the order of the longest remaining chain, all of it known beforehand."""
     work = [stages_of(group) for group in groups]
     now, free, running = 0.0, slots, []

@@ -108,7 +108,7 @@ def test_a_borrowed_response_that_drifted_too_far_is_detached_before_the_update(
 ):
     """The actor's log-probs are 0.25 off; a limit of 0 measures and detaches nothing."""
     settings = config()
-    settings = replace(settings, reuse=replace(settings.reuse, logprob_band=limit))
+    settings = replace(settings, reuse=replace(settings.reuse, max_logprob_drift=limit))
     actor = FakeActor(drift=0.25)
     report = train(actor, settings, [rescued(0)])
     assert actor.updated[0].num_sequences == num_rows
@@ -130,7 +130,7 @@ def test_an_update_whose_only_samples_all_drifted_away_trains_nothing():
         for r in borrowed.responses
     )
     settings = config(overlong_filtering=True)
-    settings = replace(settings, reuse=replace(settings.reuse, logprob_band=0.1))
+    settings = replace(settings, reuse=replace(settings.reuse, max_logprob_drift=0.1))
     report = train(FakeActor(drift=0.25), settings, [replace(borrowed, responses=cut)])
     assert report.stats == () and report.batch.is_empty
     assert report.records["actor/samples"] == Max(0)

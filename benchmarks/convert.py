@@ -23,7 +23,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from megatron_ar3po.actor.hf_import import expected_tensors
-from megatron_ar3po.actor.model_shape import read_model_shape
+from megatron_ar3po.model_shape import read_policy_shape
 
 TOOL = Path(__file__).parents[1] / "tools/convert_checkpoint.py"
 NUM_FILES = 4
@@ -54,7 +54,7 @@ def write_model(folder: Path, layers: int) -> int:
         "tie_word_embeddings": False,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    sizes = list(expected_tensors(read_model_shape(str(folder))).items())
+    sizes = list(expected_tensors(read_policy_shape(str(folder))).items())
     total = sum(torch.Size(size).numel() for _, size in sizes)
     tensors: dict[str, torch.Tensor] = {}
     number, held = 0, 0

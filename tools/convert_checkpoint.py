@@ -77,12 +77,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def shard_table(arguments: argparse.Namespace) -> str:
-    from megatron_ar3po.actor.model_shape import read_model_shape
     from megatron_ar3po.actor.rank_sizes import as_table, stage_sizes
     from megatron_ar3po.distributed.layout import ParallelLayout
+    from megatron_ar3po.model_shape import read_policy_shape
 
     tp, pp = arguments.tp, arguments.pp
-    shape = read_model_shape(arguments.source)
+    shape = read_policy_shape(arguments.source)
     shape.check_layout(
         ParallelLayout(world_size=tp * pp, tensor_parallel_size=tp, pipeline_parallel_size=pp)
     )
@@ -97,7 +97,7 @@ def run(arguments: argparse.Namespace) -> str:
         raise ValueError(f"--file-bytes {arguments.file_bytes} must be at least 1.")
     from megatron_ar3po.actor import conversion  # Megatron-Core is slow to import
     from megatron_ar3po.actor.megatron_folder import checksum
-    from megatron_ar3po.actor.model_shape import read_model_shape
+    from megatron_ar3po.model_shape import read_policy_shape
 
     with Bar() as bar:
         if arguments.verb == "to-megatron":
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> str:
                 file_bytes=arguments.file_bytes,
                 report=bar.report,
             )
-        shape = read_model_shape(str(arguments.like or arguments.source))
+        shape = read_policy_shape(str(arguments.like or arguments.source))
         is_hf = any(arguments.source.glob("*.safetensors"))
         digests = conversion.hf_digests if is_hf else conversion.megatron_digests
         return checksum(digests(arguments.source, shape, bar.report))

@@ -26,15 +26,15 @@ from megatron_ar3po.actor.megatron_folder import (
     pieces_of,
     read_pieces,
 )
-from megatron_ar3po.actor.model_shape import ModelShape, read_model_shape
 from megatron_ar3po.hf_folder import HfFolderWriter, all_but_weights
+from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 
 Report = Callable[[str, int, int], None]  # (what is done, bytes so far, bytes in all)
 
 
 def to_megatron(source: Path, target: Path, *, part_bytes: int, report: Report) -> str:
     """HF folder -> Megatron checkpoint of its dtype. Returns the checksum."""
-    shape = read_model_shape(str(source))
+    shape = read_policy_shape(str(source))
     tensors = HfTensors(source)
     try:
         check_tensors(shape, tensors)
@@ -63,7 +63,7 @@ def to_megatron(source: Path, target: Path, *, part_bytes: int, report: Report) 
 
 def to_hf(source: Path, target: Path, like: Path, *, file_bytes: int, report: Report) -> str:
     """Megatron checkpoint, saved at any layout -> HF folder with the config and tokenizer of `like`."""
-    shape = read_model_shape(str(like))
+    shape = read_policy_shape(str(like))
     pieces = pieces_of(shape)
     dtype = check_folder(source, pieces)
     parts = list(_parts(pieces, file_bytes, dtype))

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from megatron_ar3po.actor.hf_mapping import read_shard, stage_parameters
 from megatron_ar3po.actor.model import PolicyModel
-from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape
 
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16, "F64": torch.float64}
 

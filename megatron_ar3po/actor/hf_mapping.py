@@ -20,7 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape
 
 Cut = Literal["whole", "vocab", "columns", "gate_up", "qkv"]
 ReadRows = Callable[[str, int, int], Tensor]  # (name, first, last) -> rows of an HF tensor

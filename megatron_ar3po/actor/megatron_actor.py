@@ -18,7 +18,6 @@ from megatron_ar3po.actor.forward_step import rank_slice, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
 from megatron_ar3po.actor.model import PolicyModel, build_model, initialize_megatron
-from megatron_ar3po.actor.model_shape import read_model_shape
 from megatron_ar3po.actor.optimizer import Optimizer, wrap_for_training
 from megatron_ar3po.actor.optimizer_offload import OptimizerOffload
 from megatron_ar3po.actor.reference_policy import ReferencePolicy
@@ -28,6 +27,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
 from megatron_ar3po.interfaces import PendingSave
+from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.records import Max, Mean, Records, merge_records
 from megatron_ar3po.types import (
     LoanOutcome,
@@ -48,7 +48,7 @@ class MegatronActor:
 
     def __init__(self, config: Config, layout: ParallelLayout) -> None:
         self.config, self.layout = config, layout
-        shape = read_model_shape(config.model.path)
+        shape = read_policy_shape(config.model.path)
         shape.check_layout(layout)
         initialize_megatron(layout, config.run.seed, config.run.collective_timeout_s)
         policy = build_model(shape, layout, config.actor, getattr(torch, config.model.dtype))

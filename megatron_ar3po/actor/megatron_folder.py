@@ -41,7 +41,7 @@ from torch.distributed.checkpoint.planner import (
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
-from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape
 
 _LAYERS = "decoder.layers."
 _FORMAT = {

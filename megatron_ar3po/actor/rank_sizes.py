@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from megatron_ar3po.actor.hf_mapping import Parameter, chunk_parameters, shard_shape
-from megatron_ar3po.actor.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

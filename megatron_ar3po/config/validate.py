@@ -5,12 +5,11 @@ to do.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from megatron_ar3po.config.schema import Config, RolloutConfig, require
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.model_shape import ModelShape, read_model_shape
 
 SERVER_MARGIN_TOKENS = (
     2  # SGLang cuts an answer short that would come closer to the end of the context
@@ -21,7 +20,7 @@ def validate(config: Config, layout: ParallelLayout) -> None:
     """Raises ValueError for the first rule that does not hold."""
     _check_algorithm(config)
     _check_files(config)
-    shape = read_model_config(config.model.path)
+    shape = read_model_shape(config.model.path)
     _check_lengths(config, shape)
     _check_layout(config, layout, shape)
     _check_context_parallel(config)
@@ -98,17 +97,6 @@ def _rollout_warnings(rollout: RolloutConfig) -> list[str]:
     return lines
 
 
-def read_model_config(path: str) -> dict[str, Any]:
-    """config.json of a Hugging Face folder."""
-    file = Path(path) / "config.json"
-    require(
-        bool(path) and file.is_file(),
-        f"model.path={path or '(empty)'} holds no config.json; name a Hugging Face checkpoint folder, or make the "
-        "example's model with: python tools/make_tiny_model.py",
-    )
-    return json.loads(file.read_text())
-
-
 def _check_algorithm(config: Config) -> None:
     name, rollout, reuse = config.algorithm.name, config.rollout, config.reuse
     if name in ("grpo", "dapo"):
@@ -164,16 +152,15 @@ def _check_files(config: Config) -> None:
     )
 
 
-def _check_lengths(config: Config, shape: dict[str, Any]) -> None:
+def _check_lengths(config: Config, shape: ModelShape) -> None:
     prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
-    context = shape.get("max_position_embeddings")
-    if context is not None:
-        require(
-            prompt + response + SERVER_MARGIN_TOKENS <= context,
-            f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed the context of "
-            f"{config.model.path} (max_position_embeddings={context}, of which a server keeps "
-            f"{SERVER_MARGIN_TOKENS} tokens); lower one of the two.",
-        )
+    context = shape.max_positions
+    require(
+        prompt + response + SERVER_MARGIN_TOKENS <= context,
+        f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed the context of "
+        f"{config.model.path} (max_position_embeddings={context}, of which a server keeps "
+        f"{SERVER_MARGIN_TOKENS} tokens); lower one of the two.",
+    )
     budget = config.actor.max_tokens_per_microbatch
     require(
         prompt + response <= budget,
@@ -200,23 +187,8 @@ def _check_context_parallel(config: Config) -> None:
     )
 
 
-def _check_layout(config: Config, layout: ParallelLayout, shape: dict[str, Any]) -> None:
-    tp, pp = config.actor.tensor_parallel_size, config.actor.pipeline_parallel_size
-    heads = shape.get("num_attention_heads", tp)
-    groups = shape.get("num_key_value_heads") or heads
-    layers = shape.get("num_hidden_layers", pp)
-    for what, count in (("num_attention_heads", heads), ("num_key_value_heads", groups)):
-        fits = ", ".join(str(n) for n in range(1, heads + 1) if heads % n == 0 and groups % n == 0)
-        require(
-            count % tp == 0,
-            f"actor.tensor_parallel_size={tp} does not divide {what}={count} of {config.model.path}; use one of "
-            f"{fits}.",
-        )
-    require(
-        layers % pp == 0,
-        f"actor.pipeline_parallel_size={pp} does not divide num_hidden_layers={layers} of {config.model.path}; use "
-        "one of " + ", ".join(str(n) for n in range(1, layers + 1) if layers % n == 0) + ".",
-    )
+def _check_layout(config: Config, layout: ParallelLayout, shape: ModelShape) -> None:
+    shape.check_layout(layout)
     require(
         config.rollout.prompts_per_step >= layout.data_parallel_size,
         f"rollout.prompts_per_step={config.rollout.prompts_per_step} is below the data-parallel size "

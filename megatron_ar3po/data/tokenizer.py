@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
 if TYPE_CHECKING:
@@ -23,11 +24,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer of the checkpoint folder `model.path`, checked against the model's
     vocabulary."""
     folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"model.path={str(path)!r} holds no config.json, so it is no Hugging Face checkpoint; "
-            "name a folder with config.json, *.safetensors and the tokenizer's files."
-        )
+    vocab_size = read_model_shape(folder).vocab_size
     # Without these files transformers makes up an empty tokenizer for some architectures.
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
@@ -38,7 +35,6 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer  # only after the schemas
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    vocab_size = model_vocab_size(folder)
     if tokenizer.vocab_size > vocab_size:
         raise ValueError(
             f"the tokenizer in model.path={str(path)!r} has {tokenizer.vocab_size} tokens, but "
@@ -46,11 +42,6 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "tokenizer the model was trained with."
         )
     return tokenizer
-
-
-def model_vocab_size(path: str | Path) -> int:
-    """Rows of the model's embedding, from config.json: a token id must be below it."""
-    return int(_read_json(Path(path) / "config.json")["vocab_size"])
 
 
 def stop_token_ids(
@@ -61,24 +52,19 @@ def stop_token_ids(
     (rollout.extra_stop_token_ids)."""
     folder = Path(path)
     found: list[Any] = [tokenizer.eos_token_id, *extra]
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).is_file():
-            value = _read_json(folder / name).get("eos_token_id")
-            found.extend(value if isinstance(value, list) else [value])
+    shape, generation = read_model_shape(folder), folder / "generation_config.json"
+    settings = [json.loads(generation.read_text("utf-8"))] if generation.is_file() else []
+    for value in (source.get("eos_token_id") for source in (*settings, shape.settings)):
+        found.extend(value if isinstance(value, list) else [value])
     ids = sorted({int(token_id) for token_id in found if token_id is not None})
     if not ids:
         raise ValueError(
             f"model.path={str(path)!r} names no end-of-sequence token, so no response would ever "
             "end; set eos_token_id in generation_config.json or give rollout.extra_stop_token_ids."
         )
-    vocab_size = model_vocab_size(folder)
-    if ids[0] < 0 or ids[-1] >= vocab_size:
+    if ids[0] < 0 or ids[-1] >= shape.vocab_size:
         raise ValueError(
-            f"stop tokens {ids} do not all lie in the model's vocabulary 0..{vocab_size - 1}; mend "
+            f"stop tokens {ids} do not all lie in the model's vocabulary 0..{shape.vocab_size - 1}; mend "
             f"rollout.extra_stop_token_ids or eos_token_id in model.path={str(path)!r}."
         )
     return tuple(ids)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

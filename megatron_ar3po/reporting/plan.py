@@ -5,7 +5,6 @@ by phase; and when it does not fit, the nearest layout that does. Reads a config
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,12 +13,11 @@ from typing import Any
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config, require
-from megatron_ar3po.config.validate import read_model_config
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     MemoryEstimate,
-    ModelSize,
     estimate_memory,
     server_tensor_parallel_size,
 )
@@ -47,41 +45,32 @@ class Plan:
     """A layout of a config on a cluster. `problems` is empty when it can run."""
 
     config: Config
-    size: ModelSize
+    shape: ModelShape
     cluster: Cluster
     layout: ParallelLayout
     memory: MemoryEstimate
     problems: tuple[str, ...]
 
 
-def make_plan(config: Config, size: ModelSize, cluster: Cluster) -> Plan:
+def make_plan(config: Config, shape: ModelShape, cluster: Cluster) -> Plan:
     """Raises ValueError when TP x PP does not even divide the world or the model."""
     actor = config.actor
-    for option, value, what, count in (
-        ("tensor_parallel_size", actor.tensor_parallel_size, "num_attention_heads", size.num_heads),
-        ("tensor_parallel_size", actor.tensor_parallel_size, "num_key_value_heads", size.num_kv_heads),
-        ("pipeline_parallel_size", actor.pipeline_parallel_size, "num_hidden_layers", size.num_layers),
-    ):  # fmt: skip
-        if count % value:
-            divisors = ", ".join(str(n) for n in range(1, count + 1) if count % n == 0)
-            raise ValueError(
-                f"actor.{option}={value} does not divide {what}={count}; use one of {divisors}."
-            )
     layout = ParallelLayout(
         world_size=cluster.world_size,
         tensor_parallel_size=actor.tensor_parallel_size,
         pipeline_parallel_size=actor.pipeline_parallel_size,
         context_parallel_size=actor.context_parallel_size,
     )
+    shape.check_layout(layout)
     memory = estimate_memory(
-        config, size, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes
+        config, shape, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes
     )
     problems = (
         *_memory_problems(config, memory, cluster),
         *_placement_problems(config, layout, cluster),
     )
     return Plan(
-        config=config, size=size, cluster=cluster, layout=layout, memory=memory, problems=problems
+        config=config, shape=shape, cluster=cluster, layout=layout, memory=memory, problems=problems
     )
 
 
@@ -148,10 +137,9 @@ def nearest_plan_that_fits(plan: Plan) -> Plan | None:
 
 
 def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
-    size = plan.size
-    shared_heads = math.gcd(size.num_heads, size.num_kv_heads)
-    for tp in (n for n in range(1, cluster.gpus_per_node + 1) if shared_heads % n == 0):
-        for pp in (n for n in range(1, size.num_layers + 1) if size.num_layers % n == 0):
+    shape, gpus = plan.shape, cluster.gpus_per_node
+    for tp in (n for n in range(1, gpus + 1) if shape.fits_tensor_parallel(n)):
+        for pp in (n for n in range(1, shape.num_layers + 1) if shape.num_layers % n == 0):
             if cluster.world_size % (tp * pp):
                 continue
             actor = replace(
@@ -160,14 +148,14 @@ def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
                 pipeline_parallel_size=pp,
                 sequence_parallel=plan.config.actor.sequence_parallel and tp > 1,
             )
-            candidate = make_plan(replace(plan.config, actor=actor), size, cluster)
+            candidate = make_plan(replace(plan.config, actor=actor), shape, cluster)
             if not candidate.problems:
                 yield candidate
 
 
 def lines_of(plan: Plan) -> Iterator[str]:
     """The plan as it is printed."""
-    yield f"model      {plan.size.num_parameters / 1e9:.2f} billion parameters, {plan.config.model.dtype}"
+    yield f"model      {plan.shape.num_parameters / 1e9:.2f} billion parameters, {plan.config.model.dtype}"
     yield f"cluster    {plan.cluster}"
     yield f"layout     {plan.layout.describe()}"
     yield ""
@@ -280,7 +268,7 @@ def add_plan_parser(subparsers: Any) -> None:
     parser.set_defaults(command=plan_command)
 
 
-def _model_shape(config: Config, arguments: argparse.Namespace) -> dict[str, Any]:
+def _read_shape(config: Config, arguments: argparse.Namespace) -> ModelShape:
     beside = Path(arguments.config).parent / "model_config.json"
     is_here = (Path(config.model.path) / "config.json").is_file()
     file = arguments.model_config or (beside if beside.is_file() and not is_here else None)
@@ -288,7 +276,7 @@ def _model_shape(config: Config, arguments: argparse.Namespace) -> dict[str, Any
         not file or file.is_file(),
         f"--model-config {file} is no file; name the config.json of a Hugging Face checkpoint.",
     )
-    return json.loads(file.read_text()) if file else read_model_config(config.model.path)
+    return read_policy_shape(file or config.model.path)
 
 
 def plan_command(arguments: argparse.Namespace) -> int:
@@ -301,7 +289,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     config = load_config([arguments.config], arguments.overrides)
     plan = make_plan(
         config,
-        ModelSize.from_hf(_model_shape(config, arguments)),
+        _read_shape(config, arguments),
         Cluster(
             num_nodes=arguments.nodes,
             gpus_per_node=arguments.gpus_per_node,

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dataset import load_prompts
-from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size, stop_token_ids
+from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Verifier
+from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
 from megatron_ar3po.types import Prompt
@@ -31,7 +32,7 @@ class Language:
 
 def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
     tokenizer = load_tokenizer(config.model.path)
-    vocab_size = model_vocab_size(config.model.path)
+    vocab_size = read_model_shape(config.model.path).vocab_size
 
     def start_verifier() -> None:
         nonlocal verifier

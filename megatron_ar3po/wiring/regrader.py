@@ -9,7 +9,8 @@ from typing import Any, cast
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.data.dataset import load_prompts
-from megatron_ar3po.data.tokenizer import load_tokenizer, model_vocab_size
+from megatron_ar3po.data.tokenizer import load_tokenizer
+from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.types import Prompt, Response, Verdict
 
@@ -31,7 +32,7 @@ class Regrader:
             tokenizer,
             config.data,
             verifier_version=self._verifier.version,
-            vocab_size=model_vocab_size(config.model.path),
+            vocab_size=read_model_shape(config.model.path).vocab_size,
         )
         self._prompts = {prompt.token_ids: prompt for prompt in prompts}
         self._loop = asyncio.new_event_loop()

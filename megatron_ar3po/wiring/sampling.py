@@ -8,11 +8,11 @@ from typing import Any, cast
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.config.validate import read_model_config
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluation import Evaluator
 from megatron_ar3po.interfaces import StepSampler
+from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
@@ -42,7 +42,7 @@ def build_controller(
         return None, None
     assert language.verifier is not None, "leaders hold a verifier"
     engine = build_engine(config, ranks, language, servers, router)
-    shape = read_model_config(config.model.path)
+    shape = read_model_shape(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
     history.replay(rows_of_run(config.run.path / "ledger"))
     controller = RolloutController(
@@ -52,7 +52,7 @@ def build_controller(
         config.servers,
         run_seed=config.run.seed,
         stop_token_ids=language.stop_token_ids,
-        max_context_tokens=shape["max_position_embeddings"],
+        max_context_tokens=shape.max_positions,
         vocab_size=language.vocab_size,
         kv_tokens=sum(server.kv_tokens() for server in servers),
         num_clients=1 if router is None else ranks.layout.data_parallel_size,

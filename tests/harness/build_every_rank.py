@@ -32,9 +32,9 @@ from megatron_ar3po.actor.model import (
     initialize_megatron,
     transformer_config,
 )
-from megatron_ar3po.actor.model_shape import ModelShape, read_model_shape
 from megatron_ar3po.config.schema import ActorConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 
 IS_TE = sys.argv[2] == "te"
 
@@ -103,7 +103,7 @@ def described(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
 
 
 def every_rank(folder: str, world: int, tp: int, pp: int, cp: int) -> list[dict[str, Any]]:
-    shape, found = read_model_shape(folder), []
+    shape, found = read_policy_shape(folder), []
     for rank in range(world):
         dist.init_process_group("fake", rank=rank, world_size=world, store=FakeStore())
         layout = ParallelLayout(

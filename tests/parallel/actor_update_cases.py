@@ -236,11 +236,11 @@ def a_value_that_is_not_finite_in_one_shard_stops_every_rank(cut: Cut) -> None:
 
 @CASES.add(1)
 def a_layout_that_cannot_cut_the_model_says_which_can() -> None:
-    from megatron_ar3po.actor.model_shape import read_model_shape
     from megatron_ar3po.distributed.layout import ParallelLayout
+    from megatron_ar3po.model_shape import read_policy_shape
 
     folder, _ = checkpoint("qwen2", False)
     layout = ParallelLayout(world_size=4, tensor_parallel_size=4)
     found = "actor.tensor_parallel_size=4 does not divide num_key_value_heads=2"
     with raises(ValueError, found, "use 1, 2."):
-        read_model_shape(folder).check_layout(layout)
+        read_policy_shape(folder).check_layout(layout)

@@ -1,18 +1,18 @@
 """What a user types first."""
 
-import json
 import os
 import subprocess
 import sys
 
 import pytest
+from fakes.model_config import write_model_config
 
 from megatron_ar3po.cli import main
 
 
 @pytest.fixture
 def config(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64}))
+    write_model_config(tmp_path)
     (tmp_path / "train.jsonl").write_text("{}\n")
     file = tmp_path / "config.yaml"
     file.write_text(

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from megatron_ar3po.actor.model_shape import read_model_shape
 from megatron_ar3po.actor.rank_sizes import as_table, stage_sizes
+from megatron_ar3po.model_shape import read_policy_shape
 from tools import convert_checkpoint
 
 QWEN2_5_32B = {
@@ -26,6 +26,7 @@ QWEN2_5_32B = {
     "num_attention_heads": 40,
     "num_key_value_heads": 8,
     "vocab_size": 152064,
+    "max_position_embeddings": 2048,
 }
 QWEN2_5_7B = {
     "architectures": ["Qwen2ForCausalLM"],
@@ -35,6 +36,7 @@ QWEN2_5_7B = {
     "num_attention_heads": 28,
     "num_key_value_heads": 4,
     "vocab_size": 152064,
+    "max_position_embeddings": 2048,
 }
 LLAMA_3_1_8B = {
     "architectures": ["LlamaForCausalLM"],
@@ -44,6 +46,7 @@ LLAMA_3_1_8B = {
     "num_attention_heads": 32,
     "num_key_value_heads": 8,
     "vocab_size": 128256,
+    "max_position_embeddings": 2048,
     "rope_theta": 500000.0,
     "rope_scaling": {
         "rope_type": "llama3",
@@ -64,6 +67,7 @@ QWEN3_ODD = {
     "num_key_value_heads": 2,
     "head_dim": 32,
     "vocab_size": 300,
+    "max_position_embeddings": 2048,
     "tie_word_embeddings": True,
 }
 ODD_DISTINCT = 300 * 64 + 4 * (2 * 64 * 128 + 2 * 64 * 64 + 3 * 64 * 96 + 2 * 64 + 2 * 32) + 64
@@ -143,7 +147,7 @@ def test_counts_and_bytes_of_every_rank_are_those_that_are_listed(
     name: str, local: dict[str, Ranks], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     _, _, tp, pp, distinct = MODELS[name]
-    sizes = stage_sizes(read_model_shape(folder_of(name, tmp_path_factory)), tp=tp, pp=pp)
+    sizes = stage_sizes(read_policy_shape(folder_of(name, tmp_path_factory)), tp=tp, pp=pp)
     for rank in local[name]:
         held = sum(math.prod(size) for size in rank["held"].values())
         assert held == sizes[rank["at"]["pp"]].held
@@ -159,7 +163,7 @@ def test_the_listing_of_32b_at_tp8_pp4(tmp_path_factory: pytest.TempPathFactory)
     layer = 896 * 5120 + 896 + 5120 * 640 + 6912 * 5120 + 5120 * 3456 + 2 * 5120
     end = 152_064 // 8 * 5120
     first, second, third, last = stage_sizes(
-        read_model_shape(folder_of("qwen2.5-32b-tp8pp4", tmp_path_factory)), tp=8, pp=4
+        read_policy_shape(folder_of("qwen2.5-32b-tp8pp4", tmp_path_factory)), tp=8, pp=4
     )
     assert (first.held, second.held, third.held) == (16 * layer + end, 16 * layer, 16 * layer)
     assert last.held == 16 * layer + end + 5120
@@ -171,7 +175,7 @@ def test_a_vocabulary_of_300_is_padded_to_384_and_counted(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     first, last = stage_sizes(
-        read_model_shape(folder_of("qwen3-odd-tp2pp2", tmp_path_factory)), tp=2, pp=2
+        read_policy_shape(folder_of("qwen3-odd-tp2pp2", tmp_path_factory)), tp=2, pp=2
     )
     assert first.padding == 84 * 64 and last.padding == 84 * 64
     norms = 2 * (2 * 64 + 2 * 32)

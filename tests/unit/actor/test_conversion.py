@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from megatron_ar3po.actor import conversion
 from megatron_ar3po.actor.hf_import import expected_tensors
-from megatron_ar3po.actor.model_shape import read_model_shape
+from megatron_ar3po.model_shape import read_policy_shape
 from tools import convert_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -48,7 +48,7 @@ def model_at(folder: Path, dtype: torch.dtype = torch.bfloat16, **changes: objec
     generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(size, generator=generator).to(dtype)
-        for name, size in expected_tensors(read_model_shape(str(folder))).items()
+        for name, size in expected_tensors(read_policy_shape(str(folder))).items()
     }
     names = sorted(tensors)
     for number in range(3):
@@ -101,7 +101,7 @@ def test_both_formats_have_one_checksum_and_one_bit_changes_it(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     there = conversion.to_megatron(model, tmp_path / "meg", part_bytes=60_000, report=silent)
-    shape = read_model_shape(str(model))
+    shape = read_policy_shape(str(model))
     of_hf = conversion.checksum(conversion.hf_digests(model, shape, silent))
     of_megatron = conversion.checksum(conversion.megatron_digests(tmp_path / "meg", shape, silent))
     assert there == of_hf == of_megatron

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
+from fakes.model_config import write_model_config
 from safetensors.torch import save_file
 
 from megatron_ar3po.actor.hf_import import HfTensors, check_tensors, expected_tensors
@@ -17,27 +17,8 @@ from megatron_ar3po.actor.hf_mapping import (
     read_shard,
     stage_parameters,
 )
-from megatron_ar3po.actor.model_shape import ModelShape, read_model_shape
 from megatron_ar3po.distributed.layout import ParallelLayout
-
-QWEN2 = {
-    "architectures": ["Qwen2ForCausalLM"],
-    "num_hidden_layers": 2,
-    "hidden_size": 8,
-    "intermediate_size": 12,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 10,
-    "max_position_embeddings": 64,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1e6,
-    "tie_word_embeddings": False,
-}
-
-
-def folder_of(tmp_path: Path, **changes: object) -> Path:
-    (tmp_path / "config.json").write_text(json.dumps(QWEN2 | changes), encoding="utf-8")
-    return tmp_path
+from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 
 
 def tensors_of(shape: ModelShape) -> dict[str, torch.Tensor]:
@@ -47,7 +28,7 @@ def tensors_of(shape: ModelShape) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def shape(tmp_path: Path) -> ModelShape:
-    return read_model_shape(folder_of(tmp_path))
+    return read_policy_shape(write_model_config(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -99,7 +80,7 @@ def test_qkv_is_grouped_by_key_head(shape: ModelShape) -> None:
 
 
 def test_tied_embeddings_are_loaded_on_both_ends_and_exported_once(tmp_path: Path) -> None:
-    tied = read_model_shape(folder_of(tmp_path, tie_word_embeddings=True))
+    tied = read_policy_shape(write_model_config(tmp_path, tie_word_embeddings=True))
     last = stage_parameters(
         tied, first_layer=1, num_layers=1, is_first=False, is_last=True, fused_norms=False
     )
@@ -122,8 +103,8 @@ def test_transformer_engine_keeps_norms_in_the_linear_layers(shape: ModelShape) 
 
 
 def test_the_32b_shape_has_32_763_876_352_parameters(tmp_path: Path) -> None:
-    big = read_model_shape(
-        folder_of(
+    big = read_policy_shape(
+        write_model_config(
             tmp_path,
             num_hidden_layers=64,
             hidden_size=5120,
@@ -179,7 +160,7 @@ def test_a_folder_without_weights_says_what_to_do(tmp_path: Path) -> None:
 
 def test_a_missing_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"model\.path=.*nowhere holds no config\.json"):
-        read_model_shape(tmp_path / "nowhere")
+        read_policy_shape(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -195,7 +176,7 @@ def test_what_the_actor_cannot_compute_is_refused(
     tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        read_model_shape(folder_of(tmp_path, **changes))
+        read_policy_shape(write_model_config(tmp_path, **changes))
 
 
 @pytest.mark.parametrize(
@@ -222,9 +203,13 @@ def test_both_spellings_of_rope_are_read(tmp_path: Path) -> None:
         "original_max_position_embeddings": 8192,
     }
     llama = {"architectures": ["LlamaForCausalLM"], "attention_bias": False}
-    old = read_model_shape(folder_of(tmp_path, **llama, rope_theta=5e5, rope_scaling=llama3))
-    new = read_model_shape(
-        folder_of(tmp_path, **llama, rope_theta=None, rope_parameters=llama3 | {"rope_theta": 5e5})
+    old = read_policy_shape(
+        write_model_config(tmp_path, **llama, rope_theta=5e5, rope_scaling=llama3)
+    )
+    new = read_policy_shape(
+        write_model_config(
+            tmp_path, **llama, rope_theta=None, rope_parameters=llama3 | {"rope_theta": 5e5}
+        )
     )
     assert old == new
     assert old.rope_theta == 5e5 and old.llama3_rope is not None

@@ -1,22 +1,14 @@
-import json
-
 import pytest
+from fakes.model_config import write_model_config
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.validate import validate, warnings_of
 from megatron_ar3po.distributed.layout import ParallelLayout
 
-SHAPE = {
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_hidden_layers": 2,
-    "max_position_embeddings": 66,
-}
-
 
 @pytest.fixture
 def words(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps(SHAPE))
+    write_model_config(tmp_path, max_position_embeddings=66)
     (tmp_path / "train.jsonl").write_text("{}\n")
     return [
         f"model.path={tmp_path}",

@@ -52,8 +52,6 @@ from megatron_ar3po.types import (
 
 T = TypeVar("T")
 
-_LOOK_INTERVAL_S = 1.0
-
 # SGLang 0.5.23 would otherwise cut the answer short without a word (scheduler.init_req_max_new_tokens), or refuse a
 # prompt that leaves less room than this, whatever the answer's limit (tp_worker.max_req_input_len).
 _RESERVED_TOKENS = 2
@@ -81,9 +79,11 @@ class RolloutController:
         kv_tokens: int = 0,
         num_clients: int = 1,
         history: PromptHistory | None = None,
+        look_every_s: float = 1.0,
     ) -> None:
         """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
-        the router, each with as many servers of its own. `history`: of the steps before, for a resumed run."""
+        the router, each with as many servers of its own. `history`: of the steps before, for a resumed run.
+        `look_every_s`: how often the router is asked what the other clients leave free."""
         self.engine = engine
         self.verifier = verifier
         self.history = history or PromptHistory(decay=config.history_decay)
@@ -101,6 +101,7 @@ class RolloutController:
         self._vocab_size = vocab_size
         self._kv_tokens = kv_tokens
         self._num_clients = num_clients
+        self._look_every_s = look_every_s
         self._slots = PrioritySlots(1)
         self._loop = asyncio.new_event_loop()
 
@@ -319,12 +320,12 @@ class RolloutController:
             )
 
     async def _with_others_room(self, work: Coroutine[Any, Any, T]) -> T:
-        """Once a second the slots become our own and half of what all clients together leave free: two that want it
-        share it, and what is asked for too much is given back a second later."""
+        """At every look the slots become our own and half of what all clients together leave free: two that want it
+        share it, and what is asked for too much is given back at the next look."""
 
         async def look_around() -> None:
             while True:
-                await asyncio.sleep(_LOOK_INTERVAL_S)
+                await asyncio.sleep(self._look_every_s)
                 others = await self.engine.num_in_flight_of_others()
                 if others is not None:
                     free = own * self._num_clients - others - self._slots.num_slots

@@ -15,13 +15,11 @@ from types import FrameType
 
 logger = logging.getLogger(__name__)
 
-_REPEAT_AFTER_S = (
-    2.0  # torchrun and a terminal both pass one Ctrl-C on: two signals within this time are one
-)
-
 
 class StopRequest:
-    def __init__(self) -> None:
+    def __init__(self, *, repeat_after_s: float = 2.0) -> None:
+        """`repeat_after_s`: two signals within it are one. torchrun and a terminal both pass one Ctrl-C on."""
+        self._repeat_after_s = repeat_after_s
         self.reason = ""
         self._since = 0.0
         self._has_loop = False
@@ -52,7 +50,7 @@ class StopRequest:
                 name  # a warning that comes early is kept: the run saves after its first step
             )
             return
-        is_repeat = bool(self.reason) and time.monotonic() - self._since > _REPEAT_AFTER_S
+        is_repeat = bool(self.reason) and time.monotonic() - self._since > self._repeat_after_s
         if not self._has_loop or is_repeat:
             raise KeyboardInterrupt(name)
         if not self.reason:

@@ -28,15 +28,14 @@ logger = logging.getLogger(__name__)
 
 # The router asks its servers once a second how they are and sends to a dead one until then.
 _UNTIL_THE_ROUTER_KNOWS_S = 1.5
-_ROUTER_TIMEOUT_S = 10.0  # of one question to the router
-_ROUTER_BACK_LIMIT_S = 180.0  # for the first replica to restart it
 _POLL_INTERVAL_S = 0.2
 
 
 class RoutedEngine(SglangEngine):
     """`servers`: this replica's own; `all_urls`: those behind the router, for aborts. `client`: this replica's name;
     two replicas may give a request the same id, and a server refuses the second. `on_router_lost` blocks until the
-    router serves again; replicas that did not start it have none."""
+    router serves again; replicas that did not start it have none. Two limits: `router_timeout_s` of one question to the
+    router, `router_back_s` for the first replica to restart it."""
 
     def __init__(
         self,
@@ -50,6 +49,8 @@ class RoutedEngine(SglangEngine):
         client: str = "",
         on_server_lost: Callable[[Any], None] | None = None,
         on_router_lost: Callable[[], None] | None = None,
+        router_timeout_s: float = 10.0,
+        router_back_s: float = 180.0,
     ) -> None:
         super().__init__(
             servers,
@@ -63,6 +64,7 @@ class RoutedEngine(SglangEngine):
         self._all_urls = tuple(all_urls)
         self._repair: asyncio.Future[None] | None = None
         self._on_router_lost = on_router_lost
+        self._router_timeout_s, self._router_back_s = router_timeout_s, router_back_s
         self._router_repair = asyncio.Lock()
 
     async def repair_all(self) -> None:
@@ -74,7 +76,7 @@ class RoutedEngine(SglangEngine):
         """As the router counts them; None while it does not answer."""
         try:
             async with self._http().get(
-                f"{self._router_url}/workers", timeout=self._limit(_ROUTER_TIMEOUT_S)
+                f"{self._router_url}/workers", timeout=self._limit(self._router_timeout_s)
             ) as answer:
                 workers = (await answer.json())["workers"]
         except (aiohttp.ClientError, asyncio.TimeoutError):  # `_mend_router` sees to it
@@ -133,12 +135,12 @@ class RoutedEngine(SglangEngine):
                 logger.warning("the router %s was lost: restarting it", self._router_url)
                 await asyncio.to_thread(self._on_router_lost)
                 return True
-            deadline = time.monotonic() + _ROUTER_BACK_LIMIT_S
+            deadline = time.monotonic() + self._router_back_s
             while not await self._router_answers():
                 if time.monotonic() > deadline:
                     raise RolloutEngineError(
                         f"the router {self._router_url} was lost, and the first replica did not bring it back within "
-                        f"{_ROUTER_BACK_LIMIT_S:g} s; look at RUN/logs/router.log."
+                        f"{self._router_back_s:g} s; look at RUN/logs/router.log."
                     )
                 await asyncio.sleep(_POLL_INTERVAL_S)
         return True
@@ -146,7 +148,7 @@ class RoutedEngine(SglangEngine):
     async def _router_answers(self) -> bool:
         try:
             async with self._http().get(
-                f"{self._router_url}/workers", timeout=self._limit(_ROUTER_TIMEOUT_S)
+                f"{self._router_url}/workers", timeout=self._limit(self._router_timeout_s)
             ) as answer:
                 return answer.status == 200
         except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung

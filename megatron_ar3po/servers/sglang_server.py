@@ -41,8 +41,6 @@ from megatron_ar3po.servers.ports import HOST, reserve_port
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.1
-_REPORT_INTERVAL_S = 10.0
-_STOP_GRACE_S = 5.0
 _KILL_LIMIT_S = 60.0
 _KEEP_ALIVE_S = 24 * 3600
 
@@ -93,7 +91,11 @@ class SglangServer:
         dtype: str,
         is_deterministic: bool,
         log_dir: Path,
+        interpreter: str | Path = sys.executable,
+        stop_grace_s: float = 5.0,
     ) -> None:
+        """`interpreter`: the Python that runs the server. `stop_grace_s`: from `stop` until it is killed."""
+        self._interpreter, self._stop_grace_s = interpreter, stop_grace_s
         self.name = place.name
         self.num_restarts = 0
         self.log_path = log_dir / f"sglang_{place.name}.log"
@@ -135,7 +137,8 @@ class SglangServer:
         """Returns at once; the server loads in the background."""
         assert self._process is None, f"server {self.name} was started twice; stop it first"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-W", "ignore", "-m", "megatron_ar3po.platform.sglang_launch"]
+        command = [str(self._interpreter), "-W", "ignore"]
+        command += ["-m", "megatron_ar3po.platform.sglang_launch"]
         self._temporary = tempfile.mkdtemp(prefix="ar3po_sglang_")
         command += [str(os.getpid()), self._temporary, json.dumps(self._arguments)]
         with self.log_path.open("ab") as log:
@@ -152,10 +155,12 @@ class SglangServer:
             )
         self._started_at = time.monotonic()
 
-    def wait_ready(self, report: Callable[[str], None] = logger.info) -> float:
+    def wait_ready(
+        self, report: Callable[[str], None] = logger.info, report_every_s: float = 10.0
+    ) -> float:
         """Until the server takes requests; returns the seconds since its start."""
         limit = self._config.start_timeout_s
-        next_report = _REPORT_INTERVAL_S
+        next_report = report_every_s
         while not self._answers_ready():
             waited = time.monotonic() - self._started_at
             if not self.is_running():
@@ -173,7 +178,7 @@ class SglangServer:
                 report(
                     f"waiting for server {self._place.host}:{self.port}: {waited:.0f} s of at most {limit:g} s"
                 )
-                next_report = waited + _REPORT_INTERVAL_S
+                next_report = waited + report_every_s
             time.sleep(_POLL_INTERVAL_S)
         self._check_model()
         # Without a GPU a flush of the cache is a full garbage collection, half a second over all that the imports left;
@@ -208,11 +213,11 @@ class SglangServer:
         try:
             process.stdin.write(b"stop")
             process.stdin.close()
-            process.wait(_STOP_GRACE_S)
+            process.wait(self._stop_grace_s)
         except BrokenPipeError:
             pass  # it has ended already
         except subprocess.TimeoutExpired:
-            logger.info("server %s did not end within %g s: killed", self.name, _STOP_GRACE_S)
+            logger.info("server %s did not end within %g s: killed", self.name, self._stop_grace_s)
         with contextlib.suppress(ProcessLookupError):  # all of it has ended
             os.killpg(process.pid, signal.SIGKILL)  # also what outlived its leader
         process.wait(_KILL_LIMIT_S)

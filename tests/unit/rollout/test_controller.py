@@ -25,6 +25,7 @@ def make_prompts(count: int) -> list[StepPrompt]:
 def make_controller(
     engine, verifier, *, num_clients=1, servers: ServersConfig | None = None, **options
 ) -> RolloutController:
+    """Looks at its router, where it has one, every 10 ms."""
     config = RolloutConfig(**{"num_stages": 2, "responses_per_stage": 2, **options})
     return RolloutController(
         engine,
@@ -36,6 +37,7 @@ def make_controller(
         max_context_tokens=1024,
         vocab_size=64,
         num_clients=num_clients,
+        look_every_s=0.01,
     )
 
 
@@ -146,11 +148,8 @@ def test_no_more_requests_are_in_flight_than_allowed():
 
 
 @pytest.mark.parametrize(("others_running", "most"), [(0, 4), (1, 3), (2, 2), (5, 2)])
-def test_behind_a_router_waiting_prompts_use_the_room_that_others_leave(
-    monkeypatch, others_running, most
-):
+def test_behind_a_router_waiting_prompts_use_the_room_that_others_leave(others_running, most):
     """Two replicas of two slots each: with an idle neighbour four requests run, and with a busy one our own two."""
-    monkeypatch.setattr("megatron_ar3po.rollout.controller._LOOK_INTERVAL_S", 0.01)
     engine = FakeRolloutEngine(delay_s=lambda r: 0.1, others_running=others_running)
     servers = ServersConfig(max_concurrent_requests=2)
     controller = make_controller(

@@ -3,19 +3,27 @@ import signal
 
 import pytest
 
-from megatron_ar3po.run import stop_request
 from megatron_ar3po.run.stop_request import StopRequest
 
 
 @pytest.fixture
-def stop():
+def install():
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
     before = [signal.getsignal(n) for n in numbers]
-    request = StopRequest()
-    request.install()
-    yield request
+
+    def make(**options):
+        request = StopRequest(**options)
+        request.install()
+        return request
+
+    yield make
     for number, handler in zip(numbers, before, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def stop(install):
+    return install()
 
 
 def test_the_first_signal_lets_the_step_end(stop):
@@ -32,8 +40,8 @@ def test_one_ctrl_c_that_arrives_twice_is_one(stop):
     assert stop.is_requested
 
 
-def test_a_second_one_later_stops_at_once(stop, monkeypatch):
-    monkeypatch.setattr(stop_request, "_REPEAT_AFTER_S", 0.0)
+def test_a_second_one_later_stops_at_once(install):
+    stop = install(repeat_after_s=0.0)
     stop.loop_starts()
     os.kill(os.getpid(), signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):

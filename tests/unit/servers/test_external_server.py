@@ -18,11 +18,20 @@ STATED = {**ARGUMENTS, "port": 1234, "max_total_num_tokens": 8192}
 METRICS = 'sglang:num_requests_total{a="1"} 40.0\nsglang:generation_tokens_total{a="1"} 160.0\n'
 
 
-class Stranger(BaseHTTPRequestHandler):
-    stated: dict[str, object] = STATED
+class Stranger(ThreadingHTTPServer):
+    """A server that somebody started with the options it states."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.stated: dict[str, object] = dict(STATED)
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Stranger
 
     def do_GET(self) -> None:
-        body = {"/server_info": json.dumps(self.stated), "/metrics/": METRICS}.get(self.path, "")
+        stated = json.dumps(self.server.stated)
+        body = {"/server_info": stated, "/metrics/": METRICS}.get(self.path, "")
         self.send_response(200)
         self.send_header(PROCESS_HEADER, "dp0.s7/2")
         self.end_headers()
@@ -33,9 +42,9 @@ class Stranger(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def stranger() -> Iterator[ThreadingHTTPServer]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Stranger)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+def stranger() -> Iterator[Stranger]:
+    server = Stranger()
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
     server.shutdown()
@@ -71,8 +80,8 @@ def test_a_server_with_other_options_is_refused_by_name(stranger) -> None:
         server.wait_ready()
 
 
-def test_seeded_sampling_that_this_run_did_not_ask_for_is_another_option(stranger, monkeypatch):
-    monkeypatch.setattr(Stranger, "stated", {**STATED, "enable_deterministic_inference": True})
+def test_seeded_sampling_that_this_run_did_not_ask_for_is_another_option(stranger):
+    stranger.stated["enable_deterministic_inference"] = True
     with pytest.raises(ValueError, match="enable_deterministic_inference is True there"):
         attached(url_of(stranger)).wait_ready()
     attached(url_of(stranger), enable_deterministic_inference=True).wait_ready()

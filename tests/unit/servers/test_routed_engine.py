@@ -33,8 +33,10 @@ class ScriptedRouter(ScriptedServer):
         return web.json_response({"workers": []})
 
 
-def through(router: ScriptedRouter, *, on_router_lost, **options) -> tuple[Any, RoutedEngine]:
-    """One request's answer or error, and the engine."""
+def through(
+    router: ScriptedRouter, *, on_router_lost, router_back_s=180.0, **options
+) -> tuple[Any, RoutedEngine]:
+    """One request's answer or error, and the engine, which gives the router 0.2 s."""
     config = ServersConfig(**{"hang_timeout_s": 0.4, "request_timeout_s": 30.0, **options})
     server = ScriptedServer(lambda n, body: good(body))
 
@@ -55,6 +57,8 @@ def through(router: ScriptedRouter, *, on_router_lost, **options) -> tuple[Any, 
             router_url=url,
             all_urls=[server.url],
             on_router_lost=on_router_lost,
+            router_timeout_s=0.2,
+            router_back_s=router_back_s,
         )
         request = GenerationRequest(
             request_id="r0",
@@ -72,9 +76,8 @@ def through(router: ScriptedRouter, *, on_router_lost, **options) -> tuple[Any, 
     return asyncio.run(main())
 
 
-def test_a_router_that_hangs_is_restarted_and_its_request_costs_no_try(monkeypatch):
+def test_a_router_that_hangs_is_restarted_and_its_request_costs_no_try():
     """The watch asks the router as well; no retry is allowed here, and none is used up."""
-    monkeypatch.setattr("megatron_ar3po.servers.routed_engine._ROUTER_TIMEOUT_S", 0.2)
     router = ScriptedRouter(lambda n, body: good(body))
     restarts = []
 
@@ -88,10 +91,8 @@ def test_a_router_that_hangs_is_restarted_and_its_request_costs_no_try(monkeypat
     assert engine.usage[NOBODY].lost_requests == 1
 
 
-def test_a_replica_that_did_not_start_the_router_waits_for_it_and_says_whose_it_is(monkeypatch):
-    monkeypatch.setattr("megatron_ar3po.servers.routed_engine._ROUTER_TIMEOUT_S", 0.1)
-    monkeypatch.setattr("megatron_ar3po.servers.routed_engine._ROUTER_BACK_LIMIT_S", 0.5)
+def test_a_replica_that_did_not_start_the_router_waits_for_it_and_says_whose_it_is():
     router = ScriptedRouter(lambda n, body: good(body))
-    error, _ = through(router, on_router_lost=None, request_timeout_s=1.0)
+    error, _ = through(router, on_router_lost=None, router_back_s=0.5, request_timeout_s=1.0)
     assert isinstance(error, RolloutEngineError)
     assert "the first replica did not bring it back" in str(error)

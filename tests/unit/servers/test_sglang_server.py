@@ -11,8 +11,10 @@ from megatron_ar3po.servers.arguments import check_pass_through, server_argument
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, server_environment
 
 
-def make_server(tmp_path, name="dp0.s0", number=0, **options) -> SglangServer:
-    place = ServerPlace(name=name, number=number)
+def make_server(
+    tmp_path, number=0, interpreter=sys.executable, stop_grace_s=5.0, **options
+) -> SglangServer:
+    place = ServerPlace(name="dp0.s0", number=number)
     return SglangServer(
         ServersConfig(**options),
         place,
@@ -20,7 +22,22 @@ def make_server(tmp_path, name="dp0.s0", number=0, **options) -> SglangServer:
         dtype="float32",
         is_deterministic=False,
         log_dir=tmp_path / "logs",
+        interpreter=interpreter,
+        stop_grace_s=stop_grace_s,
     )
+
+
+@pytest.fixture
+def python_that(tmp_path):
+    """An interpreter that runs the given lines of shell, whatever it is asked to run."""
+
+    def make(script):
+        interpreter = tmp_path / "python"
+        interpreter.write_text(f"#!/bin/sh\n{script}\n")
+        interpreter.chmod(0o755)
+        return interpreter
+
+    return make
 
 
 def test_a_port_in_use_is_named_before_anything_starts(tmp_path):
@@ -115,13 +132,10 @@ def test_an_unknown_option_is_refused_with_the_nearest_name():
     check_pass_through({"mem_fraction_static": 0.5, "disable_radix_cache": True})
 
 
-def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, monkeypatch):
-    """The interpreter is replaced by one that fails; nothing of SGLang is started."""
-    failing = tmp_path / "python"
-    failing.write_text("#!/bin/sh\necho one; echo 'two: out of luck' >&2; exit 7\n")
-    failing.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(failing))
-    server = make_server(tmp_path)
+def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, python_that):
+    """Nothing of SGLang is started."""
+    failing = python_that("echo one; echo 'two: out of luck' >&2; exit 7")
+    server = make_server(tmp_path, interpreter=failing)
     server.start()
     with pytest.raises(RolloutEngineError) as error:
         server.wait_ready()
@@ -134,18 +148,13 @@ def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, monkey
     assert not temporary.exists()
 
 
-def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, monkeypatch):
-    sleeping = tmp_path / "python"
-    sleeping.write_text("#!/bin/sh\nsleep 60 & sleep 60\n")
-    sleeping.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(sleeping))
-    monkeypatch.setattr("megatron_ar3po.servers.sglang_server._STOP_GRACE_S", 0.2)
-    monkeypatch.setattr("megatron_ar3po.servers.sglang_server._REPORT_INTERVAL_S", 0.3)
-    server = make_server(tmp_path, start_timeout_s=0.7)
+def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, python_that):
+    sleeping = python_that("sleep 60 & sleep 60")
+    server = make_server(tmp_path, interpreter=sleeping, stop_grace_s=0.2, start_timeout_s=0.7)
     server.start()
     lines = []
     with pytest.raises(RolloutEngineError, match=r"servers\.start_timeout_s=0\.7"):
-        server.wait_ready(lines.append)
+        server.wait_ready(lines.append, report_every_s=0.3)
     assert lines[0].startswith(f"waiting for server 127.0.0.1:{server.port}: 0 s of at most 0.7 s")
     assert not server.is_running()
 
@@ -156,7 +165,7 @@ def test_no_more_restarts_than_allowed(tmp_path):
         server.restart()
 
 
-def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path, monkeypatch):
+def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path, python_that):
     """In the place of SGLang answers a small server that is ready and names another model."""
     script = """
         import http.server, json, sys
@@ -170,11 +179,7 @@ def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path,
     """
     other = tmp_path / "other.py"
     other.write_text(textwrap.dedent(script))
-    interpreter = tmp_path / "python"
-    interpreter.write_text(f'#!/bin/sh\nexec {sys.executable} {other} "$@"\n')
-    interpreter.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(interpreter))
-    server = make_server(tmp_path)
+    server = make_server(tmp_path, interpreter=python_that(f'exec {sys.executable} {other} "$@"'))
     server.start()
     try:
         with pytest.raises(ValueError, match=r"serves the model /models/other, not model\.path="):

@@ -126,8 +126,16 @@ def check(folder: Path, shape: ModelShape, tensors: dict[str, torch.Tensor]) -> 
         opened.close()
 
 
-def test_a_whole_checkpoint_passes(tmp_path: Path, shape: ModelShape) -> None:
-    check(tmp_path, shape, tensors_of(shape))
+def test_a_whole_checkpoint_passes_and_is_read_as_it_was_saved(
+    tmp_path: Path, shape: ModelShape
+) -> None:
+    saved = tensors_of(shape)
+    check(tmp_path, shape, saved)
+    opened = HfTensors(tmp_path)
+    read = {name: opened.whole(name) for name in opened.in_file_order(sorted(saved))}
+    opened.close()
+    assert read.keys() == saved.keys()
+    assert [name for name, tensor in saved.items() if not torch.equal(read[name], tensor)] == []
 
 
 def test_missing_extra_and_misshapen_tensors_are_named(tmp_path: Path, shape: ModelShape) -> None:

@@ -18,7 +18,8 @@ def words(tmp_path):
     ]
 
 
-def check(words, *more, world_size=0):
+def check(words, *more, world_size=0) -> list[str]:
+    """The warnings."""
     config = load_config([], [*words, *more])
     actor = config.actor
     validate(
@@ -30,11 +31,13 @@ def check(words, *more, world_size=0):
             context_parallel_size=actor.context_parallel_size,
         ),
     )
+    return warnings_of(config)
 
 
-def test_a_good_config_passes(words):
-    check(words)
-    check(words, "actor.tensor_parallel_size=2", "actor.pipeline_parallel_size=2", world_size=8)
+def test_a_good_config_passes_without_a_word(words):
+    assert check(words) == []
+    layout = "actor.tensor_parallel_size=2", "actor.pipeline_parallel_size=2"
+    assert check(words, *layout, world_size=8) == []
 
 
 @pytest.mark.parametrize(

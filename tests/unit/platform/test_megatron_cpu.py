@@ -43,6 +43,11 @@ def test_type_names_are_those_of_cuda_only_within_the_comparison() -> None:
 
 
 def test_both_can_be_asked_for_again() -> None:
+    from megatron.core.optimizer import clip_grads
+
+    seen = []
     for _ in range(2):
         megatron_cpu.install()
         ensure_torchvision_schemas()
+        seen.append((clip_grads.torch, clip_grads.clip_grad_by_total_norm_fp32))
+    assert seen[0] == seen[1], "a function was wrapped twice"

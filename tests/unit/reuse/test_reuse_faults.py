@@ -19,6 +19,7 @@ import pytest
 from fakes.reuse_cases import (
     FINGERPRINT,
     alive,
+    contents,
     deposit,
     make_prompt,
     make_response,
@@ -111,11 +112,13 @@ def test_a_shard_of_another_run_model_or_tokenizer_is_refused(tmp_path: Path, na
 
 
 def test_a_moved_tokenizer_folder_is_no_reason_to_refuse(tmp_path: Path) -> None:
-    filled(tmp_path)
     fingerprint = replace(FINGERPRINT, tokenizer_path="/elsewhere")
-    ReuseStore.open(
+    before = contents(filled(tmp_path))
+    store = ReuseStore.open(
         tmp_path, dp_rank=0, dp_size=1, config=ReuseConfig(), run_seed=0, fingerprint=fingerprint
-    ).close()
+    )
+    store.close()
+    assert before and contents(store.path) == before
 
 
 def test_a_schema_from_a_newer_program_is_refused(tmp_path: Path) -> None:

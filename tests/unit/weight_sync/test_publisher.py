@@ -145,7 +145,7 @@ def ranks() -> Iterator[Ranks]:
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     server = FakeServer()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield server
     server.released.set()
@@ -216,7 +216,7 @@ def test_all_servers_of_a_replica_get_the_weights(
     publisher: MakePublisher, server: FakeServer
 ) -> None:
     second = FakeServer()
-    thread = threading.Thread(target=second.serve_forever, daemon=True)
+    thread = threading.Thread(target=second.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     publisher(server, second).publish(1)
     second.shutdown()

@@ -21,6 +21,20 @@ def test_memory_that_cannot_be_exported_is_refused_by_name(environment, said):
         check_exportable(environment)
 
 
-def test_other_allocator_settings_pass():
-    check_exportable({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"})
-    check_exportable({"LD_PRELOAD": "/usr/lib/libjemalloc.so"})
+@pytest.mark.parametrize(
+    ("passes", "refused"),
+    [
+        (
+            {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:False"},
+            {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+        ),
+        (
+            {"LD_PRELOAD": "/usr/lib/libjemalloc.so"},
+            {"LD_PRELOAD": "/usr/lib/libjemalloc.so:/x/torch_memory_saver_hook.so"},
+        ),
+    ],
+)
+def test_settings_that_only_look_alike_pass(passes, refused):
+    check_exportable(passes)
+    with pytest.raises(ValueError):
+        check_exportable(refused)

@@ -50,7 +50,7 @@ class SharedServers:
         servers = self._running.get(key, [])
         if not servers or not all(server.is_running() for server in servers):
             self.discard()  # few machines have room for two sets
-            servers = self._running[key] = self._started(config)
+            servers = self._running[key] = self._start(config)
         return [f"servers.urls=[{','.join(server.url for server in servers)}]"]
 
     def discard(self) -> None:
@@ -59,7 +59,7 @@ class SharedServers:
                 server.stop()
         self._running.clear()
 
-    def _started(self, config: Config) -> list[SglangServer]:
+    def _start(self, config: Config) -> list[SglangServer]:
         servers = [
             self._make(config, ServerPlace(name=f"dp0.s{number}", number=number), self._log_dir)
             for number in range(config.servers.servers_per_replica)

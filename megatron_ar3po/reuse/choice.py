@@ -24,12 +24,12 @@ from megatron_ar3po.user_functions import UserFunction, is_import_path, load_use
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A stored response that may be lent. `lottery` is a 64-bit hash of its id."""
+    """A stored response that may be lent. `hash_rank` is a 64-bit hash of its id."""
 
     id: int  # of its row
     step: int  # of its deposit
     num_tokens: int
-    lottery: int
+    hash_rank: int
     times_borrowed: int = 0
     last_borrowed_step: int | None = None
     mean_logprob: float | None = None  # under the current policy; None where nobody asked
@@ -48,7 +48,7 @@ class LoanRequest:
         """Uniform over all values, a function of run seed, prompt, step, position and response: for random choices that
         come out the same after a resume."""
         stem = f"{self.run_seed}\0borrow\0{self.prompt_id}\0{self.step}\0{self.position}"
-        return _hash(f"{stem}\0{candidate.lottery}")
+        return _hash(f"{stem}\0{candidate.hash_rank}")
 
 
 def check_pick(config: ReuseConfig) -> None:
@@ -57,24 +57,24 @@ def check_pick(config: ReuseConfig) -> None:
         _load_pick_function(config.pick)
 
 
-def lottery_number(run_seed: int, response_id: str) -> int:
-    """64 bits, signed as SQLite likes them."""
+def hash_rank_of(run_seed: int, response_id: str) -> int:
+    """64 bits of a hash, signed as SQLite likes them: decides which responses stay."""
     return int.from_bytes(_hash(f"{run_seed}\0keep\0{response_id}"), "little", signed=True)
 
 
-def turned_away(
-    standings: Sequence[tuple[int, int]], *, cap: int, keep: Literal["newest", "reservoir"]
+def ranks_beyond_cap(
+    stored: Sequence[tuple[int, int]], *, cap: int, keep: Literal["newest", "reservoir"]
 ) -> set[int]:
-    """Lottery numbers of the responses of one prompt, given as (step, lottery), that are beyond `cap`. Keeping the
-    smallest numbers is a uniform sample of all that ever came by, in whatever order and however often (bottom-k
+    """Hash ranks of the responses of one prompt, given as (step, hash_rank), that are beyond `cap`. Keeping the
+    smallest ranks is a uniform sample of all that ever came by, in whatever order and however often (bottom-k
     sampling)."""
-    if len(standings) <= cap:
+    if len(stored) <= cap:
         return set()
     if keep == "newest":
-        ranked = sorted(standings, key=lambda standing: (-standing[0], standing[1]))
+        ranked = sorted(stored, key=lambda step_and_rank: (-step_and_rank[0], step_and_rank[1]))
     else:
-        ranked = sorted(standings, key=lambda standing: standing[1])
-    return {lottery for _, lottery in ranked[cap:]}
+        ranked = sorted(stored, key=lambda step_and_rank: step_and_rank[1])
+    return {hash_rank for _, hash_rank in ranked[cap:]}
 
 
 def shortlist(
@@ -93,7 +93,7 @@ def choose(
 ) -> Candidate | None:
     """The one to lend, by `reuse.pick`; the hash decides, or breaks the ties. None: a user's function refuses."""
     if is_import_path(config.pick):
-        return _chosen_by_user(candidates, config.pick, request)
+        return _ask_user_function(candidates, config.pick, request)
     if config.pick == "likely":
         return min(candidates, key=lambda c: (-_score(c), request.chance(c)))
     if config.pick == "newest":
@@ -108,7 +108,7 @@ def _score(candidate: Candidate) -> float:
     return candidate.mean_logprob
 
 
-def _chosen_by_user(
+def _ask_user_function(
     candidates: Sequence[Candidate], path: str, request: LoanRequest
 ) -> Candidate | None:
     chosen = _load_pick_function(path)(tuple(candidates), request)

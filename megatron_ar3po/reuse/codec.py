@@ -42,7 +42,7 @@ class EncodedRow:
     def num_bytes(self) -> int:
         return len(self.details) + len(self.data)
 
-    def checked_fields(self) -> dict[str, Any]:
+    def read_fields(self) -> dict[str, Any]:
         """`details` as a dictionary, after the checksum of the whole row."""
         if checksum(self.details, self.data) != self.crc:
             raise DamagedRowError(
@@ -69,7 +69,7 @@ def encode_responses(
 def _encode_some(
     responses: Sequence[ScoredResponse], *, session: int, deposit_step: int
 ) -> Iterator[EncodedRow]:
-    logprobs = _bytes_of(_joined_logprobs([scored.response for scored in responses]))
+    logprobs = _bytes_of(_join_logprobs([scored.response for scored in responses]))
     width, low, high = _planes(np.concatenate([s.response.token_ids for s in responses]))
     header, extra, start = bytes([width]), width - 2, 0
     for scored in responses:
@@ -87,7 +87,7 @@ def _encode_some(
         yield EncodedRow(details, data, checksum(details, data))
 
 
-def _joined_logprobs(responses: Sequence[Response]) -> np.ndarray:
+def _join_logprobs(responses: Sequence[Response]) -> np.ndarray:
     """[sum of L] float32. Refuses a response without one finite log-prob for every token."""
     joined = np.concatenate([response.logprobs for response in responses]).astype("<f4", copy=False)
     if np.isfinite(joined).all() and all(len(r.logprobs) == r.num_tokens for r in responses):
@@ -133,7 +133,7 @@ def _details(scored: ScoredResponse, *, session: int, deposit_step: int) -> byte
 
 def decode_response(row: EncodedRow) -> ScoredResponse:
     """The response as it was deposited, with origin 'reused'."""
-    fields = row.checked_fields()
+    fields = row.read_fields()
     try:
         tokens = unpack_tokens(row.data, fields["num_tokens"])
         logprobs = np.frombuffer(row.data[-4 * len(tokens) :] if len(tokens) else b"", dtype="<f4")
@@ -164,7 +164,7 @@ def encode_prompt(prompt: Prompt) -> EncodedRow:
 
 
 def decode_prompt(row: EncodedRow) -> Prompt:
-    fields = row.checked_fields()
+    fields = row.read_fields()
     try:
         tokens = unpack_tokens(row.data, fields.pop("num_tokens"))
         return Prompt(token_ids=tuple(tokens.tolist()), **fields)

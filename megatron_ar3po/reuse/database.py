@@ -39,7 +39,7 @@ CREATE TABLE shard (              -- one row: what this file is, and where it st
     dp_rank INTEGER NOT NULL,
     dp_size INTEGER NOT NULL,
     created TEXT NOT NULL,
-    lottery_seed INTEGER NOT NULL, -- of the run that made it: a response's lottery number never changes
+    lottery_seed INTEGER NOT NULL, -- of the run that made it: a response's hash rank never changes
     clock INTEGER NOT NULL,       -- the newest step that wrote here
     committed INTEGER NOT NULL,   -- no rollback goes to before the end of this step
     next_id INTEGER NOT NULL,     -- id of the next response
@@ -66,7 +66,7 @@ CREATE TABLE responses (
     step INTEGER NOT NULL,        -- of the deposit
     num_tokens INTEGER NOT NULL,
     num_bytes INTEGER NOT NULL,   -- of its payload
-    lottery INTEGER NOT NULL,     -- hash of (run seed, response_id): decides who stays
+    lottery INTEGER NOT NULL,     -- its hash rank, of (run seed, response_id): decides who stays
     evicted_step INTEGER,
     PRIMARY KEY (prompt, id)
 ) WITHOUT ROWID;
@@ -96,6 +96,9 @@ CREATE TABLE loans (
 ) WITHOUT ROWID;
 """
 
+
+# Fields of `ShardState` that have another name in the file.
+_COLUMNS = {"hash_seed": "lottery_seed"}
 
 # What SQLite raises over a damaged file; its own message may quote bytes that are no UTF-8 any more.
 SQLITE_ERRORS = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -130,7 +133,7 @@ class ShardState:
     fingerprint: Fingerprint
     dp_rank: int
     dp_size: int
-    lottery_seed: int
+    hash_seed: int
     clock: int
     committed: int
     next_id: int
@@ -140,7 +143,7 @@ class ShardState:
 
 
 def create_database(
-    path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int, lottery_seed: int
+    path: Path, *, fingerprint: Fingerprint, dp_rank: int, dp_size: int, hash_seed: int
 ) -> sqlite3.Connection:
     """An empty shard at `path` for bulk writing: not safe against a crash until `seal_database` has renamed it."""
     path.unlink(missing_ok=True)
@@ -158,7 +161,7 @@ def create_database(
             dp_rank,
             dp_size,
             datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            lottery_seed,
+            hash_seed,
         ),
     )
     return connection
@@ -174,7 +177,7 @@ def seal_database(connection: sqlite3.Connection, building: Path, path: Path) ->
 
 def open_for_writing(path: Path) -> sqlite3.Connection:
     connection = _connect(path, mode="rw")
-    with explained(path):
+    with explain_errors(path):
         connection.execute("PRAGMA journal_mode = TRUNCATE")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA secure_delete = OFF")
@@ -188,7 +191,7 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
     if not path.exists():
         raise ReuseStoreError(f"there is no shard {path}.")
     connection = _connect(path, mode="ro")
-    with explained(path):
+    with explain_errors(path):
         connection.execute("PRAGMA query_only = ON")
         _check_format(connection, path)
     return connection
@@ -196,7 +199,8 @@ def open_for_reading(path: Path) -> sqlite3.Connection:
 
 def read_state(connection: sqlite3.Connection, path: Path) -> ShardState:
     names = [name for name in ShardState.__slots__ if name != "fingerprint"]
-    row = connection.execute(f"SELECT fingerprint, {', '.join(names)} FROM shard").fetchone()
+    columns = [_COLUMNS.get(name, name) for name in names]
+    row = connection.execute(f"SELECT fingerprint, {', '.join(columns)} FROM shard").fetchone()
     if row is None:
         raise ReuseStoreError(_DAMAGED.format(path=path, what="its table 'shard' is empty"))
     fingerprint = Fingerprint(**json.loads(row[0]))
@@ -212,7 +216,7 @@ def write_state(connection: sqlite3.Connection, state: ShardState) -> None:
     )
 
 
-def recounted(connection: sqlite3.Connection, state: ShardState) -> ShardState:
+def recount(connection: sqlite3.Connection, state: ShardState) -> ShardState:
     """With its totals taken from the rows."""
     num_responses, num_bytes, oldest_id = connection.execute(
         "SELECT COUNT(*), COALESCE(SUM(num_bytes), 0), MIN(id) FROM responses WHERE evicted_step IS NULL"
@@ -237,7 +241,7 @@ def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) ->
 @contextmanager
 def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
     """All or nothing, on disk when it returns."""
-    with explained(path):
+    with explain_errors(path):
         connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -248,7 +252,7 @@ def transaction(connection: sqlite3.Connection, path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """SQLite's short messages become sentences that say what to do."""
     try:
         yield
@@ -283,7 +287,7 @@ def _explain(path: Path, what: str) -> str:
 
 
 def _connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    with explained(path):
+    with explain_errors(path):
         return sqlite3.connect(
             f"file:{quote(str(path.absolute()))}?mode={mode}",
             uri=True,

@@ -1,8 +1,8 @@
 """A step's fresh answers become rows, and others make room for them: inside one transaction of the store.
 
-**Who stays** when a prompt has more than `reuse.max_responses_per_prompt` is decided by a lottery number, a hash of
-(run seed, response id): `reservoir` keeps the smallest numbers, which is a uniform sample of all that was ever
-deposited for the prompt; `newest` keeps the newest steps and lets the number break ties. There is no random state to
+**Who stays** when a prompt has more than `reuse.max_responses_per_prompt` is decided by its hash rank, a hash of
+(run seed, response id): `reservoir` keeps the smallest ranks, which is a uniform sample of all that was ever
+deposited for the prompt; `newest` keeps the newest steps and lets the rank break ties. There is no random state to
 save, and depositing twice changes nothing. After that the oldest of the shard leave by `reuse.max_age_steps` and
 `reuse.max_shard_bytes`.
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from megatron_ar3po.config.schema import ReuseConfig
 from megatron_ar3po.distributed.layout import owner_dp_rank
-from megatron_ar3po.reuse.choice import lottery_number, turned_away
+from megatron_ar3po.reuse.choice import hash_rank_of, ranks_beyond_cap
 from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
 from megatron_ar3po.reuse.database import ReuseStoreError, ShardState
 from megatron_ar3po.reuse.shards import prompt_key
@@ -35,7 +35,7 @@ class _Known(NamedTuple):
     prompt: int
     id: int
     step: int
-    lottery: int
+    hash_rank: int
     num_bytes: int
     is_alive: bool
 
@@ -44,7 +44,7 @@ class _Arrival(NamedTuple):
     """A response that enters, with the number of its prompt."""
 
     prompt: int
-    lottery: int
+    hash_rank: int
     scored: ScoredResponse
 
 
@@ -104,10 +104,10 @@ def insert_step(
     next_number = _next_prompt_number(connection)
     for prompt_id, group in by_prompt.items():
         number = numbers.get(prompt_id, next_number)
-        entering, driven_out = _who_stays(
+        entering, driven_out = _split_by_cap(
             group, known[number], step=state.clock, config=config, run_seed=run_seed
         )
-        arrivals += (_Arrival(number, lottery, scored) for lottery, scored in entering)
+        arrivals += (_Arrival(number, hash_rank, scored) for hash_rank, scored in entering)
         leaving += driven_out
         if entering and prompt_id not in numbers:
             new_prompts.append((number, prompts[prompt_id]))
@@ -163,21 +163,21 @@ def _prompt_numbers(
     """prompts.id of those that are there."""
     keys = {prompt_key(prompt_id): prompt_id for prompt_id in prompt_ids}
     if len(keys) < len(prompt_ids):
-        first, second = _with_equal_keys(list(prompt_ids))
-        raise _same_key(first, second)
+        first, second = _find_equal_keys(list(prompt_ids))
+        raise _same_key_error(first, second)
     numbers: dict[str, int] = {}
     for part in _parts(list(keys)):
         found = connection.execute(
-            f"SELECT key, id, prompt_id FROM prompts WHERE key IN ({_marks(part)})", part
+            f"SELECT key, id, prompt_id FROM prompts WHERE key IN ({_placeholders(part)})", part
         )
         for key, number, stored in found:
             if stored != keys[key]:
-                raise _same_key(stored, keys[key])
+                raise _same_key_error(stored, keys[key])
             numbers[stored] = number
     return numbers
 
 
-def _with_equal_keys(prompt_ids: list[str]) -> tuple[str, str]:
+def _find_equal_keys(prompt_ids: list[str]) -> tuple[str, str]:
     seen: dict[int, str] = {}
     for prompt_id in prompt_ids:
         other = seen.setdefault(prompt_key(prompt_id), prompt_id)
@@ -186,7 +186,7 @@ def _with_equal_keys(prompt_ids: list[str]) -> tuple[str, str]:
     raise AssertionError("every prompt has a key of its own")
 
 
-def _same_key(first: str, second: str) -> ReuseStoreError:
+def _same_key_error(first: str, second: str) -> ReuseStoreError:
     return ReuseStoreError(
         f"prompts {first} and {second} share their first 16 hex digits; ids must differ there."
     )
@@ -198,7 +198,7 @@ def _known_rows(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[
     for part in _parts(sorted(numbers)):
         found = connection.execute(
             "SELECT prompt, id, step, lottery, num_bytes, evicted_step IS NULL FROM responses "
-            f"WHERE prompt IN ({_marks(part)})",
+            f"WHERE prompt IN ({_placeholders(part)})",
             part,
         )
         for row in map(_Known._make, found):
@@ -206,7 +206,7 @@ def _known_rows(connection: sqlite3.Connection, numbers: Iterable[int]) -> dict[
     return known
 
 
-def _who_stays(
+def _split_by_cap(
     group: Sequence[ScoredResponse],
     known: Sequence[_Known],
     *,
@@ -214,21 +214,21 @@ def _who_stays(
     config: ReuseConfig,
     run_seed: int,
 ) -> tuple[list[tuple[int, ScoredResponse]], list[_Known]]:
-    """(what of `group` enters, with its lottery number; what of the known rows it drives out)"""
-    there = {row.lottery for row in known}
+    """(what of `group` enters, with its hash rank; what of the known rows it drives out)"""
+    there = {row.hash_rank for row in known}
     arriving: dict[int, ScoredResponse] = {}
     for scored in group:
-        lottery = lottery_number(run_seed, scored.response.response_id)
-        if lottery not in there:
-            arriving.setdefault(lottery, scored)
+        hash_rank = hash_rank_of(run_seed, scored.response.response_id)
+        if hash_rank not in there:
+            arriving.setdefault(hash_rank, scored)
     alive = [row for row in known if row.is_alive]
     if len(alive) + len(arriving) <= config.max_responses_per_prompt:
         return list(arriving.items()), []
-    standings = [(row.step, row.lottery) for row in alive]
-    standings += ((step, lottery) for lottery in arriving)
-    leaving = turned_away(standings, cap=config.max_responses_per_prompt, keep=config.keep)
+    stored = [(row.step, row.hash_rank) for row in alive]
+    stored += ((step, hash_rank) for hash_rank in arriving)
+    leaving = ranks_beyond_cap(stored, cap=config.max_responses_per_prompt, keep=config.keep)
     entering = [pair for pair in arriving.items() if pair[0] not in leaving]
-    return entering, [row for row in alive if row.lottery in leaving]
+    return entering, [row for row in alive if row.hash_rank in leaving]
 
 
 def _evict(connection: sqlite3.Connection, rows: list[tuple[int, int, int]]) -> None:
@@ -281,7 +281,7 @@ def _insert_responses(
     connection.executemany(
         "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, NULL)",
         (
-            (a.prompt, id_, state.clock, a.scored.response.num_tokens, size, a.lottery)
+            (a.prompt, id_, state.clock, a.scored.response.num_tokens, size, a.hash_rank)
             for (id_, a), size in zip(numbered, sizes, strict=True)
         ),
     )
@@ -292,5 +292,5 @@ def _parts(values: list[int]) -> list[list[int]]:
     return [values[i : i + _MAX_PARAMETERS] for i in range(0, len(values), _MAX_PARAMETERS)]
 
 
-def _marks(values: list[int]) -> str:
+def _placeholders(values: list[int]) -> str:
     return ", ".join("?" * len(values))

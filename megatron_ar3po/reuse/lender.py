@@ -46,20 +46,22 @@ class Lender:
         records = Records()
         unsolved = [group for group in groups if needs_a_loan(group)]
         records.add("reuse/unsolved_groups", Sum(len(unsolved)))
-        scores = self._scores(unsolved, records, step=step, policy_version=policy_version)
+        scores = self._score_shortlists(unsolved, records, step=step, policy_version=policy_version)
         lent = [
-            self._lent(group, scores, step) if needs_a_loan(group) else group for group in groups
+            self._lend_to(group, scores, step) if needs_a_loan(group) else group for group in groups
         ]
         records.add_all(reuse_records(groups, lent, step=step))
         return Lent(lent, records)
 
-    def _lent(self, group: ResponseGroup, scores: Mapping[str, float], step: int) -> ResponseGroup:
+    def _lend_to(
+        self, group: ResponseGroup, scores: Mapping[str, float], step: int
+    ) -> ResponseGroup:
         borrowed = self._store.borrow(
             group.prompt.prompt_id, step=step, position=group.position, mean_logprobs=scores
         )
         return with_borrowed(group, borrowed, seed=self._run_seed, step=step)
 
-    def _scores(
+    def _score_shortlists(
         self,
         unsolved: Sequence[ResponseGroup],
         records: Records,

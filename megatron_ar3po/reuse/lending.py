@@ -40,7 +40,7 @@ def earlier_candidates(
     return [_with_pending(row, pending) for row in rows] if pending else rows
 
 
-def trusted(
+def filter_trusted(
     candidates: Sequence[Candidate],
     config: ReuseConfig,
     request: LoanRequest,
@@ -48,10 +48,10 @@ def trusted(
     exclude: Collection[int] = (),
     counts: Counter[str],
 ) -> list[Candidate]:
-    """Those that pass, but for the floor. `exclude`: lottery numbers of what must not come."""
+    """Those that pass, but for the floor. `exclude`: hash ranks of what must not come."""
     passed = []
     for candidate in candidates:
-        if candidate.lottery in exclude:
+        if candidate.hash_rank in exclude:
             counts["excluded"] += 1
         elif config.max_age_steps and request.step - candidate.step > config.max_age_steps:
             counts["too_old"] += 1
@@ -64,16 +64,18 @@ def trusted(
     return passed
 
 
-def likely_enough(
+def filter_likely(
     candidates: Sequence[Candidate],
     scores: Mapping[int, float],
     config: ReuseConfig,
     *,
     counts: Counter[str],
 ) -> list[Candidate]:
-    """Those that were scored (by lottery number) and are not below the floor, with their scores."""
+    """Those that were scored (by hash rank) and are not below the floor, with their scores."""
     floor = config.min_mean_logprob or float("-inf")
-    scored = [replace(c, mean_logprob=scores[c.lottery]) for c in candidates if c.lottery in scores]
+    scored = [
+        replace(c, mean_logprob=scores[c.hash_rank]) for c in candidates if c.hash_rank in scores
+    ]
     passed = [c for c in scored if c.mean_logprob is not None and c.mean_logprob >= floor]
     counts["below_floor"] += len(scored) - len(passed)
     counts["not_scored"] += len(candidates) - len(scored)

@@ -11,7 +11,7 @@ from megatron_ar3po.reuse.database import (
     Fingerprint,
     ReuseStoreError,
     create_database,
-    explained,
+    explain_errors,
     open_for_writing,
     read_state,
     refuse_strangers,
@@ -59,13 +59,13 @@ def claim_shard(
         is_new = not path.exists()
         if is_new:
             building = path.with_suffix(".building")
-            with explained(path):
+            with explain_errors(path):
                 empty = create_database(
                     building,
                     fingerprint=fingerprint,
                     dp_rank=dp_rank,
                     dp_size=dp_size,
-                    lottery_seed=run_seed,
+                    hash_seed=run_seed,
                 )
                 seal_database(empty, building, path)
         connection = open_for_writing(path)
@@ -90,7 +90,7 @@ def _refuse_a_strangers_shard(
     dp_rank: int,
     dp_size: int,
 ) -> None:
-    with explained(path):
+    with explain_errors(path):
         state = read_state(connection, path)
     refuse_strangers(state, fingerprint, path)
     if (state.dp_rank, state.dp_size) != (dp_rank, dp_size):

@@ -100,8 +100,8 @@ def owner_of(shard: Path) -> str | None:
         return None
     try:
         # Asking (F_GETLK) instead of trying: a lock held for a moment could turn away a run that is just starting.
-        question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, question))[0]
+        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0]
         return _read_note(descriptor) if kind == fcntl.F_WRLCK else None
     finally:
         os.close(descriptor)

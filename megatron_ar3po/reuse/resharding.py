@@ -20,10 +20,10 @@ from typing import Any
 from megatron_ar3po.reuse.database import (
     Fingerprint,
     create_database,
-    explained,
+    explain_errors,
     open_for_writing,
     read_state,
-    recounted,
+    recount,
     refuse_strangers,
     seal_database,
     write_state,
@@ -45,7 +45,7 @@ class StoredRow:
     response_id: str
     step: int
     num_tokens: int
-    lottery: int
+    hash_rank: int
     evicted_step: int | None
     payload: Row  # details, data, crc
     loans: Sequence[Loan]
@@ -61,17 +61,17 @@ class ShardBuilder:
         fingerprint: Fingerprint,
         dp_rank: int,
         dp_size: int,
-        lottery_seed: int,
+        hash_seed: int,
     ) -> None:
         self._path = path
         self._building = path.with_suffix(".building")
-        with explained(self._building):
+        with explain_errors(self._building):
             self._connection = create_database(
                 self._building,
                 fingerprint=fingerprint,
                 dp_rank=dp_rank,
                 dp_size=dp_size,
-                lottery_seed=lottery_seed,
+                hash_seed=hash_seed,
             )
             self._connection.execute("BEGIN")
         self._prompts: dict[int, int] = {}  # id by key
@@ -91,7 +91,7 @@ class ShardBuilder:
         """One response, behind those that came before."""
         self.num_rows += 1
         new, details = self.num_rows, row.payload[0]
-        with explained(self._building):
+        with explain_errors(self._building):
             execute = self._connection.execute
             prompt = self._prompts.get(row.prompt[0])
             if prompt is None:
@@ -103,7 +103,7 @@ class ShardBuilder:
             size = len(details) + len(row.payload[1])
             execute(
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (prompt, new, row.step, row.num_tokens, size, row.lottery, row.evicted_step),
+                (prompt, new, row.step, row.num_tokens, size, row.hash_rank, row.evicted_step),
             )
             execute(
                 "INSERT INTO arrivals VALUES (?, ?, ?, ?)", (new, prompt, row.step, row.response_id)
@@ -112,10 +112,10 @@ class ShardBuilder:
             insert_loans(self._connection, ((new, loan) for loan in row.loans))
 
     def seal(self, *, clock: int, committed: int) -> None:
-        with explained(self._building):
+        with explain_errors(self._building):
             state = read_state(self._connection, self._building)
             state = replace(state, clock=clock, committed=committed, next_id=self.num_rows + 1)
-            write_state(self._connection, recounted(self._connection, state))
+            write_state(self._connection, recount(self._connection, state))
             self._connection.execute("COMMIT")
             seal_database(self._connection, self._building, self._path)
 
@@ -143,10 +143,10 @@ def reshard_one(
                 fingerprint=expected,
                 dp_rank=dp_rank,
                 dp_size=new.dp_size,
-                lottery_seed=states[0].lottery_seed,
+                hash_seed=states[0].hash_seed,
             )
         )
-        with explained(folder):
+        with explain_errors(folder):
             _copy(sources, builder, dp_rank=dp_rank, dp_size=new.dp_size)
         builder.seal(clock=max(s.clock for s in states), committed=max(s.committed for s in states))
     logger.info(
@@ -192,24 +192,24 @@ def _row(source: sqlite3.Connection, row: int, prompt: int) -> StoredRow | None:
     payload = execute(
         "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (row,)
     ).fetchone()
-    question = execute(
+    prompt_row = execute(
         "SELECT key, prompt_id, CAST(details AS BLOB), data, crc FROM prompts WHERE id = ?",
         (prompt,),
     ).fetchone()
-    place = execute(
+    entry = execute(
         "SELECT a.response_id, r.step, r.num_tokens, r.lottery, r.evicted_step FROM responses r "
         "JOIN arrivals a ON a.id = r.id WHERE r.prompt = ? AND r.id = ?",
         (prompt, row),
     ).fetchone()
-    if payload is None or question is None or place is None:
+    if payload is None or prompt_row is None or entry is None:
         return None
-    response_id, step, num_tokens, lottery, evicted_step = place
+    response_id, step, num_tokens, hash_rank, evicted_step = entry
     return StoredRow(
-        prompt=question,
+        prompt=prompt_row,
         response_id=response_id,
         step=step,
         num_tokens=num_tokens,
-        lottery=lottery,
+        hash_rank=hash_rank,
         evicted_step=evicted_step,
         payload=payload,
         loans=read_loans(source, row, response_id),

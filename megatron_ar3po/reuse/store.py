@@ -29,13 +29,13 @@ from pathlib import Path
 
 from megatron_ar3po.config.schema import ReuseConfig
 from megatron_ar3po.records import Records, Sum
-from megatron_ar3po.reuse.choice import Candidate, LoanRequest, choose, lottery_number, shortlist
+from megatron_ar3po.reuse.choice import Candidate, LoanRequest, choose, hash_rank_of, shortlist
 from megatron_ar3po.reuse.codec import DamagedRowError
 from megatron_ar3po.reuse.database import (
     Fingerprint,
     ReuseStoreError,
     ShardState,
-    explained,
+    explain_errors,
     read_state,
     transaction,
     write_state,
@@ -44,10 +44,10 @@ from megatron_ar3po.reuse.deposits import evict_oldest, insert_step, refuse_unwo
 from megatron_ar3po.reuse.lending import (
     PendingLoans,
     earlier_candidates,
-    likely_enough,
+    filter_likely,
+    filter_trusted,
     name_of,
     read_response,
-    trusted,
 )
 from megatron_ar3po.reuse.loans import Loan, insert_loans
 from megatron_ar3po.reuse.opening import claim_shard
@@ -76,7 +76,7 @@ class ReuseStore:
         self._owner: OwnerLock | None = owner
         self._config = config
         self._run_seed = run_seed
-        with explained(path):
+        with explain_errors(path):
             self._state: ShardState = read_state(connection, path)
         self._session: int | None = None
         self._sampler = "{}"
@@ -124,14 +124,14 @@ class ReuseStore:
         self._advance_clock(step)
         if not by_prompt and not self._pending and not self._is_something_due():
             return 0
-        with self._write():
+        with self._write_transaction():
             self._state, num_new, capped = insert_step(
                 self._connection,
                 self._state,
                 by_prompt,
                 prompts,
                 config=self._config,
-                run_seed=self._state.lottery_seed,
+                run_seed=self._state.hash_seed,
                 session=self._session_id,
             )
             self._state, oldest = evict_oldest(self._connection, self._state, self._config)
@@ -144,8 +144,8 @@ class ReuseStore:
             return []
         self._advance_clock(step)
         request = LoanRequest(self._run_seed, prompt_id, step, position)
-        with self._reading():
-            candidates = self._trusted(request, counts=Counter())
+        with self._read_transaction():
+            candidates = self._find_trusted(request, counts=Counter())
             return [
                 self._read(candidate, request)
                 for candidate in shortlist(candidates, self._config, request)
@@ -166,13 +166,13 @@ class ReuseStore:
         self._advance_clock(step)
         request = LoanRequest(self._run_seed, prompt_id, step, position)
         counts: Counter[str] = Counter()
-        with self._reading():
-            candidates = self._trusted(
-                request, counts=counts, exclude={self._lottery(name) for name in exclude}
+        with self._read_transaction():
+            candidates = self._find_trusted(
+                request, counts=counts, exclude={self._hash_rank(name) for name in exclude}
             )
             if self._config.wants_scores:
-                scores = {self._lottery(n): value for n, value in (mean_logprobs or {}).items()}
-                candidates = likely_enough(candidates, scores, self._config, counts=counts)
+                scores = {self._hash_rank(n): value for n, value in (mean_logprobs or {}).items()}
+                candidates = filter_likely(candidates, scores, self._config, counts=counts)
             chosen = choose(candidates, self._config, request) if candidates else None
             scored = None if chosen is None else self._read(chosen, request)
         if candidates and chosen is None:
@@ -214,7 +214,7 @@ class ReuseStore:
         """Where the store stands, for a checkpoint. Read it once at the end of a step: it writes the step's loans
         down first."""
         if self._pending:
-            with self._write():
+            with self._write_transaction():
                 pass
         return {"step": self._state.clock}
 
@@ -233,7 +233,7 @@ class ReuseStore:
         self._pending.clear()
         self._counts.clear()
         before = self._state.num_responses
-        with self._write():
+        with self._write_transaction():
             self._state = undo_steps_after(self._connection, self._state, step)
         if before != self._state.num_responses:
             logger.info(
@@ -249,7 +249,7 @@ class ReuseStore:
         step = min(cursor.get("step", 0), self._state.clock)
         if step <= self._state.committed:
             return
-        with self._write():
+        with self._write_transaction():
             delete_evicted(self._connection, up_to=step)
             self._state = replace(self._state, committed=step)
 
@@ -278,19 +278,19 @@ class ReuseStore:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _trusted(
+    def _find_trusted(
         self, request: LoanRequest, *, counts: Counter[str], exclude: Collection[int] = ()
     ) -> list[Candidate]:
         """Those that pass but for their likelihood; counts why a loan has none."""
         held = earlier_candidates(self._connection, request, self._pending)
-        passed = trusted(held, self._config, request, exclude=exclude, counts=counts)
+        passed = filter_trusted(held, self._config, request, exclude=exclude, counts=counts)
         counts["nothing_stored"] += not held
         return passed
 
     def _read(self, candidate: Candidate, request: LoanRequest) -> ScoredResponse:
         try:
             scored = read_response(self._connection, candidate, request.prompt_id)
-            if self._lottery(scored.response.response_id) != candidate.lottery:
+            if self._hash_rank(scored.response.response_id) != candidate.hash_rank:
                 raise DamagedRowError(f"its tokens are those of {scored.response.response_id}")
             return scored
         except DamagedRowError as error:
@@ -299,17 +299,17 @@ class ReuseStore:
                 "`ar3po reuse verify` lists every damaged row, `ar3po reuse gc --damaged` drops them."
             ) from error
 
-    def _lottery(self, response_id: str) -> int:
-        return lottery_number(self._state.lottery_seed, response_id)
+    def _hash_rank(self, response_id: str) -> int:
+        return hash_rank_of(self._state.hash_seed, response_id)
 
     def _is_something_due(self) -> bool:
         """Old age comes without a deposit."""
         return bool(self._config.max_age_steps) and self._state.num_responses > 0
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def _read_transaction(self) -> Iterator[None]:
         """One moment of the file, whoever writes."""
-        with explained(self.path):
+        with explain_errors(self.path):
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -317,7 +317,7 @@ class ReuseStore:
                 self._connection.execute("COMMIT")
 
     @contextmanager
-    def _write(self) -> Iterator[None]:
+    def _write_transaction(self) -> Iterator[None]:
         """One transaction that takes the pending loans along. A failure leaves file and memory as they were."""
         before = (self._state, self._session)
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 
-from megatron_ar3po.reuse.database import ShardState, recounted
+from megatron_ar3po.reuse.database import ShardState, recount
 
 
 def undo_steps_after(connection: sqlite3.Connection, state: ShardState, step: int) -> ShardState:
@@ -23,7 +23,7 @@ def undo_steps_after(connection: sqlite3.Connection, state: ShardState, step: in
         "UPDATE responses SET evicted_step = NULL WHERE evicted_step > ?",
     ):
         connection.execute(statement, (step,))
-    return recounted(connection, replace(state, clock=step))
+    return recount(connection, replace(state, clock=step))
 
 
 def delete_evicted(connection: sqlite3.Connection, *, up_to: int) -> None:

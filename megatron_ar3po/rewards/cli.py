@@ -129,7 +129,7 @@ def _grade_file(args: argparse.Namespace) -> int:
     console = Console(stderr=True)
     unfinished = args.output.with_name(f"{args.output.name}.unfinished")
     with (
-        _removed_on_error(unfinished),
+        _remove_on_error(unfinished),
         unfinished.open("w", encoding="utf-8") as output,
         VerifierPool(settings) as pool,
         Progress(console=console, disable=not console.is_terminal) as progress,
@@ -151,7 +151,7 @@ def _grade_file(args: argparse.Namespace) -> int:
 
 
 @contextmanager
-def _removed_on_error(path: Path) -> Iterator[None]:
+def _remove_on_error(path: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
@@ -170,23 +170,23 @@ def _check_file(args: argparse.Namespace) -> int:
             answers.append(_answer_in(line, places[-1], args.answer_field))
     config = RewardsConfig(num_workers=args.workers, timeout_s=args.timeout)
     unusable = 0
-    for place, answer, reason in zip(
+    for location, answer, reason in zip(
         places, answers, check_ground_truths(answers, config), strict=True
     ):
         if reason is not None:
             unusable += 1
-            print(f"{place}: {answer[:80]!r}: {reason}")
+            print(f"{location}: {answer[:80]!r}: {reason}")
     print(f"{unusable} of {len(answers)} ground truths are unusable", file=sys.stderr)
     return 1 if unusable else 0
 
 
-def _answer_in(line: bytes, place: str, field: str) -> str:
+def _answer_in(line: bytes, location: str, field: str) -> str:
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON ({error}); write one object a line.") from None
+        raise ValueError(f"{location} is not JSON ({error}); write one object a line.") from None
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
-        raise ValueError(f"{place} has no string {field!r}; name the field with --answer-field.")
+        raise ValueError(f"{location} has no string {field!r}; name the field with --answer-field.")
     return row[field]
 
 
@@ -209,19 +209,19 @@ def _rows(
             yield row, row[field], overrides, position
 
 
-def parse_row(line: bytes, place: str) -> dict[str, Any]:
-    """A row to grade. Raises ValueError with `place` in it where it is none."""
+def parse_row(line: bytes, location: str) -> dict[str, Any]:
+    """A row to grade. Raises ValueError with `location` in it where it is none."""
     try:
         row = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{place} is not JSON ({error}); write one object a line.") from None
+        raise ValueError(f"{location} is not JSON ({error}); write one object a line.") from None
     texts = [row.get(name) for name in ("response", "pred")] if isinstance(row, dict) else []
     if (
         not texts
         or not isinstance(row.get("gold"), str)
         or not any(isinstance(t, str) for t in texts)
     ):
-        raise ValueError(f"{place} needs the strings 'gold' and one of 'response' and 'pred'.")
+        raise ValueError(f"{location} needs the strings 'gold' and one of 'response' and 'pred'.")
     return row
 
 

@@ -38,8 +38,8 @@ class Regrader:
         self._loop = asyncio.new_event_loop()
         stack.callback(self._loop.close)
 
-    def prompt_today(self, prompt: Prompt) -> Prompt | None:
+    def current_prompt(self, prompt: Prompt) -> Prompt | None:
         return self._prompts.get(prompt.token_ids)
 
-    def verdict(self, prompt: Prompt, response: Response) -> Verdict:
+    def verify(self, prompt: Prompt, response: Response) -> Verdict:
         return self._loop.run_until_complete(self._verifier.verify(prompt, response))

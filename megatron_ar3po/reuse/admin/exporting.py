@@ -107,13 +107,13 @@ def _parquet_schema(pa: Any) -> Any:
     )
     strings = ("response_id", "prompt_id", "prompt", "finish_reason", "server", "sampler", "loans")
     counts = ("policy_version", "step", "stage", "index", "seed", "num_cached_tokens")
-    places = ("deposit_step", "evicted_step", "times_borrowed", "last_borrowed_step")
+    steps = ("deposit_step", "evicted_step", "times_borrowed", "last_borrowed_step")
     return pa.schema(
         [
             *((name, pa.string()) for name in strings),
             ("token_ids", pa.list_(pa.int32())),
             ("logprobs", pa.list_(pa.float32())),
-            *((name, pa.int64()) for name in (*counts, *places)),
+            *((name, pa.int64()) for name in (*counts, *steps)),
             ("elapsed_s", pa.float64()),
             ("verdict", verdict),
         ]

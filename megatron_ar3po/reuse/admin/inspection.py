@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.reuse.choice import lottery_number
+from megatron_ar3po.reuse.choice import hash_rank_of
 from megatron_ar3po.reuse.codec import (
     DamagedRowError,
     EncodedRow,
@@ -24,11 +24,11 @@ from megatron_ar3po.reuse.codec import (
 from megatron_ar3po.reuse.database import (
     SQLITE_ERRORS,
     ReuseStoreError,
-    explained,
+    explain_errors,
     open_for_reading,
     open_for_writing,
     read_state,
-    recounted,
+    recount,
 )
 from megatron_ar3po.reuse.loans import Loan, read_loans
 from megatron_ar3po.reuse.owner import OwnerLock, owner_of
@@ -50,7 +50,7 @@ class StoredResponse:
     loans: tuple[Loan, ...]
     sampler: dict[str, Any]
     session: int
-    lottery: int
+    hash_rank: int
 
     @property
     def last_borrowed_step(self) -> int | None:
@@ -138,7 +138,7 @@ def open_shard(path: Path) -> sqlite3.Connection:
 
 def shard_stats(path: Path) -> dict[str, Any]:
     """Counts of one shard. `raw_bytes` is what the alive tokens and log-probs take as int32 and float32."""
-    with closing(open_shard(path)) as connection, explained(path):
+    with closing(open_shard(path)) as connection, explain_errors(path):
         state = read_state(connection, path)
         alive, tokens, oldest, newest, longest = connection.execute(
             "SELECT COUNT(*), COALESCE(SUM(num_tokens), 0), MIN(step), MAX(step), MAX(num_tokens) FROM responses "
@@ -188,7 +188,7 @@ def find_response(path: Path, response_id: str) -> StoredResponse:
     """A response by its id, or by the beginning of it where that is unique."""
     found = []
     for shard in find_shards(path):
-        with closing(open_shard(shard)) as connection, explained(shard):
+        with closing(open_shard(shard)) as connection, explain_errors(shard):
             escaped = response_id.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
             ids = connection.execute(
                 "SELECT id FROM arrivals WHERE response_id LIKE ? ESCAPE '\\' LIMIT 10",
@@ -224,7 +224,7 @@ def verify_shard(path: Path) -> Iterator[Problem]:
         return
     with closing(connection):
         if owner_of(path) is None:  # it reads the whole file under one lock
-            yield from _structure(connection, path)
+            yield from _check_structure(connection, path)
         num_alive = 0
         for row in read_rows(path):
             if isinstance(row, Problem):
@@ -232,10 +232,10 @@ def verify_shard(path: Path) -> Iterator[Problem]:
             else:
                 num_alive += row.evicted_step is None
         if owner_of(path) is None:
-            yield from _totals(connection, path, num_alive)
+            yield from _check_totals(connection, path, num_alive)
 
 
-def _structure(connection: sqlite3.Connection, path: Path) -> Iterator[Problem]:
+def _check_structure(connection: sqlite3.Connection, path: Path) -> Iterator[Problem]:
     try:
         for (line,) in connection.execute("PRAGMA integrity_check(20)").fetchall():
             if line != "ok":
@@ -244,13 +244,13 @@ def _structure(connection: sqlite3.Connection, path: Path) -> Iterator[Problem]:
         yield Problem(path, None, f"the file's structure cannot be read: {error}")
 
 
-def _totals(connection: sqlite3.Connection, path: Path, num_alive: int) -> Iterator[Problem]:
+def _check_totals(connection: sqlite3.Connection, path: Path, num_alive: int) -> Iterator[Problem]:
     try:
         state = read_state(connection, path)
         (orphans,) = connection.execute(
             "SELECT COUNT(*) FROM responses WHERE id NOT IN (SELECT id FROM payloads)"
         ).fetchone()
-        counted = recounted(connection, state)
+        counted = recount(connection, state)
     except SQLITE_ERRORS as error:  # reported like any other damage
         yield Problem(path, None, f"its tables cannot be read: {error}")
         return
@@ -315,7 +315,7 @@ def _read_row(
         scored = decode_response(encoded)
         number, prompt = _read_prompt(connection, scored.response.prompt_id)
         fields = json.loads(encoded.details)
-        step, evicted_step, lottery = _read_place(
+        step, evicted_step, hash_rank = _read_table_entry(
             connection, (number, row), scored, fields["deposit_step"], encoded.num_bytes
         )
         sampler = connection.execute(
@@ -330,7 +330,7 @@ def _read_row(
             loans=read_loans(connection, row, scored.response.response_id),
             sampler=json.loads(sampler[0]) if sampler else {},
             session=fields["session"],
-            lottery=lottery,
+            hash_rank=hash_rank,
         )
     except (DamagedRowError, sqlite3.DatabaseError, ValueError, TypeError) as error:
         # Whatever a damaged byte does to SQLite, to JSON or to UTF-8: it is this row's problem and nobody else's.
@@ -351,27 +351,27 @@ def _read_prompt(connection: sqlite3.Connection, prompt_id: str) -> tuple[int, P
     return found[0], prompt
 
 
-def _read_place(
+def _read_table_entry(
     connection: sqlite3.Connection,
-    place: tuple[int, int],
+    key: tuple[int, int],
     scored: ScoredResponse,
     deposit_step: int,
     num_bytes: int,
 ) -> tuple[int, int | None, int]:
-    """(step, evicted_step, lottery) of the response at `place` (prompt, row). What the tables say of it is held against
-    what the checksum protects."""
+    """(step, evicted_step, hash rank) of the response with `key` (prompt, row). What the tables say of it is held
+    against what the checksum protects."""
     response = scored.response
     found = connection.execute(
         "SELECT CAST(a.response_id AS BLOB), a.prompt, a.step, r.step, r.num_tokens, r.num_bytes, r.evicted_step, "
         "r.lottery FROM responses r JOIN arrivals a ON a.id = r.id WHERE r.prompt = ? AND r.id = ?",
-        place,
+        key,
     ).fetchone()
     if found is None:
         raise DamagedRowError("it is missing in table 'responses' or 'arrivals'")
-    expected = (response.response_id.encode(), place[0], deposit_step, deposit_step)
+    expected = (response.response_id.encode(), key[0], deposit_step, deposit_step)
     if found[:6] != (*expected, response.num_tokens, num_bytes):
         raise DamagedRowError(f"tables 'responses' and 'arrivals' say {found[:6]} of it")
     (seed,) = connection.execute("SELECT lottery_seed FROM shard").fetchone()
-    if found[7] != lottery_number(seed, response.response_id):
-        raise DamagedRowError(f"its lottery number is {found[7]}")
+    if found[7] != hash_rank_of(seed, response.response_id):
+        raise DamagedRowError(f"its hash rank is {found[7]}")
     return found[3], found[6], found[7]

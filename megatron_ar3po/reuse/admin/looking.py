@@ -118,14 +118,14 @@ def show(arguments: argparse.Namespace) -> int:
     shown = text or f"token ids {response.token_ids.tolist()} (name --tokenizer to read them)"
     console.print(shown, markup=False)
     console.rule("provenance")
-    console.print(_provenance(row))
+    console.print(_provenance_table(row))
     if row.loans:
         console.rule(f"lent {len(row.loans)} times")
-        console.print(_loans(row))
+        console.print(_loan_table(row))
     return 0
 
 
-def _provenance(row: StoredResponse) -> Table:
+def _provenance_table(row: StoredResponse) -> Table:
     response, verdict = row.scored.response, row.scored.verdict
     facts = Table(show_header=False, box=None)
     facts.add_column(style="bold", no_wrap=True)
@@ -139,14 +139,14 @@ def _provenance(row: StoredResponse) -> Table:
         ("mean log-prob", f"{response.logprobs.mean():.4f}" if response.num_tokens else "-"),
         ("verdict", f"{verdict.status}, reward {verdict.reward:g}; {verdict.reason or '-'}"),
         ("extracted", str(verdict.extracted)),
-        ("stored", f"in {row.shard.name} since step {row.deposit_step}" + _evicted(row)),
+        ("stored", f"in {row.shard.name} since step {row.deposit_step}" + _eviction_note(row)),
         ("lent", f"{len(row.loans)} times" if row.loans else "never"),
     ):
         facts.add_row(name, escape(value))
     return facts
 
 
-def _loans(row: StoredResponse) -> Table:
+def _loan_table(row: StoredResponse) -> Table:
     """Where it went and what became of it; '-' where nobody said."""
     table = Table(box=None)
     for name in ("step", "position", "option", "likely then", "drift", "ratio", "clipped"):
@@ -200,7 +200,7 @@ def _without_arrays(row: StoredResponse) -> dict[str, Any]:
     }
 
 
-def _evicted(row: StoredResponse) -> str:
+def _eviction_note(row: StoredResponse) -> str:
     return (
         ""
         if row.evicted_step is None

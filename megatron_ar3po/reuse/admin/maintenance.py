@@ -28,10 +28,10 @@ from megatron_ar3po.reuse.codec import encode_prompt, encode_responses
 from megatron_ar3po.reuse.database import (
     ReuseStoreError,
     ShardState,
-    explained,
+    explain_errors,
     open_for_writing,
     read_state,
-    recounted,
+    recount,
     transaction,
     write_state,
 )
@@ -52,11 +52,11 @@ _LINES_AT_A_TIME = 1000
 class Grader(Protocol):
     """Says what today's data and verifier make of an answer. The command line brings it along."""
 
-    def prompt_today(self, prompt: Prompt) -> Prompt | None:
-        """The same question with today's prompt id, or None where today's data does not ask it."""
+    def current_prompt(self, prompt: Prompt) -> Prompt | None:
+        """The same prompt with the prompt id of today's data, or None where today's data does not hold it."""
         ...
 
-    def verdict(self, prompt: Prompt, response: Response) -> Verdict: ...
+    def verify(self, prompt: Prompt, response: Response) -> Verdict: ...
 
 
 def collect_garbage(
@@ -68,8 +68,8 @@ def collect_garbage(
     for shard in find_shards(path):
         bad = [row.row for row in read_rows(shard) if isinstance(row, Problem)] if damaged else []
         size = shard.stat().st_size
-        with _locked(shard) as connection:
-            with explained(shard):
+        with _lock(shard) as connection:
+            with explain_errors(shard):
                 connection.execute("CREATE TEMP TABLE doomed (id INTEGER PRIMARY KEY)")
             with transaction(connection, shard):
                 execute = connection.execute
@@ -95,7 +95,7 @@ def collect_garbage(
                 counts["prompts"] += execute(
                     "DELETE FROM prompts WHERE id NOT IN (SELECT prompt FROM responses)"
                 ).rowcount
-            with explained(shard):
+            with explain_errors(shard):
                 connection.execute("VACUUM")
         counts["bytes"] += size - shard.stat().st_size
     return dict(counts)
@@ -104,7 +104,7 @@ def collect_garbage(
 def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig) -> dict[str, int]:
     """Deposits the responses of a JSONL file (the format of an export) that today's verifier calls correct. A file
     can be imported again: what is there already is left alone."""
-    folder, shard_set, state = _whole_store(path)
+    folder, shard_set, state = _require_whole_store(path)
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
         stores = [
@@ -126,12 +126,12 @@ def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig
         for number, line in enumerate(file, start=1):
             counts["read"] += 1
             prompt, response = _parse(line, f"{lines}:{number}", step=state.clock)
-            today = grader.prompt_today(prompt)
+            today = grader.current_prompt(prompt)
             if today is None:
                 counts["unknown_prompt"] += 1
                 continue
             response = replace(response, prompt_id=today.prompt_id)
-            scored = ScoredResponse(response=response, verdict=grader.verdict(today, response))
+            scored = ScoredResponse(response=response, verdict=grader.verify(today, response))
             if not scored.is_correct:
                 counts["not_correct"] += 1
                 continue
@@ -145,7 +145,7 @@ def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig
 
 def reshard(path: Path, dp_size: int) -> ShardSet:
     """The store cut anew for another DP size. Returns the set that is current now."""
-    folder, old, _ = _whole_store(path)
+    folder, old, _ = _require_whole_store(path)
     if old.dp_size == dp_size:
         return old
     new = ShardSet(old.version + 1, dp_size)
@@ -159,7 +159,7 @@ def reshard(path: Path, dp_size: int) -> ShardSet:
 def regrade(path: Path, grader: Grader) -> dict[str, int]:
     """Every stored response before today's verifier: correct ones move to today's prompt ids with their new verdict,
     the others are dropped. The new shards take the place of the old ones when all are whole."""
-    folder, old, _ = _whole_store(path)
+    folder, old, _ = _require_whole_store(path)
     new = ShardSet(old.version + 1, old.dp_size)
     remove_other_sets(folder, old)
     counts: Counter[str] = Counter()
@@ -176,7 +176,7 @@ def regrade(path: Path, grader: Grader) -> dict[str, int]:
                     fingerprint=states[0].fingerprint,
                     dp_rank=rank,
                     dp_size=new.dp_size,
-                    lottery_seed=states[0].lottery_seed,
+                    hash_seed=states[0].hash_seed,
                 )
             )
             for rank in range(new.dp_size)
@@ -203,37 +203,37 @@ def _regrade_row(
     """Returns what became of it."""
     if isinstance(row, Problem):
         return "damaged"
-    prompt = grader.prompt_today(row.prompt)
+    prompt = grader.current_prompt(row.prompt)
     if prompt is None:
         return "unknown_prompt"
     response = replace(row.scored.response, prompt_id=prompt.prompt_id)
-    scored = ScoredResponse(response=response, verdict=grader.verdict(prompt, response))
+    scored = ScoredResponse(response=response, verdict=grader.verify(prompt, response))
     if not scored.is_correct:
         return "not_correct"
-    question = encode_prompt(prompt)
-    (answer,) = encode_responses([scored], session=row.session, deposit_step=row.deposit_step)
+    prompt_row = encode_prompt(prompt)
+    (payload,) = encode_responses([scored], session=row.session, deposit_step=row.deposit_step)
     builders[owner_dp_rank(prompt.prompt_id, len(builders))].add(
         StoredRow(
             prompt=(
                 prompt_key(prompt.prompt_id),
                 prompt.prompt_id,
-                question.details,
-                question.data,
-                question.crc,
+                prompt_row.details,
+                prompt_row.data,
+                prompt_row.crc,
             ),
             response_id=response.response_id,
             step=row.deposit_step,
             num_tokens=response.num_tokens,
-            lottery=row.lottery,
+            hash_rank=row.hash_rank,
             evicted_step=row.evicted_step,
-            payload=(answer.details, answer.data, answer.crc),
+            payload=(payload.details, payload.data, payload.crc),
             loans=row.loans,
         )
     )
     return "kept"
 
 
-def _whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
+def _require_whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
     """(reuse folder, its current set, the state of the newest shard) of a store that is there as a whole."""
     shards = find_shards(path)
     folder = shards[0].parent
@@ -250,7 +250,7 @@ def _whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
 
 
 @contextmanager
-def _locked(shard: Path) -> Iterator[sqlite3.Connection]:
+def _lock(shard: Path) -> Iterator[sqlite3.Connection]:
     owner = OwnerLock(shard)
     try:
         with closing(open_for_writing(shard)) as connection:
@@ -266,7 +266,7 @@ def _delete_doomed(connection: sqlite3.Connection, shard: Path) -> int:
     connection.execute(f"DELETE FROM loans WHERE response IN {doomed}")
     connection.execute(f"DELETE FROM arrivals WHERE id IN {doomed}")
     num_deleted = connection.execute(f"DELETE FROM responses WHERE id IN {doomed}").rowcount
-    write_state(connection, recounted(connection, read_state(connection, shard)))
+    write_state(connection, recount(connection, read_state(connection, shard)))
     return num_deleted
 
 
@@ -284,14 +284,14 @@ def _deposit(
 def _parse(line: str, where: str, *, step: int) -> tuple[Prompt, Response]:
     try:
         fields: Mapping[str, Any] = json.loads(line)
-        question = fields["prompt"]
+        prompt_fields = fields["prompt"]
         prompt = Prompt(
             prompt_id=str(fields.get("prompt_id", "")),
-            token_ids=tuple(map(int, question["token_ids"])),
-            ground_truth=str(question["ground_truth"]),
-            text=str(question.get("text", "")),
-            source=str(question.get("source", "")),
-            metadata=dict(question.get("metadata", {})),
+            token_ids=tuple(map(int, prompt_fields["token_ids"])),
+            ground_truth=str(prompt_fields["ground_truth"]),
+            text=str(prompt_fields.get("text", "")),
+            source=str(prompt_fields.get("source", "")),
+            metadata=dict(prompt_fields.get("metadata", {})),
         )
         tokens = np.asarray(fields["token_ids"], dtype=np.int32)
         logprobs = np.asarray(fields["logprobs"], dtype=np.float32)

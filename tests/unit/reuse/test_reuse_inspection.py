@@ -29,7 +29,7 @@ from megatron_ar3po.types import Prompt, Response, Verdict
 class GraderOfToday:
     """Odd prompts have another id by now; prompt 4 is no longer asked; the answer to prompt 2 is wrong now."""
 
-    def prompt_today(self, prompt: Prompt) -> Prompt | None:
+    def current_prompt(self, prompt: Prompt) -> Prompt | None:
         number = int(prompt.ground_truth)
         if number == 4:
             return None
@@ -37,7 +37,7 @@ class GraderOfToday:
             replace(prompt, prompt_id=make_prompt(100 + number).prompt_id) if number % 2 else prompt
         )
 
-    def verdict(self, prompt: Prompt, response: Response) -> Verdict:
+    def verify(self, prompt: Prompt, response: Response) -> Verdict:
         is_right = prompt.ground_truth != "2"
         return Verdict(
             reward=float(is_right), status="correct" if is_right else "incorrect", reason="today's"
@@ -186,7 +186,7 @@ def test_verify_compares_the_tables_and_the_counter(
     problems = [p["what"] for p in json.loads(capsys.readouterr().out)["problems"]]
     assert any("tables 'responses' and 'arrivals' say" in what for what in problems)
     assert any("1 responses have lost their tokens" in what for what in problems)
-    assert any("its lottery number is 5" in what for what in problems)
+    assert any("its hash rank is 5" in what for what in problems)
     assert any("its counter says 99 responses, 6 are sound" in what for what in problems)
     assert any("its counter says 7 bytes, its rows " in what for what in problems)
     assert any(

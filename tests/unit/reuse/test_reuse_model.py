@@ -30,7 +30,7 @@ NUM_PROMPTS = 3
 IN_MEMORY = Path("/dev/shm")  # speed: this test is about contents, not about disks
 
 
-def lottery(response_id: str) -> int:
+def hash_rank_of(response_id: str) -> int:
     """The rule of the store's documentation, written again."""
     digest = blake2b(f"0\0keep\0{response_id}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little", signed=True)
@@ -57,7 +57,8 @@ class Model:
             if owner == prompt:
                 held.setdefault(response_id, step)
                 order = sorted(
-                    held, key=lambda r: (-held[r] if self.keep == "newest" else 0, lottery(r), r)
+                    held,
+                    key=lambda r: (-held[r] if self.keep == "newest" else 0, hash_rank_of(r), r),
                 )
                 held = {r: held[r] for r in order[: self.cap]}
         return held

@@ -121,7 +121,7 @@ def from_command_line(
     config: Path, algorithms: str, num_seeds: int, common: Sequence[str], **limits: Any
 ) -> Experiment:
     names = [name.strip() for name in algorithms.split(",") if name.strip()]
-    return _checked_experiment(
+    return _require_runnable(
         Experiment(
             config=config,
             variants=tuple(variant_named(name) for name in names),
@@ -152,7 +152,7 @@ def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
     if not isinstance(variants, dict):
         raise ValueError(f"{path}: variants={variants!r} must map a name to a list of words.")
     seeds = read.get("seeds", 5)
-    return _checked_experiment(
+    return _require_runnable(
         Experiment(
             config=path.parent / str(read.get("config", "config.yaml")),
             variants=tuple(
@@ -175,7 +175,7 @@ def _words(path: Path, name: str, words: Any) -> tuple[str, ...]:
     return tuple(given)
 
 
-def _checked_experiment(experiment: Experiment) -> Experiment:
+def _require_runnable(experiment: Experiment) -> Experiment:
     names = [variant.name for variant in experiment.variants]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"the variants {names} must be one or more, each named once.")

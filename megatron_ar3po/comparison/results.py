@@ -131,19 +131,21 @@ def _variant_result(
     last = [run.points[-1] for run in runs]
     return VariantResult(
         name=name,
-        before=_sure([run.points[0].accuracy for run in runs]),
-        after=_sure([point.accuracy for point in last]),
-        spent={axis: _sure([getattr(point, axis) for point in last]) for axis in AXES},
-        accuracy_at_responses={at: _all_of(_accuracies(runs, at)) for at in budgets},
+        before=_require_interval([run.points[0].accuracy for run in runs]),
+        after=_require_interval([point.accuracy for point in last]),
+        spent={axis: _require_interval([getattr(point, axis) for point in last]) for axis in AXES},
+        accuracy_at_responses={at: _interval_of_all(_accuracies(runs, at)) for at in budgets},
         minus_first={
-            at: None if runs is first else _paired(_accuracies(first, at), _accuracies(runs, at))
+            at: None
+            if runs is first
+            else _difference_of_pairs(_accuracies(first, at), _accuracies(runs, at))
             for at in budgets
         },
-        no_signal=_all_of(_no_signal(runs, budgets)),
+        no_signal=_interval_of_all(_no_signal(runs, budgets)),
         first_minus_no_signal=None
         if runs is first
-        else _paired(_no_signal(first, budgets), _no_signal(runs, budgets)),
-        to_target={axis: _reached(runs, axis, target) for axis in AXES} if target else {},
+        else _difference_of_pairs(_no_signal(first, budgets), _no_signal(runs, budgets)),
+        to_target={axis: _measure_reached(runs, axis, target) for axis in AXES} if target else {},
         to_target_times_first={
             axis: None if runs is first else _times_first(runs, first, axis, target)
             for axis in (AXES if target else ())
@@ -165,20 +167,22 @@ def _no_signal(runs: Sequence[RunCurve], budgets: Sequence[int]) -> list[float |
     return [no_signal_share(run, budgets[-1]) for run in runs]
 
 
-def _all_of(values: Sequence[float | None]) -> Interval | None:
+def _interval_of_all(values: Sequence[float | None]) -> Interval | None:
     """A mean over fewer runs than the others' would not be comparable."""
     present = [value for value in values if value is not None]
     return t_interval(present) if len(present) == len(values) else None
 
 
-def _paired(one: Sequence[float | None], other: Sequence[float | None]) -> Interval | None:
+def _difference_of_pairs(
+    one: Sequence[float | None], other: Sequence[float | None]
+) -> Interval | None:
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
     if len(pairs) < len(one):
         return None
     return paired_difference([a for a, _ in pairs], [b for _, b in pairs])
 
 
-def _reached(runs: Sequence[RunCurve], axis: Axis, target: float) -> Reached:
+def _measure_reached(runs: Sequence[RunCurve], axis: Axis, target: float) -> Reached:
     spent = [value for run in runs if (value := spent_until(run, axis, target)) is not None]
     return Reached(spent=t_interval(spent), num_reached=len(spent), num_runs=len(runs))
 
@@ -208,10 +212,10 @@ def _costs(costs: Sequence[Any]) -> dict[str, Interval | None]:
         "responses_per_signal_group",
         "signal_share",
     )
-    return {name: _all_of([getattr(cost, name) for cost in costs]) for name in names}
+    return {name: _interval_of_all([getattr(cost, name) for cost in costs]) for name in names}
 
 
-def _sure(values: Sequence[float]) -> Interval:
+def _require_interval(values: Sequence[float]) -> Interval:
     interval = t_interval(values)
     assert interval is not None, "a comparison has at least one seed"
     return interval

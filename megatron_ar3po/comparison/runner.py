@@ -144,7 +144,7 @@ def _run_one(
         environment={"AR3PO_STOP_FILE": str(stop)},
     )
     try:
-        reason = _watched(process, folder / "metrics.jsonl", stop, experiment, wait)
+        reason = _watch(process, folder / "metrics.jsonl", stop, experiment, wait)
     finally:
         process.end()
         stop.unlink(missing_ok=True)
@@ -155,7 +155,7 @@ def _run_one(
     return ""
 
 
-def _watched(
+def _watch(
     process: RunProcess,
     metrics: Path,
     stop: Path,

@@ -32,17 +32,17 @@ def rows_of(comparison: Comparison) -> list[Row]:
         return name, list(cells)
 
     rows = [
-        row("pass@1 before", [_shown(v.before, 3) for v in variants]),
-        row("pass@1 at the end", [_shown(v.after, 3) for v in variants]),
+        row("pass@1 before", [_format(v.before, 3) for v in variants]),
+        row("pass@1 at the end", [_format(v.after, 3) for v in variants]),
     ]
     rows += [
-        row(f"{axis} at the end", [_shown(v.spent[axis], 0) for v in variants]) for axis in AXES
+        row(f"{axis} at the end", [_format(v.spent[axis], 0) for v in variants]) for axis in AXES
     ]
     for at in comparison.budgets:
-        cells = [_shown(v.accuracy_at_responses[at], 3) for v in variants]
+        cells = [_format(v.accuracy_at_responses[at], 3) for v in variants]
         rows.append(row(f"pass@1 at {at:,} responses", cells))
     for at in comparison.budgets:
-        cells = ["" if v.name == first else _signed(v.minus_first[at]) for v in variants]
+        cells = ["" if v.name == first else _format_signed(v.minus_first[at]) for v in variants]
         rows.append(row(f"{first} - this, at {at:,} (paired)", cells))
     if comparison.target:
         for axis in AXES:
@@ -56,22 +56,22 @@ def rows_of(comparison: Comparison) -> list[Row]:
 def _cost_rows(variants: Sequence[VariantResult]) -> list[Row]:
     rows: list[Row] = []
     for key, name in _COSTS.items():
-        rows.append((name, [_shown(v.costs[key], 2) for v in variants]))
+        rows.append((name, [_format(v.costs[key], 2) for v in variants]))
         rows.append((f"{name}, last quarter", [_late_cell(v, key) for v in variants]))
     rows.append(
-        ("prompts without signal, of all drawn", [_shown(v.no_signal, 3) for v in variants])
+        ("prompts without signal, of all drawn", [_format(v.no_signal, 3) for v in variants])
     )
     first = variants[0].name
-    cells = ["" if v.name == first else _signed(v.first_minus_no_signal) for v in variants]
+    cells = ["" if v.name == first else _format_signed(v.first_minus_no_signal) for v in variants]
     rows.append((f"{first} - this, prompts without signal (paired)", cells))
     for outcome in OUTCOMES:
-        cells = [_shown(v.outcomes[outcome], 3) for v in variants]
+        cells = [_format(v.outcomes[outcome], 3) for v in variants]
         rows.append((f"{outcome.replace('_', ' ')}, of groups kept", cells))
     return rows
 
 
 def _late_cell(variant: VariantResult, key: str) -> str:
-    shown = _shown(variant.late_costs[key], 2)
+    shown = _format(variant.late_costs[key], 2)
     paper = _PAPER.get((variant.name, key))
     return f"{shown} (paper: {paper})" if paper else shown
 
@@ -98,7 +98,7 @@ def to_rich(comparison: Comparison) -> Table:
     return table
 
 
-def _shown(interval: Interval | None, digits: int) -> str:
+def _format(interval: Interval | None, digits: int) -> str:
     if interval is None:
         return "-"
     mean = f"{interval.mean:,.{digits}f}"
@@ -107,15 +107,15 @@ def _shown(interval: Interval | None, digits: int) -> str:
     return f"{mean} ± {interval.half_width:,.{digits}f}"
 
 
-def _signed(interval: Interval | None) -> str:
+def _format_signed(interval: Interval | None) -> str:
     if interval is None:
         return "-"
-    shown = _shown(interval, 3)
+    shown = _format(interval, 3)
     return shown if interval.mean < 0 else f"+{shown}"
 
 
 def _target_cell(reached: Reached) -> str:
-    return f"{_shown(reached.spent, 0)} ({reached.num_reached}/{reached.num_runs})"
+    return f"{_format(reached.spent, 0)} ({reached.num_reached}/{reached.num_runs})"
 
 
 def _ratio_cell(times: TimesFirst | None) -> str:

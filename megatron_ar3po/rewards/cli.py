@@ -135,7 +135,7 @@ def _grade_file(args: argparse.Namespace) -> int:
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("grade", total=num_bytes)
-        for row, text, overrides, position in _rows(args.input, args.kind):
+        for row, text, overrides, position in _read_rows(args.input, args.kind):
             in_flight.append((row, pool.submit(text, row["gold"], **overrides)))
             if len(in_flight) >= _IN_FLIGHT:
                 _write(in_flight.popleft(), output, counts)
@@ -163,11 +163,11 @@ def _check_file(args: argparse.Namespace) -> int:
     """Exit code 1 when a ground truth is unusable, so that a script that prepares data stops."""
     if not args.check.is_file():
         raise ValueError(f"--check {args.check} is not a file.")
-    places, answers = [], []
+    locations, answers = [], []
     for number, line in enumerate(args.check.read_bytes().splitlines(), 1):
         if line.strip():
-            places.append(f"{args.check}:{number}")
-            answers.append(_answer_in(line, places[-1], args.answer_field))
+            locations.append(f"{args.check}:{number}")
+            answers.append(_answer_in(line, locations[-1], args.answer_field))
     config = RewardsConfig(num_workers=args.workers, timeout_s=args.timeout)
     unusable = 0
     for location, answer, reason in zip(
@@ -190,7 +190,7 @@ def _answer_in(line: bytes, location: str, field: str) -> str:
     return row[field]
 
 
-def _rows(
+def _read_rows(
     path: Path, kind: str | None
 ) -> Iterator[tuple[dict[str, Any], str, dict[str, Any], int]]:
     """(row, text to grade, overridden options, bytes read so far)."""

@@ -52,7 +52,7 @@ from megatron_ar3po.rewards.math.shapes import (
 from megatron_ar3po.rewards.math.tidy import compact, tidy
 from megatron_ar3po.rewards.math.trees import Node
 from megatron_ar3po.rewards.math.units import same_unit, split_unit
-from megatron_ar3po.rewards.math.wording import based, is_said, spoken
+from megatron_ar3po.rewards.math.wording import is_said, spell_out, split_base
 
 MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
 
@@ -150,7 +150,7 @@ class Comparison:
             )
             return shorter and (first, second) != (a, b) and self._items_equal(first, second)
         if a.opening in loose and b.opening in loose:
-            return self._matching(a.items, b.items)
+            return self._can_be_matched(a.items, b.items)
         if (a.opening, a.closing) == (b.opening, b.closing):
             return self._in_order(a.items, b.items)
         # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" and "x=1, x=2" are none.
@@ -167,7 +167,7 @@ class Comparison:
             self.answers_equal(x, y) for x, y in zip(left, right, strict=True)
         )
 
-    def _matching(self, left: Sequence[Answer], right: Sequence[Answer]) -> bool:
+    def _can_be_matched(self, left: Sequence[Answer], right: Sequence[Answer]) -> bool:
         """Whether the two can be paired off. Names on one side only keep their order ("x=1, y=2" is "1, 2")."""
         named = [sum(isinstance(item, Named) for item in side) for side in (left, right)]
         if (
@@ -183,16 +183,16 @@ class Comparison:
             )
         partner: dict[int, int] = {}
 
-        def place(i: int, seen: set[int]) -> bool:
+        def find_partner(i: int, seen: set[int]) -> bool:
             for j, item in enumerate(right):
                 if j not in seen and self.answers_equal(left[i], item):
                     seen.add(j)
-                    if j not in partner or place(partner[j], seen):
+                    if j not in partner or find_partner(partner[j], seen):
                         partner[j] = i
                         return True
             return False
 
-        return all(place(i, set()) for i in range(len(left)))
+        return all(find_partner(i, set()) for i in range(len(left)))
 
     def _matrices_equal(self, a: Matrix, b: Matrix) -> bool:
         return len(a.rows) == len(b.rows) and all(
@@ -214,7 +214,7 @@ class Comparison:
 
     def _leaf_equals_items(self, leaf: Leaf, items: Items) -> bool:
         if leaf.groups and len(leaf.groups) == len(items.items) and not items.opening:
-            return self._matching([Leaf(group) for group in leaf.groups], items.items)
+            return self._can_be_matched([Leaf(group) for group in leaf.groups], items.items)
         if leaf.text == r"\emptyset":
             return not items.items
         if items.joined_by == "or" and not items.opening:  # two spellings of one value
@@ -248,7 +248,7 @@ class Comparison:
         elif a.sign == "setminus":
             equal = self._in_order(a.parts, b.parts)
         else:
-            equal = len(a.parts) == len(b.parts) and self._matching(a.parts, b.parts)
+            equal = len(a.parts) == len(b.parts) and self._can_be_matched(a.parts, b.parts)
         return equal or bool(same_real_set(a, b))
 
     def _choices_equal(self, a: Answer, b: Answer) -> bool:
@@ -293,7 +293,7 @@ class Comparison:
                 a, b
             )  # "log_6 216 = 3" and "log_3 27 = 3" are both true, and different
         if len(a.signs) == len(b.signs) == 1:
-            proportional = self._proportional(a, b)
+            proportional = self._are_proportional(a, b)
             if proportional is not None:
                 return proportional
         for other in (b, reversed_relation(b)):
@@ -302,7 +302,7 @@ class Comparison:
         is_equation = set(a.signs) == {"="} or set(b.signs) == {"="}
         return not is_equation and bool(same_real_set(a, b))
 
-    def _proportional(self, a: Relation, b: Relation) -> bool | None:
+    def _are_proportional(self, a: Relation, b: Relation) -> bool | None:
         """Whether two relations say the same about left - right. None: not to be seen this way."""
         first, second = difference(a), difference(b)
         if first is None or second is None:
@@ -333,19 +333,19 @@ class Comparison:
             return equal
         if {a.text, b.text} == {"R", r"\mathbb{R}"}:
             return True
-        if is_said(a.text) and is_said(b.text) and spoken(a.text) == spoken(b.text):
+        if is_said(a.text) and is_said(b.text) and spell_out(a.text) == spell_out(b.text):
             self.note("words: the same")
             return True
         if is_words(a) or is_words(b):
-            if spoken(a.text) == spoken(b.text):
+            if spell_out(a.text) == spell_out(b.text):
                 self.note("words: the same")
                 return True
             if a.is_words or b.is_words or len(a.text) > 3 or len(b.text) > 3:
                 self.note("words: different")
                 if is_words(a) and is_words(b):
                     return False
-        if (base := based(a.text)) or based(b.text):
-            return base is not None and base == based(b.text)
+        if (base := split_base(a.text)) or split_base(b.text):
+            return base is not None and base == split_base(b.text)
         return self._expressions_equal(a, b)
 
     def _values_equal(self, x: Fraction, y: Fraction, x_percent: bool, y_percent: bool) -> bool:

@@ -37,7 +37,7 @@ def exact(node: Node) -> Fraction | None:
     if kind == "div":
         if right == 0:
             raise Undefined("division by zero")
-        return _bounded(left / right)
+        return _require_bounded(left / right)
     if kind == "pow":
         return _exact_power(left, right)
     return _exact_root(right, left)
@@ -49,11 +49,11 @@ def _fold(nodes: Sequence[Node], kind: str) -> Fraction | None:
         value = exact(node)
         if value is None:
             return None
-        total = _bounded(total + value if kind == "add" else total * value)
+        total = _require_bounded(total + value if kind == "add" else total * value)
     return total
 
 
-def _bounded(value: Fraction) -> Fraction:
+def _require_bounded(value: Fraction) -> Fraction:
     if value.numerator.bit_length() + value.denominator.bit_length() > MAX_BITS:
         raise TooLarge("an exact number with too many digits")
     return value
@@ -123,7 +123,7 @@ def _exact_function(name: str, arguments: Sequence[Node]) -> Fraction | None:
         return value % values[1] if values[1] > 0 else None
     if name in ("gcd", "lcm") and all(v.denominator == 1 for v in values):
         whole = [v.numerator for v in values]
-        return _bounded(Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole)))
+        return _require_bounded(Fraction(math.gcd(*whole) if name == "gcd" else math.lcm(*whole)))
     return None
 
 

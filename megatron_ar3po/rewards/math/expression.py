@@ -218,13 +218,13 @@ class _Parser:
         tower = [self._postfix(self._atom())]
         while self.peek() == "^":
             self._next()
-            tower.append(self._postfix(self._script()) if len(tower) < 4 else self._too_high())
+            tower.append(self._postfix(self._script()) if len(tower) < 4 else self._refuse_tower())
         node = tower.pop()
         while tower:
             node = ("pow", tower.pop(), node)
         return node
 
-    def _too_high(self) -> Node:
+    def _refuse_tower(self) -> Node:
         raise Unreadable("a tower of powers")
 
     def _postfix(self, node: Node) -> Node:

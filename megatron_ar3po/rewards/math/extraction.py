@@ -97,7 +97,7 @@ def extract_answer(
     ('\\frac{1}{2}', '7')
     """
     text = _tail(text)
-    marks = [_found_by_box(text, strict=strict)] if answer_format in ("any", "boxed") else []
+    marks = [_find_box(text, strict=strict)] if answer_format in ("any", "boxed") else []
     if answer_format in ("any", "answer_line"):
         marks.append(_last_of(_ANSWER_LINE, text, "answer line"))
     if answer_format in ("any", "hashes"):
@@ -119,7 +119,7 @@ def answer_text(text: str) -> str:
     stripped = text.strip()
     if len(stripped) < 12 and "\\" not in stripped and "$" not in stripped:
         return stripped
-    found = _found_by_box(_tail(stripped), strict=False)
+    found = _find_box(_tail(stripped), strict=False)
     later = extract_answer(stripped, fallback=False) if _is_prose(stripped) else found
     if later is not None and later.text:
         return later.text
@@ -144,7 +144,7 @@ def _tail(text: str) -> str:
 # --- boxes
 
 
-def _found_by_box(text: str, *, strict: bool) -> Found | None:
+def _find_box(text: str, *, strict: bool) -> Found | None:
     """The last box; boxes side by side ("\\boxed{1} and \\boxed{2}") are one list."""
     starts = list(_BOX.finditer(text))
     if not starts:
@@ -163,10 +163,10 @@ def _found_by_box(text: str, *, strict: bool) -> Found | None:
         outer and outer[-1][3] and _is_between(text[outer[-1][1] : run[0][0]], text[: outer[-1][0]])
     ):
         run.insert(0, outer.pop())
-    contents = list(dict.fromkeys(_unboxed(content) for _, _, content, _ in run))
+    contents = list(dict.fromkeys(_unbox(content) for _, _, content, _ in run))
     contents = [content for content in contents if content.strip()]
     if not contents or (strict and len(run) > 1):
-        return None if not contents else Found(_unboxed(last[2]), "box", last[0], last[1])
+        return None if not contents else Found(_unbox(last[2]), "box", last[0], last[1])
     return Found(", ".join(contents), "box", last[0], last[1])
 
 
@@ -201,7 +201,7 @@ def _box_content(text: str, start: int) -> tuple[str, int, bool]:
     return unclosed, start + 1 + len(unclosed), False
 
 
-def _unboxed(content: str) -> str:
+def _unbox(content: str) -> str:
     """Without boxes inside."""
     for _ in range(8):
         match = _BOX.search(content)
@@ -233,10 +233,10 @@ def _with_its_formula(text: str, start: int, line: str) -> str:
 
 
 def _sentence_answer(sentence: str, *, is_prose: bool) -> str | None:
-    box = _found_by_box(sentence, strict=False)
+    box = _find_box(sentence, strict=False)
     if box is not None:
         return box.text
-    masked = _masked(sentence)
+    masked = _mask_formulas(sentence)
     end = _SENTENCE_END.search(masked if is_prose else _FACTORIAL.sub("x", masked))
     sentence = sentence[: end.start()] if end else sentence
     sentence = (
@@ -244,13 +244,13 @@ def _sentence_answer(sentence: str, *, is_prose: bool) -> str | None:
         if sentence.startswith("not")
         else sentence
     )
-    aside = _ASIDE.search(_masked(sentence))
+    aside = _ASIDE.search(_mask_formulas(sentence))
     if aside and aside.start():
         sentence = sentence[: aside.start()]
-    return _core(_unquoted(sentence))
+    return _core(_unquote(sentence))
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     while True:
         stripped = text.strip(" \t*_\"'").removeprefix('\\"')
         if stripped.endswith("\\") and not stripped.endswith("\\\\"):
@@ -260,7 +260,7 @@ def _unquoted(text: str) -> str:
         text = stripped
 
 
-def _masked(sentence: str) -> str:
+def _mask_formulas(sentence: str) -> str:
     """Formulas blanked out, so that a full stop inside one ends no sentence."""
     return _MATH.sub(lambda match: "x" * len(match[0]), sentence)
 
@@ -313,7 +313,7 @@ def _last_of_text(text: str) -> str | None:
     """The last formula or number, whichever ends later."""
     formula = _last_formula(text)
     number = None
-    masked = _masked(text)
+    masked = _mask_formulas(text)
     for match in _NUMBER_IN_TEXT.finditer(masked):
         number = (match.end(), match[0])
     comma = None

@@ -79,11 +79,13 @@ def _value(node: Node, point: Mapping[str, Any], ctx: MPContext, log_base: int) 
     if kind == "const":
         return ctx.mpc(0, 1) if node[1] == "i" else +(ctx.pi if node[1] == "pi" else ctx.e)
     if kind == "add":
-        return _sized(ctx, ctx.fsum(_value(term, point, ctx, log_base) for term in node[1]))
+        return _require_size(ctx, ctx.fsum(_value(term, point, ctx, log_base) for term in node[1]))
     if kind == "mul":
-        return _sized(ctx, ctx.fprod(_value(factor, point, ctx, log_base) for factor in node[1]))
+        return _require_size(
+            ctx, ctx.fprod(_value(factor, point, ctx, log_base) for factor in node[1])
+        )
     if kind == "fn":
-        return _sized(
+        return _require_size(
             ctx,
             _function_value(
                 node[1], [_value(a, point, ctx, log_base) for a in node[2]], ctx, log_base
@@ -91,13 +93,13 @@ def _value(node: Node, point: Mapping[str, Any], ctx: MPContext, log_base: int) 
         )
     left, right = _value(node[1], point, ctx, log_base), _value(node[2], point, ctx, log_base)
     if kind == "div":
-        return _sized(ctx, left / right)
+        return _require_size(ctx, left / right)
     if kind == "pow":
-        return _sized(ctx, _power_value(left, right, ctx))
-    return _sized(ctx, _root_value(right, left, ctx))
+        return _require_size(ctx, _power_value(left, right, ctx))
+    return _require_size(ctx, _root_value(right, left, ctx))
 
 
-def _sized(ctx: MPContext, value: Any) -> Any:
+def _require_size(ctx: MPContext, value: Any) -> Any:
     if not ctx.isfinite(value):
         raise Undefined("not finite")
     if value != 0:
@@ -141,13 +143,13 @@ def _function_value(name: str, arguments: Sequence[Any], ctx: MPContext, log_bas
     ):
         raise TooLarge(f"{name} of a large number")
     if name in ("floor", "ceil"):
-        return _rounded(x, name, ctx)
+        return _round_to_integer(x, name, ctx)
     if name not in _UNARY:
         raise Undefined(f"no value for {name}")
     return _UNARY[name](ctx, x)
 
 
-def _rounded(x: Any, name: str, ctx: MPContext) -> Any:
+def _round_to_integer(x: Any, name: str, ctx: MPContext) -> Any:
     """A value within the noise of an integer is that integer: floor(log_2 8) is 3."""
     nearest = ctx.nint(ctx.re(x))
     if abs(x - nearest) < ctx.mpf(10) ** (15 - ctx.dps):
@@ -185,7 +187,7 @@ def _same_constant(left: Node, right: Node, log_base: int, tolerance: Fraction) 
     a, b, ctx = _both_values(left, right, {}, ctx, log_base)
     if tolerance and ctx.im(a) == 0 and ctx.im(b) == 0:
         return abs(a - b) <= ctx.mpf(tolerance.numerator) / tolerance.denominator
-    return _close(
+    return _are_close(
         a,
         b,
         ctx,
@@ -216,7 +218,9 @@ def _both_values(
     )
 
 
-def _close(a: Any, b: Any, ctx: MPContext, again: Callable[[MPContext], tuple[Any, Any]]) -> bool:
+def _are_close(
+    a: Any, b: Any, ctx: MPContext, again: Callable[[MPContext], tuple[Any, Any]]
+) -> bool:
     """Equal up to rounding noise; in doubt (both near zero by cancellation) compute again with twice the digits."""
     difference = abs(a - b)
     if difference <= ctx.mpf(10) ** (12 - ctx.dps) * max(abs(a), abs(b)):
@@ -272,7 +276,7 @@ def _agree_everywhere(left: Node, right: Node, names: Sequence[str], log_base: i
                 right, same, finer, log_base
             )
 
-        if not _close(a, b, fine, again):
+        if not _are_close(a, b, fine, again):
             return False
         confirmed += 1
     return confirmed >= 2

@@ -146,11 +146,11 @@ def _read_matrix_sum(text: str, depth: int) -> Matrix | None:
         ]
         if [len(row) for row in cells] != [len(row) for row in (sums or matrix.rows)]:
             return None
-        sums = cells if not sums else [_pasted(*rows) for rows in zip(sums, cells, strict=True)]
+        sums = cells if not sums else [_paste(*rows) for rows in zip(sums, cells, strict=True)]
     return Matrix(tuple(tuple(Leaf(cell) for cell in row) for row in sums)) if sums else None
 
 
-def _pasted(left: list[str], right: list[str]) -> list[str]:
+def _paste(left: list[str], right: list[str]) -> list[str]:
     return [a + b for a, b in zip(left, right, strict=True)]
 
 
@@ -216,10 +216,10 @@ def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | 
             return Leaf(parts[0], groups=tuple(text.split(",")))
         return None
     joined_by = "or" if "or" in separators else "and" if "and" in separators else ","
-    return _flat([read(part, depth=depth) for part in parts], joined_by)
+    return _flatten([read(part, depth=depth) for part in parts], joined_by)
 
 
-def _flat(answers: list[Answer], joined_by: str) -> Answer:
+def _flatten(answers: list[Answer], joined_by: str) -> Answer:
     r"""Bare lists inside a bare list (from \pm) are one list."""
     flat: list[Answer] = []
     for answer in answers:
@@ -260,7 +260,7 @@ def _read_relation(text: str, depth: int) -> Answer | None:
     relation = Relation(members, tuple(signs), tuple(texts))
     if signs == ["="] and re.fullmatch(r"[A-Za-z]", texts[1]) and not is_label(texts[0]):
         return Named(texts[1], members[0], relation)  # "5 = x"
-    return _named(relation) or relation
+    return _read_named(relation) or relation
 
 
 def _without_infinite_ends(texts: list[str], signs: list[str]) -> tuple[list[str], list[str]]:
@@ -274,7 +274,7 @@ def _without_infinite_ends(texts: list[str], signs: list[str]) -> tuple[list[str
     return texts, signs
 
 
-def _named(relation: Relation) -> Answer | None:
+def _read_named(relation: Relation) -> Answer | None:
     """label = ... = value, and label in set."""
     label = relation.texts[0]
     if not is_label(label):
@@ -310,7 +310,7 @@ def _read_plus_minus(text: str, depth: int) -> Answer | None:
         return None  # inside a set each element is expanded on its own
     upper = _PLUS_MINUS.sub(lambda m: "+" if m[1] == "pm" else "-", text)
     lower = _PLUS_MINUS.sub(lambda m: "-" if m[1] == "pm" else "+", text)
-    return _flat([read(upper, depth=depth), read(lower, depth=depth)], "or")
+    return _flatten([read(upper, depth=depth), read(lower, depth=depth)], "or")
 
 
 _BRACKETS = (

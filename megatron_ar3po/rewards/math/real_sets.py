@@ -88,16 +88,16 @@ def _from_items(items: Items) -> RealSet:
     if len(items.items) == 2 and (items.opening in ("(", "[") and items.closing in (")", "]")):
         return _interval(items)
     if items.opening == "{":
-        return _finite([_constant(item) for item in items.items])
+        return _finite_set([_constant(item) for item in items.items])
     if not items.opening and all(isinstance(item, Items) for item in items.items):
         if items.joined_by == "," and not any(map(_is_surely_an_interval, items.items)):
             raise NotASet  # these may be points
-        return _combined([real_set(item) for item in items.items], any_of=True)
+        return _combine([real_set(item) for item in items.items], any_of=True)
     if not items.opening and all(isinstance(item, Relation | Named) for item in items.items):
         parts = [real_set(item) for item in items.items]
-        both = _combined(parts, any_of=False)
+        both = _combine(parts, any_of=False)
         if items.joined_by == "or" or (items.joined_by == "," and both.is_trivial):
-            return _combined(parts, any_of=True)  # "x < 1, x > 2" cannot mean both
+            return _combine(parts, any_of=True)  # "x < 1, x > 2" cannot mean both
         return both
     raise NotASet
 
@@ -127,11 +127,11 @@ def _interval(items: Items) -> RealSet:
     return RealSet(has, tuple(end for end in (low, high) if _ctx.isfinite(end)), "")
 
 
-def _finite(values: list[Any]) -> RealSet:
+def _finite_set(values: list[Any]) -> RealSet:
     return RealSet(lambda x: any(abs(x - value) < _NOISE for value in values), tuple(values), "")
 
 
-def _combined(parts: list[RealSet], *, any_of: bool) -> RealSet:
+def _combine(parts: list[RealSet], *, any_of: bool) -> RealSet:
     names = {part.variable for part in parts if part.variable}
     if len(names) > 1:
         raise NotASet
@@ -146,10 +146,10 @@ def _from_operation(operation: SetOperation) -> RealSet:
     parts = [real_set(part) for part in operation.parts]
     if operation.sign == "setminus":
         first, *others = parts
-        rest = _combined(others, any_of=True)
+        rest = _combine(others, any_of=True)
         outside = RealSet(lambda x: not rest.has(x), rest.critical, rest.variable)
-        return _combined([first, outside], any_of=False)
-    return _combined(parts, any_of=operation.sign == "cup")
+        return _combine([first, outside], any_of=False)
+    return _combine(parts, any_of=operation.sign == "cup")
 
 
 def _end(answer: Answer) -> Any:

@@ -62,7 +62,7 @@ def preload() -> None:
     _parsers()
     for text in _WARM_UP:
         with contextlib.suppress(Unsupported):  # where no parser is installed
-            _same(parse(text), parse(text))
+            _compare(parse(text), parse(text))
 
 
 def equal(left: str, right: str) -> Symbolic:
@@ -76,7 +76,7 @@ def equal(left: str, right: str) -> Symbolic:
     except RecursionError:
         return Symbolic(False, "not tried: nested too deeply")
     try:
-        return _same(a, b)
+        return _compare(a, b)
     except MemoryError:
         raise  # the worker's limit, not SymPy's opinion
     except Exception as error:
@@ -165,13 +165,13 @@ def _plain_reader(module: Any) -> Callable[[str], Any]:
             raise Unsupported("it reads only the beginning")
         if tree.relation_list() or not tree.relation().expr():
             raise Unsupported("a relation or a list")
-        return _checked(module.convert_expr(tree.relation().expr()))
+        return _require_expression(module.convert_expr(tree.relation().expr()))
 
     return read
 
 
 def _extended_reader(module: Any) -> Callable[[str], Any]:
-    return lambda text: _checked(module.latex2sympy(_for_latex2sympy(text)))
+    return lambda text: _require_expression(module.latex2sympy(_for_latex2sympy(text)))
 
 
 def _for_latex2sympy(text: str) -> str:
@@ -182,7 +182,7 @@ def _for_latex2sympy(text: str) -> str:
         r"\end{array}", r"\end{bmatrix}").replace(r"\end{matrix}", r"\end{bmatrix}")  # fmt: skip
 
 
-def _checked(parsed: Any) -> Any:
+def _require_expression(parsed: Any) -> Any:
     import sympy
 
     if not isinstance(parsed, sympy.Expr | sympy.MatrixBase | sympy.MatrixExpr):
@@ -195,10 +195,10 @@ def _checked(parsed: Any) -> Any:
 # --- comparing
 
 
-def _same(a: Any, b: Any) -> Symbolic:
+def _compare(a: Any, b: Any) -> Symbolic:
     import sympy
 
-    a, b = _done(a), _done(b)
+    a, b = _evaluate(a), _evaluate(b)
     a_matrix, b_matrix = isinstance(a, sympy.MatrixBase), isinstance(b, sympy.MatrixBase)
     if a_matrix != b_matrix:
         return Symbolic(False, "a matrix and a number")
@@ -211,7 +211,7 @@ def _same(a: Any, b: Any) -> Symbolic:
     return _same_value(a, b)
 
 
-def _done(value: Any) -> Any:
+def _evaluate(value: Any) -> Any:
     import sympy
 
     value = value.doit()

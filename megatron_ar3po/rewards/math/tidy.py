@@ -91,7 +91,7 @@ _DOUBLE_RELATIONS = (
 )
 
 
-def _repeating(match: re.Match[str]) -> str:
+def _overline_cycle(match: re.Match[str]) -> str:
     """Dots over the first and the last digit of the cycle."""
     cycle = (match[1] or match[2]) + (match[3] or "") + (match[4] or match[5] or "")
     return rf"\overline{{{cycle}}}"
@@ -146,7 +146,7 @@ def tidy(text: str) -> str:
         text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", _LAYOUT.sub("", text))
         text = _UPRIGHT.sub(r"\1 ", _NUMBER_SETS.sub(r"\\mathbb{\1}", text))
         text = _COMMAND.sub(_command, _STYLED_LETTER.sub(r"\1 ", text))
-        text = _REPEATING_DOTS.sub(_repeating, text)
+        text = _REPEATING_DOTS.sub(_overline_cycle, text)
         text = _WITHOUT.sub(lambda m: m[1] + r"\setminus ", text)
     elif "{" in text:
         text = _SURE_THOUSANDS.sub("", text)

@@ -41,15 +41,15 @@ _ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
 _ROOT_OF_NUMBER = re.compile(r"([√∛∜]) ?(?:(\d+(?:\.\d+)?)|(?=([^\d ]|$)))")
 
 
-def _raised(match: re.Match[str]) -> str:
+def _superscript(match: re.Match[str]) -> str:
     return "^{" + "".join(_SUPERSCRIPTS[c] for c in match[0]) + "}"
 
 
-def _lowered(match: re.Match[str]) -> str:
+def _subscript(match: re.Match[str]) -> str:
     return "_{" + "".join(_SUBSCRIPTS[c] for c in match[0]) + "}"
 
 
-def _vulgar(match: re.Match[str]) -> str:
+def _fraction(match: re.Match[str]) -> str:
     over, _, under = unicodedata.normalize("NFKC", match[0]).partition("⁄")
     return rf"\frac{{{over}}}{{{under}}}"
 
@@ -61,5 +61,5 @@ def _root(match: re.Match[str]) -> str:
 
 def from_unicode(text: str) -> str:
     text = _STYLED.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
-    text = _RAISED.sub(_raised, _LOWERED.sub(_lowered, _VULGAR.sub(_vulgar, text)))
+    text = _RAISED.sub(_superscript, _LOWERED.sub(_subscript, _VULGAR.sub(_fraction, text)))
     return _ROOT_OF_NUMBER.sub(_root, text).translate(_TABLE)

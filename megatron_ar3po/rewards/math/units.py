@@ -115,7 +115,7 @@ def _split_behind(text: str, *, letters: bool) -> tuple[str, str]:
     for number, piece in enumerate(pieces[:_MAX_PIECES]):
         core = text[: piece.start()].rstrip()
         if core and not core.endswith(_UNFINISHED) and _is_unit(pieces[number:], core, letters):
-            return core, _spelled(text[piece.start() :])
+            return core, _spell_unit(text[piece.start() :])
     return text, ""
 
 
@@ -172,7 +172,7 @@ def _is_unit_word(
     )
 
 
-def _spelled(tail: str) -> str:
+def _spell_unit(tail: str) -> str:
     """The canonical name of a unit text: "m / s^2" and "m s^{-2}" are both "meter second^-2"."""
     text = re.sub(rf"\\text\s*\{{({_INSIDE})\}}", r" \1 ", tail).replace("°", " degree ")
     text = text.replace("{", "").replace("}", "").replace(".", "").replace("\\frac", " ")
@@ -190,7 +190,7 @@ def _spelled(tail: str) -> str:
         elif lowered in ("per", "/"):
             sign = -1
         elif word != "*" and lowered not in ("of", "the", "an") and (lowered != "a" or not parts):
-            parts.append(_canonical(lowered))
+            parts.append(_canonical_unit_word(lowered))
             powers.append(sign * (prefix or 1))
             prefix, sign = 0, 1
     named = [
@@ -212,7 +212,7 @@ def _degree_scale(unit: str) -> str:
     }.get(unit, unit)
 
 
-def _canonical(word: str) -> str:
+def _canonical_unit_word(word: str) -> str:
     if word in _CANONICAL:
         return _CANONICAL[word]
     if len(word) > 3 and word.endswith("ies"):

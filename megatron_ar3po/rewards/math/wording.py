@@ -50,12 +50,12 @@ def is_said(text: str) -> bool:
     return bool(_SAID.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)))
 
 
-def spoken(text: str) -> str:
+def spell_out(text: str) -> str:
     words = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
     return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold()
 
 
-def based(text: str) -> tuple[str, str, str] | None:
+def split_base(text: str) -> tuple[str, str, str] | None:
     """(sign, digits, base) of a number written in a base: 4210_7."""
     if "_" not in text or len(text) > 200:
         return None

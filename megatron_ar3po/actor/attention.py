@@ -8,7 +8,7 @@ per micro-batch and serve all layers.
 Example, lengths (2, 3, 2), one group padded to 3:
 
     gather   [[2, 3, 4], [0, 1, 1], [5, 6, 6]]   longest first; a short row repeats its last token
-    restore  [3, 4, 0, 1, 2, 6, 7]               place of token t in the flattened padded output
+    restore  [3, 4, 0, 1, 2, 6, 7]               index of token t in the flattened padded output
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def packed_segments(cu_seqlens: Tensor, device: torch.device | str) -> PackedSeg
     for rows in _groups_by_length(lengths):
         longest = int(lengths[rows[0]])
         columns = np.arange(longest)
-        places = starts[rows, None] + np.minimum(columns, lengths[rows, None] - 1)
+        indices = starts[rows, None] + np.minimum(columns, lengths[rows, None] - 1)
         is_real = columns < lengths[rows, None]
-        restore[places[is_real]] = offset + np.flatnonzero(is_real)
-        gather.append(torch.from_numpy(places).to(device, non_blocking=True))
-        offset += places.size
+        restore[indices[is_real]] = offset + np.flatnonzero(is_real)
+        gather.append(torch.from_numpy(indices).to(device, non_blocking=True))
+        offset += indices.size
     longest = -int(-lengths.max() // _ROUND_ROPE_TO) * _ROUND_ROPE_TO
     return PackedSegments(
         qkv_format="segments",

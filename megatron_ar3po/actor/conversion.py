@@ -38,15 +38,15 @@ def to_megatron(source: Path, target: Path, *, part_bytes: int, report: Report) 
     tensors = HfTensors(source)
     try:
         check_tensors(shape, tensors)
-        dtype = _one_dtype(source, shape, tensors)
-        parts = list(_parts(pieces_of(shape), part_bytes, dtype))
+        dtype = _require_one_dtype(source, shape, tensors)
+        parts = list(_split_into_parts(pieces_of(shape), part_bytes, dtype))
         total = _bytes_of(parts, dtype)
-        partial = _partial_of(target, source, f"{dtype} {part_bytes}")
+        partial = _open_partial(target, source, f"{dtype} {part_bytes}")
         writer = MegatronFolderWriter(partial, parts, dtype)
         done = 0
         for number, part in enumerate(parts):
-            if writer.written(number) is None:
-                writer.write(number, lambda piece: _from_hf(piece, shape, tensors))
+            if writer.find_written(number) is None:
+                writer.write(number, lambda piece: _read_from_hf(piece, shape, tensors))
             done += _bytes_of([part], dtype)
             report("writing", done, total)
         digests = writer.finish()
@@ -66,14 +66,14 @@ def to_hf(source: Path, target: Path, like: Path, *, file_bytes: int, report: Re
     shape = read_policy_shape(str(like))
     pieces = pieces_of(shape)
     dtype = check_folder(source, pieces)
-    parts = list(_parts(pieces, file_bytes, dtype))
+    parts = list(_split_into_parts(pieces, file_bytes, dtype))
     total = _bytes_of(parts, dtype)
-    partial = _partial_of(target, source, f"{dtype} {file_bytes} {like}")
+    partial = _open_partial(target, source, f"{dtype} {file_bytes} {like}")
     writer = HfFolderWriter(source=like, target=target, keep_partial=True)
     digests: dict[str, str] = {}
     done = 0
     for part in parts:
-        found = _from_megatron(source, part, shape, dtype)
+        found = _read_from_megatron(source, part, shape, dtype)
         digests |= {name: digest(x) for name, x in found}
         if not writer.skip_written({name for name, _ in found}):
             writer.add(found)
@@ -93,7 +93,7 @@ def hf_digests(folder: Path, shape: ModelShape, report: Report) -> dict[str, str
         names = sorted({n for p in pieces_of(shape) for n in p.parameter.hf_names})
         found = {}
         for number, name in enumerate(tensors.in_file_order(names), start=1):
-            found[name] = digest(tensors.whole(name))
+            found[name] = digest(tensors.read_whole(name))
             report("checking", number, len(names))
         return found
     finally:
@@ -103,14 +103,16 @@ def hf_digests(folder: Path, shape: ModelShape, report: Report) -> dict[str, str
 def megatron_digests(folder: Path, shape: ModelShape, report: Report) -> dict[str, str]:
     pieces = pieces_of(shape)
     dtype = check_folder(folder, pieces)
-    parts = list(_parts(pieces, 1 << 30, dtype))
+    parts = list(_split_into_parts(pieces, 1 << 30, dtype))
     return _read_back(folder, parts, shape, dtype, report, _bytes_of(parts, dtype))
 
 
 # --- parts
 
 
-def _parts(pieces: Sequence[Piece], max_bytes: int, dtype: torch.dtype) -> Iterator[list[Piece]]:
+def _split_into_parts(
+    pieces: Sequence[Piece], max_bytes: int, dtype: torch.dtype
+) -> Iterator[list[Piece]]:
     """Whole parameters in order; one that is larger than a part has its own."""
     part: list[Piece] = []
     held = 0
@@ -129,23 +131,25 @@ def _bytes_of(parts: Sequence[Sequence[Piece]], dtype: torch.dtype) -> int:
     return sum(p.parameter.num_elements for part in parts for p in part) * dtype.itemsize
 
 
-def _from_hf(piece: Piece, shape: ModelShape, tensors: HfTensors) -> tuple[Tensor, dict[str, str]]:
+def _read_from_hf(
+    piece: Piece, shape: ModelShape, tensors: HfTensors
+) -> tuple[Tensor, dict[str, str]]:
     digests: dict[str, str] = {}
 
-    def rows(name: str, first: int, last: int) -> Tensor:
-        found = tensors.rows(name, first, last)
+    def read_rows(name: str, first: int, last: int) -> Tensor:
+        found = tensors.read_rows(name, first, last)
         digests[name] = digest(found)
         return found
 
-    def columns(name: str, first: int, last: int) -> Tensor:
-        found = tensors.columns(name, first, last)
+    def read_columns(name: str, first: int, last: int) -> Tensor:
+        found = tensors.read_columns(name, first, last)
         digests[name] = digest(found)
         return found
 
-    return read_shard(piece.parameter, shape, 1, 0, rows, columns), digests
+    return read_shard(piece.parameter, shape, 1, 0, read_rows, read_columns), digests
 
 
-def _from_megatron(
+def _read_from_megatron(
     folder: Path, part: Sequence[Piece], shape: ModelShape, dtype: torch.dtype
 ) -> list[tuple[str, Tensor]]:
     found = read_pieces(folder, part, dtype)
@@ -167,15 +171,15 @@ def _read_back(
     found: dict[str, str] = {}
     done = 0
     for part in parts:
-        found |= {name: digest(x) for name, x in _from_megatron(folder, part, shape, dtype)}
+        found |= {name: digest(x) for name, x in _read_from_megatron(folder, part, shape, dtype)}
         done += _bytes_of([part], dtype)
         report("checking", done, total)
     return found
 
 
-def _one_dtype(source: Path, shape: ModelShape, tensors: HfTensors) -> torch.dtype:
+def _require_one_dtype(source: Path, shape: ModelShape, tensors: HfTensors) -> torch.dtype:
     names = {n for p in pieces_of(shape) for n in p.parameter.hf_names}
-    found = {tensors.dtype(name): name for name in sorted(names)}
+    found = {tensors.dtype_of(name): name for name in sorted(names)}
     if len(found) > 1:
         shown = ", ".join(f"{dtype} ({name}, ...)" for dtype, name in found.items())
         raise ValueError(
@@ -187,7 +191,7 @@ def _one_dtype(source: Path, shape: ModelShape, tensors: HfTensors) -> torch.dty
 # --- whole or not at all
 
 
-def _partial_of(target: Path, source: Path, how: str) -> Path:
+def _open_partial(target: Path, source: Path, how: str) -> Path:
     """OUT.partial, empty or left by an interrupted conversion of the same source."""
     if target.exists():
         raise ValueError(f"{target} is there already; name another folder, or remove it.")

@@ -3,6 +3,10 @@
 The loss is a plain sum: over the tokens of a micro-batch (its `weights` hold the denominator of the whole optimizer
 step), over micro-batches, and over data-parallel ranks. Megatron would divide by the number of micro-batches and by
 the DP size; `calculate_per_token_loss` keeps it from both, and no token count is handed to `finalize_model_grads`.
+
+Hidden states, between pipeline stages and behind the last one, are [T, 1, H]: this rank's T tokens of the packed
+micro-batch (`rank_slice`), a batch of 1, the hidden size. Sequence parallelism leaves each tensor-parallel rank
+[T / tp, 1, H] of them, T being padded to a multiple.
 """
 
 from __future__ import annotations
@@ -20,7 +24,8 @@ from megatron_ar3po.actor.context_slices import ContextSlice, context_slice
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.types import MicroBatch
 
-# (hidden states of the last stage, micro-batch on the model's device) -> (loss, anything to keep)
+# (hidden states of the last stage [T, 1, H], or [T / tp, 1, H] with sequence parallelism; this rank's slice of the
+# micro-batch on the model's device) -> (loss, anything to keep)
 LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, Any]]
 
 
@@ -45,14 +50,16 @@ def run_schedule(
         index, micro_batch = next(batches)
         mine = rank_slice(policy, micro_batch).micro_batch
         on_device = mine.to(device)
-        hidden = stage(
+        hidden = stage(  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
             on_device.token_ids[None],
             on_device.position_ids[None],
             None,
             packed_seq_params=policy.packing(mine.cu_seqlens),
         )
 
-        def loss(hidden: Tensor) -> tuple[Tensor, Tensor, dict[str, Any]]:
+        def loss(
+            hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
+        ) -> tuple[Tensor, Tensor, dict[str, Any]]:
             value, extra = loss_function(hidden, on_device)
             kept.append((index, extra))
             return value, torch.zeros((), dtype=torch.int, device=device), {}
@@ -77,7 +84,7 @@ def _sum_gradients(model: list[Any], num_tokens: Tensor | None = None, **kwargs:
 
 def rank_slice(policy: PolicyModel, micro_batch: MicroBatch) -> ContextSlice:
     """What this rank computes of a micro-batch: all of it without context parallelism. Sequence parallelism cuts it
-    over TP once more: a weightless sequence fills it up to a multiple."""
+    over TP once more: a padding sequence fills it up to a multiple."""
     config = policy.config
     return context_slice(
         micro_batch,

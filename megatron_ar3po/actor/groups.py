@@ -9,21 +9,21 @@ from megatron.core import parallel_state
 
 
 def tensor_parallel() -> dist.ProcessGroup:
-    return _checked(parallel_state.get_tensor_model_parallel_group())
+    return _require_member(parallel_state.get_tensor_model_parallel_group())
 
 
 def pipeline_parallel() -> dist.ProcessGroup:
-    return _checked(parallel_state.get_pipeline_model_parallel_group())
+    return _require_member(parallel_state.get_pipeline_model_parallel_group())
 
 
 def context_parallel() -> dist.ProcessGroup:
-    return _checked(parallel_state.get_context_parallel_group())
+    return _require_member(parallel_state.get_context_parallel_group())
 
 
 def data_parallel() -> dist.ProcessGroup:
-    return _checked(parallel_state.get_data_parallel_group(with_context_parallel=True))
+    return _require_member(parallel_state.get_data_parallel_group(with_context_parallel=True))
 
 
-def _checked(group: Any) -> dist.ProcessGroup:
+def _require_member(group: Any) -> dist.ProcessGroup:
     assert isinstance(group, dist.ProcessGroup), "this rank is in no such group"
     return group

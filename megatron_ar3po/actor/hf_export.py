@@ -32,7 +32,7 @@ def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> It
     others an empty sequence for each bucket."""
     size = model.config.params_dtype.itemsize
     for stage in range(layout.pipeline_parallel_size):
-        for bucket in _cut(_stage_plan(model, layout, stage), max_bytes // size):
+        for bucket in _split_into_buckets(_stage_plan(model, layout, stage), max_bytes // size):
             # The other context-parallel ranks hold the same: the first ones gather.
             yield _collect(model, layout, stage, bucket) if layout.cp_rank == 0 else ()
 
@@ -47,7 +47,7 @@ def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[
     return [p for p in plan if not p.is_copy]
 
 
-def _cut(plan: list[Parameter], max_elements: int) -> Iterator[list[Parameter]]:
+def _split_into_buckets(plan: list[Parameter], max_elements: int) -> Iterator[list[Parameter]]:
     """Whole parameters in order; one that is larger than a bucket has its own."""
     bucket: list[Parameter] = []
     held = 0

@@ -36,7 +36,7 @@ class HfTensors:
                 f"model.path={folder} holds no *.safetensors; save the checkpoint with safe_serialization=True."
             )
         for path in files:
-            handle = self._handle(path)
+            handle = self._open_file(path)
             for name in handle.keys():  # noqa: SIM118  (no dict)
                 part = handle.get_slice(name)
                 self._file_of[name] = path
@@ -50,30 +50,30 @@ class HfTensors:
         """`names` so that each file is opened once."""
         return sorted(names, key=lambda name: (self._file_of[name], name))
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape_of(self, name: str) -> tuple[int, ...]:
         return self._layout[name][0]
 
-    def dtype(self, name: str) -> torch.dtype:
+    def dtype_of(self, name: str) -> torch.dtype:
         return self._layout[name][1]
 
-    def whole(self, name: str) -> Tensor:
-        return _finite(name, self._slice(name)[:])
+    def read_whole(self, name: str) -> Tensor:
+        return _require_finite(name, self._open_slice(name)[:])
 
-    def rows(self, name: str, first: int, last: int) -> Tensor:
-        return _finite(name, self._slice(name)[first:last])
+    def read_rows(self, name: str, first: int, last: int) -> Tensor:
+        return _require_finite(name, self._open_slice(name)[first:last])
 
-    def columns(self, name: str, first: int, last: int) -> Tensor:
-        return _finite(name, self._slice(name)[:, first:last])
+    def read_columns(self, name: str, first: int, last: int) -> Tensor:
+        return _require_finite(name, self._open_slice(name)[:, first:last])
 
     def close(self) -> None:
         if self._open is not None:
             self._open[1].__exit__(None, None, None)
             self._open = None
 
-    def _slice(self, name: str) -> Any:
-        return self._handle(self._file_of[name]).get_slice(name)
+    def _open_slice(self, name: str) -> Any:
+        return self._open_file(self._file_of[name]).get_slice(name)
 
-    def _handle(self, path: Path) -> Any:
+    def _open_file(self, path: Path) -> Any:
         if self._open is None or self._open[0] != path:
             self.close()
             try:
@@ -85,7 +85,7 @@ class HfTensors:
         return self._open[1]
 
 
-def _finite(name: str, part: Tensor) -> Tensor:
+def _require_finite(name: str, part: Tensor) -> Tensor:
     if not torch.isfinite(part).all():
         count = int((~torch.isfinite(part)).sum())
         raise ValueError(
@@ -109,8 +109,8 @@ def load_hf_weights(model: PolicyModel, folder: Path) -> None:
                 shape,
                 config.tensor_model_parallel_size,
                 parallel_state.get_tensor_model_parallel_rank(),
-                tensors.rows,
-                tensors.columns,
+                tensors.read_rows,
+                tensors.read_columns,
             )
             target = targets[parameter.name]
             assert shard.shape == target.shape, (parameter.name, shard.shape, target.shape)
@@ -128,14 +128,14 @@ def check_tensors(shape: ModelShape, tensors: HfTensors) -> None:
     missing = sorted(set(expected) - tensors.names)
     extra = sorted(tensors.names - set(expected) - ignorable)
     misshapen = [
-        f"{name} is {list(tensors.shape(name))}, config.json says {list(size)}"
+        f"{name} is {list(tensors.shape_of(name))}, config.json says {list(size)}"
         for name, size in expected.items()
-        if name in tensors.names and tensors.shape(name) != size
+        if name in tensors.names and tensors.shape_of(name) != size
     ]
     problems = [
-        *(["missing: " + _some(missing)] if missing else []),
-        *(["not part of the model: " + _some(extra)] if extra else []),
-        *(["wrong shape: " + _some(misshapen)] if misshapen else []),
+        *(["missing: " + _first_few(missing)] if missing else []),
+        *(["not part of the model: " + _first_few(extra)] if extra else []),
+        *(["wrong shape: " + _first_few(misshapen)] if misshapen else []),
     ]
     if problems:
         raise ValueError(
@@ -159,7 +159,7 @@ def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     return {n: s for p in whole for n, s in zip(p.hf_names, p.hf_shapes, strict=True)}
 
 
-def _some(names: Iterable[str], limit: int = 8) -> str:
+def _first_few(names: Iterable[str], limit: int = 8) -> str:
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more

@@ -1,13 +1,13 @@
 """Which Hugging Face tensors make up each Megatron parameter, and how TP cuts them. Shapes only: no model is needed,
 so every rank knows the plan of every pipeline stage.
 
-How a parameter is cut (r = tensor-parallel rank):
+How a parameter is cut, under the names of Megatron's layers (r = tensor-parallel rank; weights are [out, in]):
 
-    whole     the same on every rank (norms)
-    vocab     rows, padded with zeros to a multiple of the TP size (embedding, output layer)
-    columns   [out, in / tp] (o_proj, down_proj)
-    gate_up   [gate rows of r; up rows of r]
-    qkv       per group of the rank: [its query heads; its key head; its value head]
+    replicated               the same on every rank (norms)
+    vocab_parallel           [vocabulary / tp, in], padded with zeros to a multiple of tp (embedding, output layer)
+    row_parallel             [out, in / tp] (o_proj, down_proj)
+    column_parallel_gate_up  [out / tp, in]: [gate rows of r; up rows of r]
+    column_parallel_qkv      [out / tp, in]: for each group of r [its query heads; its key head; its value head]
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ from torch import Tensor
 
 from megatron_ar3po.model_shape import ModelShape
 
-Cut = Literal["whole", "vocab", "columns", "gate_up", "qkv"]
+Cut = Literal[
+    "replicated", "vocab_parallel", "row_parallel", "column_parallel_gate_up", "column_parallel_qkv"
+]
 ReadRows = Callable[[str, int, int], Tensor]  # (name, first, last) -> rows of an HF tensor
-ReadColumns = Callable[[str, int, int], Tensor]
+ReadColumns = Callable[[str, int, int], Tensor]  # (name, first, last) -> columns of an HF tensor
 
 # Large vocabularies are multiples of it already; one padding for all layouts lets a checkpoint change its TP.
 _VOCAB_MULTIPLE = 128
@@ -66,7 +68,7 @@ def stage_parameters(
         parameters.append(
             _parameter(
                 "embedding.word_embeddings.weight",
-                "vocab",
+                "vocab_parallel",
                 ("model.embed_tokens.weight", embedding),
             )
         )
@@ -76,14 +78,16 @@ def stage_parameters(
         )
     if is_last:
         norm = ("model.norm.weight", (shape.hidden_size,))
-        parameters.append(_parameter("decoder.final_layernorm.weight", "whole", norm))
+        parameters.append(_parameter("decoder.final_layernorm.weight", "replicated", norm))
         if not shape.is_tied:
             parameters.append(
-                _parameter("output_layer.weight", "vocab", ("lm_head.weight", embedding))
+                _parameter("output_layer.weight", "vocab_parallel", ("lm_head.weight", embedding))
             )
         elif not is_first:
             tied = ("model.embed_tokens.weight", embedding)
-            parameters.append(_parameter("output_layer.weight", "vocab", tied, is_copy=True))
+            parameters.append(
+                _parameter("output_layer.weight", "vocab_parallel", tied, is_copy=True)
+            )
     return parameters
 
 
@@ -98,14 +102,14 @@ def chunk_parameters(
 ) -> list[Parameter]:
     """Of one rank's model chunk. Layers are dealt out in rounds: all stages' first chunks, then all second ones (one
     chunk a stage: the plain pipeline). Chunks have equally many layers (ModelShape.check_layout)."""
-    place, last = chunk * num_stages + stage, num_stages * num_chunks - 1
+    index, last = chunk * num_stages + stage, num_stages * num_chunks - 1
     layers = shape.num_layers // (last + 1)
     return stage_parameters(
         shape,
-        first_layer=place * layers,
+        first_layer=index * layers,
         num_layers=layers,
-        is_first=place == 0,
-        is_last=place == last,
+        is_first=index == 0,
+        is_last=index == last,
         fused_norms=fused_norms,
     )
 
@@ -114,11 +118,11 @@ def shard_shape(parameter: Parameter, shape: ModelShape, tp: int) -> tuple[int, 
     """Of what each tensor-parallel rank holds of `parameter`, vocabulary padding included."""
     rows = sum(size[0] for size in parameter.hf_shapes)
     tail = parameter.hf_shapes[0][1:]
-    if parameter.cut == "whole":
+    if parameter.cut == "replicated":
         return parameter.hf_shapes[0]
-    if parameter.cut == "columns":
+    if parameter.cut == "row_parallel":
         return (rows, tail[0] // tp)
-    if parameter.cut == "vocab":
+    if parameter.cut == "vocab_parallel":
         return (padded_vocab_size(shape.vocab_size, tp) // tp, *tail)
     return (rows // tp, *tail)
 
@@ -138,30 +142,34 @@ def _layer(shape: ModelShape, m: str, h: str, fused_norms: bool) -> list[Paramet
         ]
 
     layer = [
-        _parameter(m + norms[0], "whole", (h + "input_layernorm.weight", (hidden,))),
-        _parameter(m + "self_attention.linear_qkv.weight", "qkv", *heads("weight", hidden)),
+        _parameter(m + norms[0], "replicated", (h + "input_layernorm.weight", (hidden,))),
+        _parameter(
+            m + "self_attention.linear_qkv.weight", "column_parallel_qkv", *heads("weight", hidden)
+        ),
         _parameter(
             m + "self_attention.linear_proj.weight",
-            "columns",
+            "row_parallel",
             (attention + "o_proj.weight", (hidden, q)),
         ),
-        _parameter(m + norms[1], "whole", (h + "post_attention_layernorm.weight", (hidden,))),
+        _parameter(m + norms[1], "replicated", (h + "post_attention_layernorm.weight", (hidden,))),
         _parameter(
             m + "mlp.linear_fc1.weight",
-            "gate_up",
+            "column_parallel_gate_up",
             (h + "mlp.gate_proj.weight", (ffn, hidden)),
             (h + "mlp.up_proj.weight", (ffn, hidden)),
         ),
         _parameter(
-            m + "mlp.linear_fc2.weight", "columns", (h + "mlp.down_proj.weight", (hidden, ffn))
+            m + "mlp.linear_fc2.weight", "row_parallel", (h + "mlp.down_proj.weight", (hidden, ffn))
         ),
     ]
     if shape.has_qkv_bias:
-        layer.append(_parameter(m + "self_attention.linear_qkv.bias", "qkv", *heads("bias")))
+        layer.append(
+            _parameter(m + "self_attention.linear_qkv.bias", "column_parallel_qkv", *heads("bias"))
+        )
     if shape.has_qk_norm:
         for x in "qk":
             norm = (f"{attention}{x}_norm.weight", (dim,))
-            layer.append(_parameter(f"{m}self_attention.{x}_layernorm.weight", "whole", norm))
+            layer.append(_parameter(f"{m}self_attention.{x}_layernorm.weight", "replicated", norm))
     return layer
 
 
@@ -178,23 +186,28 @@ def _parameter(
 
 
 def read_shard(
-    parameter: Parameter, shape: ModelShape, tp: int, r: int, rows: ReadRows, columns: ReadColumns
+    parameter: Parameter,
+    shape: ModelShape,
+    tp: int,
+    r: int,
+    read_rows: ReadRows,
+    read_columns: ReadColumns,
 ) -> Tensor:
     """This rank's part of `parameter`, reading nothing but that part."""
     names, sizes = parameter.hf_names, parameter.hf_shapes
-    if parameter.cut == "whole":
-        return rows(names[0], 0, sizes[0][0])
-    if parameter.cut == "vocab":
+    if parameter.cut == "replicated":
+        return read_rows(names[0], 0, sizes[0][0])
+    if parameter.cut == "vocab_parallel":
         share = padded_vocab_size(shape.vocab_size, tp) // tp
         first, last = min(r * share, shape.vocab_size), min((r + 1) * share, shape.vocab_size)
-        real = rows(names[0], first, last)
+        real = read_rows(names[0], first, last)
         return torch.nn.functional.pad(real, (0, 0, 0, share - len(real)))
-    if parameter.cut == "columns":
+    if parameter.cut == "row_parallel":
         share = sizes[0][1] // tp
-        return columns(names[0], r * share, (r + 1) * share)
+        return read_columns(names[0], r * share, (r + 1) * share)
     shares = [size[0] // tp for size in sizes]
-    parts = [rows(n, r * k, (r + 1) * k) for n, k in zip(names, shares, strict=True)]
-    if parameter.cut == "gate_up":
+    parts = [read_rows(n, r * k, (r + 1) * k) for n, k in zip(names, shares, strict=True)]
+    if parameter.cut == "column_parallel_gate_up":
         return torch.cat(parts)
     groups = shape.num_kv_heads // tp
     return torch.cat(
@@ -207,13 +220,13 @@ def join_shards(
 ) -> list[tuple[str, Tensor]]:
     """The HF tensors of `parameter` from its shards in TP order. With one shard the tensors may be views of it."""
     names = parameter.hf_names
-    if parameter.cut == "whole":
+    if parameter.cut == "replicated":
         return [(names[0], shards[0])]
-    if parameter.cut == "vocab":
+    if parameter.cut == "vocab_parallel":
         return [(names[0], _cat(shards, 0)[: shape.vocab_size])]
-    if parameter.cut == "columns":
+    if parameter.cut == "row_parallel":
         return [(names[0], _cat(shards, 1))]
-    if parameter.cut == "gate_up":
+    if parameter.cut == "column_parallel_gate_up":
         pairs = [shard.chunk(2) for shard in shards]
         return [(name, _cat([pair[i] for pair in pairs], 0)) for i, name in enumerate(names)]
     per_group = shape.num_heads // shape.num_kv_heads

@@ -78,18 +78,20 @@ class MegatronActor:
             raise ValueError(found[0])
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
-        filled = batch.with_old_logprobs(self._forward_logprobs(batch.micro_batches))
+        with_old = batch.with_old_logprobs(self._forward_logprobs(batch.micro_batches))
         if self.reference is None:
-            return filled
-        with self.reference.in_place():
-            return filled.with_reference_logprobs(self._forward_logprobs(batch.micro_batches))
+            return with_old
+        with self.reference.swapped_in():
+            return with_old.with_reference_logprobs(self._forward_logprobs(batch.micro_batches))
 
     def reference_kl(self, batch: TrainingBatch) -> dict[RowKey, float]:
         estimator, mine = self.config.algorithm.kl_estimator, {}
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             for micro_batch in batch.micro_batches:
                 sums = sequence_kl(micro_batch, estimator).tolist()
-                mine |= dict(zip(micro_batch.row_keys, sums, strict=False))  # a filler has no key
+                mine |= dict(
+                    zip(micro_batch.row_keys, sums, strict=False)
+                )  # a dummy row has no key
         return {key: kl for part in self._everyones(mine) for key, kl in part.items()}
 
     def refresh_reference(self) -> None:
@@ -117,7 +119,7 @@ class MegatronActor:
         )
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
-        with self._weights_present():
+        with self._weights_on_device():
             yield from hf_buckets(self.policy, self.layout, max_bytes)
 
     def export_hf(self, folder: Path) -> None:
@@ -141,15 +143,15 @@ class MegatronActor:
     def offload(self, *, keep_weights: bool = False) -> None:
         if not torch.cuda.is_available():
             return
-        self.optimizer_offload.away()
-        self._place_buffers(weights=keep_weights, gradients=False)
+        self.optimizer_offload.offload()
+        self._move_buffers(weights=keep_weights, gradients=False)
         torch.cuda.empty_cache()
 
     def onload(self) -> None:
-        self._place_buffers(weights=True, gradients=True)
-        self.optimizer_offload.back()
+        self._move_buffers(weights=True, gradients=True)
+        self.optimizer_offload.onload()
 
-    def _place_buffers(self, *, weights: bool, gradients: bool) -> None:
+    def _move_buffers(self, *, weights: bool, gradients: bool) -> None:
         for buffer in self._memory:
             buffer.reload_from_cpu(
                 move_params=weights and not self._has_weights,
@@ -162,21 +164,24 @@ class MegatronActor:
         self._has_weights, self._has_gradients = weights, gradients
 
     @contextlib.contextmanager
-    def _weights_present(self) -> Iterator[None]:
-        """A server that is revived during the rollout phase asks for weights while they are away."""
+    def _weights_on_device(self) -> Iterator[None]:
+        """A server that is revived during the rollout phase asks for weights while they are offloaded."""
         had_weights = self._has_weights
-        self._place_buffers(weights=True, gradients=self._has_gradients)
+        self._move_buffers(weights=True, gradients=self._has_gradients)
         try:
             yield
         finally:
-            self._place_buffers(weights=had_weights, gradients=self._has_gradients)
+            self._move_buffers(weights=had_weights, gradients=self._has_gradients)
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """One [T] tensor per micro-batch on the last stage, None on the others."""
         if not micro_batches:
             return []
 
-        def keep_logprobs(hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, Tensor]:
+        def keep_logprobs(
+            hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
+            micro_batch: MicroBatch,
+        ) -> tuple[Tensor, Tensor]:
             logprobs, _ = self._token_logprobs(hidden, micro_batch, with_entropy=False)
             return logprobs.sum(), logprobs
 
@@ -184,18 +189,22 @@ class MegatronActor:
             kept = run_schedule(self.model, micro_batches, keep_logprobs, forward_only=True)
         if not self.layout.is_last_stage:
             return [None] * len(micro_batches)
-        return [self._whole(x, m) for x, m in zip(kept, micro_batches, strict=True)]
+        return [self._gather_context(x, m) for x, m in zip(kept, micro_batches, strict=True)]
 
-    def _whole(self, values: Tensor, micro_batch: MicroBatch) -> Tensor:
+    def _gather_context(self, values: Tensor, micro_batch: MicroBatch) -> Tensor:
         """[T] of the micro-batch, from what this rank computed of it (`rank_slice`). Collective over the context."""
         mine = rank_slice(self.policy, micro_batch)
-        whole = mine.to(values.device).spread(values)
+        whole = mine.to(values.device).scatter(values)
         if self.layout.context_parallel_size > 1:
             dist.all_reduce(whole, group=groups.context_parallel())
         return whole
 
     def _token_logprobs(
-        self, hidden: Tensor, micro_batch: MicroBatch, *, with_entropy: bool
+        self,
+        hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
+        micro_batch: MicroBatch,
+        *,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
         return self.policy.token_logprobs(
             hidden,
@@ -205,7 +214,11 @@ class MegatronActor:
             with_entropy=with_entropy,
         )
 
-    def _loss(self, hidden: Tensor, micro_batch: MicroBatch) -> tuple[Tensor, PolicyLoss]:
+    def _loss(
+        self,
+        hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
+        micro_batch: MicroBatch,
+    ) -> tuple[Tensor, PolicyLoss]:
         algorithm = self.config.algorithm
         with_entropy = algorithm.entropy_coef != 0 or self.config.actor.measure_entropy
         logprobs, entropy = self._token_logprobs(hidden, micro_batch, with_entropy=with_entropy)

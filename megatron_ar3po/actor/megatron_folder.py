@@ -54,11 +54,11 @@ _FORMAT = {
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """One parameter and its place in the checkpoint."""
+    """One parameter and where it lies in the checkpoint."""
 
     parameter: Parameter
     key: str
-    layer: int | None  # its place among the stacked layers
+    layer: int | None  # its index among the stacked layers
     num_layers: int
     local_shape: tuple[int, ...]
 
@@ -91,7 +91,7 @@ def _piece(parameter: Parameter, shape: ModelShape) -> Piece:
         number, _, rest = key.removeprefix(_LAYERS).partition(".")
         key, layer = _LAYERS + rest, int(number)
     rows, tail = sum(size[0] for size in parameter.hf_shapes), parameter.hf_shapes[0][1:]
-    if parameter.cut == "vocab":
+    if parameter.cut == "vocab_parallel":
         rows = padded_vocab_size(shape.vocab_size, 1)
     return Piece(parameter, key, layer, shape.num_layers, (rows, *tail))
 
@@ -120,7 +120,7 @@ class MegatronFolderWriter:
         plans = [SavePlan([_write_item(p, dtype) for p in part]) for part in parts]
         self._plans = self._writer.prepare_global_plan(plans)
 
-    def written(self, number: int) -> WrittenPart | None:
+    def find_written(self, number: int) -> WrittenPart | None:
         record = self._record(number)
         if not record.is_file():
             return None
@@ -137,7 +137,7 @@ class MegatronFolderWriter:
 
     def finish(self) -> dict[str, str]:
         """The digests of all HF tensors."""
-        written = [self.written(number) for number in range(len(self._parts))]
+        written = [self.find_written(number) for number in range(len(self._parts))]
         assert all(part is not None for part in written), "every part is written before finish"
         tensors: dict[str, Any] = {}
         for piece in (piece for part in self._parts for piece in part):

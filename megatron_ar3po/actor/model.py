@@ -85,7 +85,7 @@ class Kernels:
     has_fused_weight_gradient: bool  # apex
 
     @classmethod
-    def found(cls) -> Kernels:
+    def detect(cls) -> Kernels:
         has_cuda = torch.cuda.is_available()
         return cls(
             has_cuda,
@@ -172,10 +172,11 @@ def transformer_config(
         "persist_layer_norm": False,
         **recompute,
     }
-    return TransformerConfig(**options | _checked(actor.megatron, options))
+    _check_megatron_options(actor.megatron, options)
+    return TransformerConfig(**options | actor.megatron)
 
 
-def _checked(further: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
+def _check_megatron_options(further: dict[str, Any], ours: dict[str, Any]) -> None:
     known = {f.name for f in fields(TransformerConfig) if f.init}
     fixed = {
         "tensor_model_parallel_size",
@@ -205,7 +206,6 @@ def _checked(further: dict[str, Any], ours: dict[str, Any]) -> dict[str, Any]:
                 f"actor.megatron.{name}={further[name]!r} clashes with {ours[name]!r}, which comes from model.path and "
                 "the options of actor; set it there."
             )
-    return further
 
 
 def _layer_spec(config: TransformerConfig, kernels: Kernels) -> Any:
@@ -281,16 +281,24 @@ class PolicyModel(GPTModel):
         prepared = super()._preprocess(input_ids, position_ids, *args, **kwargs)
         if not isinstance(kwargs.get("packed_seq_params"), PackedSegments):
             return prepared
-        hidden, rotary, *rest = prepared
+        hidden, rotary, *rest = (
+            prepared  # [T, 1, H] or None behind the first stage; [longest, 1, 1, dim]
+        )
         assert rotary is not None
         return (hidden, rotary.index_select(0, position_ids[0]), *rest)
 
-    def _postprocess(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+    def _postprocess(
+        self,
+        hidden_states: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
+        *_: Any,
+        **__: Any,
+    ) -> Tensor:
+        """As they are: Megatron would run the output layer over all tokens."""
         return hidden_states
 
     def token_logprobs(
         self,
-        hidden: Tensor,
+        hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
         micro_batch: MicroBatch,
         *,
         temperature: float,
@@ -298,27 +306,25 @@ class PolicyModel(GPTModel):
         with_entropy: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """(log-probs [T], entropy [T] if asked for) of `micro_batch.target_ids`, 0 off the response. Last stage only;
-        collective over TP, the same on each of its ranks. `hidden` is what the forward returned."""
+        collective over TP, the same on each of its ranks. `hidden` is what the forward returned, behind its norm."""
         has_loss = micro_batch.loss_mask > 0
-        places = has_loss.nonzero()[:, 0]
-        is_filler = places.numel() == 0
-        if (
-            is_filler
-        ):  # one token keeps the collectives and the graph as everywhere; it counts with weight 0
-            places = places.new_zeros(1)
+        indices = has_loss.nonzero()[:, 0]
+        is_dummy = indices.numel() == 0
+        if is_dummy:  # one token of weight 0 keeps the collectives and the graph as everywhere
+            indices = indices.new_zeros(1)
         if self.config.sequence_parallel:
             hidden = tensor_parallel.gather_from_sequence_parallel_region(
                 hidden, tensor_parallel_output_grad=True
             )
-            chosen = hidden[:, 0].index_select(0, places)
+            chosen = hidden[:, 0].index_select(0, indices)
         else:
-            chosen = hidden[:, 0].index_select(0, places)
+            chosen = hidden[:, 0].index_select(0, indices)
             chosen = tensor_parallel.copy_to_tensor_model_parallel_region(chosen)
         weight, first_token = self._output_rows()
         logprobs, entropy = token_logprobs(
             chosen,
             weight,
-            micro_batch.target_ids.index_select(0, places),
+            micro_batch.target_ids.index_select(0, indices),
             temperature=temperature,
             chunk_tokens=chunk_tokens,
             first_token=first_token,
@@ -326,11 +332,11 @@ class PolicyModel(GPTModel):
             with_entropy=with_entropy,
         )
 
-        def in_place(values: Tensor) -> Tensor:
-            blank = torch.zeros_like(micro_batch.loss_mask)
-            return blank.index_copy(0, places, values * 0.0 if is_filler else values)
+        def scatter(values: Tensor) -> Tensor:
+            zeros = torch.zeros_like(micro_batch.loss_mask)
+            return zeros.index_copy(0, indices, values * 0.0 if is_dummy else values)
 
-        return in_place(logprobs), None if entropy is None else in_place(entropy)
+        return scatter(logprobs), None if entropy is None else scatter(entropy)
 
     def _output_rows(self) -> tuple[Tensor, int]:
         """(rows of real tokens in this rank's slice of the output weight, the first one's token id)."""
@@ -346,7 +352,7 @@ def build_model(
 ) -> PolicyModel:
     """This rank's stage, parameters not yet filled, on the host. Collective when embeddings are tied over stages."""
     shape.check_layout(layout)
-    kernels = Kernels.found()
+    kernels = Kernels.detect()
     check_context_parallel(layout, kernels)
     if layout.rank == 0:
         logger.info("actor: %s; %s", kernels.describe(), layout.describe())
@@ -372,6 +378,6 @@ def _mark_cut_parameters(model: PolicyModel) -> None:
     named = dict(model.named_parameters())
     for parameter in model.hf_parameters():
         tensor = named[parameter.name]
-        if parameter.cut != "whole" and not hasattr(tensor, "tensor_model_parallel"):
-            dim = 1 if parameter.cut == "columns" else 0
+        if parameter.cut != "replicated" and not hasattr(tensor, "tensor_model_parallel"):
+            dim = 1 if parameter.cut == "row_parallel" else 0
             tensor_parallel.set_tensor_model_parallel_attributes(tensor, True, dim, 1)

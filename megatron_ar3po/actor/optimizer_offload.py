@@ -18,17 +18,17 @@ from megatron_ar3po.actor.optimizer import Optimizer
 
 
 class OptimizerOffload:
-    """`away` and `back` in turn; each is harmless when there is nothing to do."""
+    """`offload` and `onload` in turn; each is harmless when there is nothing to do."""
 
     def __init__(self, model: PolicyModel, optimizer: Optimizer) -> None:
         self._model, self._optimizer = model, optimizer
         self._device = next(model.parameters()).device
-        self.is_away = False
+        self.is_offloaded = False
         self._moved: list[Tensor] = []
         self._moved_state: list[tuple[MutableMapping[str, Any], str]] = []
 
-    def away(self) -> None:
-        if self.is_away:
+    def offload(self) -> None:
+        if self.is_offloaded:
             return
         self._moved = list(self._main_weights())
         for tensor in self._moved:
@@ -36,17 +36,17 @@ class OptimizerOffload:
         self._moved_state = list(self._moments())
         for state, key in self._moved_state:
             state[key] = state[key].to("cpu", copy=True)
-        self.is_away = True
+        self.is_offloaded = True
 
-    def back(self) -> None:
-        if not self.is_away:
+    def onload(self) -> None:
+        if not self.is_offloaded:
             return
         for tensor in self._moved:
             tensor.data = tensor.data.to(self._device)
         for state, key in self._moved_state:
             state[key] = state[key].to(self._device)
         self._moved, self._moved_state = [], []
-        self.is_away = False
+        self.is_offloaded = False
 
     def _main_weights(self) -> Iterator[Tensor]:
         of_the_model = {p.untyped_storage().data_ptr() for p in self._model.parameters()}

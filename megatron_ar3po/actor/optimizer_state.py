@@ -4,7 +4,7 @@ Megatron lays the buckets of a buffer side by side without their padding when it
 parameters out at offsets that count the padding. With one bucket the two agree. A tied embedding over pipeline stages
 has a bucket of its own, and what lies behind the first padding would be saved shifted (Megatron-Core 0.16.1,
 `DistributedOptimizer.get_parameter_state_dp_zero`; it warns of a range that "exceeds unpadded buffer"). Here the same
-tensors are gathered with the padding in its place.
+tensors are gathered with the padding included.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def mend_param_state(one: DistributedOptimizer, param_state: dict[int, dict[str,
         if len(buffer.buckets) == 1:
             index += len(buffer.param_index_map)
             continue
-        whole = {key: _gathered(one, number, key) for key in _KEYS}
+        whole = {key: _gather_buffer(one, number, key) for key in _KEYS}
         for parameter, (start, end, _) in buffer.param_index_map.items():
             for key in _KEYS:
                 param_state[index][key].data = whole[key][start:end].view(parameter.shape)
             index += 1
 
 
-def _gathered(one: DistributedOptimizer, number: int, key: str) -> Tensor:
+def _gather_buffer(one: DistributedOptimizer, number: int, key: str) -> Tensor:
     """[elements of the buffer, padding included], fp32 on the host."""
     group = one.data_parallel_group
     (bucket_ranges,) = one.gbuf_ranges[number].values()

@@ -43,7 +43,7 @@ def _stage_size(shape: ModelShape, tp: int, pp: int, chunks: int, stage: int) ->
     ]
     held = sum(math.prod(shard_shape(p, shape, tp)) for p in plan)
     distinct = sum(p.num_elements for p in plan if not p.is_copy)
-    padding = sum(_padding(p, shape, tp) for p in plan)
+    padding = sum(_num_padding(p, shape, tp) for p in plan)
     return StageSize(
         stage=stage,
         num_layers=shape.num_layers // pp,
@@ -54,8 +54,8 @@ def _stage_size(shape: ModelShape, tp: int, pp: int, chunks: int, stage: int) ->
     )
 
 
-def _padding(parameter: Parameter, shape: ModelShape, tp: int) -> int:
-    if parameter.cut != "vocab":
+def _num_padding(parameter: Parameter, shape: ModelShape, tp: int) -> int:
+    if parameter.cut != "vocab_parallel":
         return 0
     return math.prod(shard_shape(parameter, shape, tp)) * tp - parameter.num_elements
 

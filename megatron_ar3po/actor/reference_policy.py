@@ -34,8 +34,8 @@ class ReferencePolicy:
         self._is_the_first = False
 
     @contextlib.contextmanager
-    def in_place(self) -> Iterator[None]:
-        """The reference stands where the policy stands."""
+    def swapped_in(self) -> Iterator[None]:
+        """The policy's parameters hold the reference's weights meanwhile."""
         current = self._on_host()
         self._put(self._weights)
         try:
@@ -50,7 +50,7 @@ class ReferencePolicy:
         if dist.get_rank() == 0:
             (folder / FOLDER).mkdir()
         dist.barrier()
-        with self.in_place():
+        with self.swapped_in():
             return [checkpoint.save_weights(folder / FOLDER, self._policy)]
 
     def load(self, folder: Path) -> None:

@@ -60,10 +60,10 @@ class Files:
         self._sizes = expected_tensors(shape)
         self.read: dict[str, int] = {}
 
-    def rows(self, name: str, first: int, last: int) -> Tensor:
+    def read_rows(self, name: str, first: int, last: int) -> Tensor:
         return self._count(name, torch.empty(self._sizes[name], device="meta")[first:last])
 
-    def columns(self, name: str, first: int, last: int) -> Tensor:
+    def read_columns(self, name: str, first: int, last: int) -> Tensor:
         return self._count(name, torch.empty(self._sizes[name], device="meta")[:, first:last])
 
     def _count(self, name: str, part: Tensor) -> Tensor:
@@ -77,15 +77,15 @@ def described(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
     slices: dict[str, list[int]] = {}
     for parameter in model.hf_parameters():
         # A norm lies on every tensor-parallel rank; its home is the first.
-        is_home = not parameter.is_copy and (parameter.cut != "whole" or layout.tp_rank == 0)
+        is_home = not parameter.is_copy and (parameter.cut != "replicated" or layout.tp_rank == 0)
         source = files if is_home else copies
         part = read_shard(
             parameter,
             shape,
             layout.tensor_parallel_size,
             layout.tp_rank,
-            source.rows,
-            source.columns,
+            source.read_rows,
+            source.read_columns,
         )
         slices[parameter.name] = list(part.shape)
     return {

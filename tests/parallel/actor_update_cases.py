@@ -33,7 +33,7 @@ from torchrun_cases import Cases, raises
 from megatron_ar3po.records import Mean
 
 CASES = Cases()
-# What a micro-batch is made of: sequences end to end, or each filled up to the longest.
+# What a micro-batch is made of: sequences end to end, or each padded to the longest.
 ROWS = ("packed", "padded")
 EMBEDDINGS = ("untied", "tied")
 
@@ -198,7 +198,7 @@ def weights_do_not_depend_on_the_chunk_of_the_output_layer() -> None:
 
 @CASES.add(1, dtype=("float32", "bfloat16"))
 @CASES.add(2, dtype=("float32", "bfloat16"), cut=(Cut(),))
-def updates_are_the_same_when_the_optimizer_goes_away_in_between(
+def updates_are_the_same_when_the_optimizer_is_offloaded_in_between(
     dtype: str, cut: Cut | None = None
 ) -> None:
     """Colocation moves its state to the host and back around every rollout. In fp32 its parameters are views of the
@@ -209,13 +209,13 @@ def updates_are_the_same_when_the_optimizer_goes_away_in_between(
     expected = exported(stays)
     goes = make_actor(folder, cut or Cut(), dtype=dtype)
     run_updates(goes, range(1), 2)
-    away = goes.optimizer_offload
-    away.away()
-    moved = sum(x.numel() for x in away._moved)
+    offload = goes.optimizer_offload
+    offload.offload()
+    moved = sum(x.numel() for x in offload._moved)
     mine = sum(p.numel() for p in goes.policy.parameters())
     assert moved == 0 if dtype == "float32" else 0 < moved <= mine, moved
-    assert len(away._moved_state) > 0
-    away.back()
+    assert len(offload._moved_state) > 0
+    offload.onload()
     run_updates(goes, range(1, 2), 2)
     assert_weights_equal(goes, {n: x.float() for n, x in expected.items()}, 0.0)
 

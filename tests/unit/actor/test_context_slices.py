@@ -15,7 +15,7 @@ LENGTHS = (6, 13, 2, 40)
 
 
 def packed(lengths: tuple[int, ...]) -> MicroBatch:
-    """Tokens are numbered from 1, so that a filler, 0, is seen; the first two of each sequence are its prompt."""
+    """Tokens are numbered from 1, so that padding, 0, is seen; the first two of each sequence are its prompt."""
     total = sum(lengths)
     places = torch.cat([torch.arange(n) for n in lengths])
     ends = torch.cat([torch.full((n,), n) for n in lengths])
@@ -66,7 +66,7 @@ def test_every_token_lies_on_one_rank_with_its_neighbours_knowledge(
         for r in range(size)
     ]
     total = int(slices[0].micro_batch.cu_seqlens[-1])
-    assert sorted(torch.cat([s.places for s in slices]).tolist()) == list(range(total))
+    assert sorted(torch.cat([s.local_indices for s in slices]).tolist()) == list(range(total))
     held = torch.cat([s.micro_batch.token_ids for s in slices])
     assert sorted(held[held > 0].tolist()) == list(range(1, sum(LENGTHS) + 1))
     for s in slices:
@@ -77,7 +77,7 @@ def test_every_token_lies_on_one_rank_with_its_neighbours_knowledge(
         at = mine.token_ids[is_real] - 1
         for name in ("target_ids", "loss_mask", "weights", "advantages", "old_logprobs"):
             assert torch.equal(getattr(mine, name)[is_real], getattr(whole, name)[at]), name
-            assert not getattr(mine, name)[~is_real].any(), f"{name}: a filler counts"
+            assert not getattr(mine, name)[~is_real].any(), f"{name}: padding counts"
         assert torch.equal(mine.position_ids[is_real], whole.position_ids[at])
         assert torch.equal(mine.sequence_ids[is_real], whole.sequence_ids[at])
 
@@ -95,7 +95,7 @@ def test_losses_and_log_probs_of_the_ranks_add_up_to_those_of_the_whole(size: in
 
     slices = [context_slice(whole, size=size, rank=r) for r in range(size)]
     torch.testing.assert_close(sum(loss(s.micro_batch) for s in slices), loss(whole))
-    together = sum(s.spread(logprobs(s.micro_batch)) for s in slices)
+    together = sum(s.scatter(logprobs(s.micro_batch)) for s in slices)
     assert isinstance(together, torch.Tensor) and torch.equal(together, logprobs(whole))
 
 
@@ -110,7 +110,7 @@ def test_causal_attention_costs_every_rank_the_same() -> None:
     assert seen == [520, 520, 520, 520]
 
 
-def test_a_weightless_row_stays_weightless() -> None:
+def test_a_dummy_row_keeps_weight_0() -> None:
     row = packed((2,))
     row = replace(row, loss_mask=torch.zeros(2), weights=torch.zeros(2))
     for rank in range(2):

@@ -71,7 +71,10 @@ def test_qkv_is_grouped_by_key_head(shape: ModelShape) -> None:
         for x, marks in heads.items()
     }
     parameter = Parameter(
-        name="qkv", cut="qkv", hf_names=("q", "k", "v"), hf_shapes=((8, 8), (4, 8), (4, 8))
+        name="qkv",
+        cut="column_parallel_qkv",
+        hf_names=("q", "k", "v"),
+        hf_shapes=((8, 8), (4, 8), (4, 8)),
     )
     whole = read_shard(
         parameter, shape, 1, 0, lambda n, a, b: tensors[n][a:b], lambda *_: torch.empty(0)
@@ -157,7 +160,7 @@ def test_a_value_that_is_not_finite_is_named(tmp_path: Path, shape: ModelShape) 
     save_file(tensors, tmp_path / "model.safetensors")
     opened = HfTensors(tmp_path)
     with pytest.raises(ValueError, match=r"model\.norm\.weight .* 1 values that are NaN"):
-        opened.rows("model.norm.weight", 0, 8)
+        opened.read_rows("model.norm.weight", 0, 8)
     opened.close()
 
 

@@ -171,7 +171,7 @@ def _check_file(args: argparse.Namespace) -> int:
     config = RewardsConfig(num_workers=args.workers, timeout_s=args.timeout)
     unusable = 0
     for location, answer, reason in zip(
-        places, answers, check_ground_truths(answers, config), strict=True
+        locations, answers, check_ground_truths(answers, config), strict=True
     ):
         if reason is not None:
             unusable += 1

@@ -135,7 +135,7 @@ def test_a_whole_checkpoint_passes_and_is_read_as_it_was_saved(
     saved = tensors_of(shape)
     check(tmp_path, shape, saved)
     opened = HfTensors(tmp_path)
-    read = {name: opened.whole(name) for name in opened.in_file_order(sorted(saved))}
+    read = {name: opened.read_whole(name) for name in opened.in_file_order(sorted(saved))}
     opened.close()
     assert read.keys() == saved.keys()
     assert [name for name, tensor in saved.items() if not torch.equal(read[name], tensor)] == []

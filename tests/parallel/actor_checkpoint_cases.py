@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+from contextlib import ExitStack
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from actor_harness import (
@@ -154,13 +156,9 @@ def a_checkpoint_with_shifted_optimizer_state_is_refused() -> None:
     """Tied embeddings at TP=2 x PP=2, saved as Megatron would by itself. Every rank says so; none trains on."""
     from megatron_ar3po.actor import checkpoint as checkpoint_room
 
-    mend, checkpoint_room.mend_param_state = checkpoint_room.mend_param_state, lambda *_: None
     words = "embedding.word_embeddings.weight", "actor.pipeline_parallel_size"
-    try:
-        with raises(ValueError, *words):
-            _checkpoint_continues(Cut(tp=2, pp=2), Cut(tp=2), tied=True)
-    finally:
-        checkpoint_room.mend_param_state = mend
+    with patch.object(checkpoint_room, "mend_param_state"), raises(ValueError, *words):
+        _checkpoint_continues(Cut(tp=2, pp=2), Cut(tp=2), tied=True)
 
 
 @CASES.add(1)
@@ -176,6 +174,7 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
     writer: Any = filesystem_async.FileSystemWriterAsync
     write, may_write = writer.write_preloaded_data, threading.Event()
 
+    @staticmethod
     def held_back(*arguments: Any) -> None:
         assert may_write.wait(60)
         write(*arguments)
@@ -185,8 +184,9 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
     target = shared_folder()
     actor = make_actor(folder, cut or Cut())
     run_updates(actor, range(1), 2)
-    writer.write_preloaded_data = staticmethod(held_back)
-    try:
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(writer, "write_preloaded_data", held_back))
+        stack.callback(may_write.set)
         pending = actor.save(target)
         run_updates(actor, range(1, 3), 2)
         assert_weights_equal(actor, saved_weights(reference.weights[2], True), 2e-5)
@@ -194,9 +194,6 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
         may_write.set()
         pending.finish()
         assert pending.is_written()
-    finally:
-        may_write.set()
-        writer.write_preloaded_data = staticmethod(write)
     dist.barrier()
     actor.load(target)
     assert_weights_equal(actor, saved_weights(reference.weights[0], True), 1e-5)
@@ -210,20 +207,19 @@ def a_disk_that_fills_on_one_rank_fails_the_checkpoint_on_all(cut: Cut | None = 
     import torch.distributed as dist
     from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-    writer: Any = filesystem_async.FileSystemWriterAsync
-    write = writer.write_preloaded_data
-
+    @staticmethod
     def full(transforms: Any, index: int, bucket: Any, results: Any, *_: Any) -> None:
         results.put((index, OSError("No space left on device")))
 
     folder, _ = checkpoint("qwen2", True)
     actor, target = make_actor(folder, cut or Cut()), shared_folder()
-    if dist.get_rank() == dist.get_world_size() - 1:
-        writer.write_preloaded_data = staticmethod(full)
-    reason = ["No space left on device"] if dist.get_rank() == 0 else []
-    try:
-        with raises(RuntimeError, "could not be written", *reason):
+    writer: Any = filesystem_async.FileSystemWriterAsync
+    words = ["could not be written"]
+    if dist.get_rank() == 0:
+        words.append("No space left on device")
+    with ExitStack() as stack:
+        if dist.get_rank() == dist.get_world_size() - 1:
+            stack.enter_context(patch.object(writer, "write_preloaded_data", full))
+        with raises(RuntimeError, *words):
             actor.save(target).finish()
-    finally:
-        writer.write_preloaded_data = staticmethod(write)
     assert not (target / ".metadata").exists()

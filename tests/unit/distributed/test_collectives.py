@@ -1,8 +1,7 @@
-"""Two gloo processes of one replica: what the leader may ask while the other waits, and who learns of a failure."""
+"""Two gloo processes, once as one replica and once as two: what a leader may ask while others wait, and who learns of a
+failure."""
 
 import multiprocessing
-import tempfile
-from pathlib import Path
 
 import pytest
 import torch.distributed as dist
@@ -11,10 +10,15 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 
 
-def _rank(rank: int, folder: str, tp: int, results) -> None:
+def _rank(rank: int, folder: str, results) -> None:
     dist.init_process_group(
         "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
     )
+    results.put((rank, {tp: _outcome(rank, tp) for tp in (2, 1)}))
+    dist.destroy_process_group()
+
+
+def _outcome(rank: int, tp: int) -> tuple:
     ranks = Ranks(ParallelLayout(world_size=2, rank=rank, tensor_parallel_size=tp), timeout_s=30)
     served: list[int] = []
     ranks.offer("note", served.append)
@@ -32,23 +36,28 @@ def _rank(rank: int, folder: str, tp: int, results) -> None:
         ranks.run_on_first(fail)
     except (ValueError, PeerError) as raised:
         error = f"{type(raised).__name__}: {raised}"
-    results.put((rank, said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank)))
-    dist.destroy_process_group()
+    return said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory) -> dict[int, dict[int, tuple]]:
+    """What each rank saw, by the tensor parallel size."""
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    folder = str(tmp_path_factory.mktemp("ranks"))
+    processes = [context.Process(target=_rank, args=(r, folder, results)) for r in (0, 1)]
+    for process in processes:
+        process.start()
+    got = dict(results.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join(30)
+    return got
 
 
 @pytest.mark.parametrize("tp", [2, 1], ids=["one replica", "two replicas"])
-def test_leaders_speak_for_their_replica_and_a_failure_reaches_everyone(tp):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    with tempfile.TemporaryDirectory() as folder:
-        assert Path(folder).is_dir()
-        processes = [context.Process(target=_rank, args=(r, folder, tp, results)) for r in (0, 1)]
-        for process in processes:
-            process.start()
-        got = sorted(results.get(timeout=60) for _ in processes)
-        for process in processes:
-            process.join(30)
-    (_, said_0, served_0, error_0, any_0, peers_0), (_, said_1, served_1, error_1, any_1, _) = got
+def test_leaders_speak_for_their_replica_and_a_failure_reaches_everyone(outcomes, tp):
+    said_0, served_0, error_0, any_0, peers_0 = outcomes[0][tp]
+    said_1, served_1, error_1, any_1, _ = outcomes[1][tp]
     assert said_0 == "from 0"
     assert said_1 == ("from 0" if tp == 2 else "from 1")
     assert served_0 == served_1 == [7]

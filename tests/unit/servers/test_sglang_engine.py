@@ -110,13 +110,12 @@ def ask(
     async def main() -> list[Any]:
         runners = [await one.listen() for one in (server, *beside)]
         engine = SglangEngine(
-            [server, *beside],
+            [*beside, server],  # the last of two, and of three, is the one for this prompt
             config,
             vocab_size=64,
             is_deterministic=is_deterministic,
             on_server_lost=on_server_lost,
         )
-        engine._server_of = lambda prompt: engine._servers[0]  # type: ignore[method-assign]
         requests = [
             GenerationRequest(
                 request_id=f"r{i}",

@@ -32,12 +32,15 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.evaluation import accuracy
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:
     from megatron_ar3po.wiring.benchmark_sampling import Sampled
 
 logger = logging.getLogger(__name__)
+
+_FIELDS = ("status", "extracted", "tokens", "finish_reason")  # of a response in responses.jsonl
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,13 +203,9 @@ def write(out: Path, result: dict[str, Any], sampled: Sampled) -> None:
                 "prompt": prompt.text,
                 "answer": prompt.ground_truth,
                 "responses": [
-                    {
-                        "text": sampled.decode(scored.response.token_ids.tolist()),
-                        "status": scored.verdict.status,
-                        "extracted": scored.verdict.extracted,
-                        "tokens": scored.response.num_tokens,
-                        "finish_reason": scored.response.finish_reason,
-                    }
+                    readable_json(
+                        scored, sampled.decode(scored.response.token_ids.tolist()), _FIELDS
+                    )
                     for scored in answer
                 ],
             }

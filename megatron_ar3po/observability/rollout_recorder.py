@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.types import ResponseGroup
+
+_FIELDS = ("reward", "status", "reason", "origin", "stage", "tokens", "policy_version")
 
 
 class RolloutRecorder:
@@ -41,16 +44,7 @@ class RolloutRecorder:
             "ground_truth": group.prompt.ground_truth,
             "stages": group.num_stages,
             "responses": [
-                {
-                    "text": self._decode(scored.response.token_ids.tolist()),
-                    "reward": scored.reward,
-                    "status": scored.verdict.status,
-                    "reason": scored.verdict.reason,
-                    "origin": scored.origin,
-                    "stage": scored.response.stage,
-                    "tokens": scored.response.num_tokens,
-                    "policy_version": scored.response.policy_version,
-                }
+                readable_json(scored, self._decode(scored.response.token_ids.tolist()), _FIELDS)
                 for scored in group.responses
             ],
             "prompt_id": group.prompt.prompt_id,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from megatron_ar3po.response_json import provenance_json, verdict_json
 from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
 
 _AT_A_TIME = 32  # responses whose arrays are converted together
@@ -103,28 +104,13 @@ def _join_logprobs(responses: Sequence[Response]) -> np.ndarray:
 
 
 def _details(scored: ScoredResponse, *, session: int, deposit_step: int) -> bytes:
-    response, verdict = scored.response, scored.verdict
     return orjson.dumps(
         {
-            "response_id": response.response_id,
-            "prompt_id": response.prompt_id,
-            "num_tokens": response.num_tokens,
-            "finish_reason": response.finish_reason,
-            "policy_version": response.policy_version,
-            "step": response.step,
-            "stage": response.stage,
-            "index": response.index,
-            "seed": response.seed,
-            "server": response.server,
-            "num_cached_tokens": response.num_cached_tokens,
-            "elapsed_s": response.elapsed_s,
-            "verdict": {
-                "reward": verdict.reward,
-                "status": verdict.status,
-                "extracted": verdict.extracted,
-                "reason": verdict.reason,
-                "elapsed_s": verdict.elapsed_s,
-            },
+            "response_id": scored.response.response_id,
+            "prompt_id": scored.response.prompt_id,
+            "num_tokens": scored.response.num_tokens,
+            **provenance_json(scored.response),
+            "verdict": verdict_json(scored.verdict),
             "session": session,
             "deposit_step": deposit_step,
         }

@@ -27,9 +27,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.response_json import verdict_json
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+from megatron_ar3po.types import Verdict
 
 _IN_FLIGHT = 4096  # items between reading and writing
 
@@ -240,14 +242,14 @@ def _write(
     row, future = graded
     grade = future.result()
     counts[grade.status] += 1
-    verdict = {
-        "reward": _reward(grade),
-        "status": grade.status,
-        "extracted": grade.extracted,
-        "reason": grade.reason,
-        "elapsed_s": round(grade.elapsed_s, 6),
-    }
-    output.write(json.dumps({**row, **verdict}, ensure_ascii=False) + "\n")
+    verdict = Verdict(
+        reward=_reward(grade),
+        status=grade.status,
+        extracted=grade.extracted,
+        reason=grade.reason,
+        elapsed_s=round(grade.elapsed_s, 6),
+    )
+    output.write(json.dumps({**row, **verdict_json(verdict)}, ensure_ascii=False) + "\n")
 
 
 def _reward(grade: Grade) -> float:

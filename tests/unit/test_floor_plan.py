@@ -6,7 +6,7 @@ floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluation
 floor 2   algorithm/   observability/
 floor 1   types   records   usage   interfaces   hf_folder   http_client   async_tasks
-          user_functions   model_shape   config/   distributed/   platform/
+          user_functions   model_shape   response_json   config/   distributed/   platform/
 """
 
 import ast
@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 FLOORS = [
     {
         *("types", "records", "usage", "interfaces", "hf_folder", "http_client", "async_tasks"),
-        *("user_functions", "model_shape"),
+        *("user_functions", "model_shape", "response_json"),
         *("config", "distributed", "platform"),
     },
     {"algorithm", "observability"},

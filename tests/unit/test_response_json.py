@@ -89,7 +89,7 @@ def test_an_exported_response_holds_all_that_the_store_knows() -> None:
         loans=(Loan("s3-p0-i1", 4, 0, "recompute", drift=0.5),),
         sampler={"temperature": 1.0},
         session=4,
-        lottery=77,
+        hash_rank=77,
     )
     assert json.dumps(stored.as_json(), ensure_ascii=False) == (
         f'{{"response_id": "s3-p0-i1", "prompt_id": "{PROMPT.prompt_id}", "prompt": {{"token_ids": [5, 6], "text": '

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.response_json import provenance_json, verdict_json
 from megatron_ar3po.reuse.choice import hash_rank_of
 from megatron_ar3po.reuse.codec import (
     DamagedRowError,
@@ -58,7 +59,7 @@ class StoredResponse:
 
     def as_json(self) -> dict[str, Any]:
         """The line of an export; `ar3po reuse import` reads it back."""
-        response, verdict = self.scored.response, self.scored.verdict
+        response = self.scored.response
         return {
             "response_id": response.response_id,
             "prompt_id": response.prompt_id,
@@ -71,22 +72,8 @@ class StoredResponse:
             },
             "token_ids": response.token_ids.tolist(),
             "logprobs": response.logprobs.tolist(),
-            "finish_reason": response.finish_reason,
-            "policy_version": response.policy_version,
-            "step": response.step,
-            "stage": response.stage,
-            "index": response.index,
-            "seed": response.seed,
-            "server": response.server,
-            "num_cached_tokens": response.num_cached_tokens,
-            "elapsed_s": response.elapsed_s,
-            "verdict": {
-                "reward": verdict.reward,
-                "status": verdict.status,
-                "extracted": verdict.extracted,
-                "reason": verdict.reason,
-                "elapsed_s": verdict.elapsed_s,
-            },
+            **provenance_json(response),
+            "verdict": verdict_json(self.scored.verdict),
             "sampler": self.sampler,
             "deposit_step": self.deposit_step,
             "evicted_step": self.evicted_step,

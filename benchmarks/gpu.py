@@ -18,7 +18,9 @@ import torch
 from train_step import Size, batch_of, seconds, write_model
 
 from megatron_ar3po.actor.megatron_actor import MegatronActor
-from megatron_ar3po.config.schema import ActorConfig, Config, ModelConfig
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.model import ModelConfig
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.types import MiniBatch

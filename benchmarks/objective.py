@@ -29,13 +29,11 @@ from megatron_ar3po.actor.megatron_actor import MegatronActor
 from megatron_ar3po.algorithm.aggregation import token_weights
 from megatron_ar3po.algorithm.policy_loss import policy_loss
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import (
-    ActorConfig,
-    AlgorithmConfig,
-    Config,
-    ModelConfig,
-    ReuseConfig,
-)
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.model import ModelConfig
+from megatron_ar3po.config.reuse import ReuseConfig
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.types import (

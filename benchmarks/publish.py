@@ -24,13 +24,11 @@ from rich.table import Table
 from torch import Tensor
 
 from megatron_ar3po.actor.megatron_actor import MegatronActor
-from megatron_ar3po.config.schema import (
-    ActorConfig,
-    Config,
-    ModelConfig,
-    ServersConfig,
-    WeightSyncConfig,
-)
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.model import ModelConfig
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas

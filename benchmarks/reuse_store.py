@@ -37,7 +37,7 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict

@@ -26,7 +26,8 @@ import aiohttp
 import numpy as np
 from aiohttp import web
 
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import (

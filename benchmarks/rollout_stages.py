@@ -42,7 +42,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from megatron_ar3po.algorithm.history import PromptHistory
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import (
     Generation,

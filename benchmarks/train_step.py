@@ -23,7 +23,9 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_ar3po.actor.megatron_actor import MegatronActor
-from megatron_ar3po.config.schema import ActorConfig, Config, ModelConfig
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.model import ModelConfig
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import comb, sqrt
 from statistics import mean, stdev
 
-from megatron_ar3po.config.schema import EvaluationConfig
+from megatron_ar3po.config.evaluation import EvaluationConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.records import Mean, Records, Sum
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse

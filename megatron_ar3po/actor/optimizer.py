@@ -13,7 +13,7 @@ from megatron.core.optimizer.optimizer import ChainedOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_ar3po.actor.model import PolicyModel
-from megatron_ar3po.config.schema import ActorConfig
+from megatron_ar3po.config.actor import ActorConfig
 
 
 def wrap_for_training(model: PolicyModel, actor: ActorConfig) -> DistributedDataParallel:

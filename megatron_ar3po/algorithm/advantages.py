@@ -48,7 +48,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ar3po.algorithm.custom import load_advantage_function
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup
 from megatron_ar3po.user_functions import is_import_path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.user_functions import UserFunction, is_import_path, load_user_function
 
 

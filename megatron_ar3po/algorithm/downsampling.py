@@ -23,7 +23,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup, ScoredResponse
 
 

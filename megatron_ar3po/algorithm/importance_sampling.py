@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from megatron_ar3po.algorithm.sequences import sequence_sum
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
 
 

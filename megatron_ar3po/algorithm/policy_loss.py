@@ -31,7 +31,7 @@ from torch import Tensor
 from megatron_ar3po.algorithm.importance_sampling import importance_weights, is_fresh, mismatch
 from megatron_ar3po.algorithm.kl import kl_estimate
 from megatron_ar3po.algorithm.token_losses import TokenLoss, log_ratio_of, token_loss
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
 
 

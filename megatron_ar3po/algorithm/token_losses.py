@@ -46,7 +46,7 @@ from torch import Tensor
 
 from megatron_ar3po.algorithm.custom import load_policy_loss_function
 from megatron_ar3po.algorithm.sequences import sequence_mean
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
 from megatron_ar3po.user_functions import is_import_path
 

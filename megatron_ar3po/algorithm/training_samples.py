@@ -26,7 +26,8 @@ from megatron_ar3po.algorithm.advantages import Advantages, advantages_of
 from megatron_ar3po.algorithm.advantages import needs_the_whole_step as advantages_need_it
 from megatron_ar3po.algorithm.downsampling import downsampled
 from megatron_ar3po.algorithm.response_reuse import loans_beyond_the_cap
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import ResponseGroup, RowKey, ScoredResponse, TrainingSample
 
 GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued"]

@@ -12,7 +12,8 @@ from typing import Any, cast
 import yaml
 
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.config.schema import PRESETS, Config
+from megatron_ar3po.config.presets import PRESETS
+from megatron_ar3po.config.schema import Config
 
 _KEYS = {"config", "seeds", "responses", "target", "timeout_s", "common", "variants"}
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")

@@ -19,8 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.presets import PRESETS
 from megatron_ar3po.config.renamed import RENAMED, refuse_renamed_options
-from megatron_ar3po.config.schema import PRESETS, AlgorithmConfig, Config
+from megatron_ar3po.config.schema import Config
 
 
 def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:

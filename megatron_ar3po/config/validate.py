@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from megatron_ar3po.config.schema import Config, RolloutConfig, require
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_model_shape
 

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from megatron_ar3po.algorithm.aggregation import token_weights
-from megatron_ar3po.config.schema import ActorConfig, AlgorithmConfig
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.data.packing import plan_micro_batches
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, TrainingSample

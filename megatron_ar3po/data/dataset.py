@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from megatron_ar3po.config.schema import DataConfig
+from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.types import Prompt
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.config.schema import Config, require
+from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 from megatron_ar3po.reporting.memory_estimate import (

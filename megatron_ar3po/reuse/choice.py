@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Literal
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.user_functions import UserFunction, is_import_path, load_user_function
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.choice import hash_rank_of, ranks_beyond_cap
 from megatron_ar3po.reuse.codec import encode_prompt, encode_responses

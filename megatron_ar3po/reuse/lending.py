@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.choice import Candidate, LoanRequest
 from megatron_ar3po.reuse.codec import DamagedRowError, EncodedRow, decode_response
 from megatron_ar3po.reuse.loans import Loan

@@ -27,7 +27,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.reuse.choice import Candidate, LoanRequest, choose, hash_rank_of, shortlist
 from megatron_ar3po.reuse.codec import DamagedRowError

@@ -26,7 +26,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
-from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.response_json import verdict_json
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.ground_truths import check_ground_truths

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.rewards.last_number import plain_number
 from megatron_ar3po.rewards.math.answers import plain_value
 from megatron_ar3po.rewards.math.grader import unusable_ground_truth

@@ -14,7 +14,7 @@ import time
 from dataclasses import asdict
 from typing import Protocol
 
-from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.last_number import grade_last_number

@@ -178,7 +178,7 @@ def _ground_truth_checker() -> GradeItem:
 
 
 def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
-    from megatron_ar3po.config.schema import RewardsConfig
+    from megatron_ar3po.config.rewards import RewardsConfig
 
     config = RewardsConfig(**rewards)
     grader: Grader = load_user_function("rewards.verifier", path, "rewards_config")(config)

@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.async_tasks import end, gather
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
 from megatron_ar3po.records import Records
 from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
 from megatron_ar3po.algorithm.history import PromptHistory
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.types import Prompt
 from megatron_ar3po.user_functions import load_user_function
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.servers.ports import HOST
 
 # Options that the trainer sets itself: a second value would contradict it.

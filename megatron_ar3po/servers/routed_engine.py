@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.engine_requests import Answer, Question
 from megatron_ar3po.servers.engine_responses import LostRequest

@@ -26,7 +26,7 @@ import aiohttp
 import numpy as np
 
 from megatron_ar3po.async_tasks import end, gather
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (

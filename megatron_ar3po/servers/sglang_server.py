@@ -31,7 +31,7 @@ from typing import Any
 import torch
 
 import megatron_ar3po
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments

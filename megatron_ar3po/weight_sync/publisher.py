@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
-from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
 from megatron_ar3po.records import Max, Record

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 
 

@@ -24,7 +24,7 @@ from megatron_ar3po.algorithm.importance_sampling import importance_weights
 from megatron_ar3po.algorithm.kl import sequence_kl
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
 from megatron_ar3po.algorithm.training_samples import with_kl_penalty
-from megatron_ar3po.config.schema import AlgorithmConfig, ImportanceSampling
+from megatron_ar3po.config.algorithm import AlgorithmConfig, ImportanceSampling
 from megatron_ar3po.types import MicroBatch, ResponseGroup
 
 pytestmark = pytest.mark.crosscheck

@@ -13,7 +13,8 @@ from harness.trainer_runs import ROOT, RunStarter
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import group_outcome, samples_with_signal
 from megatron_ar3po.cli import main as command_line
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.data.dump import save_groups
 from megatron_ar3po.reuse.admin.inspection import find_shards, stored_responses
 from megatron_ar3po.types import ResponseGroup

@@ -17,7 +17,8 @@ from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, writ
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer

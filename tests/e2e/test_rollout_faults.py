@@ -18,7 +18,8 @@ from e2e.test_rollout_server import ROLLOUT, SERVERS, a_third_is_correct, make_p
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.servers.counters import read_counters, server_books

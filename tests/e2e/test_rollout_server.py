@@ -24,7 +24,8 @@ from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, writ
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.colocation import ColocatedGpus
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController

@@ -9,7 +9,7 @@ import signal
 import psutil
 
 from megatron_ar3po.algorithm.advantages import advantages_of
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 
 _steps = 0
 

@@ -32,7 +32,7 @@ from megatron_ar3po.actor.model import (
     initialize_megatron,
     transformer_config,
 )
-from megatron_ar3po.config.schema import ActorConfig
+from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.data.batch_builder import pack
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout

@@ -72,7 +72,12 @@ def make_actor(folder: Path, cut: Cut, **overrides: Any) -> Any:
     import torch.distributed as dist
 
     from megatron_ar3po.actor.megatron_actor import MegatronActor
-    from megatron_ar3po.config import schema
+    from megatron_ar3po.config.actor import ActorConfig
+    from megatron_ar3po.config.algorithm import AlgorithmConfig
+    from megatron_ar3po.config.model import ModelConfig
+    from megatron_ar3po.config.rollout import RolloutConfig
+    from megatron_ar3po.config.run import RunConfig
+    from megatron_ar3po.config.schema import Config
     from megatron_ar3po.distributed.layout import ParallelLayout
 
     from megatron.core import parallel_state  # isort: skip  behind the actor, which prepares it
@@ -94,16 +99,16 @@ def make_actor(folder: Path, cut: Cut, **overrides: Any) -> Any:
         "logprob_chunk_tokens": 13,
         **overrides.pop("actor", {}),
     }
-    config = schema.Config(
-        run=schema.RunConfig(num_steps=10, collective_timeout_s=60),
-        model=schema.ModelConfig(
+    config = Config(
+        run=RunConfig(num_steps=10, collective_timeout_s=60),
+        model=ModelConfig(
             path=str(folder),
             dtype=overrides.pop("dtype", "float32"),
             megatron_path=overrides.pop("megatron_path", ""),
         ),
-        actor=schema.ActorConfig(**actor_options),
-        rollout=schema.RolloutConfig(temperature=TEMPERATURE),
-        algorithm=schema.AlgorithmConfig(**overrides),
+        actor=ActorConfig(**actor_options),
+        rollout=RolloutConfig(temperature=TEMPERATURE),
+        algorithm=AlgorithmConfig(**overrides),
     )
     layout = ParallelLayout(
         world_size=dist.get_world_size(),

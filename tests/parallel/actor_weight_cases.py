@@ -119,7 +119,7 @@ def one_lost_server_stops_the_publish_on_every_rank() -> None:
     """Two replicas; the second one's server is not there. Nothing hangs, and both ranks say which server it was."""
     import torch.distributed as dist
 
-    from megatron_ar3po.config.schema import WeightSyncConfig
+    from megatron_ar3po.config.weight_sync import WeightSyncConfig
     from megatron_ar3po.distributed.collectives import Ranks
     from megatron_ar3po.interfaces import WeightPublishError
     from megatron_ar3po.weight_sync.publisher import ServerPublisher

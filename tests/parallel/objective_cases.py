@@ -189,7 +189,9 @@ class PlainTrainer:
 
 def update_actor(actor: Any, groups: Sequence[Any], options: Options) -> Any:
     """What the trainer does with the groups of this replica."""
-    from megatron_ar3po.config.schema import ActorConfig, Config, ReuseConfig
+    from megatron_ar3po.config.actor import ActorConfig
+    from megatron_ar3po.config.reuse import ReuseConfig
+    from megatron_ar3po.config.schema import Config
     from megatron_ar3po.distributed.collectives import Ranks
     from megatron_ar3po.policy_update import PolicyUpdate
 

@@ -8,13 +8,11 @@ from dataclasses import replace
 import pytest
 from fakes.trainer import TrainerCase, make_trainer
 
-from megatron_ar3po.config.schema import (
-    CheckpointConfig,
-    Config,
-    DebugConfig,
-    EvaluationConfig,
-    RunConfig,
-)
+from megatron_ar3po.config.checkpoint import CheckpointConfig
+from megatron_ar3po.config.debug import DebugConfig
+from megatron_ar3po.config.evaluation import EvaluationConfig
+from megatron_ar3po.config.run import RunConfig
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.run.state import RunState, read_state
 
 MIXED, ALL_WRONG, ALL_CORRECT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.admin.exporting import export
 from megatron_ar3po.reuse.admin.inspection import find_shards
 from megatron_ar3po.reuse.admin.looking import ls, show, stats, verify

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.admin.inspection import (
     Problem,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from megatron_ar3po.actor.model import Kernels, check_context_parallel, transformer_config
-from megatron_ar3po.config.schema import ActorConfig
+from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
 

@@ -20,7 +20,7 @@ from megatron_ar3po.algorithm.advantages import (
     needs_the_whole_step,
 )
 from megatron_ar3po.algorithm.custom import check_custom_functions
-from megatron_ar3po.config.schema import ADVANTAGES, AlgorithmConfig
+from megatron_ar3po.config.algorithm import ADVANTAGES, AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup, Verdict
 from megatron_ar3po.user_functions import load_user_function
 

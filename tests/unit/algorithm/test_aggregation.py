@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from megatron_ar3po.algorithm.aggregation import Aggregation, token_weights
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import TrainingSample
 
 AGGREGATIONS: tuple[Aggregation, ...] = get_args(Aggregation)

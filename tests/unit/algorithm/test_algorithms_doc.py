@@ -13,7 +13,7 @@ from fakes.algorithm_cases import Row, group, micro_batch, on_response
 from megatron_ar3po.algorithm.advantages import advantages_of
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.policy_loss import policy_loss
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.user_functions import load_user_function
 
 PAGE = Path(__file__).parents[3] / "docs" / "algorithms.md"

@@ -12,8 +12,9 @@ from fakes.algorithm_cases import group
 from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
 from megatron_ar3po.algorithm.aggregation import token_weights
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.rewards.verifier import overlong_penalty
 from megatron_ar3po.types import ResponseGroup, Verdict
 

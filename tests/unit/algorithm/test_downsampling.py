@@ -14,7 +14,8 @@ from megatron_ar3po.algorithm.advantages import carries_signal
 from megatron_ar3po.algorithm.downsampling import downsampled, max_variance_subset
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import ResponseGroup
 
 

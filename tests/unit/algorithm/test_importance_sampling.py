@@ -8,7 +8,7 @@ from fakes.algorithm_cases import Row, micro_batch, on_response
 
 from megatron_ar3po.algorithm.importance_sampling import importance_weights, mismatch
 from megatron_ar3po.algorithm.policy_loss import policy_loss
-from megatron_ar3po.config.schema import AlgorithmConfig, ImportanceSampling
+from megatron_ar3po.config.algorithm import AlgorithmConfig, ImportanceSampling
 
 # Two sequences; the actor finds the tokens 1.5, 4 | 1.2, 0.5 times as likely as the server did.
 BATCH = micro_batch(

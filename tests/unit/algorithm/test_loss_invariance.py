@@ -18,12 +18,8 @@ from megatron_ar3po.algorithm.aggregation import Aggregation, token_weights
 from megatron_ar3po.algorithm.policy_loss import policy_loss
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import (
-    ADVANTAGES,
-    POLICY_LOSSES,
-    AlgorithmConfig,
-    ReuseConfig,
-)
+from megatron_ar3po.config.algorithm import ADVANTAGES, POLICY_LOSSES, AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import TrainingSample
 
 PLAIN = AlgorithmConfig()

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from fakes.algorithm_cases import Row, micro_batch, on_response
 
 from megatron_ar3po.algorithm.policy_loss import policy_loss
-from megatron_ar3po.config.schema import POLICY_LOSSES, AlgorithmConfig
+from megatron_ar3po.config.algorithm import POLICY_LOSSES, AlgorithmConfig
 
 PLAIN = AlgorithmConfig()
 

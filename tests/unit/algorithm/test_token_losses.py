@@ -10,7 +10,7 @@ from fakes.algorithm_cases import Row, micro_batch, on_response
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.token_losses import TokenLoss, token_loss
-from megatron_ar3po.config.schema import AlgorithmConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.user_functions import load_user_function
 
 

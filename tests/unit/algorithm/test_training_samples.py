@@ -13,7 +13,8 @@ from megatron_ar3po.algorithm.training_samples import (
     why_nothing_trains,
     with_kl_penalty,
 )
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import ResponseGroup
 
 PLAIN = AlgorithmConfig()

@@ -8,13 +8,11 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.comparison.servers import SharedServers
-from megatron_ar3po.config.schema import (
-    Config,
-    ModelConfig,
-    RolloutConfig,
-    RunConfig,
-    ServersConfig,
-)
+from megatron_ar3po.config.model import ModelConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.run import RunConfig
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.servers.sglang_server import ServerPlace
 
 

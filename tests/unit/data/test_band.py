@@ -11,7 +11,8 @@ import pytest
 import torch
 from fakes.ranks import OneRank
 
-from megatron_ar3po.config.schema import ActorConfig, AlgorithmConfig
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.data.band import drift_of_rows, within_band, without_rows
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.types import MicroBatch, TrainingBatch, TrainingSample

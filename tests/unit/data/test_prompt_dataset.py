@@ -8,7 +8,7 @@ import logging
 import pytest
 from fakes.model_config import write_model_config
 
-from megatron_ar3po.config.schema import DataConfig
+from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.data.dataset import load_prompts, prompt_id_of
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 

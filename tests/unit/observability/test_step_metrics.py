@@ -5,7 +5,8 @@ from fakes.algorithm_cases import group, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
-from megatron_ar3po.config.schema import AlgorithmConfig, ReuseConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.observability.step_metrics import group_records, loan_records
 from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.types import ResponseGroup

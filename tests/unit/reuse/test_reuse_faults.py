@@ -26,7 +26,7 @@ from fakes.reuse_cases import (
     open_store,
 )
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.database import ReuseStoreError
 from megatron_ar3po.reuse.store import ReuseStore
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fakes.reuse_cases import alive, contents, deposit, make_prompt, make_response, open_store
 
-from megatron_ar3po.config.schema import ReuseConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.records import Record, merge_records
 from megatron_ar3po.reuse.admin.inspection import find_response, verify_shard
 from megatron_ar3po.reuse.choice import check_pick

@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 
 
 def make_grader(config: RewardsConfig) -> Callable[[str, str], bool | float]:

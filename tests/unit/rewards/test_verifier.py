@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from megatron_ar3po.config.schema import RewardsConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.rewards.ground_truths import check_ground_truth, check_ground_truths
 from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty, verifier_version
 from megatron_ar3po.types import Prompt, Response, Verdict

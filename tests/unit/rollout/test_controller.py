@@ -4,7 +4,8 @@ import pytest
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.controller import RolloutController, RolloutProgress, response_seed
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import Generation, GenerationRequest, Prompt, StepPrompt

@@ -6,7 +6,8 @@ from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.types import Prompt, StepPrompt
 

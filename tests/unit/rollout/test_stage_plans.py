@@ -1,7 +1,7 @@
 import pytest
 
 from megatron_ar3po.algorithm.history import PromptHistory
-from megatron_ar3po.config.schema import RolloutConfig
+from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.token_budget import TokenBudget
 from megatron_ar3po.types import Prompt

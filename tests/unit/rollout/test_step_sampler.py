@@ -6,7 +6,8 @@ from fakes.algorithm_cases import group
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.config.schema import RolloutConfig, ServersConfig
+from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 from unit.servers.test_sglang_engine import ScriptedServer, good
 
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.types import GenerationRequest, SamplingParams

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.usage import usage_of

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ar3po.config.schema import ServersConfig
+from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, server_environment

@@ -21,7 +21,7 @@ from make_tiny_model import (
 )
 from tiny_sum_task import CHARACTERS, Teacher
 
-from megatron_ar3po.config.schema import DataConfig
+from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 

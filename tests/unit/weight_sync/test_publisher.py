@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from megatron_ar3po.config.schema import WeightSyncConfig
+from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import WeightPublishError

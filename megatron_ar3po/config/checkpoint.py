@@ -1,0 +1,32 @@
+"""Section `checkpoint`: what a resume needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megatron_ar3po.config.rules import require
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointConfig:
+    """What a resume needs, and what is left at the end."""
+
+    every_steps: int = 0
+    """Save after every so many training steps. 0: only after the last one and when the run is asked to stop."""
+
+    keep_last: int = 2
+    """Checkpoints that are kept; older ones are deleted once a new one is whole. One has about 14 bytes a
+    parameter."""
+
+    in_background: bool = True
+    """Training goes on while the files are written, from a copy in host memory. false waits, and needs no room for
+    the copy."""
+
+    timeout_s: float = 1800.0
+    """Seconds to write one checkpoint; past them the run ends, with the one before it whole."""
+
+    export_hf: bool = False
+    """Also write the final policy as a Hugging Face folder, `hf` in the run's folder."""
+
+    def __post_init__(self) -> None:
+        require(self.keep_last >= 1, f"checkpoint.keep_last={self.keep_last} must be at least 1.")

@@ -17,8 +17,8 @@ from megatron_ar3po.algorithm.training_samples import (
     with_kl_penalty,
 )
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.data.band import within_band
 from megatron_ar3po.data.batch_builder import BatchBuilder
+from megatron_ar3po.data.drift import detach_drifted
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor
 from megatron_ar3po.observability.memory import peak_bytes
@@ -78,10 +78,10 @@ class PolicyUpdate:
         """Collective. `batch` was built from the samples of `groups`; the actor's weights are where it trains them."""
         with self._span("old_logprobs"):
             batch = self._actor.compute_logprobs(batch)  # frozen before the first mini-batch
-            batch, drifts = within_band(
+            batch, drifts = detach_drifted(
                 batch,
                 self._ranks,
-                band=self._reuse.max_logprob_drift,
+                max_drift=self._reuse.max_logprob_drift,
                 aggregation=self._algorithm.loss_aggregation,
             )
             batch = self._penalize(batch, groups)

@@ -45,7 +45,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepPrompt:
-    """A prompt at its place in one step's global order. The order does not depend on the data-parallel size."""
+    """A prompt at its position in one step's global order. The order does not depend on the data-parallel size."""
 
     position: int
     prompt: Prompt
@@ -118,7 +118,7 @@ class Response:
     policy_version: int
     step: int
     stage: int  # 1-based
-    index: int  # 0-based place within its stage
+    index: int  # 0-based, within its stage
     seed: int = 0
     server: str = ""
     num_cached_tokens: int = 0
@@ -173,10 +173,6 @@ class ResponseGroup:
         return any(r.is_correct for r in self.responses)
 
     @property
-    def num_fresh(self) -> int:
-        return sum(r.origin == "fresh" for r in self.responses)
-
-    @property
     def num_borrowed(self) -> int:
         return sum(r.origin == "reused" for r in self.responses)
 
@@ -202,7 +198,6 @@ class CollectedStep:
 
     groups: tuple[ResponseGroup, ...]  # by position
     discarded: tuple[ResponseGroup, ...] = ()
-    num_rounds: int = 1
     records: Mapping[str, Record] = field(default_factory=Records)
 
     @property
@@ -248,7 +243,7 @@ class TrainingSample:
 class MicroBatch:
     """One forward: N whole sequences packed end to end into T tokens. All [T] tensors are aligned with the *predicting*
     position: entry t speaks of token t + 1 of the same sequence. Off the response (prompt, last position of a
-    sequence, filler) every entry of loss_mask, weights, advantages and log-probs is 0."""
+    sequence, dummy row) every entry of loss_mask, weights, advantages and log-probs is 0."""
 
     token_ids: Tensor  # [T] int64
     position_ids: Tensor  # [T] int64, from 0 within each sequence
@@ -263,7 +258,9 @@ class MicroBatch:
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
     old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
-    row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; fillers behind have none
+    row_keys: tuple[
+        RowKey, ...
+    ] = ()  # which response each sequence is; padding and dummy rows have none
 
     @property
     def num_tokens(self) -> int:
@@ -272,10 +269,6 @@ class MicroBatch:
     @property
     def num_sequences(self) -> int:
         return int(self.cu_seqlens.numel()) - 1
-
-    @property
-    def num_loss_tokens(self) -> int:
-        return int(self.loss_mask.sum())
 
     def to(self, device: torch.device | str) -> MicroBatch:
         moved = {
@@ -289,7 +282,7 @@ class MicroBatch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MiniBatch:
     """One optimizer step of this data-parallel rank. Every rank holds the same number of micro-batches; short ones are
-    filled up with a weightless row. `num_units` is the denominator the weights were made with, summed over DP."""
+    filled up with a dummy row. `num_units` is the denominator the weights were made with, summed over DP."""
 
     micro_batches: tuple[MicroBatch, ...]
     num_units: float
@@ -320,7 +313,7 @@ class TrainingBatch:
         per micro-batch in order. Tokens with `uses_stored_logprobs` keep their behaviour log-probs."""
         remaining = iter(old_logprobs)
 
-        def filled(mb: MicroBatch) -> MicroBatch:
+        def fill(mb: MicroBatch) -> MicroBatch:
             fresh = next(remaining)
             if fresh is not None:
                 fresh = torch.where(
@@ -328,7 +321,7 @@ class TrainingBatch:
                 )
             return replace(mb, old_logprobs=fresh)
 
-        return self._with_each(filled)
+        return self._with_each(fill)
 
     def with_reference_logprobs(self, logprobs: Sequence[Tensor | None]) -> TrainingBatch:
         """The same with `reference_logprobs`."""
@@ -338,14 +331,14 @@ class TrainingBatch:
     def with_advantages(self, advantages: Mapping[RowKey, float]) -> TrainingBatch:
         """The same batch with these advantages on the tokens of each response; one that is not named gets 0."""
 
-        def changed(mb: MicroBatch) -> MicroBatch:
+        def replace_advantages(mb: MicroBatch) -> MicroBatch:
             of_row = [advantages.get(key, 0.0) for key in mb.row_keys]
             of_row += [0.0] * (mb.num_sequences - len(of_row))
             return replace(
                 mb, advantages=mb.loss_mask.new_tensor(of_row)[mb.sequence_ids] * mb.loss_mask
             )
 
-        return self._with_each(changed)
+        return self._with_each(replace_advantages)
 
     def _with_each(self, change: Callable[[MicroBatch], MicroBatch]) -> TrainingBatch:
         minis = (
@@ -357,11 +350,11 @@ class TrainingBatch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoanOutcome:
-    """How one borrowed response trained; None where this part is told by somebody else, or by nobody."""
+    """How one borrowed response trained; None where this part is measured elsewhere, or nowhere."""
 
     position: int  # of its group in the step
     response_id: str
-    option: str | None = None  # 'detach' where it left the band, else reuse.option
+    option: str | None = None  # 'detach' where it drifted too far, else reuse.option
     drift: float | None = None  # mean |log-prob recomputed - stored| over its tokens
     ratio: float | None = None  # mean over its tokens, in the update
     clip_frac: float | None = None

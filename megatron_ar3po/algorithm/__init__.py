@@ -33,7 +33,7 @@ worked out from its published figures:
     borrowed response the log-probs of the policy at the start of the update. Under Option II it
     counts in the mean and std of its group and nowhere else: no gradient, no place in a
     denominator, a KL, an entropy, a clip metric, a sequence count. `stored`, its behaviour log-probs
-    as they are, is there for the ablation. We add a band: under Option I a response whose recomputed
+    as they are, is there for the ablation. We add a limit: under Option I a response whose recomputed
     log-probs differ from the stored ones by more than `reuse.max_logprob_drift` a token trains as under
     Option II (off by default).
 7.  We add: a weight on groups that borrowed and a cap on their share of the groups that train

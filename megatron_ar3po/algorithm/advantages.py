@@ -61,12 +61,13 @@ Advantages = NDArray[np.float64]
 
 def carries_signal(group: ResponseGroup) -> bool:
     """Whether the group's rewards differ, so that a group-relative advantage is not 0."""
-    return not _are_equal(checked_rewards(group))
+    check_rewards(group)
+    return not _are_equal(group.rewards)
 
 
 def is_mixed(group: ResponseGroup) -> bool:
     """0 < correct < all: DAPO (arXiv:2503.14476), Eq. 11, whatever the rewards are."""
-    checked_rewards(group)
+    check_rewards(group)
     num_correct = sum(scored.is_correct for scored in group.responses)
     return 0 < num_correct < len(group.responses)
 
@@ -107,8 +108,8 @@ def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> l
     return [group_advantages(of_group, config) for of_group in rewards]
 
 
-def checked_rewards(group: ResponseGroup) -> Rewards:
-    """The group's rewards, all finite; an empty group or a NaN is named, never trained on."""
+def check_rewards(group: ResponseGroup) -> None:
+    """ValueError for an empty group or a reward that is not finite, which is named and never trained on."""
     rewards = group.rewards
     if not len(rewards):
         raise ValueError(
@@ -123,7 +124,6 @@ def checked_rewards(group: ResponseGroup) -> Rewards:
             "be made of. The verifier (rewards.verifier) must return finite rewards; its verdict: "
             f"status={culprit.verdict.status!r}, reason={culprit.verdict.reason!r}."
         )
-    return rewards
 
 
 def _divisor(rewards: Rewards, std: Literal["population", "sample", "none"]) -> float:

@@ -27,30 +27,32 @@ from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup, ScoredResponse
 
 
-def downsampled(group: ResponseGroup, config: AlgorithmConfig) -> ResponseGroup:
+def downsample(group: ResponseGroup, config: AlgorithmConfig) -> ResponseGroup:
     """The group with the responses that train, in their order."""
     size = config.downsample_to
     if not size or len(group.responses) <= size:
         return group
     if config.downsample_rule == "random":
-        places = sorted(range(len(group.responses)), key=lambda i: _lot(group.responses[i]))[:size]
+        indices = sorted(range(len(group.responses)), key=lambda i: _hash_rank(group.responses[i]))[
+            :size
+        ]
     else:
-        places = max_variance_subset(group.rewards, size)
-    return replace(group, responses=tuple(group.responses[i] for i in sorted(places)))
+        indices = max_variance_subset(group.rewards, size)
+    return replace(group, responses=tuple(group.responses[i] for i in sorted(indices)))
 
 
 def max_variance_subset(rewards: np.ndarray, size: int) -> list[int]:
-    """Places of the `size` rewards with the largest variance."""
+    """Indices of the `size` rewards with the largest variance."""
     lowest_first = np.argsort(rewards, kind="stable").tolist()
     highest_first = np.argsort(-rewards, kind="stable").tolist()
     candidates = [
         [*lowest_first[:num_low], *highest_first[: size - num_low]] for num_low in range(size + 1)
     ]
     # Ends that meet among equal rewards name one response twice; another candidate has the same rewards.
-    whole = [places for places in candidates if len(set(places)) == size]
-    return max(whole, key=lambda places: float(rewards[places].var()))
+    whole = [indices for indices in candidates if len(set(indices)) == size]
+    return max(whole, key=lambda indices: float(rewards[indices].var()))
 
 
-def _lot(scored: ScoredResponse) -> bytes:
+def _hash_rank(scored: ScoredResponse) -> bytes:
     response = scored.response
     return hashlib.sha256(f"{response.seed}/{response.response_id}".encode()).digest()

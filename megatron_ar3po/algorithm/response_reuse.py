@@ -32,7 +32,7 @@ def with_borrowed(
         return group
     _check_loan(group, borrowed, step)
     responses = list(group.responses)
-    leaving = _lot(seed, step, group.prompt.prompt_id, group.position) % len(responses)
+    leaving = _hash_rank(seed, step, group.prompt.prompt_id, group.position) % len(responses)
     responses[leaving] = replace(borrowed, origin="reused")
     return replace(group, responses=tuple(responses))
 
@@ -50,8 +50,8 @@ def responses_worth_keeping(groups: Sequence[ResponseGroup]) -> list[ScoredRespo
 
 def loans_beyond_the_cap(groups: Sequence[ResponseGroup], max_frac: float) -> frozenset[int]:
     """Positions of the groups that must not train, so that at most `max_frac` of those that do have
-    borrowed. `groups`: those of the whole step that carry signal. Who stays is drawn by lot, of the
-    names of the responses: the same on every rank.
+    borrowed. `groups`: those of the whole step that carry signal. Who stays is decided by hash
+    rank, of the names of the responses: the same on every rank.
 
     Six groups with signal of their own, six that borrowed: 0.25 lets 2 of the latter train (2 of 8),
     0.5 all six, 0 none. Without signal of its own a step with a cap below 1 trains nothing.
@@ -61,10 +61,11 @@ def loans_beyond_the_cap(groups: Sequence[ResponseGroup], max_frac: float) -> fr
         return frozenset()
     num_own = len(groups) - len(borrowers)
     allowed = int(num_own * max_frac / (1 - max_frac) + 1e-9)
-    by_lot = sorted(
-        borrowers, key=lambda g: _lot(g.position, *(s.response.response_id for s in g.responses))
+    by_hash_rank = sorted(
+        borrowers,
+        key=lambda g: _hash_rank(g.position, *(s.response.response_id for s in g.responses)),
     )
-    return frozenset(group.position for group in by_lot[allowed:])
+    return frozenset(group.position for group in by_hash_rank[allowed:])
 
 
 def _check_loan(group: ResponseGroup, borrowed: ScoredResponse, step: int) -> None:
@@ -82,7 +83,7 @@ def _check_loan(group: ResponseGroup, borrowed: ScoredResponse, step: int) -> No
     )
 
 
-def _lot(*key: object) -> int:
+def _hash_rank(*key: object) -> int:
     """Of a hash, not of a generator: the choice depends on nothing that was drawn before it."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:16], "big")

@@ -24,7 +24,7 @@ from typing import Literal
 
 from megatron_ar3po.algorithm.advantages import Advantages, advantages_of
 from megatron_ar3po.algorithm.advantages import needs_the_whole_step as advantages_need_it
-from megatron_ar3po.algorithm.downsampling import downsampled
+from megatron_ar3po.algorithm.downsampling import downsample
 from megatron_ar3po.algorithm.response_reuse import loans_beyond_the_cap
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
@@ -67,7 +67,7 @@ def _groups_that_train(
 ) -> list[tuple[ResponseGroup, Advantages]]:
     """By position, with their advantages."""
     assert len({g.position for g in everyone}) == len(everyone), "two groups share a position"
-    kept = [downsampled(g, algorithm) for g in sorted(everyone, key=lambda g: g.position)]
+    kept = [downsample(g, algorithm) for g in sorted(everyone, key=lambda g: g.position)]
     pairs = zip(kept, advantages_of(kept, algorithm), strict=True)
     with_signal = [(group, advantages) for group, advantages in pairs if advantages.any()]
     beyond = loans_beyond_the_cap([group for group, _ in with_signal], reuse.max_borrowed_frac)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ar3po.algorithm.advantages import checked_rewards
+from megatron_ar3po.algorithm.advantages import check_rewards
 from megatron_ar3po.types import ResponseGroup, ScoredResponse
 
 
@@ -18,7 +18,7 @@ def check_verdicts(groups: Sequence[ResponseGroup], *, max_error_frac: float) ->
     can be made of, and RuntimeError for a verifier that failed too often: it would teach the policy that everything is
     wrong."""
     for group in groups:
-        checked_rewards(group)
+        check_rewards(group)
     scored = [r for g in groups for r in g.responses]
     failed = [r for r in scored if is_verifier_failure(r)]
     if len(failed) > max_error_frac * len(scored):

@@ -88,14 +88,14 @@ def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[li
 
 
 def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBatch:
-    """Whole sequences end to end; no sample at all gives the weightless row of two padding tokens.
+    """Whole sequences end to end; no sample at all gives the dummy row of two padding tokens.
 
     A prompt [7, 8] with the response [3, 4] takes four positions; position 1 predicts 3 and position 2 predicts 4:
 
         token_ids  7 8 3 4      target_ids  0 3 4 0      loss_mask  0 1 1 0
     """
     if not samples:
-        return _weightless_row()
+        return _dummy_row()
     lengths = [s.num_tokens for s in samples]
     total = sum(lengths)
     token_ids = np.zeros(total, np.int64)
@@ -136,7 +136,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
     )
 
 
-def _weightless_row() -> MicroBatch:
+def _dummy_row() -> MicroBatch:
     """Keeps pipeline schedules and gradient all-reduce in step; teaches nothing."""
     zeros = torch.zeros(2)
     return MicroBatch(

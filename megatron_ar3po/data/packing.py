@@ -2,7 +2,7 @@
 
 Promises: every sequence stands in exactly one micro-batch; no micro-batch exceeds the token budget; every
 data-parallel rank has the same number of micro-batches (some may be empty: the batch builder fills them with a
-weightless row); loads are balanced, longest sequence first into the emptiest place.
+dummy row); loads are balanced, longest sequence first into the emptiest bin.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def _deal(
     """Heaviest bins first, back and forth over the ranks (0, 1, 1, 0, 0, 1, ...), so that sums come out even."""
     order = sorted(range(len(bins)), key=lambda b: (-sum(lengths[i] for i in bins[b]), b))
     ranks: list[list[list[int]]] = [[] for _ in range(data_parallel_size)]
-    for place, b in enumerate(order):
-        lap, seat = divmod(place, data_parallel_size)
+    for index, b in enumerate(order):
+        lap, seat = divmod(index, data_parallel_size)
         ranks[seat if lap % 2 == 0 else data_parallel_size - 1 - seat].append(bins[b])
     return ranks

@@ -47,11 +47,6 @@ class PromptSource:
     def __len__(self) -> int:
         return len(self._prompts)
 
-    @property
-    def num_epochs_seen(self) -> float:
-        """Prompts drawn so far over prompts there are."""
-        return self._epoch + (self._offset - len(self._put_off)) / len(self)
-
     def start_step(self) -> None:
         """Positions start at 0 again, and every prompt may be drawn again."""
         self._in_step = {}

@@ -87,7 +87,7 @@ CREATE TABLE loans (
     response INTEGER NOT NULL,    -- responses.id
     step INTEGER NOT NULL,
     position INTEGER NOT NULL,    -- of the borrowing prompt in its step
-    option TEXT NOT NULL,         -- how it trained: reuse.option, or 'detach' where its log-probs had left the band
+    option TEXT NOT NULL,         -- how it trained: reuse.option, or 'detach' where its log-probs had drifted too far
     mean_logprob REAL,            -- under the policy of that step, where the servers were asked
     drift REAL,                   -- mean |log-prob recomputed - stored| over its tokens
     ratio REAL,                   -- mean over its tokens, in the update

@@ -21,7 +21,7 @@ class Loan:
     response_id: str
     step: int
     position: int  # of the borrowing group in its step
-    option: str  # how it trained: reuse.option, or 'detach' where it had left the band
+    option: str  # how it trained: reuse.option, or 'detach' where it had drifted too far
     mean_logprob: float | None = None  # under the policy of that step, where the servers were asked
     drift: float | None = None
     ratio: float | None = None

@@ -137,9 +137,7 @@ class DynamicSampler:
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
         records.add_all(rollout_records(trained, discarded))
-        collected = CollectedStep(
-            groups=trained, discarded=discarded, num_rounds=num_rounds, records=records
-        )
+        collected = CollectedStep(groups=trained, discarded=discarded, records=records)
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected

@@ -49,7 +49,7 @@ def rescued_group(folder, option, shift=0):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """replay.json of {case: option, shift of the stored tokens, band, data-parallel ranks}."""
+    """replay.json of {case: option, shift of the stored tokens, max drift, data-parallel ranks}."""
     folder = tmp_path_factory.mktemp("reuse_training")
     model = write_tiny_model(folder / "model")
     starter = RunStarter(folder)
@@ -58,18 +58,18 @@ def trained(tmp_path_factory):
         "detach, other tokens": ("detach", 1, 0.0, 1),
         "recompute": ("recompute", 0, 0.0, 1),
         "recompute, other tokens": ("recompute", 1, 0.0, 1),
-        "recompute, out of the band": ("recompute", 0, 0.5, 1),
-        "recompute, out of the band, two ranks": ("recompute", 0, 0.5, 2),
-        "recompute, in the band": ("recompute", 0, 50.0, 1),
+        "recompute, drifted too far": ("recompute", 0, 0.5, 1),
+        "recompute, drifted too far, two ranks": ("recompute", 0, 0.5, 2),
+        "recompute, within the limit": ("recompute", 0, 50.0, 1),
     }
     facts = {}
     try:
-        for number, (name, (option, shift, band, ranks)) in enumerate(cases.items()):
+        for number, (name, (option, shift, max_drift, ranks)) in enumerate(cases.items()):
             run, dump = folder / f"run{number}", folder / f"{number}.pt"
             group = rescued_group(folder / f"store{number}", option, shift)
             save_groups(dump, [group], step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
-            words += [f"reuse.option={option}", f"reuse.max_logprob_drift={band}"]
+            words += [f"reuse.option={option}", f"reuse.max_logprob_drift={max_drift}"]
             starter(*words, f"model.path={model}", ranks=ranks).wait(120).succeeded()
             facts[name] = json.loads((run / "replay.json").read_text())
     finally:
@@ -103,10 +103,10 @@ def test_option_1_starts_at_ratio_1_and_the_borrowed_tokens_matter(trained):
 
 
 @pytest.mark.parametrize("ranks", ["", ", two ranks"])
-def test_a_borrowed_response_out_of_the_band_trains_as_under_option_2(trained, ranks):
+def test_a_borrowed_response_that_drifted_too_far_trains_as_under_option_2(trained, ranks):
     """The stored log-probs are random between -1 and 0, an untrained model of 128 tokens says about -5. With two
     data-parallel ranks one of them holds the borrowed row, and both weigh by the same smaller denominator."""
-    switched, detached = trained[f"recompute, out of the band{ranks}"], trained["detach"]
+    switched, detached = trained[f"recompute, drifted too far{ranks}"], trained["detach"]
     assert (switched["samples"], switched["tokens"]) == (detached["samples"], detached["tokens"])
     assert switched["loss"] == pytest.approx(detached["loss"], rel=1e-5)
     assert switched["grad_norm"] == pytest.approx(detached["grad_norm"], rel=1e-5)
@@ -119,8 +119,8 @@ def test_a_borrowed_response_out_of_the_band_trains_as_under_option_2(trained, r
     assert 3 < loan["drift"] < 6
 
 
-def test_a_borrowed_response_in_the_band_trains_as_under_option_1_and_tells_how(trained):
-    inside, plain = trained["recompute, in the band"], trained["recompute"]
+def test_a_borrowed_response_within_the_limit_trains_as_under_option_1_and_tells_how(trained):
+    inside, plain = trained["recompute, within the limit"], trained["recompute"]
     assert inside["weights_after"] == plain["weights_after"]
     measured, told = inside["loans"]  # before the update, and by it
     assert (measured["option"], told["option"]) == ("recompute", None)

@@ -47,7 +47,7 @@ class FakeActor:
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
         self.events.append("update")
         self.updated.append(mini_batch)
-        num_tokens = sum(mb.num_loss_tokens for mb in mini_batch.micro_batches)
+        num_tokens = sum(int(mb.loss_mask.sum()) for mb in mini_batch.micro_batches)
         return UpdateStats(
             loss=float(len(self.updated)),
             grad_norm=0.5,

@@ -59,10 +59,6 @@ class Items:
     closing: str = ""
     joined_by: str = ","  # 'or', 'and', ','
 
-    @property
-    def is_ordered(self) -> bool:
-        return self.opening not in ("", "{")
-
 
 @dataclass(frozen=True)
 class Matrix:

@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Any
 
 Node = tuple[Any, ...]
-ZERO: Node = ("num", Fraction(0))
 ONE: Node = ("num", Fraction(1))
 MINUS_ONE: Node = ("num", Fraction(-1))
 

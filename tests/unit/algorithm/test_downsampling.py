@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from megatron_ar3po.algorithm.advantages import carries_signal
-from megatron_ar3po.algorithm.downsampling import downsampled, max_variance_subset
+from megatron_ar3po.algorithm.downsampling import downsample, max_variance_subset
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
 from megatron_ar3po.config.algorithm import AlgorithmConfig
@@ -24,7 +24,7 @@ def names(whole: ResponseGroup) -> list[str]:
 
 
 def kept(rewards: list[float], size: int) -> list[str]:
-    return names(downsampled(group(rewards), AlgorithmConfig(downsample_to=size)))
+    return names(downsample(group(rewards), AlgorithmConfig(downsample_to=size)))
 
 
 def test_the_responses_whose_rewards_differ_most_are_kept_in_their_order() -> None:
@@ -43,7 +43,7 @@ def test_one_correct_response_stays_among_the_first_incorrect_ones() -> None:
 def test_a_group_that_is_small_enough_stays_whole() -> None:
     for size, rewards in ((0, [0, 1, 0]), (3, [0, 1, 0]), (4, [0, 1, 0])):
         whole = group(rewards)
-        assert downsampled(whole, AlgorithmConfig(downsample_to=size)) is whole
+        assert downsample(whole, AlgorithmConfig(downsample_to=size)) is whole
 
 
 @given(
@@ -65,7 +65,7 @@ def test_no_other_subset_of_that_size_has_a_larger_variance(
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=9), st.integers(2, 8))
 def test_a_group_with_signal_keeps_it(rewards: list[float], size: int) -> None:
     whole = group(rewards)
-    smaller = downsampled(whole, AlgorithmConfig(downsample_to=size))
+    smaller = downsample(whole, AlgorithmConfig(downsample_to=size))
     assert carries_signal(smaller) == carries_signal(whole)
 
 
@@ -75,7 +75,7 @@ def test_random_keeps_every_response_equally_often() -> None:
     places = Counter(
         name.split(".")[1]
         for position in range(4000)
-        for name in names(downsampled(group([1, 0, 0, 0], position=position), config))
+        for name in names(downsample(group([1, 0, 0, 0], position=position), config))
     )
     assert sum(places.values()) == 8000
     assert all(abs(places[str(i)] - 2000) < 158 for i in range(4)), places
@@ -91,7 +91,7 @@ def test_random_depends_on_the_seed_of_the_response_and_on_nothing_else() -> Non
         return replace(whole, responses=tuple(responses))
 
     config = AlgorithmConfig(downsample_to=2, downsample_rule="random")
-    chosen = [[names(downsampled(seeded(s, p), config)) for p in range(40)] for s in (1, 1, 2)]
+    chosen = [[names(downsample(seeded(s, p), config)) for p in range(40)] for s in (1, 1, 2)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 
@@ -107,7 +107,7 @@ def test_a_borrowed_response_is_kept_for_it_alone_is_correct() -> None:
     """Option II leaves the three wrong ones of the four that were kept."""
     rescued = with_borrowed(group([0] * 8), stored_answer(), seed=0, step=5)
     config = AlgorithmConfig(downsample_to=4)
-    assert downsampled(rescued, config).num_borrowed == 1
+    assert downsample(rescued, config).num_borrowed == 1
     samples = samples_with_signal([rescued], config, ReuseConfig(option="detach"))
     assert [s.advantage for s in samples] == pytest.approx([-0.577349] * 3, abs=1e-6)
 

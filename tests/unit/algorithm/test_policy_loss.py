@@ -172,7 +172,7 @@ def test_the_gradient_of_cispo_is_that_of_its_loss_with_the_factor_held() -> Non
 def test_a_micro_batch_without_response_tokens_gives_exactly_zero_and_a_graph(
     name: str, config: AlgorithmConfig
 ) -> None:
-    """The weightless row that fills up a short rank; what the model says of it may be anything, NaN included."""
+    """The dummy row that fills up a short rank; what the model says of it may be anything, NaN included."""
     batch = micro_batch([Row(old=[], num_prompt_tokens=2)], dtype=torch.float32)
     logprobs = torch.tensor([float("nan"), -3.0], requires_grad=True)
     config = replace(config, policy_loss=name)

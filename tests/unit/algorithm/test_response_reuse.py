@@ -92,7 +92,7 @@ def test_without_signal_of_its_own_a_step_under_a_cap_trains_nothing() -> None:
     assert loans_beyond_the_cap([rescued(0), rescued(1)], 1.0) == set()
 
 
-def test_who_stays_under_a_cap_is_drawn_by_lot() -> None:
+def test_who_stays_under_a_cap_is_decided_by_hash_rank() -> None:
     """One of four borrowers stays, 400 steps: 100 each, standard deviation sqrt(400 * 3/16) = 8.7; 5 are 43."""
     stays = Counter()
     for start in range(0, 4000, 10):

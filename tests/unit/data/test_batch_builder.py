@@ -41,11 +41,11 @@ def test_sequences_are_packed_end_to_end_with_positions_from_zero():
     assert mb.position_ids.tolist() == [0, 1, 2, 3, 0, 1]
     assert mb.sequence_ids.tolist() == [0, 0, 0, 0, 1, 1]
     assert mb.is_reused.tolist() == [False] * 4 + [True, False]
-    assert mb.num_loss_tokens == 3
+    assert mb.loss_mask.sum() == 3
 
 
 def test_new_advantages_find_their_rows_by_group_and_response():
-    """A response lent to two groups of a step has a row in each; a row that is not named gets 0, a filler stays 0."""
+    """A response lent to two groups has a row in each; a row that is not named gets 0, a dummy row stays 0."""
     packed = pack([sample(0), sample(1), sample(2, response=(5,))], [0.1, 0.1, 0.1])
     batch = TrainingBatch(
         mini_batches=(
@@ -55,15 +55,15 @@ def test_new_advantages_find_their_rows_by_group_and_response():
         num_tokens=11,
     )
     changed = batch.with_advantages({(0, "s1.p0.1.0"): 2.0, (1, "s1.p1.1.0"): -3.0, (9, "x"): 7.0})
-    first, filler = changed.micro_batches
+    first, dummy = changed.micro_batches
     assert first.advantages.tolist() == [0, 2, 2, 0, 0, -3, -3, 0, 0, 0, 0]
-    assert filler.advantages.tolist() == [0, 0]
+    assert dummy.advantages.tolist() == [0, 0]
 
 
 def test_no_sample_makes_a_row_that_weighs_nothing():
     mb = pack([], [])
     assert mb.num_tokens == 2
-    assert mb.num_loss_tokens == 0
+    assert mb.loss_mask.sum() == 0
     assert float(mb.weights.sum()) == 0
 
 

@@ -21,7 +21,7 @@ MIXED = {
     7,
     8,
     9,
-}  # places of prompts whose first response is right and whose second is wrong
+}  # positions of prompts whose first response is right and whose second is wrong
 
 
 class PromptSupply:
@@ -32,8 +32,8 @@ class PromptSupply:
 
     def __call__(self, count: int) -> list[StepPrompt]:
         self.calls.append(count)
-        places = range(self.drawn, min(self.drawn + count, self.total))
-        self.drawn += len(places)
+        positions = range(self.drawn, min(self.drawn + count, self.total))
+        self.drawn += len(positions)
         return [
             StepPrompt(
                 position=i,
@@ -41,7 +41,7 @@ class PromptSupply:
                     prompt_id=f"{i:016x}" * 2, token_ids=(1, 2), ground_truth=str(i), text=""
                 ),
             )
-            for i in places
+            for i in positions
         ]
 
 
@@ -89,7 +89,7 @@ def test_fixed_sampler_rolls_out_one_batch():
     sampler = FixedSampler(controller(), supply, layout=ParallelLayout(), prompts_per_step=5)
     step = sampler.collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 1, 2, 3, 4]
-    assert (step.discarded, step.num_rounds, supply.calls) == ((), 1, [5])
+    assert (step.discarded, supply.calls) == ((), [5])
 
 
 def test_each_prompt_belongs_to_exactly_one_replica():
@@ -107,15 +107,16 @@ def test_dynamic_sampling_draws_rounds_until_enough_groups_carry_signal():
     step = dynamic(supply).collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 3, 4, 7]
     assert [g.position for g in step.discarded] == [1, 2, 5, 6]
-    assert (step.num_rounds, supply.calls) == (2, [4, 4])
+    assert supply.calls == [4, 4]
 
 
 def test_groups_beyond_the_step_are_discarded_and_counted():
-    """Rounds of 3: signal at 0 | 3, 4 | 7, 8 -> five after three rounds, of which three stay."""
-    step = dynamic(PromptSupply(100), prompts_per_step=3).collect(step=1, policy_version=0)
+    """Rounds of 3: signal at 0 | 3, 4 -> three after two rounds, and three discarded."""
+    supply = PromptSupply(100)
+    step = dynamic(supply, prompts_per_step=3).collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 3, 4]
     assert [g.position for g in step.discarded] == [1, 2, 5]
-    assert step.num_rounds == 2
+    assert supply.calls == [3, 3]
 
 
 def test_over_sampling_needs_fewer_rounds_and_discards_more():
@@ -124,7 +125,7 @@ def test_over_sampling_needs_fewer_rounds_and_discards_more():
     step = dynamic(supply, prompts_per_round=10).collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 3, 4, 7]
     assert [g.position for g in step.discarded] == [1, 2, 5, 6, 8, 9]
-    assert (step.num_rounds, supply.calls) == (1, [10])
+    assert supply.calls == [10]
 
 
 class PunishedCollector:
@@ -155,15 +156,17 @@ def test_dapo_keeps_a_group_for_its_correctness_and_not_for_a_punishment(keep_by
 
 
 def test_at_the_bound_of_rounds_the_step_trains_on_what_it_has():
-    step = dynamic(PromptSupply(100), max_rounds=1).collect(step=1, policy_version=0)
+    supply = PromptSupply(100)
+    step = dynamic(supply, max_rounds=1).collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 3]
-    assert step.num_rounds == 1
+    assert supply.calls == [4]
 
 
 def test_when_the_prompts_run_out_the_step_trains_on_what_it_has():
-    step = dynamic(PromptSupply(6)).collect(step=1, policy_version=0)
+    supply = PromptSupply(6)
+    step = dynamic(supply).collect(step=1, policy_version=0)
     assert [g.position for g in step.groups] == [0, 3, 4]
-    assert step.num_rounds == 2
+    assert supply.calls == [4, 4, 4]
 
 
 def run_replicas(make_sampler):
@@ -232,5 +235,5 @@ def test_dynamic_sampling_with_one_round_and_all_signal_discards_nothing():
 def test_never_more_rounds_than_the_bound(max_rounds):
     supply = PromptSupply(1000)
     sampler = dynamic(supply, max_rounds=max_rounds, prompts_per_step=64)
-    assert sampler.collect(step=1, policy_version=0).num_rounds <= max_rounds
+    sampler.collect(step=1, policy_version=0)
     assert len(supply.calls) == max_rounds

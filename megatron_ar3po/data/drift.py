@@ -1,4 +1,4 @@
-"""Option I -> Option II for a borrowed response whose log-probs have left the band: between old log-probs and update.
+"""Option I -> Option II for a borrowed response whose log-probs have drifted too far: between old log-probs and update.
 
 Under Option I a borrowed response starts at ratio 1, however unlike the policy that sampled it the current one is. Its
 drift, the mean over its tokens of |recomputed log-prob - stored log-prob|, says how unlike; beyond
@@ -19,18 +19,18 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.types import LoanOutcome, MicroBatch, MiniBatch, RowKey, TrainingBatch
 
 
-def within_band(
-    batch: TrainingBatch, ranks: Ranks, *, band: float, aggregation: Aggregation
+def detach_drifted(
+    batch: TrainingBatch, ranks: Ranks, *, max_drift: float, aggregation: Aggregation
 ) -> tuple[TrainingBatch, list[LoanOutcome]]:
-    """Collective over all ranks; `batch` has its old log-probs. (the batch without the borrowed rows beyond the band,
-    how every borrowed row stands). `band` 0 measures and detaches nothing."""
+    """Collective over all ranks; `batch` has its old log-probs. (the batch without the borrowed rows that drifted
+    further than `max_drift`, the drift result of every borrowed row). 0 measures and detaches nothing."""
     if not any(s.origin == "reused" for mini in batch.mini_batches for s in mini.samples):
         return batch, []
     drifts: dict[RowKey, float] = {}
     for of_rank in ranks.gather(drift_of_rows(batch)):
         drifts.update(of_rank)
-    beyond = {row for row, drift in drifts.items() if drift > band > 0}
-    standing = [
+    beyond = {row for row, drift in drifts.items() if drift > max_drift > 0}
+    outcomes = [
         LoanOutcome(
             position=position,
             response_id=response_id,
@@ -39,7 +39,7 @@ def within_band(
         )
         for (position, response_id), drift in sorted(drifts.items())
     ]
-    return (without_rows(batch, beyond, aggregation) if beyond else batch), standing
+    return (drop_rows(batch, beyond, aggregation) if beyond else batch), outcomes
 
 
 def drift_of_rows(batch: TrainingBatch) -> dict[RowKey, float]:
@@ -56,15 +56,13 @@ def drift_of_rows(batch: TrainingBatch) -> dict[RowKey, float]:
     return drifts
 
 
-def without_rows(
-    batch: TrainingBatch, rows: Set[RowKey], aggregation: Aggregation
-) -> TrainingBatch:
+def drop_rows(batch: TrainingBatch, rows: Set[RowKey], aggregation: Aggregation) -> TrainingBatch:
     """The same batch as if `rows` had never been samples of it. Their tokens are computed still and count nowhere; a
     mini-batch of which nothing is left is dropped, on all ranks alike."""
     samples = [sample for mini in batch.mini_batches for sample in mini.samples]
     lost = [sample for sample in samples if sample.row_key in rows]
-    assert len(lost) == len(rows), "a row that is to leave stands in no mini-batch"
-    minis = [_without(mini, rows, aggregation) for mini in batch.mini_batches]
+    assert len(lost) == len(rows), "a row that is to leave is in no mini-batch"
+    minis = [_drop_from_mini_batch(mini, rows, aggregation) for mini in batch.mini_batches]
     return TrainingBatch(
         mini_batches=tuple(mini for mini in minis if mini.num_sequences),
         num_samples=batch.num_samples - len(lost),
@@ -72,7 +70,9 @@ def without_rows(
     )
 
 
-def _without(mini: MiniBatch, rows: Set[RowKey], aggregation: Aggregation) -> MiniBatch:
+def _drop_from_mini_batch(
+    mini: MiniBatch, rows: Set[RowKey], aggregation: Aggregation
+) -> MiniBatch:
     kept = [sample for sample in mini.samples if sample.row_key not in rows]
     if len(kept) == len(mini.samples):
         return mini
@@ -80,16 +80,16 @@ def _without(mini: MiniBatch, rows: Set[RowKey], aggregation: Aggregation) -> Mi
     weight_of = {s.row_key: float(weight) for s, weight in zip(kept, weights, strict=True)}
     return replace(
         mini,
-        micro_batches=tuple(_reweighted(micro, weight_of) for micro in mini.micro_batches),
+        micro_batches=tuple(_reweight(micro, weight_of) for micro in mini.micro_batches),
         num_units=num_units,
         num_sequences=len(kept),
         samples=tuple(kept),
     )
 
 
-def _reweighted(micro: MicroBatch, weight_of: Mapping[RowKey, float]) -> MicroBatch:
+def _reweight(micro: MicroBatch, weight_of: Mapping[RowKey, float]) -> MicroBatch:
     """Off the response every entry is 0; so it is on a row that is gone."""
-    if not micro.row_keys:  # a filler
+    if not micro.row_keys:  # a dummy row
         return micro
     weights = micro.weights.new_tensor([weight_of.get(key, 0.0) for key in micro.row_keys])
     is_kept = torch.tensor([key in weight_of for key in micro.row_keys])

@@ -1,5 +1,5 @@
-"""A borrowed response out of the band leaves between old log-probs and update, in one process; that a real actor then
-trains as under Option II is shown in tests/e2e/test_reuse_training.py."""
+"""A borrowed response that drifted too far leaves between old log-probs and update, in one process; that a real actor
+then trains as under Option II is shown in tests/e2e/test_reuse_training.py."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from fakes.ranks import OneRank
 
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
-from megatron_ar3po.data.band import drift_of_rows, within_band, without_rows
 from megatron_ar3po.data.batch_builder import BatchBuilder
+from megatron_ar3po.data.drift import detach_drifted, drift_of_rows, drop_rows
 from megatron_ar3po.types import MicroBatch, TrainingBatch, TrainingSample
 
 AGGREGATIONS = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean")
@@ -89,14 +89,16 @@ def test_drift_is_the_mean_absolute_change_over_the_tokens_of_a_borrowed_respons
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_what_leaves_the_band_counts_nowhere_and_the_rest_weighs_as_if_it_had_never_been(
+def test_what_drifts_too_far_counts_nowhere_and_the_rest_weighs_as_if_it_had_never_been(
     aggregation: Any,
 ) -> None:
     """To the last digit the batch that is built without it."""
     drift = {"p0.1": 0.25, "p1.0": 2.0}
     full = with_drifts(built(SAMPLES, aggregation), drift)
-    batch, standing = within_band(full, cast(Any, OneRank()), band=1.0, aggregation=aggregation)
-    assert [(loan.response_id, loan.option) for loan in standing] == [
+    batch, outcomes = detach_drifted(
+        full, cast(Any, OneRank()), max_drift=1.0, aggregation=aggregation
+    )
+    assert [(loan.response_id, loan.option) for loan in outcomes] == [
         ("p0.1", "recompute"),
         ("p1.0", "detach"),
         ("p2.0", "recompute"),
@@ -114,21 +116,23 @@ def test_what_leaves_the_band_counts_nowhere_and_the_rest_weighs_as_if_it_had_ne
         assert not values[off].any(), name
 
 
-def test_a_band_of_0_measures_and_changes_nothing() -> None:
+def test_a_limit_of_0_measures_and_changes_nothing() -> None:
     full = with_drifts(built(SAMPLES), {"p1.0": 2.0})
-    batch, standing = within_band(full, cast(Any, OneRank()), band=0.0, aggregation="token_mean")
+    batch, outcomes = detach_drifted(
+        full, cast(Any, OneRank()), max_drift=0.0, aggregation="token_mean"
+    )
     assert batch is full
-    assert [loan.option for loan in standing] == ["recompute"] * 3
+    assert [loan.option for loan in outcomes] == ["recompute"] * 3
 
 
 def test_a_mini_batch_of_which_nothing_is_left_is_dropped() -> None:
     full = with_drifts(built(SAMPLES, parts=3), {})
     assert [mini.num_sequences for mini in full.mini_batches] == [2, 2, 1]
-    batch = without_rows(full, {(2, "p2.0")}, "token_mean")
+    batch = drop_rows(full, {(2, "p2.0")}, "token_mean")
     assert [mini.num_sequences for mini in batch.mini_batches] == [2, 2]
     assert batch.num_samples == 4
 
 
 def test_a_row_that_is_nowhere_cannot_leave() -> None:
-    with pytest.raises(AssertionError, match="stands in no mini-batch"):
-        without_rows(with_drifts(built(SAMPLES), {}), {(7, "p7.0")}, "token_mean")
+    with pytest.raises(AssertionError, match="is in no mini-batch"):
+        drop_rows(with_drifts(built(SAMPLES), {}), {(7, "p7.0")}, "token_mean")

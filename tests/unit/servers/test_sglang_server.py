@@ -179,7 +179,8 @@ def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path,
     """
     other = tmp_path / "other.py"
     other.write_text(textwrap.dedent(script))
-    server = make_server(tmp_path, interpreter=python_that(f'exec {sys.executable} {other} "$@"'))
+    named = python_that(f'exec {sys.executable} {other} "$@"')
+    server = make_server(tmp_path, interpreter=named, stop_grace_s=0.2)
     server.start()
     try:
         with pytest.raises(ValueError, match=r"serves the model /models/other, not model\.path="):

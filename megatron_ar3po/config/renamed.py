@@ -46,7 +46,9 @@ def refuse_renamed_options(values: Mapping[str, Any]) -> None:
         raise ValueError("\n".join(lines))
 
 
-def _dotted(section: str, options: Any) -> Iterator[tuple[str, Any]]:
+def _dotted(section: object, options: Any) -> Iterator[tuple[str, Any]]:
+    """`section`: a name, if the file is right; a YAML key may be a number as well."""
+    section = str(section)
     if isinstance(options, Mapping) and "." not in section:
         for name, value in cast("Mapping[str, Any]", options).items():
             yield f"{section}.{name}", value

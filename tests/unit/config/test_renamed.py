@@ -83,3 +83,8 @@ def test_an_option_passed_through_to_sglang_keeps_its_own_name():
 def test_a_misspelt_old_name_is_led_to_the_new_one(misspelt, new):
     with pytest.raises(ValueError, match=rf"the nearest known one is {new}\."):
         load_config([], [f"{misspelt}=1"])
+
+
+def test_a_section_whose_name_is_a_number_is_an_unknown_option():
+    with pytest.raises(ValueError, match=r"unknown option 1=\{'port': 30000\}"):
+        config_from_dict({1: {"port": 30000}})  # type: ignore[dict-item]

@@ -15,7 +15,7 @@ class DebugConfig:
     `debug.replay_path`, without a server."""
 
     dump_steps: list[int] = field(default_factory=list[int])
-    """Training steps whose samples go to `dumps/step_NNNNN.pt` in the run's folder."""
+    """Training steps whose response groups go to `dumps/step_NNNNN.pt` in the run's folder."""
 
     replay_path: str = ""
     """The dump that `mode=train_only` trains on, at any layout."""

@@ -132,11 +132,6 @@ def _check_algorithm(config: Config) -> None:
 def _check_files(config: Config) -> None:
     if config.debug.mode == "train_only":
         require(
-            config.algorithm.kl_in == "loss" or config.algorithm.kl_coef == 0,
-            "algorithm.kl_in=reward makes advantages of whole groups, and debug.mode=train_only replays samples whose "
-            "advantages are made; set algorithm.kl_in=loss or algorithm.kl_coef=0.",
-        )
-        require(
             bool(config.debug.replay_path) and Path(config.debug.replay_path).is_file(),
             f"debug.mode=train_only needs a dumped step, but debug.replay_path={config.debug.replay_path or '(empty)'} "
             "is no file; dump one with debug.dump_steps=[1] and name RUN/dumps/step_00001.pt.",

@@ -93,3 +93,11 @@ def test_an_option_without_effect_is_said(words):
 def test_a_choice_of_the_objective_that_does_nothing_is_warned_of(words, chosen, said):
     assert any(said in line for line in warnings_of(load_config([], [*words, *chosen])))
     assert not any(said in line for line in warnings_of(load_config([], words)))
+
+
+def test_a_dumped_step_is_trained_on_with_a_kl_penalty_in_its_rewards(words, tmp_path):
+    """The dump holds whole groups, so their advantages can be made anew."""
+    dump = tmp_path / "step_00001.pt"
+    dump.touch()
+    replay = ["debug.mode=train_only", f"debug.replay_path={dump}"]
+    assert check(words, *replay, "algorithm.kl_in=reward", "algorithm.kl_coef=0.1") == []

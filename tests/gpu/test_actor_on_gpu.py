@@ -56,7 +56,7 @@ def test_buckets_travel_as_ipc_handles_and_arrive_whole(stage: Stage) -> None:
 def test_a_corrupted_bucket_is_caught(stage: Stage) -> None:
     from megatron_ar3po.interfaces import WeightPublishError
 
-    spoiling = SpoilingTransport(stage.transports["tensor"], "model.norm.weight", (0,))
+    spoiling = SpoilingTransport(stage.transports["tensor"], "model.norm.weight", (0,), by=1e-2)
     with pytest.raises(WeightPublishError, match=r"model\.norm\.weight differs"):
         stage.publish(stage.actor, spoiling, verify=True)
     stage.publish(stage.actor, verify=True)

@@ -58,10 +58,13 @@ class Poison:
 
 
 class SpoilingTransport:
-    """A transport that changes one tensor behind the checksum's back: between what was read off and what is sent."""
+    """A transport that changes one element of one tensor behind the checksum's back: between what was read off and what
+    is sent. `by`: how much is added to it, more than its dtype rounds away."""
 
-    def __init__(self, inner: Transport, name: str, element: tuple[int, ...]) -> None:
-        self._inner, self._name, self._element = inner, name, element
+    def __init__(
+        self, inner: Transport, name: str, element: tuple[int, ...], *, by: float = 1e-3
+    ) -> None:
+        self._inner, self._name, self._element, self._by = inner, name, element, by
         self.needs_session = inner.needs_session
         self.open, self.finish, self.release = inner.open, inner.finish, inner.release
         self.forget, self.close = inner.forget, inner.close
@@ -72,7 +75,7 @@ class SpoilingTransport:
 
     def _spoil(self, tensor: Tensor) -> Tensor:
         spoilt = tensor.clone()
-        spoilt[self._element] += 1e-2
+        spoilt[self._element] += self._by
         return spoilt
 
 

@@ -15,10 +15,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from fractions import Fraction
 
-from megatron_ar3po.rewards.math import symbolic
 from megatron_ar3po.rewards.math.answers import (
     Answer,
     Choice,
@@ -32,7 +29,8 @@ from megatron_ar3po.rewards.math.answers import (
     plain_value,
 )
 from megatron_ar3po.rewards.math.labels import labels_agree
-from megatron_ar3po.rewards.math.numeric import expressions_equal, is_proportional
+from megatron_ar3po.rewards.math.leaves import LeafComparison
+from megatron_ar3po.rewards.math.numeric import is_proportional
 from megatron_ar3po.rewards.math.reading import read
 from megatron_ar3po.rewards.math.real_sets import same_real_set
 from megatron_ar3po.rewards.math.shapes import (
@@ -41,7 +39,6 @@ from megatron_ar3po.rewards.math.shapes import (
     is_clock,
     is_constant,
     is_number_or_letter_in_brackets,
-    is_words,
     name_of,
     repeats_a_label,
     reversed_relation,
@@ -50,28 +47,10 @@ from megatron_ar3po.rewards.math.shapes import (
     without_repeats,
 )
 from megatron_ar3po.rewards.math.tidy import compact, tidy
-from megatron_ar3po.rewards.math.trees import Node
-from megatron_ar3po.rewards.math.units import same_unit, split_unit
-from megatron_ar3po.rewards.math.wording import is_said, spell_out, split_base
-
-MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
 
 
-class TooManyComparisons(RuntimeError):
-    """The two answers have more parts than anyone would write."""
-
-
-@dataclass
-class Comparison:
-    """One question of equality: its options, and what was tried to answer it."""
-
-    tolerance: Fraction = Fraction(0)
-    tried: list[str] = field(default_factory=list)
-    leaves: int = 0
-
-    def note(self, line: str) -> None:
-        if len(self.tried) < 50:
-            self.tried.append(line)
+class Comparison(LeafComparison):
+    """Compares whole answers, part by part down to the leaves."""
 
     def equal(self, left: str, right: str) -> bool:
         """Whether two answers are the same."""
@@ -133,7 +112,7 @@ class Comparison:
             ):
                 return True
             if isinstance(first, Matrix) and isinstance(second, Leaf) and r"\begin" in second.text:
-                return self._symbolic(as_latex(first), second.text)
+                return self.symbolic_equal(as_latex(first), second.text)
         return type(a) is not type(b) and bool(same_real_set(a, b))
 
     def _items_equal(self, a: Items, b: Items) -> bool:
@@ -314,68 +293,6 @@ class Comparison:
             return None
         return True if first[1] in ("=", "ne") else sign > 0
 
-    # --- leaves
-
-    def leaves_equal(self, a: Leaf, b: Leaf) -> bool:
-        self.leaves += 1
-        if self.leaves > MAX_COMPARISONS:
-            raise TooManyComparisons
-        a, b = _with_letter_units(a, b)
-        a_unit, b_unit = ("percent" if x.is_percent else x.unit for x in (a, b))
-        if not same_unit(a_unit, b_unit):
-            self.note(f"unit: {a_unit} is not {b_unit}")
-            return False
-        if compact(a.text) == compact(b.text):
-            return a.is_percent == b.is_percent or not (a.unit or b.unit) or a.value is not None
-        if a.value is not None and b.value is not None:
-            equal = self._values_equal(a.value, b.value, a.is_percent, b.is_percent)
-            self.note(f"number: {a.value} and {b.value} are {'equal' if equal else 'different'}")
-            return equal
-        if {a.text, b.text} == {"R", r"\mathbb{R}"}:
-            return True
-        if is_said(a.text) and is_said(b.text) and spell_out(a.text) == spell_out(b.text):
-            self.note("words: the same")
-            return True
-        if is_words(a) or is_words(b):
-            if spell_out(a.text) == spell_out(b.text):
-                self.note("words: the same")
-                return True
-            if a.is_words or b.is_words or len(a.text) > 3 or len(b.text) > 3:
-                self.note("words: different")
-                if is_words(a) and is_words(b):
-                    return False
-        if (base := split_base(a.text)) or split_base(b.text):
-            return base is not None and base == split_base(b.text)
-        return self._expressions_equal(a, b)
-
-    def _values_equal(self, x: Fraction, y: Fraction, x_percent: bool, y_percent: bool) -> bool:
-        if x_percent == y_percent:
-            return abs(x - y) <= self.tolerance
-        if y_percent:
-            x, y = y, x
-        return abs(x - y) <= self.tolerance or abs(x / 100 - y) <= self.tolerance
-
-    def _expressions_equal(self, a: Leaf, b: Leaf) -> bool:
-        if a.trees and b.trees:
-            equal = any(
-                expressions_equal(x, y, tolerance=self.tolerance)
-                for left in a.trees
-                for right in b.trees
-                for x, y in _percent_readings(left, right, a.is_percent, b.is_percent)
-            )
-            self.note(
-                f"expression: {a.text[:60]} and {b.text[:60]} are {'equal' if equal else 'different'}"
-            )
-            return equal
-        if is_words(a) or is_words(b):
-            return False
-        return self._symbolic(a.text, b.text)
-
-    def _symbolic(self, left: str, right: str) -> bool:
-        verdict = symbolic.equal(left, right)
-        self.note(f"symbolic: {verdict.reason}")
-        return verdict.equal
-
 
 _SAME_SHAPE: dict[type, Callable[..., bool]] = {
     Items: Comparison._items_equal,
@@ -384,27 +301,3 @@ _SAME_SHAPE: dict[type, Callable[..., bool]] = {
     SetOperation: Comparison._operations_equal,
     Relation: Comparison._relations_equal,
 }
-
-
-def _with_letter_units(a: Leaf, b: Leaf) -> tuple[Leaf, Leaf]:
-    r""" "15 m^2" beside "15 \text{ m}^2": the letter is a unit because the other side says so."""
-    if bool(a.unit) == bool(b.unit):
-        return a, b
-    with_unit, without = (a, b) if a.unit else (b, a)
-    core, unit = split_unit(without.text, letters=True)
-    if unit != with_unit.unit:
-        return a, b
-    read_again = Leaf(core, unit=unit)
-    return (a, read_again) if a.unit else (read_again, b)
-
-
-def _percent_readings(
-    left: Node, right: Node, left_percent: bool, right_percent: bool
-) -> list[tuple[Node, Node]]:
-    if left_percent == right_percent:
-        return [(left, right)]
-    hundredth: Node = ("num", Fraction(1, 100))
-    scaled = (
-        (("mul", (left, hundredth)), right) if left_percent else (left, ("mul", (right, hundredth)))
-    )
-    return [(left, right), scaled]

@@ -10,44 +10,20 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from megatron_ar3po.rewards.math.known_names import ACCENTS, ALIASES, FUNCTIONS, OF_SEVERAL, SYMBOLS
 from megatron_ar3po.rewards.math.tokens import (
     SCRIPTS,
+    TokenReader,
     Unreadable,
     number_value,
     repeating_value,
     tokens_of,
 )
-from megatron_ar3po.rewards.math.trees import MINUS_ONE, ONE, Node
+from megatron_ar3po.rewards.math.trees import MINUS_ONE, ONE, Node, is_proper_fraction
 from megatron_ar3po.rewards.math.words import words
 
 MAX_DEPTH = 40
 MAX_CHAIN = 16  # divisions in one product
-
-
-_FUNCTIONS = words(
-    "arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh asin acos atan sinh cosh tanh coth "
-    "sech csch sin cos tan cot sec csc ln log exp sqrt abs sgn floor ceil Re Im "
-)
-_ALIASES = {
-    "asin": "arcsin",
-    "acos": "arccos",
-    "atan": "arctan",
-    "tg": "tan",
-    "ctg": "cot",
-    "arctg": "arctan",
-}
-_OF_SEVERAL = frozenset(("gcd", "lcm", "max", "min"))
-_SYMBOLS = frozenset(
-    words(
-        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron rho sigma tau "
-        "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega hbar ell odot "
-        "oplus star partial nabla angle triangle "
-    )
-)
-_ACCENTS = frozenset(
-    words("overline vec hat widehat tilde widetilde dot ddot underline overrightarrow ")
-)
-
 
 _NO_FACTORS = frozenset(
     "\\" + name for name in words("rfloor rceil pm mp infty over choose bmod pmod mod")
@@ -69,38 +45,14 @@ def parse(text: str, *, tight: bool = False) -> Node:
     return node
 
 
-class _Parser:
+class _Parser(TokenReader):
     """Recursive descent, one token of look-ahead."""
 
     def __init__(self, tokens: list[tuple[str, str]], *, tight: bool) -> None:
-        self._tokens = tokens
-        self._at = 0
+        super().__init__(tokens)
         self._depth = 0
         self._bars = 0  # open |
         self._tight = tight
-
-    # --- tokens
-
-    def peek(self, ahead: int = 0) -> str | None:
-        index = self._at + ahead
-        return self._tokens[index][1] if index < len(self._tokens) else None
-
-    def _kind(self, ahead: int = 0) -> str | None:
-        index = self._at + ahead
-        return self._tokens[index][0] if index < len(self._tokens) else None
-
-    def _next(self) -> tuple[str, str]:
-        if self._at >= len(self._tokens):
-            raise Unreadable("unexpected end")
-        self._at += 1
-        return self._tokens[self._at - 1]
-
-    def _expect(self, token: str) -> None:
-        kind, found = self._next()
-        if found != token:
-            raise Unreadable(f"expected {token!r}, found {kind} {found!r}")
-
-    # --- grammar
 
     def _descend(self) -> None:
         self._depth += 1
@@ -178,7 +130,7 @@ class _Parser:
                 start = self._at
                 self._next()
                 part = self._power()
-                if _is_proper_fraction(part):
+                if is_proper_fraction(part):
                     return ("add", (("num", number_value(whole)), part))
                 self._at = start
             elif self._kind(1) == "gap" and self._kind(2) == "number" and self.peek(3) == "/":
@@ -309,7 +261,7 @@ class _Parser:
             return ("const", "pi")
         if word.startswith("inf"):
             raise Unreadable("infinity is no number")
-        return self._function(_ALIASES.get(word, word))
+        return self._function(ALIASES.get(word, word))
 
     def _command(self, name: str) -> Node:
         if name == "frac":
@@ -329,15 +281,15 @@ class _Parser:
             node = self.sum()
             self._expect("\\r" + name[1:])
             return ("fn", name[1:], (node,))
-        if name in _OF_SEVERAL:
+        if name in OF_SEVERAL:
             return ("fn", name, self._arguments())
         if name == "text":
             return self._text_symbol()
-        if name in _ACCENTS:
+        if name in ACCENTS:
             return self._symbol(f"{name}({self._raw_group()})")
-        if name in _FUNCTIONS or name in _ALIASES:
-            return self._function(_ALIASES.get(name, name))
-        if name in _SYMBOLS:
+        if name in FUNCTIONS or name in ALIASES:
+            return self._function(ALIASES.get(name, name))
+        if name in SYMBOLS:
             return self._symbol(name)
         raise Unreadable(f"\\{name} is not known")
 
@@ -357,9 +309,9 @@ class _Parser:
 
     def _text_symbol(self) -> Node:
         name = self._raw_group()
-        if name in _FUNCTIONS:
-            return self._function(_ALIASES.get(name, name))
-        if name in _OF_SEVERAL:
+        if name in FUNCTIONS:
+            return self._function(ALIASES.get(name, name))
+        if name in OF_SEVERAL:
             return ("fn", name, self._arguments())
         if name.isdecimal() and name.isascii():
             return ("num", number_value(name))
@@ -428,11 +380,4 @@ class _Parser:
 
     def _is_function(self) -> bool:
         token = (self.peek() or "").lstrip("\\")
-        return self._kind() in ("word", "command") and token in _FUNCTIONS and token != "sqrt"
-
-
-def _is_proper_fraction(node: Node) -> bool:
-    if node[0] != "div" or node[1][0] != "num" or node[2][0] != "num":
-        return False
-    over, under = node[1][1], node[2][1]
-    return over.denominator == under.denominator == 1 and 0 <= over < under
+        return self._kind() in ("word", "command") and token in FUNCTIONS and token != "sqrt"

@@ -21,7 +21,7 @@ from megatron_ar3po.rewards.math.answers import (
     Relation,
     SetOperation,
 )
-from megatron_ar3po.rewards.math.equality import Comparison, TooManyComparisons
+from megatron_ar3po.rewards.math.equality import Comparison
 from megatron_ar3po.rewards.math.extraction import (
     FALLBACK,
     MAX_ANSWER,
@@ -29,6 +29,7 @@ from megatron_ar3po.rewards.math.extraction import (
     answer_text,
     extract_answer,
 )
+from megatron_ar3po.rewards.math.leaves import TooManyComparisons
 from megatron_ar3po.rewards.math.reading import read
 from megatron_ar3po.rewards.math.tidy import compact, tidy
 

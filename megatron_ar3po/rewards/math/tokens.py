@@ -76,3 +76,30 @@ def repeating_value(token: str) -> Fraction:
     decimals = len(start.partition(".")[2])
     head = Fraction(start if decimals else start + "0")
     return head + Fraction(int(cycle), (10 ** len(cycle) - 1) * 10**decimals)
+
+
+class TokenReader:
+    """Tokens one after another. `ahead` counts from the next one; the kind says which group of the grammar it is of."""
+
+    def __init__(self, tokens: list[tuple[str, str]]) -> None:
+        self._tokens = tokens
+        self._at = 0
+
+    def peek(self, ahead: int = 0) -> str | None:
+        index = self._at + ahead
+        return self._tokens[index][1] if index < len(self._tokens) else None
+
+    def _kind(self, ahead: int = 0) -> str | None:
+        index = self._at + ahead
+        return self._tokens[index][0] if index < len(self._tokens) else None
+
+    def _next(self) -> tuple[str, str]:
+        if self._at >= len(self._tokens):
+            raise Unreadable("unexpected end")
+        self._at += 1
+        return self._tokens[self._at - 1]
+
+    def _expect(self, token: str) -> None:
+        kind, found = self._next()
+        if found != token:
+            raise Unreadable(f"expected {token!r}, found {kind} {found!r}")

@@ -50,3 +50,11 @@ def uses(node: Node, *names: str) -> bool:
                 return True
             stack.extend(item)
     return False
+
+
+def is_proper_fraction(node: Node) -> bool:
+    """A fraction of whole numbers, 0 <= over < under."""
+    if node[0] != "div" or node[1][0] != "num" or node[2][0] != "num":
+        return False
+    over, under = node[1][1], node[2][1]
+    return over.denominator == under.denominator == 1 and 0 <= over < under

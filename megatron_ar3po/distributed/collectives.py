@@ -123,7 +123,7 @@ class Ranks:
         ) as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
             error = raised
         text = None if error is None else f"{type(error).__name__}: {error}"
-        with self._meeting(_REPLICA):
+        with self._collective(_REPLICA):
             texts = _all_gather(text, self._replica)
         if self.is_leader and (failed := [text for text in texts if text is not None]):
             raise (
@@ -155,35 +155,34 @@ class Ranks:
 
     def gather(self, value: Value) -> list[Value]:
         """Collective over all ranks; the values in rank order on every rank."""
-        with self._meeting(_ALL):
+        with self._collective(_ALL):
             return _all_gather(value, self._world)
 
     def gather_over_replicas(self, value: Value) -> list[Value]:
-        """Collective; one value per replica, in data-parallel order, from the ranks at this rank's place (tp, pp)."""
-        with self._meeting(_PEERS):
+        """Collective; one value per replica, in data-parallel order, from the ranks with this rank's (tp, cp, pp)."""
+        with self._collective(_PEERS):
             return _all_gather(value, self._peers)
 
     def broadcast_in_replica(self, value: Value) -> Value:
         """Collective over a replica; the leader's value on every rank of it."""
-        with self._meeting(_REPLICA):
+        with self._collective(_REPLICA):
             return _broadcast(value, self.layout.leader_rank(self.layout.dp_rank), self._replica)
 
     def broadcast(self, value: Value) -> Value:
         """Collective over all ranks; rank 0's value."""
-        with self._meeting(_ALL):
+        with self._collective(_ALL):
             return _broadcast(value, 0, self._world)
 
     @contextmanager
-    def _meeting(self, others: str) -> Iterator[None]:
-        """Around every collective: who waits is known to `watch`, and one that fails says who has not come."""
-        with self.watch.meeting(others, is_of_all=others == _ALL):
+    def _collective(self, others: str) -> Iterator[None]:
+        """Around every collective: who waits is known to `watch`, and one that fails names the stragglers."""
+        with self.watch.collective(others, is_of_all=others == _ALL):
             try:
                 yield
             except RuntimeError as error:  # gloo: a time limit, or a peer that has gone
                 why = str(error).rpartition("] ")[2].splitlines()[0]
-                raise PeerError(
-                    f"rank {self.layout.rank} could not meet {others}: {why}. {self.watch.who_is_missing()}".rstrip()
-                ) from error
+                what = f"a collective of rank {self.layout.rank} with {others} failed: {why}."
+                raise PeerError(f"{what} {self.watch.describe_stragglers()}".rstrip()) from error
 
     def any(self, flag: bool) -> bool:
         """Collective over all ranks: true on all if true on one."""

@@ -1,15 +1,15 @@
 """Where every rank is, for the person at whose run nothing moves: RUN/status/rank_00017.json, written by a thread of
 the rank itself.
 
-The loop only says what it is at (`phase`, `meeting`): an assignment, no file. The thread writes every few seconds,
+The loop only says what it is at (`phase`, `collective`): an assignment, no file. The thread writes every few seconds,
 however short a step is, so a file that is no longer written is a sign as well. It also
-- says, when its rank has waited long for others, which ranks have not come (one rank speaks for all that wait);
+- names the stragglers when its rank has waited long for others (one rank speaks for all that wait);
 - writes the stacks of its process into RUN/status/rank_00017.stacks when RUN/status/show_stacks is touched, on every
   node, without a signal (`ar3po status RUN --stacks`); `kill -USR2 PID` shows them in the rank's log.
 
-Whom the others wait for follows from `meetings`, the number of collectives over all ranks that a rank has come to: all
-ranks run the same loop, so those with the fewest are behind, and of these the ones that do not wait themselves. Not
-seen: who is late inside one of Megatron's own collectives; there the stacks tell.
+Whom the others wait for follows from `num_collectives`, those over all ranks that a rank has come to: all ranks run the
+same loop, so those with the fewest are behind, and of these the ones that do not wait themselves are the stragglers.
+Not seen: who is late inside one of Megatron's own collectives; there the stacks tell.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,14 @@ class RankStatus:
     phase_s: float = 0.0  # for how long, when it was written
     waits_for: str = ""  # in a collective: whom for; empty: at work
     waits_s: float = 0.0
-    meetings: int = 0  # collectives over all ranks that it has come to
+    num_collectives: int = 0  # over all ranks, that it has come to; `meetings` in the file
     end: str = ""  # "ended", or what it failed of
     written: float = 0.0  # this node's clock
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the file and in `ar3po status --json`."""
+        fields = asdict(self)
+        return {("meetings" if n == "num_collectives" else n): x for n, x in fields.items()}
 
     def age_s(self, now: float) -> float:
         return max(0.0, now - self.written)
@@ -59,7 +65,7 @@ class RankStatus:
     def is_silent(self, now: float) -> bool:
         return not self.end and self.age_s(now) > SILENT_AFTER_S
 
-    def told(self, now: float) -> str:
+    def describe(self, now: float) -> str:
         """As in "rank 17 (node3, pid 4711): in rollout for 312 s"."""
         who = f"rank {self.rank} ({self.host}, pid {self.pid})"
         if self.end:
@@ -70,17 +76,17 @@ class RankStatus:
 
 
 class RankWatch:
-    """One rank's own. Costs nothing until `writing` is entered; `phase` and `meeting` are for the main thread."""
+    """One rank's own. Costs nothing until `writing` is entered; `phase` and `collective` are for the main thread."""
 
     def __init__(self, rank: int, world_size: int) -> None:
         self.rank = rank
         self.steps_done = -1
-        self._longest_waits_s: dict[str, float] = {}  # by phase, of meetings that came to an end
+        self._longest_waits_s: dict[str, float] = {}  # by phase, of collectives that came to an end
         self._host = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
         self._world_size = world_size
         self._phase = (START, time.monotonic())
         self._waits = ("", 0.0)
-        self._meetings = 0
+        self._num_collectives = 0
         self._folder: Path | None = None
 
     @contextmanager
@@ -95,10 +101,10 @@ class RankWatch:
             self._phase = (BETWEEN if is_outermost else outer, time.monotonic())
 
     @contextmanager
-    def meeting(self, others: str, *, is_of_all: bool = False) -> Iterator[None]:
+    def collective(self, others: str, *, is_of_all: bool = False) -> Iterator[None]:
         """Around a collective; `others` is who takes part, as in "all ranks"."""
         since = time.monotonic()
-        self._meetings += is_of_all
+        self._num_collectives += is_of_all
         self._waits = (others, since)
         try:
             yield
@@ -123,24 +129,24 @@ class RankWatch:
             phase_s=round(now - phase_since, 1),
             waits_for=waits_for,
             waits_s=round(now - waits_since, 1) if waits_for else 0.0,
-            meetings=self._meetings,
+            num_collectives=self._num_collectives,
             end=end,
             written=time.time(),
         )
 
-    def who_is_missing(self) -> str:
+    def describe_stragglers(self) -> str:
         """For the message of a collective that failed; one sentence, empty when nothing is known."""
         if self._folder is None:
             return ""
         statuses = {status.rank: status for status in read_statuses(self._folder)}
         statuses[self.rank] = self.status()
-        return tell_missing(sorted(statuses.values(), key=lambda s: s.rank), time.time())
+        return describe_stragglers(sorted(statuses.values(), key=lambda s: s.rank), time.time())
 
     @contextmanager
     def writing(
         self, folder: Path, *, report_after_s: float, every_s: float = WRITE_EVERY_S
     ) -> Iterator[None]:
-        """For the life of the run. `report_after_s`: say who is missing after waiting so long and twice as long as
+        """For the life of the run. `report_after_s`: name the stragglers after waiting so long and twice as long as
         ever before in this phase (a rollout may last), then after twice that, and so on; 0: never."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
@@ -208,17 +214,17 @@ class _WatchLoop:
         if status.waits_s < self._next_report_s:
             return
         self._next_report_s = 2 * status.waits_s
-        if not self._another_speaks():
+        if not self._is_another_speaking():
             # As an error, so that it is heard from any rank: the one that usually speaks may be the one that hangs.
             logger.error(
                 "waiting for %s for %.0f s in %s: %s",
                 status.waits_for,
                 status.waits_s,
                 status.phase,
-                self._watch.who_is_missing(),
+                self._watch.describe_stragglers(),
             )
 
-    def _another_speaks(self) -> bool:
+    def _is_another_speaking(self) -> bool:
         """The lowest rank that has waited about as long. Read one by one: rank 0 usually is it."""
         now = time.time()
         for rank in range(self._watch.rank):
@@ -238,19 +244,19 @@ class _WatchLoop:
         target.with_suffix(".tmp").replace(target)
 
 
-def awaited(statuses: Sequence[RankStatus], now: float) -> list[RankStatus]:
+def find_stragglers(statuses: Sequence[RankStatus], now: float) -> list[RankStatus]:
     """Whom the others wait for: nobody when nobody waits, or when all that are behind wait themselves."""
-    behind = min((s.meetings for s in statuses if not s.end), default=0)
+    behind = min((s.num_collectives for s in statuses if not s.end), default=0)
     waiting = [s for s in statuses if s.waits_for and not s.is_silent(now)]
-    late = [s for s in statuses if s.meetings <= behind and not s.waits_for]
+    late = [s for s in statuses if s.num_collectives <= behind and not s.waits_for]
     return [s for s in statuses if waiting and (s in late or s.end or s.is_silent(now))]
 
 
-def tell_missing(statuses: Sequence[RankStatus], now: float) -> str:
+def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:
     num_waiting = sum(bool(s.waits_for) and not s.is_silent(now) for s in statuses)
-    late = awaited(statuses, now)
+    late = find_stragglers(statuses, now)
     unknown = statuses[0].world_size - len(statuses) if statuses else 0
-    named = [s.told(now) for s in late[:MAX_RANKS_NAMED]]
+    named = [s.describe(now) for s in late[:MAX_RANKS_NAMED]]
     if len(late) > MAX_RANKS_NAMED:
         named.append(f"and {len(late) - MAX_RANKS_NAMED} more")
     if unknown:
@@ -267,13 +273,14 @@ def tell_missing(statuses: Sequence[RankStatus], now: float) -> str:
 
 def write_status(folder: Path, status: RankStatus) -> None:
     file = _file(folder, status.rank)
-    file.with_suffix(".tmp").write_text(json.dumps(asdict(status)))
+    file.with_suffix(".tmp").write_text(json.dumps(status.as_json()))
     file.with_suffix(".tmp").replace(file)
 
 
 def read_status(file: Path) -> RankStatus | None:
     try:
-        return RankStatus(**json.loads(file.read_text()))
+        fields = json.loads(file.read_text())
+        return RankStatus(num_collectives=fields.pop("meetings", 0), **fields)
     except (
         FileNotFoundError,
         json.JSONDecodeError,

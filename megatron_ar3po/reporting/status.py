@@ -9,7 +9,6 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,10 @@ from megatron_ar3po.distributed.rank_watch import (
     STACKS_REQUEST,
     WRITE_EVERY_S,
     RankStatus,
-    awaited,
+    describe_stragglers,
+    find_stragglers,
     read_statuses,
     stacks_file,
-    tell_missing,
 )
 from megatron_ar3po.reporting.spans import spans
 
@@ -70,8 +69,8 @@ def marker_of(run: Path) -> str:
 
 def _as_json(statuses: Sequence[RankStatus], now: float) -> dict[str, Any]:
     return {
-        "ranks": [asdict(s) | {"age_s": round(s.age_s(now), 1)} for s in statuses],
-        "awaited": [s.rank for s in awaited(statuses, now)],
+        "ranks": [s.as_json() | {"age_s": round(s.age_s(now), 1)} for s in statuses],
+        "awaited": [s.rank for s in find_stragglers(statuses, now)],
     }
 
 
@@ -80,15 +79,15 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
     steps = max(s.steps_done for s in statuses)
     after = f"{steps} steps done" if steps >= 0 else "before its first step"
     yield f"{len(statuses)} of {statuses[0].world_size} ranks on {len({s.host for s in statuses})} nodes, {after}"
-    late = awaited(statuses, now)
+    late = find_stragglers(statuses, now)
     rows = [("ranks", "nodes", "is", "seconds", "")]
-    for does, group in _grouped(statuses, lambda s: _does(s, now)).items():
+    for does, group in _group(statuses, lambda s: _describe(s, now)).items():
         rows.append(
             (
                 spans([s.rank for s in group]),
                 _hosts(group),
                 does,
-                f"{max(_for_s(s, now) for s in group):.0f}",
+                f"{max(_duration_s(s, now) for s in group):.0f}",
                 "<- the others wait" if any(s in late for s in group) else "",
             )
         )
@@ -99,10 +98,10 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
     if marker or all(s.end == "ended" for s in statuses):
         yield f"the run is {marker or 'at its end'}"
     else:
-        yield tell_missing(statuses, now)
+        yield describe_stragglers(statuses, now)
 
 
-def _grouped(
+def _group(
     statuses: Sequence[RankStatus], key: Callable[[RankStatus], str]
 ) -> dict[str, list[RankStatus]]:
     groups: dict[str, list[RankStatus]] = {}
@@ -111,7 +110,7 @@ def _grouped(
     return groups
 
 
-def _does(status: RankStatus, now: float) -> str:
+def _describe(status: RankStatus, now: float) -> str:
     if status.end:
         return status.end
     if status.is_silent(now):
@@ -119,7 +118,7 @@ def _does(status: RankStatus, now: float) -> str:
     return f"{status.phase}, waiting for {status.waits_for}" if status.waits_for else status.phase
 
 
-def _for_s(status: RankStatus, now: float) -> float:
+def _duration_s(status: RankStatus, now: float) -> float:
     if status.end or status.is_silent(now):
         return status.age_s(now)
     return (status.waits_s if status.waits_for else status.phase_s) + status.age_s(now)
@@ -157,7 +156,7 @@ def main_thread_frames(dump: str) -> list[str]:
 
 
 def stack_lines(stacks: dict[int, str]) -> Iterator[str]:
-    """Ranks at the same place share one stack."""
+    """Ranks with the same frames share one stack."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for rank, dump in stacks.items():
         groups.setdefault(tuple(main_thread_frames(dump)), []).append(rank)

@@ -93,7 +93,7 @@ def test_a_rank_that_hangs_is_named_with_its_node_and_ends_the_job_at_the_time_l
         in log.partition("waiting for all ranks")[2]
     )
     error = log.partition("ar3po: error: ")[2].splitlines()[0]
-    assert "rank 0 could not meet all ranks: Timed out" in error
+    assert "a collective of rank 0 with all ranks failed: Timed out" in error
     assert f"rank 1 (node2, pid {frozen}): not heard of for" in error
 
 

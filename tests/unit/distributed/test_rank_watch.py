@@ -24,11 +24,11 @@ from megatron_ar3po.distributed.rank_watch import (
     STACKS_REQUEST,
     RankStatus,
     RankWatch,
-    awaited,
+    describe_stragglers,
+    find_stragglers,
     read_status,
     read_statuses,
     stacks_file,
-    tell_missing,
 )
 
 NOW = 1000.0
@@ -40,31 +40,31 @@ def status(rank: int, **facts) -> RankStatus:
     return RankStatus(rank=rank, **(known | facts))
 
 
-def waiting(rank: int, meetings: int, for_: str = "all ranks", **facts) -> RankStatus:
-    return status(rank, meetings=meetings, waits_for=for_, waits_s=90.0, **facts)
+def waiting(rank: int, num_collectives: int, for_: str = "all ranks", **facts) -> RankStatus:
+    return status(rank, num_collectives=num_collectives, waits_for=for_, waits_s=90.0, **facts)
 
 
 def test_the_leader_still_in_its_rollout_is_the_one_that_is_waited_for():
-    """Two replicas of two. Replica 0 has come to meeting 8; rank 3 waits for its leader, rank 2, at meeting 7."""
-    late = status(2, meetings=7, phase="step/rollout", phase_s=95.0)
+    """Two replicas of two. Replica 0 has come to collective 8; rank 3 waits for its leader, rank 2, at collective 7."""
+    late = status(2, num_collectives=7, phase="step/rollout", phase_s=95.0)
     ranks = [waiting(0, 8), waiting(1, 8), late, waiting(3, 7, "its replica")]
-    assert awaited(ranks, NOW) == [late]
-    assert tell_missing(ranks, NOW + 5) == (
+    assert find_stragglers(ranks, NOW) == [late]
+    assert describe_stragglers(ranks, NOW + 5) == (
         "3 ranks wait for rank 2 (node1, pid 102): in step/rollout for 100 s"
     )
 
 
 def test_nobody_is_named_while_nobody_waits_or_when_all_have_come():
-    assert awaited([status(0, meetings=7), status(1, meetings=7)], NOW) == []
+    assert find_stragglers([status(0, num_collectives=7), status(1, num_collectives=7)], NOW) == []
     all_here = [waiting(rank, 8) for rank in range(4)]
-    assert awaited(all_here, NOW) == []
-    assert "4 ranks wait, and nobody is behind: the network" in tell_missing(all_here, NOW)
+    assert find_stragglers(all_here, NOW) == []
+    assert "4 ranks wait, and nobody is behind: the network" in describe_stragglers(all_here, NOW)
 
 
 def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come():
-    failed = status(1, meetings=9, end="failed: ValueError: no disk")
+    failed = status(1, num_collectives=9, end="failed: ValueError: no disk")
     silent = waiting(2, 8, written=NOW - SILENT_AFTER_S - 1)
-    told = tell_missing([waiting(0, 8), failed, silent, waiting(3, 8)], NOW)
+    told = describe_stragglers([waiting(0, 8), failed, silent, waiting(3, 8)], NOW)
     assert told == (
         "2 ranks wait for rank 1 (node0, pid 101): failed: ValueError: no disk; rank 2 (node1, pid 102): not heard of "
         "for 61 s; its process has ended or its node is lost"
@@ -72,27 +72,31 @@ def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come(
 
 
 def test_a_rank_that_never_wrote_is_counted():
-    told = tell_missing([waiting(0, 1), waiting(1, 1), waiting(2, 1)], NOW)
+    told = describe_stragglers([waiting(0, 1), waiting(1, 1), waiting(2, 1)], NOW)
     assert told == "3 ranks wait for 1 rank that has never written"
 
 
 def test_many_late_ranks_are_counted_not_listed():
     ranks = [waiting(0, 9, world_size=7)] + [
-        status(r, meetings=8, world_size=7) for r in range(1, 7)
+        status(r, num_collectives=8, world_size=7) for r in range(1, 7)
     ]
-    assert tell_missing(ranks, NOW).endswith("; and 2 more")
+    assert describe_stragglers(ranks, NOW).endswith("; and 2 more")
 
 
-def test_phases_nest_and_a_meeting_is_seen_while_it_lasts():
+def test_phases_nest_and_a_collective_is_seen_while_it_lasts():
     watch = RankWatch(rank=3, world_size=4)
     assert watch.status().phase == "start"
-    with watch.phase("step"), watch.phase("train"), watch.meeting("all ranks", is_of_all=True):
+    with watch.phase("step"), watch.phase("train"), watch.collective("all ranks", is_of_all=True):
         inside = watch.status()
-    assert (inside.phase, inside.waits_for, inside.meetings) == ("step/train", "all ranks", 1)
-    with watch.meeting("its replica"):
+    assert (inside.phase, inside.waits_for, inside.num_collectives) == (
+        "step/train",
+        "all ranks",
+        1,
+    )
+    with watch.collective("its replica"):
         pass
     after = watch.status()
-    assert (after.phase, after.waits_for, after.meetings) == ("between phases", "", 1)
+    assert (after.phase, after.waits_for, after.num_collectives) == ("between phases", "", 1)
 
 
 def test_a_wait_is_long_when_it_is_twice_the_longest_of_its_phase(tmp_path, caplog):
@@ -100,14 +104,14 @@ def test_a_wait_is_long_when_it_is_twice_the_longest_of_its_phase(tmp_path, capl
     watch = RankWatch(rank=0, world_size=2)
     with watch.writing(tmp_path, report_after_s=0.05, every_s=0.02):
         with watch.phase("rollout"):
-            with watch.meeting("all ranks"):
+            with watch.collective("all ranks"):
                 time.sleep(0.6)
             caplog.clear()
-            with watch.meeting("all ranks"):
+            with watch.collective("all ranks"):
                 time.sleep(0.2)
         assert watch.longest_wait_s("rollout") >= 0.6
         assert caplog.text == ""
-        with watch.phase("train"), watch.meeting("all ranks"):
+        with watch.phase("train"), watch.collective("all ranks"):
             wait_until(
                 lambda: "waiting for all ranks for 0 s in train: 1 rank waits" in caplog.text
             )
@@ -181,7 +185,9 @@ def test_a_rank_that_does_not_come_is_named_while_others_wait_and_when_they_give
     for process in processes:
         process.join(30)
     pid = processes[1].pid
-    assert errors[0].startswith("rank 0 could not meet all ranks: Timed out waiting 4000ms")
+    assert errors[0].startswith(
+        "a collective of rank 0 with all ranks failed: Timed out waiting 4000ms"
+    )
     assert (
         f"1 rank waits for rank 1 ({os.uname().nodename}, pid {pid}): in rollout for" in errors[0]
     )

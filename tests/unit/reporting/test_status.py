@@ -27,10 +27,10 @@ def thirty_two_ranks(now: float) -> list[RankStatus]:
     for rank in range(32):
         common = RankStatus(
             rank=rank, world_size=32, host=f"node{15 + rank // 8}", pid=4000 + rank, steps_done=11,
-            phase="step/rollout", phase_s=310.0, meetings=84, written=now - 2,
+            phase="step/rollout", phase_s=310.0, num_collectives=84, written=now - 2,
         )  # fmt: skip
         if rank // 8 != 2:
-            common = replace(common, meetings=85, waits_for="all ranks", waits_s=250.0)
+            common = replace(common, num_collectives=85, waits_for="all ranks", waits_s=250.0)
         elif rank != 16:
             common = replace(common, waits_for="its replica", waits_s=310.0)
         ranks.append(common)
@@ -81,6 +81,7 @@ def test_the_command_exits_1_when_a_rank_is_not_heard_of(tmp_path, capsys):
     shown = json.loads(capsys.readouterr().out)
     assert shown["awaited"] == [16]
     assert shown["ranks"][16]["host"] == "node17"
+    assert shown["ranks"][16]["meetings"] == 84  # as in the files, which keep their keys
 
 
 def test_a_folder_without_ranks_is_refused_with_where_to_look(tmp_path, capsys):

@@ -13,6 +13,7 @@ from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.run.state import RunState, read_state
 
 MIXED, ALL_WRONG, ALL_CORRECT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
@@ -123,7 +124,9 @@ def test_asked_to_stop_in_the_middle_of_a_step_it_ends_the_step_and_saves(tmp_pa
     case.sampler.on_collect = ask_in_step_2
     state = case.trainer.run()
     assert state.step == 2
-    assert case.events[-4:] == ["publish version 2", "phase save", "save", case.events[-1]]
+    assert case.events[-4:] == [
+        *("publish version 2", "phase save", "save", "no way back before {'step': 2}")
+    ]
     assert read_state(tmp_path / "checkpoints/step_00002").step == 2
     assert "evaluate version 2" not in case.events  # it is not the last step of the run
 
@@ -190,9 +193,13 @@ def test_the_reference_is_refreshed_when_it_is_due(tmp_path):
 
 
 def test_the_steps_asked_for_are_dumped_as_they_trained(tmp_path):
-    case = make_trainer(tmp_path, config(3, debug=DebugConfig(dump_steps=[2])))
+    """In step 2 both prompts come by again, unsolved: the dump holds what they borrowed."""
+    debug = DebugConfig(dump_steps=[2])
+    case = make_trainer(tmp_path, config(3, debug=debug), rewards=[MIXED, ALL_WRONG], num_prompts=2)
     case.trainer.run()
-    assert [path.name for path in (tmp_path / "dumps").iterdir()] == ["step_00002.pt"]
+    (dump,) = (tmp_path / "dumps").iterdir()
+    assert dump.name == "step_00002.pt"
+    assert [group.num_borrowed for group in load_groups(dump)] == [1, 1]
 
 
 def test_the_ranks_status_says_how_many_steps_are_done(tmp_path):

@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.comparison.cli import add_comparison_parser
-from megatron_ar3po.evaluate import add_evaluate_parser
-from megatron_ar3po.launch.cli import add_launch_parser
-from megatron_ar3po.reporting.plan import add_plan_parser
-from megatron_ar3po.reporting.report import add_report_parser
-from megatron_ar3po.reporting.status import add_status_parser
-from megatron_ar3po.reuse.admin.cli import add_reuse_parser
-from megatron_ar3po.rewards.cli import add_grade_parser, run_grade
-from megatron_ar3po.train import add_train_arguments, parse_with_late_words, train_command
+from megatron_ar3po.config.command_line import parse_with_late_words
 
 _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
 
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
   ar3po evaluate runs/NAME                     its policy on a benchmark file
+  ar3po options rollout                        what there is to set, and what each option changes
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po status runs/NAME                       where every rank is, and whom the others wait for
@@ -36,27 +30,20 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(asked: str = "") -> argparse.ArgumentParser:
+    """With the subcommand `asked` alone, where that is one: the others need not be imported then."""
     parser = argparse.ArgumentParser(
         prog="ar3po", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    train = subparsers.add_parser("train", help="train a policy")
-    add_train_arguments(train)
-    train.set_defaults(command=train_command)
-    add_evaluate_parser(subparsers)
-    add_plan_parser(subparsers)
-    add_launch_parser(subparsers)
-    add_report_parser(subparsers)
-    add_status_parser(subparsers)
-    add_comparison_parser(subparsers)
-    add_reuse_parser(subparsers, make_grader=_make_regrader)
-    add_grade_parser(subparsers).set_defaults(command=run_grade)
+    for name in [asked] if asked in _COMMANDS else _COMMANDS:
+        _COMMANDS[name](subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    arguments = parse_with_late_words(make_parser(), argv)
+    words = sys.argv[1:] if argv is None else argv
+    arguments = parse_with_late_words(make_parser(words[0] if words else ""), words)
     try:
         code = arguments.command(arguments)
         sys.stdout.flush()
@@ -87,11 +74,37 @@ def _is_unread() -> bool:
     return is_unread
 
 
+def _parser_of(module: str, function: str) -> Callable[[Any], None]:
+    def add(subparsers: Any) -> None:
+        getattr(importlib.import_module(f"megatron_ar3po.{module}"), function)(subparsers)
+
+    return add
+
+
+def _add_reuse_parser(subparsers: Any) -> None:
+    from megatron_ar3po.reuse.admin.cli import add_reuse_parser
+
+    add_reuse_parser(subparsers, make_grader=_make_regrader)
+
+
 def _make_regrader(config_file: Path, stack: ExitStack) -> Any:
     from megatron_ar3po.wiring.regrader import Regrader  # a tokenizer is slow to import
 
     return Regrader(config_file, stack)
 
+
+_COMMANDS: dict[str, Callable[[Any], None]] = {
+    "train": _parser_of("train", "add_train_parser"),
+    "evaluate": _parser_of("evaluate", "add_evaluate_parser"),
+    "options": _parser_of("reporting.options", "add_options_parser"),
+    "plan": _parser_of("reporting.plan", "add_plan_parser"),
+    "launch": _parser_of("launch.cli", "add_launch_parser"),
+    "report": _parser_of("reporting.report", "add_report_parser"),
+    "status": _parser_of("reporting.status", "add_status_parser"),
+    "compare-algorithms": _parser_of("comparison.cli", "add_comparison_parser"),
+    "reuse": _add_reuse_parser,
+    "grade": _parser_of("rewards.cli", "add_grade_parser"),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

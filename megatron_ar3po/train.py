@@ -14,8 +14,10 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import Any
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
+from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate, warnings_of
@@ -38,6 +40,12 @@ CONFIG is one YAML file or several, later ones winning; then any option as secti
   torchrun --nproc-per-node 4 -m megatron_ar3po.train CONFIG \\
       actor.tensor_parallel_size=2 actor.pipeline_parallel_size=2
 """
+
+
+def add_train_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser("train", help="train a policy")
+    add_train_arguments(parser)
+    parser.set_defaults(command=train_command)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,21 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.train")
     add_train_arguments(parser)
     return train_command(parse_with_late_words(parser, argv))
-
-
-def parse_with_late_words(
-    parser: argparse.ArgumentParser, argv: Sequence[str] | None
-) -> argparse.Namespace:
-    """key=value words may also stand behind an option: `CONFIG --dry-run rollout.num_stages=3`."""
-    arguments, late = parser.parse_known_args(argv)
-    words = next(
-        (n for n in ("overrides", "config") if isinstance(getattr(arguments, n, ""), list)), ""
-    )
-    if late and (not words or any(word.startswith("-") for word in late)):
-        parser.error(f"unrecognized arguments: {' '.join(late)}")
-    if late:
-        setattr(arguments, words, [*getattr(arguments, words), *late])
-    return arguments
 
 
 def train_command(arguments: argparse.Namespace) -> int:

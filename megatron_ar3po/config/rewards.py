@@ -42,7 +42,7 @@ class RewardsConfig:
     falls by 0 to 1. DAPO's paper takes a fifth of the limit. 0: off, as the right length depends on the limit."""
 
     answer_format: Literal["any", "boxed", "answer_line", "hashes"] = "any"
-    """Where the final answer stands (`math` only): `boxed` in \\boxed{}, `answer_line` behind "Answer:", `hashes`
+    """Where the final answer stands (`math` only): `boxed` in `\\boxed{}`, `answer_line` behind "Answer:", `hashes`
     behind "####", `any` the mark that stands last."""
 
     strict_format: bool = False

@@ -36,9 +36,8 @@ from megatron_ar3po.types import Verdict
 _IN_FLIGHT = 4096  # items between reading and writing
 
 
-def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
-    """Add `grade` to the subcommands; its `run` default is `run_grade`."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
+def add_grade_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
         "grade",
         help="grade responses or answers against ground truths",
         description=__doc__,
@@ -72,8 +71,7 @@ def add_grade_parser(subparsers: Any) -> argparse.ArgumentParser:
         help="the mark of a response's final answer; any: whichever stands last",
     )
     parser.add_argument("--strict", action="store_true", help="only the named answer format counts")
-    parser.set_defaults(run=run_grade)
-    return parser
+    parser.set_defaults(command=run_grade)
 
 
 def run_grade(args: argparse.Namespace) -> int:

@@ -19,10 +19,10 @@ import pytest
 from slurm_cluster import ROOT
 
 from megatron_ar3po import cli
+from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
 from megatron_ar3po.evaluate import find_policy, settings
-from megatron_ar3po.train import parse_with_late_words
 
 EXAMPLES = ["qwen2.5_32b_dapo_math", "qwen2.5_7b_dapo_math", "llama3.1_8b_dapo_math"]
 

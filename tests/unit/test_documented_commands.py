@@ -16,9 +16,10 @@ from typing import get_type_hints
 import pytest
 
 from megatron_ar3po.cli import make_parser
+from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.train import add_train_arguments, parse_with_late_words
+from megatron_ar3po.train import add_train_arguments
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("", "docs/", "examples/*/", "benchmarks/")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po import cli
+from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
-from megatron_ar3po.train import parse_with_late_words
 from megatron_ar3po.wiring.benchmark_sampling import benchmark_places
 
 

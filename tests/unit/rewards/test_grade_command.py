@@ -15,7 +15,7 @@ def grade(*arguments: str | Path) -> int:
     parser = argparse.ArgumentParser()
     add_grade_parser(parser.add_subparsers())
     args = parser.parse_args(["grade", *map(str, arguments)])
-    return args.run(args)
+    return args.command(args)
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> Path:

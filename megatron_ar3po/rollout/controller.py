@@ -16,7 +16,7 @@ Groups come back by position, their responses by (stage, index), whatever the or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -29,10 +29,9 @@ from megatron_ar3po.records import Records
 from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
-    RolloutProgress,
     StepContext,
-    barrier,
-    continuous,
+    run_continuously,
+    run_with_barriers,
 )
 from megatron_ar3po.rollout.slots import PrioritySlots
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
@@ -112,17 +111,17 @@ class RolloutController:
         *,
         step: int,
         policy_version: int,
-        progress: Callable[[RolloutProgress], None] | None = None,
     ) -> CollectedStep:
         """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages. The records are of
         early cancel, where `rollout.cancel_solved` is on."""
         for step_prompt in prompts:
-            self._check(step_prompt.prompt, self.sampling)
-        context = self._context(len(prompts), step, policy_version, progress)
+            self._check_prompt(step_prompt.prompt, self.sampling)
+        context = self._make_context(len(prompts), step, policy_version)
         rollouts = [PromptRollout(context, step_prompt) for step_prompt in prompts]
         self._size_slots(longest_sequence([p.prompt for p in prompts], self.sampling))
-        schedule = barrier if self._config.stage_scheduling == "barrier" else continuous
-        self._run(schedule(rollouts))
+        has_barriers = self._config.stage_scheduling == "barrier"
+        run_all = run_with_barriers if has_barriers else run_continuously
+        self._run(run_all(rollouts))
         self._run(self.engine.repair_all())
         groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
         self.history.learn(groups)
@@ -141,11 +140,11 @@ class RolloutController:
         """`num_samples` responses of each prompt, no stages: for evaluation. A seed depends on run, `seed_key`, prompt
         and sample alone, so two evaluations with one key draw the same noise, on any layout."""
         for prompt in prompts:
-            self._check(prompt, sampling)
+            self._check_prompt(prompt, sampling)
         self._size_slots(longest_sequence(prompts, sampling))
         draws = [
             Draw(
-                response_id=f"{seed_key}.v{policy_version}.{place}.{index}",
+                response_id=f"{seed_key}.v{policy_version}.{prompt_index}.{index}",
                 prompt=prompt,
                 step=0,
                 stage=1,
@@ -153,9 +152,9 @@ class RolloutController:
                 seed=response_seed(self.run_seed, seed_key, prompt.prompt_id, index),
                 sampling=sampling,
                 policy_version=policy_version,
-                rank=(0, place),
+                rank=(0, prompt_index),
             )
-            for place, prompt in enumerate(prompts)
+            for prompt_index, prompt in enumerate(prompts)
             for index in range(num_samples)
         ]
         scored = self._run(gather(self.draw(draw) for draw in draws))
@@ -170,13 +169,13 @@ class RolloutController:
         ]
         self._size_slots(max((num_tokens_of(request) for request in asked), default=0))
 
-        async def scored(place: int, request: ScoringRequest) -> Scoring:
-            async with self._slots.slot((0, place)):
+        async def score_one(index: int, request: ScoringRequest) -> Scoring:
+            async with self._slots.slot((0, index)):
                 scoring = await self.engine.score(request)
             self._check_version(scoring, request.request_id, policy_version)
             return scoring
 
-        return self._run(gather(scored(i, request) for i, request in enumerate(asked)))
+        return self._run(gather(score_one(i, request) for i, request in enumerate(asked)))
 
     def _room_for_scoring(self, request: ScoringRequest) -> int:
         room = self._max_context_tokens
@@ -197,7 +196,7 @@ class RolloutController:
     ) -> ScoredResponse | None:
         """One response, sampled and graded. With a `cancellation` that was set meanwhile: None when it had not been
         sent, and one with finish_reason 'abort' that no verifier has seen when it was cut off."""
-        generation = await self._sampled(draw, cancellation)
+        generation = await self._generate(draw, cancellation)
         if generation is None:
             return None
         response = Response(
@@ -228,7 +227,7 @@ class RolloutController:
         cancellation.is_set = True
         await gather(self.engine.abort(request) for request in cancellation.in_flight.values())
 
-    async def _sampled(self, draw: Draw, cancellation: Cancellation | None) -> Generation | None:
+    async def _generate(self, draw: Draw, cancellation: Cancellation | None) -> Generation | None:
         """The server may abort a request of its own accord (a pause, a restart): what it had is no answer, and it is
         drawn again. What we cancelled is not."""
         cancellation = cancellation or Cancellation()
@@ -265,13 +264,7 @@ class RolloutController:
                 f"is at {expected}: its weights are stale. Publish to every server before sampling."
             )
 
-    def _context(
-        self,
-        num_prompts: int,
-        step: int,
-        policy_version: int,
-        progress: Callable[[RolloutProgress], None] | None,
-    ) -> StepContext:
+    def _make_context(self, num_prompts: int, step: int, policy_version: int) -> StepContext:
         config = self._config
         share = num_prompts / config.prompts_per_step
         return StepContext(
@@ -287,8 +280,6 @@ class RolloutController:
             ),
             cancel_solved=config.cancel_solved,
             cancelled_counts_as=config.cancelled_counts_as,
-            report=progress,
-            num_prompts=num_prompts,
         )
 
     def _size_slots(self, longest: int) -> None:
@@ -302,7 +293,7 @@ class RolloutController:
             num_slots = max(1, self._kv_tokens // longest)
         self._slots = PrioritySlots(num_slots)
 
-    def _check(self, prompt: Prompt, sampling: SamplingParams) -> None:
+    def _check_prompt(self, prompt: Prompt, sampling: SamplingParams) -> None:
         name = f"prompt {prompt.prompt_id[:16]} ({prompt.text[:60]!r})"
         length = len(prompt.token_ids)
         if not length:
@@ -320,7 +311,7 @@ class RolloutController:
                 "model.path does not fit its weights."
             )
 
-    async def _with_others_room(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _use_others_room(self, work: Coroutine[Any, Any, T]) -> T:
         """At every look the slots become our own and half of what all clients together leave free: two that want it
         share it, and what is asked for too much is given back at the next look."""
 
@@ -342,7 +333,7 @@ class RolloutController:
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """To its end, or to its first error: then nothing of it runs on."""
         if self._num_clients > 1:
-            work = self._with_others_room(work)
+            work = self._use_others_room(work)
         task = self._loop.create_task(work)
         try:
             return self._loop.run_until_complete(task)
@@ -360,6 +351,3 @@ def longest_sequence(prompts: Sequence[Prompt], sampling: SamplingParams) -> int
 
 def num_tokens_of(request: ScoringRequest) -> int:
     return len(request.prompt_token_ids) + len(request.response_token_ids)
-
-
-__all__ = ["RolloutController", "RolloutProgress", "response_seed"]

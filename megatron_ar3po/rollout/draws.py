@@ -11,7 +11,7 @@ from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draw:
-    """One response to be sampled: its place and what it is asked with."""
+    """One response to be sampled: which one it is and what it is asked with."""
 
     response_id: str
     prompt: Prompt

@@ -83,7 +83,7 @@ class Ledger:
                     group, step=step, policy_version=policy_version, is_discarded=is_discarded
                 )
                 rows.append(row)
-                self._answered += answered_by(group.responses)
+                self._answered += usage_of_responses(group.responses)
         self._append(rows)
         self.reconcile(step=step)
 
@@ -96,7 +96,7 @@ class Ledger:
     def record_evaluation(
         self, answers: Sequence[Sequence[ScoredResponse]], *, policy_version: int
     ) -> None:
-        seen = answered_by([scored for answer in answers for scored in answer])
+        seen = usage_of_responses([scored for answer in answers for scored in answer])
         self._answered += seen
         row = {
             "kind": "evaluation",
@@ -130,14 +130,14 @@ class Ledger:
         books = self._books()
         if not books:
             return
-        rows = [self._checked(book, step) for book in books]
+        rows = [self._check_and_describe(book, step) for book in books]
         seen = self._seen() if self._seen else sum((book.ours for book in books), ServerUsage())
         check_rows(self._answered, seen)
         wasted = ("aborted_", "unused_", "queue_", "lost_")
         totals = {name: n for name, n in asdict(seen).items() if name.startswith(wasted)}
         self._append([{"kind": "unused", "step": step, **totals}, *filter(None, rows)])
 
-    def _checked(self, book: ServerBook, step: int) -> dict[str, Any] | None:
+    def _check_and_describe(self, book: ServerBook, step: int) -> dict[str, Any] | None:
         key = (book.server, book.restarts)
         if book.theirs is not None:
             check_balance(book.server, book.ours, book.theirs)
@@ -156,7 +156,7 @@ class Ledger:
                 os.fsync(file.fileno())
 
 
-def answered_by(responses: Sequence[ScoredResponse]) -> ServerUsage:
+def usage_of_responses(responses: Sequence[ScoredResponse]) -> ServerUsage:
     """Responses as the client saw them arrive: cancelled ones are in a group by policy, not by an answer."""
     kept = [scored.response for scored in responses if scored.response.finish_reason != "abort"]
     return ServerUsage(requests=len(kept), generated_tokens=sum(r.num_tokens for r in kept))

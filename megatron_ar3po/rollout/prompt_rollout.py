@@ -20,15 +20,6 @@ from megatron_ar3po.types import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RolloutProgress:
-    """How far a rollout is; `num_responses` grows until `num_prompts_done` reaches `num_prompts`."""
-
-    num_prompts: int
-    num_prompts_done: int = 0
-    num_responses: int = 0
-
-
 class Sampler(Protocol):
     """The controller, as a prompt sees it."""
 
@@ -57,22 +48,7 @@ class StepContext:
     ]  # of a prompt and its unsolved stages; the highest goes first
     cancel_solved: bool = False
     cancelled_counts_as: str = "nothing"
-    report: Callable[[RolloutProgress], None] | None = None
-    num_prompts: int = 0
-    prompts_done: int = 0
-    responses_done: int = 0
     cancels: CancelStats = field(default_factory=CancelStats)
-
-    def stage_done(self, num_responses: int, *, is_last: bool) -> None:
-        self.responses_done += num_responses
-        self.prompts_done += is_last
-        if self.report is not None:
-            progress = RolloutProgress(
-                num_prompts=self.num_prompts,
-                num_prompts_done=self.prompts_done,
-                num_responses=self.responses_done,
-            )
-            self.report(progress)
 
 
 class PromptRollout:
@@ -87,7 +63,7 @@ class PromptRollout:
     def is_done(self) -> bool:
         return bool(self._stop_reason)
 
-    async def to_its_end(self) -> None:
+    async def run_to_its_end(self) -> None:
         while not self.is_done:
             await self.run_stage()
 
@@ -103,16 +79,15 @@ class PromptRollout:
         urgency = context.urgency(self._step_prompt.prompt, stage - 1)
         draws = [self._draw(stage, index, urgency) for index in range(size)]
         if context.cancel_solved:
-            scored = await self._until_solved(draws)
+            scored = await self._sample_until_solved(draws)
         else:
-            scored = await gather(self._scored_by(draw) for draw in draws)
+            scored = await gather(self._sample_and_grade(draw) for draw in draws)
         self._scored += scored
         self._solved_by_stage.append(any(response.is_correct for response in scored))
         if self._solved_by_stage[-1]:
             self._stop("solved")
         elif not self._next_stage_size():
             self._stop("stages_done")
-        context.stage_done(len(scored), is_last=self.is_done)
 
     def group(self) -> ResponseGroup:
         return ResponseGroup(
@@ -128,7 +103,7 @@ class PromptRollout:
     def _stop(self, reason: str) -> None:
         self._stop_reason = reason
 
-    async def _scored_by(
+    async def _sample_and_grade(
         self, draw: Draw, cancellation: Cancellation | None = None
     ) -> ScoredResponse | None:
         scored = await self._context.sampler.draw(draw, cancellation)
@@ -136,11 +111,13 @@ class PromptRollout:
         self._context.budget.settle(draw.sampling.max_response_tokens, tokens)
         return scored
 
-    async def _until_solved(self, draws: Sequence[Draw]) -> list[ScoredResponse]:
+    async def _sample_until_solved(self, draws: Sequence[Draw]) -> list[ScoredResponse]:
         """Early cancel: at the first correct answer the others are aborted. One that finished all the same is graded
         and kept; one that was cut off is never graded: `rollout.cancelled_counts_as` says what it is."""
         cancellation = Cancellation()
-        tasks = [asyncio.ensure_future(self._scored_by(draw, cancellation)) for draw in draws]
+        tasks = [
+            asyncio.ensure_future(self._sample_and_grade(draw, cancellation)) for draw in draws
+        ]
         winner_tokens = 0
         try:
             for next_done in asyncio.as_completed(tasks):
@@ -152,9 +129,11 @@ class PromptRollout:
                     await self._context.sampler.cancel(cancellation)
         finally:
             await end(tasks)  # type: ignore[arg-type]
-        return self._after_cancel([task.result() for task in tasks], cancellation, winner_tokens)
+        return self._keep_after_cancel(
+            [task.result() for task in tasks], cancellation, winner_tokens
+        )
 
-    def _after_cancel(
+    def _keep_after_cancel(
         self, results: list[ScoredResponse | None], cancellation: Cancellation, winner_tokens: int
     ) -> list[ScoredResponse]:
         sent = [scored for scored in results if scored is not None]
@@ -190,12 +169,12 @@ class PromptRollout:
         )
 
 
-async def continuous(rollouts: Sequence[PromptRollout]) -> None:
+async def run_continuously(rollouts: Sequence[PromptRollout]) -> None:
     """Nobody waits for another prompt."""
-    await gather(rollout.to_its_end() for rollout in rollouts)
+    await gather(rollout.run_to_its_end() for rollout in rollouts)
 
 
-async def barrier(rollouts: Sequence[PromptRollout]) -> None:
+async def run_with_barriers(rollouts: Sequence[PromptRollout]) -> None:
     """The paper's literal form: a stage begins when the one before has ended for every prompt."""
     while active := [rollout for rollout in rollouts if not rollout.is_done]:
         await gather(rollout.run_stage() for rollout in active)

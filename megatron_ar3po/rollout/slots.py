@@ -21,7 +21,7 @@ class PrioritySlots:
         self._arrivals = itertools.count()
 
     def resize(self, num_slots: int) -> None:
-        """More let the next in line in at once; fewer take nobody's place away."""
+        """More let the next in line in at once; fewer take nobody's slot away."""
         assert num_slots >= 1, f"{num_slots} slots let nothing through"
         added, self.num_slots = num_slots - self.num_slots, num_slots
         self._free += added

@@ -54,13 +54,13 @@ class DifficultyStages:
     def next_stage_size(self, prompt: Prompt, solved_by_stage: Sequence[bool]) -> int:
         if any(solved_by_stage):
             return 0
-        first = self._first(prompt.prompt_id)
+        first = self._first_size(prompt.prompt_id)
         if not solved_by_stage:
             return first
         used = first + (len(solved_by_stage) - 1) * self._size
         return max(0, min(self._size, self._budget - used))
 
-    def _first(self, prompt_id: str) -> int:
+    def _first_size(self, prompt_id: str) -> int:
         if not self._history.is_known(prompt_id):
             return min(self._size, self._budget)
         for size in range(self._least, self._budget):
@@ -81,11 +81,11 @@ class UserStages:
         if any(solved_by_stage):
             return 0
         done = sum(
-            self._asked(prompt, solved_by_stage[:stage]) for stage in range(len(solved_by_stage))
+            self._ask(prompt, solved_by_stage[:stage]) for stage in range(len(solved_by_stage))
         )
-        return self._asked(prompt, solved_by_stage, done=done)
+        return self._ask(prompt, solved_by_stage, done=done)
 
-    def _asked(self, prompt: Prompt, solved_by_stage: Sequence[bool], *, done: int = 0) -> int:
+    def _ask(self, prompt: Prompt, solved_by_stage: Sequence[bool], *, done: int = 0) -> int:
         size = self._function(prompt, tuple(solved_by_stage))
         least = 0 if solved_by_stage else 1
         if not isinstance(size, int) or isinstance(size, bool) or size < least:

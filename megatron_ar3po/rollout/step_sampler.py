@@ -15,13 +15,11 @@ from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.step_metrics import rollout_records
 from megatron_ar3po.records import Records, merge_records
-from megatron_ar3po.rollout.controller import RolloutProgress
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.types import CollectedStep, ResponseGroup, StepPrompt
 
 NextPrompts = Callable[[int], Sequence[StepPrompt]]
 GatherOverReplicas = Callable[[Any], list[Any]]  # collective over leaders, in data-parallel order
-ProgressReport = Callable[[RolloutProgress], None]
 
 
 class Collector(Protocol):
@@ -33,7 +31,6 @@ class Collector(Protocol):
         *,
         step: int,
         policy_version: int,
-        progress: ProgressReport | None = None,
     ) -> CollectedStep: ...
 
 
@@ -48,7 +45,6 @@ class FixedSampler:
         layout: ParallelLayout,
         prompts_per_step: int,
         ledger: Ledger | None = None,
-        progress: ProgressReport | None = None,
         tell_failure: Callable[[str], object] = lambda text: None,
     ) -> None:
         """`tell_failure`: where leaders close their books together, the others wait for us there."""
@@ -58,16 +54,13 @@ class FixedSampler:
         self._layout = layout
         self._prompts_per_step = prompts_per_step
         self._ledger = ledger
-        self._progress = progress
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         try:
-            prompts = owned(self._next_prompts(self._prompts_per_step), self._layout)
+            prompts = select_owned(self._next_prompts(self._prompts_per_step), self._layout)
             if self._ledger is not None:
                 self._ledger.open_step(prompts, step=step, policy_version=policy_version)
-            drawn = self._collector.collect(
-                prompts, step=step, policy_version=policy_version, progress=self._progress
-            )
+            drawn = self._collector.collect(prompts, step=step, policy_version=policy_version)
         except Exception as error:  # it travels on; the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
@@ -106,7 +99,6 @@ class DynamicSampler:
         keep_by: Literal["correctness", "reward"] = "correctness",
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
-        progress: ProgressReport | None = None,
     ) -> None:
         self._collector = collector
         self._next_prompts = next_prompts
@@ -117,7 +109,6 @@ class DynamicSampler:
         self._is_kept = is_mixed if keep_by == "correctness" else carries_signal
         self._gather_over_replicas = gather_over_replicas
         self._ledger = ledger
-        self._progress = progress
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         groups: list[ResponseGroup] = []
@@ -149,7 +140,7 @@ class DynamicSampler:
     def _round(
         self, prompts: Sequence[StepPrompt], step: int, policy_version: int
     ) -> CollectedStep:
-        mine = owned(prompts, self._layout)
+        mine = select_owned(prompts, self._layout)
         try:
             if self._ledger is not None:
                 self._ledger.open_step(mine, step=step, policy_version=policy_version)
@@ -157,7 +148,6 @@ class DynamicSampler:
                 mine,
                 step=step,
                 policy_version=policy_version,
-                progress=self._progress,
             )
         except Exception as error:
             # The other leaders are on their way to the exchange below and would wait there in vain.
@@ -174,6 +164,6 @@ class DynamicSampler:
         return positions
 
 
-def owned(prompts: Sequence[StepPrompt], layout: ParallelLayout) -> list[StepPrompt]:
+def select_owned(prompts: Sequence[StepPrompt], layout: ParallelLayout) -> list[StepPrompt]:
     """The prompts that this replica rolls out; together the replicas roll out each exactly once."""
     return [p for p in prompts if layout.owner_dp_rank(p.prompt.prompt_id) == layout.dp_rank]

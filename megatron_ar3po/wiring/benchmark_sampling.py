@@ -14,7 +14,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
-from megatron_ar3po.wiring.language import load_language
+from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.sampling import (
     EVALUATION_SEED_KEY,
     build_controller,
@@ -38,25 +38,25 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
     setup_logging(ranks.layout, config.observability.log_level)
     servers = _start_servers(config, server_tp, stack)
-    language = load_language(config, ranks, stack)
+    inputs = load_prompts_and_verifier(config, ranks, stack)
     wait_for(servers)
     control = server_control(config, servers)
     control.stamp(0)
     # A lost server that starts again has loaded the right weights itself.
     ranks.offer("republish", lambda url: control.stamp(0))
-    controller, ledger = build_controller(config, ranks, stack, language, servers, router=None)
+    controller, ledger = build_controller(config, ranks, stack, inputs, servers, router=None)
     assert controller is not None and ledger is not None, "a single rank leads"
-    prompts = language.training[: config.evaluation.max_prompts or None]
+    prompts = inputs.training[: config.evaluation.max_prompts or None]
     answers = controller.sample(
         prompts,
         num_samples=config.evaluation.samples_per_prompt,
-        sampling=evaluation_sampling(config, language),
+        sampling=evaluation_sampling(config, inputs),
         seed_key=EVALUATION_SEED_KEY,
         policy_version=0,
     )
     ledger.record_evaluation(answers, policy_version=0)
     ledger.reconcile(step=0)
-    return Sampled(prompts=prompts, answers=answers, decode=language.decode)
+    return Sampled(prompts=prompts, answers=answers, decode=inputs.decode)
 
 
 def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:

@@ -27,8 +27,8 @@ from megatron_ar3po.run.folder import mark_end, name_free_if_it_never_starts, op
 from megatron_ar3po.run.state import RunState, read_state
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
-from megatron_ar3po.wiring.language import load_language
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
+from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.reuse_store import build_lender, open_store
 from megatron_ar3po.wiring.sampling import build_controller, build_evaluator, build_sampler
 from megatron_ar3po.wiring.servers import (
@@ -95,8 +95,8 @@ def build_trainer(
     config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest, servers: list[RunServer]
 ) -> Ar3poTrainer:
     """Collective. Loads data and model while the servers start, then waits for them."""
-    language = load_language(config, ranks, stack)
-    prompts = PromptSource(language.training, seed=config.run.seed, shuffle=config.data.shuffle)
+    inputs = load_prompts_and_verifier(config, ranks, stack)
+    prompts = PromptSource(inputs.training, seed=config.run.seed, shuffle=config.data.shuffle)
     prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
     prompts.check_batch(prompts_per_round or config.rollout.prompts_per_step)
     store = open_store(config, ranks, stack)
@@ -104,7 +104,7 @@ def build_trainer(
     with ranks.watch.phase("wait for servers"):
         ranks.run_on_leader(lambda: wait_for(servers))
     router = start_router(config, ranks, stack, servers)
-    controller, ledger = build_controller(config, ranks, stack, language, servers, router)
+    controller, ledger = build_controller(config, ranks, stack, inputs, servers, router)
     folder = config.run.path
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
     stack.callback(metrics.close)
@@ -119,11 +119,11 @@ def build_trainer(
         actor=actor,
         weight_publisher=publisher,
         colocation=build_colocation(config, ranks, actor, publisher, servers),
-        evaluator=build_evaluator(config, ranks, language, controller, ledger),
+        evaluator=build_evaluator(config, ranks, inputs, controller, ledger),
         metrics=metrics,
         recorder=RolloutRecorder(
             folder / "rollouts.jsonl",
-            language.decode,
+            inputs.decode,
             num_groups=config.observability.record_groups_per_step,
             every_steps=config.observability.record_every_steps,
             is_silent=not ranks.is_first,

@@ -23,7 +23,7 @@ from megatron_ar3po.servers.router import RouterControl
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 from megatron_ar3po.usage import Process, ServerUsage
-from megatron_ar3po.wiring.language import Language
+from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier
 from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_before, revive
 
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
@@ -33,27 +33,27 @@ def build_controller(
     config: Config,
     ranks: Ranks,
     stack: ExitStack,
-    language: Language,
+    inputs: PromptsAndVerifier,
     servers: Sequence[RunServer],
     router: RouterAccess | None,
 ) -> tuple[RolloutController | None, Ledger | None]:
     """On leaders; the other ranks have no servers to talk to and no costs to write down."""
     if not ranks.is_leader:
         return None, None
-    assert language.verifier is not None, "leaders hold a verifier"
-    engine = build_engine(config, ranks, language, servers, router)
+    assert inputs.verifier is not None, "leaders hold a verifier"
+    engine = build_engine(config, ranks, inputs, servers, router)
     shape = read_model_shape(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
     history.replay(rows_of_run(config.run.path / "ledger"))
     controller = RolloutController(
         engine,
-        language.verifier,
+        inputs.verifier,
         config.rollout,
         config.servers,
         run_seed=config.run.seed,
-        stop_token_ids=language.stop_token_ids,
+        stop_token_ids=inputs.stop_token_ids,
         max_context_tokens=shape.max_positions,
-        vocab_size=language.vocab_size,
+        vocab_size=inputs.vocab_size,
         kv_tokens=sum(server.kv_tokens() for server in servers),
         num_clients=1 if router is None else ranks.layout.data_parallel_size,
         history=history,
@@ -83,7 +83,7 @@ def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, Serve
 def build_engine(
     config: Config,
     ranks: Ranks,
-    language: Language,
+    inputs: PromptsAndVerifier,
     servers: Sequence[RunServer],
     router: RouterAccess | None,
 ) -> SglangEngine:
@@ -92,7 +92,7 @@ def build_engine(
         return SglangEngine(
             servers,
             config.servers,
-            vocab_size=language.vocab_size,
+            vocab_size=inputs.vocab_size,
             is_deterministic=config.run.deterministic,
             on_server_lost=lambda server: revive(server, ranks),
         )
@@ -100,7 +100,7 @@ def build_engine(
     return RoutedEngine(
         servers,
         config.servers,
-        vocab_size=language.vocab_size,
+        vocab_size=inputs.vocab_size,
         is_deterministic=config.run.deterministic,
         router_url=router.url,
         client=f"dp{ranks.layout.dp_rank}",
@@ -145,7 +145,7 @@ def build_sampler(
 def build_evaluator(
     config: Config,
     ranks: Ranks,
-    language: Language,
+    inputs: PromptsAndVerifier,
     controller: RolloutController | None,
     ledger: Ledger | None,
 ) -> Evaluator:
@@ -163,14 +163,14 @@ def build_evaluator(
         ledger.record_evaluation(answers, policy_version=policy_version)
         return answers
 
-    sampling = evaluation_sampling(config, language)
-    return Evaluator(language.held_out, sample, ranks, config.evaluation, sampling)
+    sampling = evaluation_sampling(config, inputs)
+    return Evaluator(inputs.held_out, sample, ranks, config.evaluation, sampling)
 
 
-def evaluation_sampling(config: Config, language: Language) -> SamplingParams:
+def evaluation_sampling(config: Config, inputs: PromptsAndVerifier) -> SamplingParams:
     return SamplingParams(
         temperature=config.evaluation.temperature,
         top_p=config.evaluation.top_p,
         max_response_tokens=config.rollout.max_response_tokens,
-        stop_token_ids=language.stop_token_ids,
+        stop_token_ids=inputs.stop_token_ids,
     )

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from e2e.test_rollout_server import SERVERS, make_server, set_version
+from fakes.expected_responses import expected_responses
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController

@@ -1,8 +1,9 @@
 import random
 
 import pytest
+from fakes.expected_responses import expected_responses
 
-from megatron_ar3po.algorithm.adaptive_rollout import expected_responses, next_stage_size
+from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
 
 
 def test_unsolved_prompt_enters_the_next_stage_until_the_stages_are_over():

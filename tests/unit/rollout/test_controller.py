@@ -7,7 +7,8 @@ from fakes.verifier import FakeVerifier
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.rollout.controller import RolloutController, RolloutProgress, response_seed
+from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.draws import response_seed
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
 
 
@@ -241,15 +242,6 @@ def test_a_prompt_that_does_not_fit_never_reaches_the_server(token_ids, message)
         )
     assert "what is" in str(error.value) and prompt.prompt_id[:16] in str(error.value)
     assert engine.requests == []
-
-
-def test_progress_counts_up_to_all_prompts():
-    seen: list[RolloutProgress] = []
-    verifier = FakeVerifier(lambda prompt, response: prompt.ground_truth == "0")
-    make_controller(FakeRolloutEngine(), verifier).collect(
-        make_prompts(2), step=1, policy_version=0, progress=seen.append
-    )
-    assert seen[-1] == RolloutProgress(num_prompts=2, num_prompts_done=2, num_responses=6)
 
 
 def test_evaluation_samples_have_no_stages_and_the_same_noise_each_time():

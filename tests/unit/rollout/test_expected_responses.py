@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from fakes.expected_responses import expected_responses
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.algorithm.adaptive_rollout import expected_responses
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.rollout.controller import RolloutController

@@ -134,7 +134,7 @@ class PunishedCollector:
 
     REWARDS = ((0.0, -0.5), (1.0, 0.0), (1.0, 0.5), (0.0, 0.0))
 
-    def collect(self, prompts, *, step, policy_version, progress=None):
+    def collect(self, prompts, *, step, policy_version):
         return CollectedStep(
             groups=tuple(group(self.REWARDS[p.position], position=p.position) for p in prompts)
         )

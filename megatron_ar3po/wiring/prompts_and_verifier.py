@@ -1,4 +1,4 @@
-"""What turns text into tokens and tokens into rewards: tokenizer, prompts, verifier."""
+"""Tokenizer, prompts and verifier: what turns text into tokens and tokens into rewards."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from megatron_ar3po.types import Prompt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Language:
-    """What turns text into tokens and tokens into rewards."""
+class PromptsAndVerifier:
+    """With what the rollout needs to know of the tokenizer."""
 
     stop_token_ids: tuple[int, ...]
     vocab_size: int
@@ -30,7 +30,7 @@ class Language:
     held_out: list[Prompt]
 
 
-def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
+def load_prompts_and_verifier(config: Config, ranks: Ranks, stack: ExitStack) -> PromptsAndVerifier:
     tokenizer = load_tokenizer(config.model.path)
     vocab_size = read_model_shape(config.model.path).vocab_size
 
@@ -43,7 +43,7 @@ def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
         )
         stack.callback(verifier.close)
 
-    def prompts(path: str) -> list[Prompt]:
+    def read_prompts(path: str) -> list[Prompt]:
         return load_prompts(
             path,
             tokenizer,
@@ -58,13 +58,13 @@ def load_language(config: Config, ranks: Ranks, stack: ExitStack) -> Language:
     verifier: Verifier | None = None
     ranks.run_on_leader(start_verifier)
 
-    return Language(
+    return PromptsAndVerifier(
         stop_token_ids=stop_token_ids(
             config.model.path, tokenizer, config.rollout.extra_stop_token_ids
         ),
         vocab_size=vocab_size,
         verifier=verifier,
         decode=lambda token_ids: str(tokenizer.decode(list(token_ids))),
-        training=prompts(config.data.path),
-        held_out=prompts(config.evaluation.path) if config.evaluation.path else [],
+        training=read_prompts(config.data.path),
+        held_out=read_prompts(config.evaluation.path) if config.evaluation.path else [],
     )

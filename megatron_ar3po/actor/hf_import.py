@@ -15,7 +15,7 @@ from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from megatron_ar3po.actor.hf_mapping import read_shard, stage_parameters
+from megatron_ar3po.actor.hf_mapping import chunk_parameters, read_shard
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.model_shape import ModelShape
 
@@ -148,14 +148,7 @@ def check_tensors(shape: ModelShape, tensors: HfTensors) -> None:
 
 def expected_tensors(shape: ModelShape) -> dict[str, tuple[int, ...]]:
     """HF name -> shape of every tensor of the model."""
-    whole = stage_parameters(
-        shape,
-        first_layer=0,
-        num_layers=shape.num_layers,
-        is_first=True,
-        is_last=True,
-        fused_norms=False,
-    )
+    whole = chunk_parameters(shape, stage=0, num_stages=1, fused_norms=False)
     return {n: s for p in whole for n, s in zip(p.hf_names, p.hf_shapes, strict=True)}
 
 

@@ -40,7 +40,7 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
+from megatron_ar3po.actor.hf_mapping import Parameter, chunk_parameters, padded_vocab_size
 from megatron_ar3po.model_shape import ModelShape
 
 _LAYERS = "decoder.layers."
@@ -74,14 +74,8 @@ class Piece:
 
 def pieces_of(shape: ModelShape) -> list[Piece]:
     """Every parameter of the whole model, in the order of its layers."""
-    parameters = stage_parameters(
-        shape,
-        first_layer=0,
-        num_layers=shape.num_layers,
-        is_first=True,
-        is_last=True,
-        fused_norms=True,  # the names that Megatron stores norms under, whatever computes them
-    )
+    # fused: the names that Megatron stores norms under, whatever computes them
+    parameters = chunk_parameters(shape, stage=0, num_stages=1, fused_norms=True)
     return [_piece(p, shape) for p in parameters]
 
 

@@ -12,6 +12,7 @@ a deposit's time (docs/reuse_store.md has the figures).
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,14 @@ class EncodedRow:
                 "its bytes do not match their checksum: they changed after they were written"
             )
         return orjson.loads(self.details)
+
+
+def read_payload(connection: sqlite3.Connection, row: int) -> EncodedRow | None:
+    """What table `payloads` holds of the response in `row`; None where it is gone."""
+    found = connection.execute(
+        "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (row,)
+    ).fetchone()
+    return None if found is None else EncodedRow(*found)
 
 
 def checksum(details: bytes, data: bytes) -> int:

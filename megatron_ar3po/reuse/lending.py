@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.choice import Candidate, LoanRequest
-from megatron_ar3po.reuse.codec import DamagedRowError, EncodedRow, decode_response
+from megatron_ar3po.reuse.codec import DamagedRowError, decode_response, read_payload
 from megatron_ar3po.reuse.loans import Loan
 from megatron_ar3po.reuse.shards import prompt_key
 from megatron_ar3po.types import ScoredResponse
@@ -86,12 +86,10 @@ def read_response(
     connection: sqlite3.Connection, candidate: Candidate, prompt_id: str
 ) -> ScoredResponse:
     """Raises `DamagedRowError`."""
-    row = connection.execute(
-        "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (candidate.id,)
-    ).fetchone()
+    row = read_payload(connection, candidate.id)
     if row is None:
         raise DamagedRowError("its tokens are gone")
-    scored = decode_response(EncodedRow(*row))
+    scored = decode_response(row)
     if scored.response.prompt_id != prompt_id:
         raise DamagedRowError(f"its tokens are an answer to {scored.response.prompt_id}")
     return scored

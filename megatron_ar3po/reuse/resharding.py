@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.reuse.codec import EncodedRow, read_payload
 from megatron_ar3po.reuse.database import (
     Fingerprint,
     create_database,
@@ -47,7 +48,7 @@ class StoredRow:
     num_tokens: int
     hash_rank: int
     evicted_step: int | None
-    payload: Row  # details, data, crc
+    payload: EncodedRow
     loans: Sequence[Loan]
 
 
@@ -90,7 +91,7 @@ class ShardBuilder:
     def add(self, row: StoredRow) -> None:
         """One response, behind those that came before."""
         self.num_rows += 1
-        new, details = self.num_rows, row.payload[0]
+        new, payload = self.num_rows, row.payload
         with explain_errors(self._building):
             execute = self._connection.execute
             prompt = self._prompts.get(row.prompt[0])
@@ -100,15 +101,25 @@ class ShardBuilder:
                     "INSERT INTO prompts VALUES (?, ?, ?, CAST(? AS TEXT), ?, ?)",
                     (prompt, *row.prompt),
                 )
-            size = len(details) + len(row.payload[1])
             execute(
                 "INSERT INTO responses VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (prompt, new, row.step, row.num_tokens, size, row.hash_rank, row.evicted_step),
+                (
+                    prompt,
+                    new,
+                    row.step,
+                    row.num_tokens,
+                    payload.num_bytes,
+                    row.hash_rank,
+                    row.evicted_step,
+                ),
             )
             execute(
                 "INSERT INTO arrivals VALUES (?, ?, ?, ?)", (new, prompt, row.step, row.response_id)
             )
-            execute("INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)", (new, *row.payload))
+            execute(
+                "INSERT INTO payloads VALUES (?, CAST(? AS TEXT), ?, ?)",
+                (new, payload.details, payload.data, payload.crc),
+            )
             insert_loans(self._connection, ((new, loan) for loan in row.loans))
 
     def seal(self, *, clock: int, committed: int) -> None:
@@ -189,9 +200,7 @@ def _copy(
 def _row(source: sqlite3.Connection, row: int, prompt: int) -> StoredRow | None:
     """None where a part of it is gone."""
     execute = source.execute
-    payload = execute(
-        "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (row,)
-    ).fetchone()
+    payload = read_payload(source, row)
     prompt_row = execute(
         "SELECT key, prompt_id, CAST(details AS BLOB), data, crc FROM prompts WHERE id = ?",
         (prompt,),

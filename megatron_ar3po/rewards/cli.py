@@ -28,7 +28,7 @@ from rich.progress import Progress
 
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.response_json import verdict_json
-from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.grade import Grade, own_tolerance
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 from megatron_ar3po.types import Verdict
@@ -181,10 +181,7 @@ def _check_file(args: argparse.Namespace) -> int:
 
 
 def _answer_in(line: bytes, location: str, field: str) -> str:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{location} is not JSON ({error}); write one object a line.") from None
+    row = _parse_json(line, location)
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         raise ValueError(f"{location} has no string {field!r}; name the field with --answer-field.")
     return row[field]
@@ -204,17 +201,13 @@ def _read_rows(
             field = "response" if isinstance(row.get("response"), str) else "pred"
             is_answer = kind == "answer" if kind else field == "pred"
             overrides: dict[str, Any] = {"is_answer": True} if is_answer else {}
-            if isinstance(row.get("error"), int | float | str):
-                overrides |= _tolerance(row["error"])
+            overrides |= own_tolerance(row.get("error"))
             yield row, row[field], overrides, position
 
 
 def parse_row(line: bytes, location: str) -> dict[str, Any]:
     """A row to grade. Raises ValueError with `location` in it where it is none."""
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{location} is not JSON ({error}); write one object a line.") from None
+    row = _parse_json(line, location)
     texts = [row.get(name) for name in ("response", "pred")] if isinstance(row, dict) else []
     if (
         not texts
@@ -225,13 +218,11 @@ def parse_row(line: bytes, location: str) -> dict[str, Any]:
     return row
 
 
-def _tolerance(error: float | str) -> dict[str, str]:
-    """OlympiadBench's `error`: the absolute tolerance of this row; a list of them is not for us."""
+def _parse_json(line: bytes, location: str) -> Any:
     try:
-        value = float(error)
-    except ValueError:
-        return {}
-    return {"tolerance": repr(value)} if 0 < value < float("inf") else {}
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{location} is not JSON ({error}); write one object a line.") from None
 
 
 def _write(

@@ -31,3 +31,17 @@ class Grade:
 # What a factory named by `rewards.verifier: package.module:factory` returns: (response, ground truth) -> its grade;
 # True and False are correct and incorrect, a number is a reward.
 Grader = Callable[[str, str], "Grade | bool | float"]
+
+
+def own_tolerance(error: object) -> dict[str, str]:
+    """The overridden option of a row that brings its own absolute tolerance, as OlympiadBench's field `error` does; a
+    list of them, one for each part of an answer, is not for us.
+
+    >>> own_tolerance("1e-1"), own_tolerance(None), own_tolerance("1e-1,1e-2")
+    ({'tolerance': '0.1'}, {}, {})
+    """
+    try:
+        tolerance = float(error) if isinstance(error, str | int | float) else 0.0
+    except ValueError:
+        return {}
+    return {"tolerance": repr(tolerance)} if 0 < tolerance < float("inf") else {}

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
-from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.grade import Grade, own_tolerance
 from megatron_ar3po.rewards.last_number import grade_last_number
 from megatron_ar3po.rewards.math.grader import GradingOptions
 from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
@@ -169,7 +169,9 @@ class ResponseVerifier:
                 elapsed_s=time.perf_counter() - started,
             )
         return await asyncio.wrap_future(
-            self._pool.submit(text, prompt.ground_truth, **_overrides_of(prompt))
+            self._pool.submit(
+                text, prompt.ground_truth, **own_tolerance(prompt.metadata.get("error"))
+            )
         )
 
     def _reward(self, grade: Grade) -> float:
@@ -177,13 +179,3 @@ class ResponseVerifier:
             return grade.reward
         reward = self._config.correct if grade.status == "correct" else self._config.incorrect
         return reward + self._config.format_reward * grade.is_marked
-
-
-def _overrides_of(prompt: Prompt) -> dict[str, str]:
-    """The prompt's own tolerance (OlympiadBench calls it `error`), if it has one."""
-    error = prompt.metadata.get("error")
-    try:
-        tolerance = float(error) if isinstance(error, str | int | float) else 0.0
-    except ValueError:
-        return {}  # a list of tolerances, one for each part of an answer: not for us
-    return {"tolerance": repr(tolerance)} if 0 < tolerance < float("inf") else {}

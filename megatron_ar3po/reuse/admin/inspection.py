@@ -21,6 +21,7 @@ from megatron_ar3po.reuse.codec import (
     EncodedRow,
     decode_prompt,
     decode_response,
+    read_payload,
 )
 from megatron_ar3po.reuse.database import (
     SQLITE_ERRORS,
@@ -293,12 +294,9 @@ def _read_row(
 ) -> StoredResponse | Problem | None:
     """One row, None where there is none (a gap left by a deletion)."""
     try:
-        payload = connection.execute(
-            "SELECT CAST(details AS BLOB), data, crc FROM payloads WHERE id = ?", (row,)
-        ).fetchone()
-        if payload is None:
+        encoded = read_payload(connection, row)
+        if encoded is None:
             return None
-        encoded = EncodedRow(*payload)
         scored = decode_response(encoded)
         number, prompt = _read_prompt(connection, scored.response.prompt_id)
         fields = json.loads(encoded.details)

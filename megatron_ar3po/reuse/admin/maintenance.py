@@ -226,7 +226,7 @@ def _regrade_row(
             num_tokens=response.num_tokens,
             hash_rank=row.hash_rank,
             evicted_step=row.evicted_step,
-            payload=(payload.details, payload.data, payload.crc),
+            payload=payload,
             loans=row.loans,
         )
     )

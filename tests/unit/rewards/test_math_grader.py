@@ -197,7 +197,7 @@ def test_hostile_inputs_are_refused_in_time_and_leave_no_trace(
     "module",
     words(
         "math.answers math.expression math.extraction math.labels math.tidy math.units math.words "
-        "last_number verifier"
+        "grade last_number verifier"
     ),
 )
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:

@@ -30,8 +30,8 @@ from rich.table import Table
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.evaluation import accuracy
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.observability.accuracy import accuracy
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.types import ScoredResponse
 

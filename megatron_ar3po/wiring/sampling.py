@@ -10,7 +10,7 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
-from megatron_ar3po.evaluation import Evaluator
+from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.interfaces import StepSampler
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rollout.controller import RolloutController

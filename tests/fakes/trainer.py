@@ -19,7 +19,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.evaluation import Evaluator
+from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.observability.metrics import Metrics, read_rows
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder

@@ -3,7 +3,7 @@
 floor 6   cli   launch/   reporting/   comparison/
 floor 5   train   evaluate   wiring/
 floor 4   trainer   policy_update
-floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluation
+floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
 floor 2   algorithm/   observability/
 floor 1   types   records   usage   interfaces   hf_folder   http_client   async_tasks
           user_functions   model_shape   response_json   config/   distributed/   platform/
@@ -25,7 +25,7 @@ FLOORS = [
     {"algorithm", "observability"},
     {
         *("rollout", "servers", "actor", "weight_sync", "reuse", "data", "rewards", "run"),
-        *("colocation", "evaluation"),
+        *("colocation", "evaluator"),
     },
     {"trainer", "policy_update"},
     {"train", "evaluate", "wiring"},

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from megatron_ar3po.evaluation import accuracy, evaluation_records, pass_at_k
+from megatron_ar3po.observability.accuracy import accuracy, evaluation_records, pass_at_k
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
 

@@ -1,0 +1,47 @@
+"""`Evaluator`: the held-out prompts, sampled between two steps of training with the same settings each time. `ar3po
+evaluate` (evaluate.py) does the same to a policy that is not training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from megatron_ar3po.config.evaluation import EvaluationConfig
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.observability.accuracy import evaluation_records
+from megatron_ar3po.records import Records
+from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+
+SampleResponses = Callable[[Sequence[Prompt], int, SamplingParams, int], list[list[ScoredResponse]]]
+
+
+class Evaluator:
+    """Each replica samples the prompts it owns; `sample` runs on leaders."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        sample: SampleResponses,
+        ranks: Ranks,
+        config: EvaluationConfig,
+        sampling: SamplingParams,
+    ) -> None:
+        layout = ranks.layout
+        kept = prompts[: config.max_prompts or None]
+        self._mine = [p for p in kept if layout.owner_dp_rank(p.prompt_id) == layout.dp_rank]
+        self._num_prompts = len(kept)
+        self._sample = sample
+        self._ranks = ranks
+        self._config = config
+        self._sampling = sampling
+
+    @property
+    def has_prompts(self) -> bool:
+        return self._num_prompts > 0
+
+    def evaluate(self, policy_version: int) -> Records:
+        """Collective over all ranks. Seeds depend on prompt and sample only: before and after draw the same noise."""
+        n = self._config.samples_per_prompt
+        answers = self._ranks.run_on_leader(
+            lambda: self._sample(self._mine, n, self._sampling, policy_version)
+        )
+        return evaluation_records(answers)

@@ -33,6 +33,8 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.accuracy import accuracy
 from megatron_ar3po.response_json import readable_json
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.manifest import find_damage
 from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:
@@ -126,16 +128,18 @@ def find_policy(arguments: argparse.Namespace) -> Policy:
     config = load_config([settings, *arguments.config], words)
     if (folder / "hf" / "config.json").is_file() and not arguments.checkpoint:
         return Policy(config=config, hf_folder=folder / "hf")
-    latest = folder / "checkpoints" / "latest"
-    name = arguments.checkpoint or (latest.read_text().strip() if latest.is_file() else "")
-    checkpoint = folder / "checkpoints" / name / "model"
-    if not name or not checkpoint.is_dir():
-        there = sorted(p.name for p in (folder / "checkpoints").glob("step_?????"))
+    checkpoints = CheckpointFolder(folder / "checkpoints", keep_last=1)
+    named = checkpoints.path / arguments.checkpoint if arguments.checkpoint else None
+    checkpoint = named or checkpoints.newest()
+    if checkpoint is None or not (checkpoint / "model").is_dir():
+        there = ", ".join(path.name for path in checkpoints.checkpoints())
         raise ValueError(
-            f"{folder} has no checkpoint {name or 'yet'}; it has {', '.join(there) or 'none'}: name one of them by "
-            "--checkpoint."
+            f"{folder} has no checkpoint {arguments.checkpoint or 'yet'}; it has {there or 'none'}: name one of them "
+            "by --checkpoint."
         )
-    return Policy(config=config, hf_folder=Path(config.model.path), checkpoint=checkpoint)
+    if damage := find_damage(checkpoint):
+        raise ValueError(f"{damage}; name another checkpoint by --checkpoint.")
+    return Policy(config=config, hf_folder=Path(config.model.path), checkpoint=checkpoint / "model")
 
 
 def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config:

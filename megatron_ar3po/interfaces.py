@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Record
 from megatron_ar3po.types import (
     CollectedStep,
@@ -206,8 +207,9 @@ class PendingSave(Protocol):
         """Whether this rank's files are written, or could not be. No collective; never waits."""
         ...
 
-    def finish(self) -> None:
-        """Collective over all ranks, each of which has written. All raise if one could not."""
+    def finish(self) -> Mapping[str, FileDigest]:
+        """Collective over all ranks, each of which has written. All raise if one could not. What this rank's files
+        hold, summed up while they were written, by their path under the folder."""
         ...
 
 

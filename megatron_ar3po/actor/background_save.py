@@ -11,6 +11,7 @@ middle is none.
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,10 @@ from typing import Any
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import SerializationFormat, _write_item
+from torch.distributed.checkpoint.storage import WriteResult
+
+from megatron_ar3po.file_digests import DigestingFile, FileDigest
 
 Buckets = list[tuple[Any, ...]]  # Megatron's: (path, storage key, (byte items, tensor items))
 
@@ -34,7 +39,8 @@ class BackgroundSave:
     the checkpoint."""
 
     def __init__(self, folder: Path, request: AsyncRequest) -> None:
-        self._folder, self._request = folder, request
+        self.folder, self._request = folder, request
+        self._digests: dict[str, FileDigest] = {}  # of the files written so far
         self._thread: threading.Thread | None = None
         if request.async_fn is not None:  # None: nothing of it lies on this rank
             self._thread = threading.Thread(
@@ -45,7 +51,7 @@ class BackgroundSave:
     def is_written(self) -> bool:
         return self._thread is None or not self._thread.is_alive()
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, FileDigest]:
         if self._thread is not None:
             self._thread.join()  # the caller asks is_written first and bounds its waiting
         try:
@@ -54,40 +60,59 @@ class BackgroundSave:
         except CheckpointException as error:  # no Exception: it would pass every door of ours
             reasons = "; ".join(f"rank {r}: {why[0]}" for r, why in error.failures.items())
             raise RuntimeError(
-                f"the checkpoint {self._folder} could not be written ({reasons or 'see the log of rank 0'}). The one "
+                f"the checkpoint {self.folder} could not be written ({reasons or 'see the log of rank 0'}). The one "
                 "before it stays whole; make room, then resume with run.resume=true."
             ) from error
+        return self._digests
 
     def _write(self, buckets: Buckets) -> None:
-        writer: Any = filesystem_async.FileSystemWriterAsync
         transforms = self._request.async_fn.args[0]  # type: ignore[union-attr]
-        written: dict[int, Any] = {}
         results: queue.Queue[Any] = self._request.async_fn_args[2]
-        for index, bucket in enumerate(buckets):
-            answers: queue.Queue[Any] = queue.Queue()
-            pending: queue.Queue[int] = queue.Queue()
-            pending.put(index)
-            writer.write_preloaded_data(transforms, index, bucket, answers, pending, True)
-            _, answer = answers.get_nowait()
-            if isinstance(answer, Exception):
-                results.put(answer)  # Megatron raises it on every rank when it collects the results
-                return
-            written[index] = answer
+        try:
+            written: dict[int, list[WriteResult]] = {}
+            for number, bucket in enumerate(buckets):
+                written[number], digest = write_bucket(bucket, transforms)
+                self._digests[os.path.relpath(bucket[0], self.folder)] = digest
+        except Exception as error:  # Megatron raises it on every rank when it collects the results
+            results.put(error)
+            return
         results.put(written)
+
+
+def write_bucket(
+    bucket: tuple[Any, ...], transforms: Sequence[Any]
+) -> tuple[list[WriteResult], FileDigest]:
+    """One file, as Megatron's `FileSystemWriterAsync.write_preloaded_data` writes it, and summed up on the way."""
+    path, storage_key, (byte_items, tensor_items) = bucket
+    form = SerializationFormat.TORCH_SAVE
+    write: Any = _write_item
+    with open(path, "wb") as file:
+        stream = DigestingFile(file)
+        written = [
+            write(*transforms, stream, data, item, storage_key, form)
+            for item, data in (*byte_items, *tensor_items)
+        ]
+        file.flush()
+        os.fsync(file.fileno())
+    return written, stream.digest
 
 
 class SavedTogether:
     """Several folders of one checkpoint."""
 
-    def __init__(self, saves: Sequence[BackgroundSave]) -> None:
-        self._saves = saves
+    def __init__(self, folder: Path, saves: Sequence[BackgroundSave]) -> None:
+        self._folder, self._saves = folder, saves
 
     def is_written(self) -> bool:
         return all(save.is_written() for save in self._saves)
 
-    def finish(self) -> None:
-        for save in self._saves:
-            save.finish()
+    def finish(self) -> dict[str, FileDigest]:
+        """Paths are those under `folder`."""
+        return {
+            (save.folder / name).relative_to(self._folder).as_posix(): digest
+            for save in self._saves
+            for name, digest in save.finish().items()
+        }
 
 
 def snapshot(request: AsyncRequest) -> Buckets:

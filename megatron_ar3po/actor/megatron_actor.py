@@ -133,7 +133,7 @@ class MegatronActor:
         saves = [checkpoint.save(folder, self.policy, self.optimizer)]
         if self.reference is not None:
             saves += self.reference.save(folder)
-        return SavedTogether(saves)
+        return SavedTogether(folder, saves)
 
     def load(self, folder: Path) -> None:
         checkpoint.load(folder, self.policy, self.optimizer)

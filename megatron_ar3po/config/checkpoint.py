@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from megatron_ar3po.config.rules import require
 
@@ -15,8 +16,12 @@ class CheckpointConfig:
     """Save after every so many training steps. 0: only after the last one and when the run is asked to stop."""
 
     keep_last: int = 2
-    """Checkpoints that are kept; older ones are deleted once a new one is whole. One has about 14 bytes a
-    parameter."""
+    """Checkpoints of the run's line that are kept; older ones are deleted once a new one is whole. One has about 14
+    bytes a parameter."""
+
+    abandoned: Literal["keep", "delete"] = "keep"
+    """What becomes of checkpoints that the run left by going back to an earlier one: moved to `checkpoints/abandoned`,
+    where nothing is deleted, or deleted when the new line has its first checkpoint."""
 
     in_background: bool = True
     """Training goes on while the files are written, from a copy in host memory. false waits, and needs no room for

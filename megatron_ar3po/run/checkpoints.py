@@ -1,78 +1,63 @@
-"""The folder of checkpoints, and one checkpoint on its way to the disk while training goes on.
-
-    RUN/checkpoints/step_00010/state.json      the run's state
-    RUN/checkpoints/step_00010/model/          the actor's distributed checkpoint
-    RUN/checkpoints/latest                     the name of the newest complete one
-
-A checkpoint is written under a temporary name and renamed when every rank has finished; `latest` is replaced last, so
-a run killed at any moment finds a whole checkpoint.
-"""
+"""One checkpoint at a time on its way to the disk while training goes on, and the choice of the one to resume from."""
 
 from __future__ import annotations
 
-import json
 import logging
-import shutil
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import PendingSave
-from megatron_ar3po.run.durable import write_durably
-from megatron_ar3po.run.state import RunState, read_state
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder, name_of
+from megatron_ar3po.run.manifest import find_damage
+from megatron_ar3po.run.state import RunState
 
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.05
 
 
-class CheckpointFolder:
-    """Names, the atomic marker, and which ones stay. Rank 0 calls the methods that write."""
+class Choice(NamedTuple):
+    checkpoint: Path | None  # None: the run starts anew
+    note: str  # what a person should know of it; may be ""
 
-    def __init__(self, path: Path, *, keep_last: int) -> None:
-        self._path = path
-        self._keep_last = keep_last
 
-    def begin(self, step: int) -> Path:
-        """An empty temporary folder for the actor's part. What a killed run has left in the middle goes."""
-        for left in self._path.glob("step_?????.tmp"):
-            shutil.rmtree(left)
-        folder = self._path / f"step_{step:05d}.tmp"
-        (folder / "model").mkdir(parents=True)
-        return folder
+def choose_checkpoint(folder: CheckpointFolder, ranks: Ranks) -> Choice:
+    """Collective over all ranks: the newest whole checkpoint of the run's line, every file of it held against its
+    checksum, the ranks sharing the reading. A damaged one is passed over for its parent, and that is said. Raises
+    ValueError where none is whole. Changes nothing."""
 
-    def commit(self, folder: Path, state: RunState) -> Path:
-        """`folder` becomes the newest checkpoint; the oldest beyond `keep_last` go."""
-        write_durably(folder / "state.json", json.dumps(asdict(state), indent=1))
-        final = self._path / f"step_{state.step:05d}"
-        shutil.rmtree(final, ignore_errors=True)
-        folder.rename(final)
-        write_durably(self._path / "latest", final.name)
-        for old in sorted(self._path.glob("step_?????"))[: -self._keep_last]:
-            shutil.rmtree(old)
-        return final
+    def line_to_resume() -> list[Path]:
+        newest = folder.newest()
+        return [] if newest is None else folder.lineage(newest)
 
-    def oldest(self) -> RunState:
-        """The state of the oldest checkpoint that is kept: no resume goes back to before it."""
-        return read_state(min(self._path.glob("step_?????")))
-
-    def latest(self) -> Path | None:
-        marker = self._path / "latest"
-        if not marker.is_file():
-            return None
-        folder = self._path / marker.read_text().strip()
-        if not (folder / "state.json").is_file():
-            raise ValueError(
-                f"{marker} names {folder.name}, which is not a whole checkpoint; write the name of another folder of "
-                f"{self._path} into it, or start a new run (run.resume=false and another run.dir)."
+    line = ranks.run_on_first(line_to_resume)
+    problems: list[str] = []
+    for checkpoint in line:
+        mine = find_damage(checkpoint, part=ranks.layout.rank, num_parts=ranks.layout.world_size)
+        damage = next(filter(None, ranks.gather(mine)), "")
+        if not damage:
+            passed_over = "; ".join(problems)
+            return Choice(
+                checkpoint,
+                f"going on from {checkpoint}, an earlier checkpoint: {passed_over}"
+                if problems
+                else "",
             )
-        return folder
+        problems.append(damage)
+    if problems:
+        raise ValueError(
+            f"no whole checkpoint to resume from: {'; '.join(problems)}. Bring the files back, or start a new run "
+            "(run.resume=false and another run.dir)."
+        )
+    return Choice(None, f"{folder.path} holds no checkpoint: the run starts anew")
 
 
 class CheckpointSaver:
-    """One checkpoint at a time on its way to the disk. Every method is collective over all ranks."""
+    """Every method is collective over all ranks."""
 
     def __init__(
         self,
@@ -87,10 +72,19 @@ class CheckpointSaver:
         self._folder, self._ranks, self._save_model = folder, ranks, save_model
         self._on_commit, self._timeout_s = on_commit, timeout_s
         self._pending: _OnItsWay | None = None
+        self._resumed_from = ""
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """A run resumes from `checkpoint`: it is the parent of the next one."""
+        self._ranks.run_on_first(lambda: self._folder.go_on_from(checkpoint))
+        self._resumed_from = checkpoint.name
 
     def start(self, state: RunState) -> None:
-        """Returns as soon as training may go on; the checkpoint before must have arrived."""
+        """Returns as soon as training may go on; the checkpoint before must have arrived. Does nothing where no step
+        was made since the checkpoint that the run resumed from."""
         self.wait()
+        if name_of(state.step) == self._resumed_from:
+            return
         folder = self._ranks.run_on_first(lambda: self._folder.begin(state.step))
         self._pending = _OnItsWay(state, folder, self._save_model(folder / "model"))
 
@@ -99,8 +93,11 @@ class CheckpointSaver:
         if self._pending is None or not all(self._ranks.gather(self._pending.model.is_written())):
             return None
         pending, self._pending = self._pending, None
-        pending.model.finish()
-        path = self._ranks.run_on_first(lambda: self._folder.commit(pending.folder, pending.state))
+        mine = pending.model.finish()
+        digests = {f"model/{n}": d for part in self._ranks.gather(mine) for n, d in part.items()}
+        path = self._ranks.run_on_first(
+            lambda: self._folder.commit(pending.folder, pending.state, digests)
+        )
         oldest = self._ranks.run_on_first(self._folder.oldest)
         self._ranks.run_on_leader(lambda: self._on_commit(oldest))
         logger.info("saved %s (%.1f s on its way)", path, time.monotonic() - pending.started)

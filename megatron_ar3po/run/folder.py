@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,25 +11,29 @@ from pathlib import Path
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import drop_rows_after
-from megatron_ar3po.run.checkpoints import CheckpointFolder
 from megatron_ar3po.run.durable import write_durably
 from megatron_ar3po.run.state import RunState, read_state
 
-logger = logging.getLogger(__name__)
 
-
-def open_run_folder(
-    config: Config, *, abandon_ledger_rows: Callable[[Path, int], object]
-) -> Path | None:
-    """Makes RUN, or finds the checkpoint to go on from. Rank 0 only. `abandon_ledger_rows(file, step)`: what a resume
-    from `step` does to the ledger's later rows."""
+def check_run_folder(config: Config) -> None:
+    """Raises ValueError where a new run would meet an old one. Rank 0 only."""
     folder = config.run.path
-    checkpoint = CheckpointFolder(folder / "checkpoints", keep_last=1).latest()
     if not config.run.resume and (folder / "resolved_config.yaml").exists():
         raise ValueError(
             f"run.dir={folder} already holds a run; set run.resume=true to go on with it, or choose another run.name "
             "or run.dir."
         )
+
+
+def open_run_folder(
+    config: Config,
+    checkpoint: Path | None,
+    *,
+    abandon_ledger_rows: Callable[[Path, int], object],
+) -> None:
+    """Makes RUN, or takes its files back to where `checkpoint` stands. Rank 0 only. `abandon_ledger_rows(file, step)`:
+    what a resume from `step` does to the ledger's later rows."""
+    folder = config.run.path
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for marker in ("DONE", "STOPPED"):
@@ -48,9 +51,6 @@ def open_run_folder(
             drop_rows_after(folder / written, step)
         for written in folder.glob("ledger/*.jsonl"):
             abandon_ledger_rows(written, step)  # what was done twice has cost twice
-        if not checkpoint:
-            logger.info("run.resume=true, but %s holds no checkpoint: starting anew", folder)
-    return checkpoint
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Record
 from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, UpdateStats
 
@@ -53,8 +54,8 @@ class NothingToWrite:
     def is_written(self) -> bool:
         return True
 
-    def finish(self) -> None:
-        pass
+    def finish(self) -> Mapping[str, FileDigest]:
+        return {}
 
 
 class NoOpPublisher:

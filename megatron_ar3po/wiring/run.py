@@ -22,8 +22,14 @@ from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
-from megatron_ar3po.run.checkpoints import CheckpointFolder, CheckpointSaver
-from megatron_ar3po.run.folder import mark_end, name_free_if_it_never_starts, open_run_folder
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.checkpoints import CheckpointSaver, choose_checkpoint
+from megatron_ar3po.run.folder import (
+    check_run_folder,
+    mark_end,
+    name_free_if_it_never_starts,
+    open_run_folder,
+)
 from megatron_ar3po.run.state import RunState, read_state
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
@@ -50,10 +56,16 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
     check_routing(config)
     folder = config.run.path
-    checkpoint = ranks.run_on_first(
-        lambda: open_run_folder(config, abandon_ledger_rows=abandon_rows_after)
+    ranks.run_on_first(lambda: check_run_folder(config))
+    checkpoint, note = None, ""
+    if config.run.resume:
+        checkpoint, note = choose_checkpoint(checkpoint_folder(config), ranks)
+    ranks.run_on_first(
+        lambda: open_run_folder(config, checkpoint, abandon_ledger_rows=abandon_rows_after)
     )
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
+    if note:
+        logger.warning("%s", note)
     stack.enter_context(
         ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s)
     )
@@ -86,8 +98,17 @@ def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     trainer.metrics.totals.update(state.totals)
     trainer.state = state
     trainer.ranks.watch.steps_done = state.step
+    trainer.saver.go_on_from(checkpoint)
     logger.info(
         "resumed from %s (step %d, policy version %d)", checkpoint, state.step, state.policy_version
+    )
+
+
+def checkpoint_folder(config: Config) -> CheckpointFolder:
+    return CheckpointFolder(
+        config.run.path / "checkpoints",
+        keep_last=config.checkpoint.keep_last,
+        abandoned=config.checkpoint.abandoned,
     )
 
 
@@ -130,7 +151,7 @@ def build_trainer(
         ),
         dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
         saver=CheckpointSaver(
-            CheckpointFolder(folder / "checkpoints", keep_last=config.checkpoint.keep_last),
+            checkpoint_folder(config),
             ranks,
             actor.save,
             lambda oldest: store.commit_checkpoint(oldest.store_cursor),

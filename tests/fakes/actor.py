@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Mean, Records
 from megatron_ar3po.types import LoanOutcome, MiniBatch, RowKey, TrainingBatch, UpdateStats
 
@@ -19,8 +20,8 @@ class WrittenSave:
     def is_written(self) -> bool:
         return True
 
-    def finish(self) -> None:
-        return None
+    def finish(self) -> Mapping[str, FileDigest]:
+        return {}
 
 
 @dataclass

@@ -27,7 +27,8 @@ from megatron_ar3po.observability.step_metrics import rollout_records
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.records import Max, Record, Records, Sum
 from megatron_ar3po.reuse.lender import Lender
-from megatron_ar3po.run.checkpoints import CheckpointFolder, CheckpointSaver
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.checkpoints import CheckpointSaver
 from megatron_ar3po.run.state import RunState
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer

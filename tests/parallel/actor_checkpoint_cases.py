@@ -169,15 +169,14 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
     import threading
 
     import torch.distributed as dist
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-    writer: Any = filesystem_async.FileSystemWriterAsync
-    write, may_write = writer.write_preloaded_data, threading.Event()
+    from megatron_ar3po.actor import background_save
 
-    @staticmethod
-    def held_back(*arguments: Any) -> None:
+    write, may_write = background_save.write_bucket, threading.Event()
+
+    def held_back(*arguments: Any) -> Any:
         assert may_write.wait(60)
-        write(*arguments)
+        return write(*arguments)
 
     folder, model = checkpoint("qwen2", True)
     reference = reference_updates(model, steps=3)
@@ -185,7 +184,7 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
     actor = make_actor(folder, cut or Cut())
     run_updates(actor, range(1), 2)
     with ExitStack() as stack:
-        stack.enter_context(patch.object(writer, "write_preloaded_data", held_back))
+        stack.enter_context(patch.object(background_save, "write_bucket", held_back))
         stack.callback(may_write.set)
         pending = actor.save(target)
         run_updates(actor, range(1, 3), 2)
@@ -205,21 +204,20 @@ def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = 
 @CASES.add(2, cut=(Cut(), Cut(tp=2)))
 def a_disk_that_fills_on_one_rank_fails_the_checkpoint_on_all(cut: Cut | None = None) -> None:
     import torch.distributed as dist
-    from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-    @staticmethod
-    def full(transforms: Any, index: int, bucket: Any, results: Any, *_: Any) -> None:
-        results.put((index, OSError("No space left on device")))
+    from megatron_ar3po.actor import background_save
+
+    def full(*arguments: Any) -> Any:
+        raise OSError("No space left on device")
 
     folder, _ = checkpoint("qwen2", True)
     actor, target = make_actor(folder, cut or Cut()), shared_folder()
-    writer: Any = filesystem_async.FileSystemWriterAsync
     words = ["could not be written"]
     if dist.get_rank() == 0:
         words.append("No space left on device")
     with ExitStack() as stack:
         if dist.get_rank() == dist.get_world_size() - 1:
-            stack.enter_context(patch.object(writer, "write_preloaded_data", full))
+            stack.enter_context(patch.object(background_save, "write_bucket", full))
         with raises(RuntimeError, *words):
             actor.save(target).finish()
     assert not (target / ".metadata").exists()

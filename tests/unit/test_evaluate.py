@@ -26,6 +26,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "runs" / "mine"
     for step in ("step_00010", "step_00020"):
         (folder / "checkpoints" / step / "model").mkdir(parents=True)
+        (folder / "checkpoints" / step / "state.json").write_text("{}")
     (folder / "checkpoints" / "latest").write_text("step_00020")
     config = load_config([], ["model.path=base", "evaluation.path=held.jsonl", "run.seed=7"])
     (folder / "resolved_config.yaml").write_text(to_yaml(config))
@@ -47,6 +48,12 @@ def test_a_run_stands_for_its_newest_checkpoint_then_for_what_it_exported(run):
     exported = hf_folder(run / "hf")
     policy = find_policy(parsed(str(run)))
     assert (policy.checkpoint, policy.hf_folder) == (None, exported)
+
+
+def test_a_damaged_checkpoint_is_not_evaluated(run):
+    (run / "checkpoints/step_00020/state.json").unlink()
+    with pytest.raises(ValueError, match=r"step_00020/state\.json is missing .* name another che"):
+        find_policy(parsed(str(run)))
 
 
 def test_the_benchmark_takes_the_place_of_the_training_prompts(tmp_path):

@@ -1,54 +1,23 @@
-"""What a resume finds, whenever the run was killed. Not here: what Megatron writes (tests/parallel), and the kill of a
-whole run (tests/e2e)."""
+"""A checkpoint on its way to the disk, and the choice of the one to resume from. Not here: what Megatron writes
+(tests/parallel), and the kill of a whole run (tests/e2e)."""
 
 from collections.abc import Iterator
 
 import pytest
 import torch.distributed as dist
+import xxhash
 from torch._C._distributed_c10d import HashStore
 
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.run.checkpoints import CheckpointFolder, CheckpointSaver
-from megatron_ar3po.run.state import RunState, read_state
+from megatron_ar3po.file_digests import FileDigest
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.checkpoints import CheckpointSaver, choose_checkpoint
+from megatron_ar3po.run.state import RunState
 
 
 def save(folder: CheckpointFolder, step: int):
-    state = RunState(step=step, policy_version=step, totals={"rollout/responses_total": 7.0})
-    return folder.commit(folder.begin(step), state)
-
-
-def test_a_committed_checkpoint_is_the_latest_and_reads_back(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep_last=2)
-    path = save(folder, 3)
-    assert folder.latest() == path == tmp_path / "step_00003"
-    assert read_state(path) == RunState(
-        step=3, policy_version=3, totals={"rollout/responses_total": 7.0}
-    )
-
-
-def test_only_the_newest_stay(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep_last=2)
-    for step in (1, 2, 3):
-        save(folder, step)
-    assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00002", "step_00003"]
-
-
-def test_a_checkpoint_that_was_not_finished_is_not_the_latest(tmp_path):
-    folder = CheckpointFolder(tmp_path, keep_last=2)
-    save(folder, 1)
-    folder.begin(2)
-    assert folder.latest() == tmp_path / "step_00001"
-
-
-def test_nothing_saved_gives_none(tmp_path):
-    assert CheckpointFolder(tmp_path, keep_last=1).latest() is None
-
-
-def test_a_marker_that_names_nothing_says_what_to_do(tmp_path):
-    (tmp_path / "latest").write_text("step_00009")
-    with pytest.raises(ValueError, match=r"step_00009, which is not a whole checkpoint"):
-        CheckpointFolder(tmp_path, keep_last=1).latest()
+    return folder.commit(folder.begin(step), RunState(step=step, policy_version=step))
 
 
 class SlowSave:
@@ -62,12 +31,13 @@ class SlowSave:
         self.waits -= 1
         return self.waits < 0
 
-    def finish(self) -> None:
+    def finish(self) -> dict[str, FileDigest]:
         assert self.waits < 0, "finished before it was written"
         if self.failure:
             raise RuntimeError(self.failure)
         (self.folder / "weights").write_text("whole")
         self.finished = True
+        return {"weights": FileDigest(5, xxhash.xxh3_128_hexdigest(b"whole"))}
 
 
 @pytest.fixture
@@ -101,9 +71,9 @@ def test_training_goes_on_and_the_marker_moves_when_all_is_written(tmp_path, ran
     saving.saver.start(RunState(step=4))
     for _ in range(2):  # two steps of training meanwhile
         assert saving.saver.poll() is None
-        assert saving.folder.latest() == tmp_path / "step_00001"
+        assert saving.folder.newest() == tmp_path / "step_00001"
         assert saving.committed == []
-    assert saving.saver.poll() == saving.folder.latest() == tmp_path / "step_00004"
+    assert saving.saver.poll() == saving.folder.newest() == tmp_path / "step_00004"
     assert (tmp_path / "step_00004/model/weights").read_text() == "whole"
     assert saving.committed == [1]  # a resume may still go back to step 1
     assert saving.saver.poll() is None
@@ -118,7 +88,8 @@ def test_a_crash_in_the_middle_leaves_the_checkpoint_before_and_its_rest_is_clea
     saving.saver.poll()
     assert (tmp_path / "step_00004.tmp").is_dir()
     again = Saving(tmp_path, ranks, waits=0)  # the process is gone, another one resumes
-    assert again.folder.latest() == tmp_path / "step_00001"
+    assert again.folder.newest() == tmp_path / "step_00001"
+    again.saver.go_on_from(tmp_path / "step_00001")
     again.saver.start(RunState(step=2))
     again.saver.wait()
     assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00001", "step_00002"]
@@ -129,9 +100,9 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path, ranks):
     saving.saver.start(RunState(step=1))
     saving.saver.start(RunState(step=2))
     assert [s.finished for s in saving.saves] == [True, False]
-    assert saving.folder.latest() == tmp_path / "step_00001"
+    assert saving.folder.newest() == tmp_path / "step_00001"
     saving.saver.wait()
-    assert saving.folder.latest() == tmp_path / "step_00002"
+    assert saving.folder.newest() == tmp_path / "step_00002"
 
 
 def test_one_that_is_never_written_ends_the_wait_with_the_name_of_the_limit(tmp_path, ranks):
@@ -147,4 +118,47 @@ def test_a_disk_that_is_full_is_an_error_of_the_run_and_no_checkpoint(tmp_path, 
     saving.saver.start(RunState(step=2))
     with pytest.raises(RuntimeError, match="No space left on device"):
         saving.saver.poll()
-    assert saving.folder.latest() == tmp_path / "step_00001"
+    assert saving.folder.newest() == tmp_path / "step_00001"
+
+
+def test_what_was_summed_up_while_it_was_written_is_what_a_later_look_is_held_against(
+    tmp_path, ranks
+):
+    saving = Saving(tmp_path, ranks, waits=0)
+    saving.saver.start(RunState(step=1))
+    saving.saver.wait()
+    assert choose_checkpoint(saving.folder, ranks) == (tmp_path / "step_00001", "")
+    (tmp_path / "step_00001/model/weights").write_text("whale")
+    with pytest.raises(
+        ValueError, match=r"no whole checkpoint.*step_00001/model/weights does not hold what was w"
+    ):
+        choose_checkpoint(saving.folder, ranks)
+
+
+def test_a_damaged_checkpoint_is_passed_over_for_its_parent_and_that_is_said(tmp_path, ranks):
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    for step in (2, 4, 6):
+        save(folder, step)
+    (tmp_path / "step_00006/state.json").write_text("{}")
+    (tmp_path / "step_00004/state.json").unlink()
+    chosen, note = choose_checkpoint(folder, ranks)
+    assert chosen == tmp_path / "step_00002"
+    assert "an earlier checkpoint" in note
+    assert "step_00006/state.json holds 2 of the" in note
+    assert "step_00004/state.json is missing" in note
+
+
+def test_without_a_checkpoint_the_run_starts_anew_and_says_so(tmp_path, ranks):
+    chosen, note = choose_checkpoint(CheckpointFolder(tmp_path, keep_last=1), ranks)
+    assert chosen is None and note == f"{tmp_path} holds no checkpoint: the run starts anew"
+
+
+def test_where_no_step_was_made_since_the_resume_nothing_is_saved_again(tmp_path, ranks):
+    saving = Saving(tmp_path, ranks, waits=0)
+    path = save(saving.folder, 3)
+    before = sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*"))
+    saving.saver.go_on_from(path)
+    saving.saver.start(RunState(step=3))
+    saving.saver.wait()
+    assert saving.saves == []
+    assert sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*")) == before

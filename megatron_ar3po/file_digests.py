@@ -1,0 +1,70 @@
+"""What a file held when it was written: its size and a checksum, so that damage is noticed when it is read.
+
+The checksum is xxh3 (128 bits): it finds what disks and cut-off writes do, at memory's speed, and is no defence against
+somebody who means harm.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import xxhash
+
+_CHUNK_BYTES = 8 * 1024 * 1024
+
+
+class FileDigest(NamedTuple):
+    num_bytes: int
+    xxh3: str  # 32 hex digits
+
+
+class DigestingFile:
+    """Writes through to `file` and sums up meanwhile: what is counted is what was meant to be written."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._hash = xxhash.xxh3_128()
+        self._num_bytes = 0
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        self._hash.update(data)
+        num_bytes = memoryview(data).nbytes
+        self._num_bytes += num_bytes
+        self._file.write(data)
+        return num_bytes
+
+    def tell(self) -> int:
+        return self._num_bytes
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    @property
+    def digest(self) -> FileDigest:
+        return FileDigest(self._num_bytes, self._hash.hexdigest())
+
+
+def digest_file(path: Path) -> FileDigest:
+    """Reads it whole, a few MiB at a time."""
+    total, num_bytes = xxhash.xxh3_128(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            total.update(chunk)
+            num_bytes += len(chunk)
+    return FileDigest(num_bytes, total.hexdigest())
+
+
+def explain_damage(path: Path, written: FileDigest, *, whole: bool = True) -> str:
+    """What is wrong with the file at `path`, or "". `whole=False` looks at its size alone."""
+    try:
+        num_bytes = path.stat().st_size
+        if num_bytes != written.num_bytes:
+            return f"{path} holds {num_bytes} of the {written.num_bytes} bytes that were written"
+        if whole and digest_file(path) != written:
+            return f"{path} does not hold what was written (its checksum differs)"
+    except FileNotFoundError:
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return ""

@@ -1,0 +1,207 @@
+"""The folder of checkpoints: names, which one a resume takes, which ones stay.
+
+    RUN/checkpoints/step_00010/state.json        the run's state
+    RUN/checkpoints/step_00010/model/            the actor's distributed checkpoint
+    RUN/checkpoints/step_00010/checkpoint.json   every file's size and checksum; the checkpoint it went on from
+    RUN/checkpoints/latest                       the name of the newest one
+    RUN/checkpoints/committing                   while `latest` is being moved: to where
+    RUN/checkpoints/abandoned/                   of a line that the run left by going back
+
+Promises:
+- a checkpoint is written under a temporary name and renamed when it is whole: killed at any moment, a run finds a whole
+  one, and what was just committed is found even if `latest` was not moved any more;
+- order is lineage: each checkpoint names its parent. What was committed last, and what `latest` names, is never
+  deleted, whatever its number; of its ancestors the newest `keep_last - 1` stay;
+- what is not an ancestor (the run went back to an earlier checkpoint) is moved to `abandoned/` when the new line has
+  its first checkpoint, or deleted with `checkpoint.abandoned=delete`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Literal
+
+from megatron_ar3po.file_digests import FileDigest
+from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.manifest import (
+    DamagedCheckpointError,
+    Manifest,
+    complete_digests,
+    read_manifest,
+    write_manifest,
+)
+from megatron_ar3po.run.state import RunState, read_state
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_(\d{5,})")
+
+
+class CheckpointFolder:
+    """Rank 0 calls the methods that write."""
+
+    def __init__(
+        self, path: Path, *, keep_last: int, abandoned: Literal["keep", "delete"] = "keep"
+    ) -> None:
+        self.path = path
+        self._keep_last = keep_last
+        self._abandoned = abandoned
+        self._parent = ""  # of the checkpoint that is written next
+
+    def go_on_from(self, checkpoint: Path) -> None:
+        """A run resumes from `checkpoint`: it is the parent of the next one, and `latest` names it until then."""
+        self._parent = checkpoint.name
+        if self._read_name("latest") != checkpoint.name:
+            self._move_marker(checkpoint)
+
+    def begin(self, step: int) -> Path:
+        """An empty temporary folder for the actor's part. What a killed run has left in the middle goes."""
+        for left in self.path.glob("step_*.tmp"):
+            shutil.rmtree(left)
+        folder = self.path / f"{name_of(step)}.tmp"
+        (folder / "model").mkdir(parents=True)
+        return folder
+
+    def commit(
+        self, folder: Path, state: RunState, digests: Mapping[str, FileDigest] | None = None
+    ) -> Path:
+        """`folder` becomes the newest checkpoint. `digests`: of the files under it that were summed up while they were
+        written, by path."""
+        write_durably(folder / "state.json", json.dumps(asdict(state), indent=1))
+        files = complete_digests(folder, digests or {})
+        write_manifest(folder, Manifest(parent=self._parent, files=files))
+        final = self.path / name_of(state.step)
+        if final.exists():  # of a line that the run has left
+            self._abandon(final)
+        write_durably(self.path / "committing", final.name)
+        folder.rename(final)
+        self._move_marker(final)
+        self._parent = final.name
+        self._rotate()
+        return final
+
+    def newest(self) -> Path | None:
+        """What a resume goes on from; None where no checkpoint was ever committed. Raises ValueError where that cannot
+        be told: the choices are named. Changes nothing."""
+        if committed := self._committed_without_marker():
+            return committed
+        there = self.checkpoints()
+        marked = self._read_name("latest")
+        if marked and (self.path / marked).is_dir():
+            return self.path / marked
+        if not there and not marked:
+            return None
+        found = f"names {marked}, which is gone" if marked else "is missing or empty"
+        if not there:
+            raise ValueError(
+                f"{self.path / 'latest'} {found}, and {self.path} holds no checkpoint any more; start a new run "
+                "(run.resume=false and another run.dir)."
+            )
+        raise ValueError(
+            f"{self.path / 'latest'} {found}, but {self.path} holds {', '.join(p.name for p in there)}; write the name "
+            "of the one to go on from into it, or start a new run (run.resume=false and another run.dir)."
+        )
+
+    def lineage(self, newest: Path) -> list[Path]:
+        """`newest` and its ancestors that are still there, newest first."""
+        line = [newest]
+        while (parent := self._parent_of(line[-1])) and (self.path / parent).is_dir():
+            line.append(self.path / parent)
+        return line
+
+    def oldest(self) -> RunState:
+        """The state of the oldest checkpoint that is kept: no resume goes back to before it."""
+        newest = self.newest()
+        assert newest is not None, "a checkpoint was committed"
+        return read_state(self.lineage(newest)[-1])
+
+    def checkpoints(self) -> list[Path]:
+        """All that were committed, by step, whatever their line."""
+        return sorted(
+            (path for path in self.path.glob("step_*") if _NAME.fullmatch(path.name)), key=step_of
+        )
+
+    def _parent_of(self, checkpoint: Path) -> str:
+        """Of a version that wrote no manifests: the one before it by number."""
+        try:
+            manifest = read_manifest(checkpoint)
+        except DamagedCheckpointError:
+            manifest = None
+        if manifest is not None:
+            return manifest.parent
+        before = [p.name for p in self.checkpoints() if step_of(p) < step_of(checkpoint)]
+        return before[-1] if before else ""
+
+    def _committed_without_marker(self) -> Path | None:
+        """The run was killed between the rename of a checkpoint and the move of `latest`, which is older then."""
+        committing, latest = self.path / "committing", self.path / "latest"
+        name = self._read_name("committing")
+        if not name or not (self.path / name).is_dir():
+            return None
+        is_stale = latest.is_file() and latest.stat().st_mtime_ns > committing.stat().st_mtime_ns
+        return None if is_stale else self.path / name
+
+    def _move_marker(self, final: Path) -> None:
+        write_durably(self.path / "latest", final.name)
+        (self.path / "committing").unlink(missing_ok=True)
+
+    def _rotate(self) -> None:
+        newest = self.newest()
+        assert newest is not None, "it was just committed"
+        line = self.lineage(newest)
+        for old in line[self._keep_last :]:
+            self._delete(old)
+        for other in self.checkpoints():
+            if other not in line:
+                self._abandon(other)
+
+    def _delete(self, checkpoint: Path) -> None:
+        """Under a name that no resume looks at: a kill in the middle leaves half a folder, which `begin` clears."""
+        doomed = checkpoint.with_name(f"{checkpoint.name}.tmp")
+        checkpoint.rename(doomed)
+        shutil.rmtree(doomed)
+
+    def _abandon(self, checkpoint: Path) -> None:
+        """It belongs to a line that the run has left."""
+        if self._abandoned == "delete":
+            self._delete(checkpoint)
+            logger.info(
+                "deleted %s: the run went back to before it (checkpoint.abandoned=delete)",
+                checkpoint,
+            )
+            return
+        target = self.path / "abandoned" / checkpoint.name
+        number = 2
+        while target.exists():
+            target = target.with_name(f"{checkpoint.name}.{number}")
+            number += 1
+        target.parent.mkdir(exist_ok=True)
+        checkpoint.rename(target)
+        logger.warning(
+            "moved %s to %s: the run went back to before it and took another way; delete it when it is not wanted "
+            "(checkpoint.abandoned=delete does from the start)",
+            checkpoint,
+            target,
+        )
+
+    def _read_name(self, marker: str) -> str:
+        """The name of a checkpoint that stands in a marker file; "" where there is none."""
+        path = self.path / marker
+        name = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        return name if _NAME.fullmatch(name) else ""
+
+
+def name_of(step: int) -> str:
+    return f"step_{step:05d}"
+
+
+def step_of(checkpoint: Path) -> int:
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None, f"{checkpoint} is no checkpoint's name"
+    return int(match[1])

@@ -1,0 +1,180 @@
+"""Who owns a folder, who may take it over, and that one who lost it writes nothing more. Hosts are played by notes;
+that a whole run is refused beside another one is shown in tests/e2e/test_run_owner.py."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po.folder_owner import (
+    NAME,
+    FolderOwnedError,
+    FolderOwner,
+    Owner,
+    check_owner,
+    read_owner,
+    this_process,
+)
+
+
+def elsewhere(**changes: object) -> Owner:
+    """A process on another node."""
+    base = replace(this_process(), host="node17", pid=4711, namespace="pid:[1]", token="aa")
+    return replace(base, **changes)
+
+
+def leave_note(folder: Path, owner: Owner, *, age_s: float = 0.0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / NAME).write_text(json.dumps(asdict(owner)))
+    then = time.time() - age_s
+    os.utime(folder / NAME, (then, then))
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
+    }
+
+
+def test_a_free_folder_is_claimed_and_let_go(tmp_path):
+    owner = FolderOwner.claim(tmp_path / "run")
+    assert read_owner(tmp_path / "run") == owner.owner
+    check_owner(tmp_path / "run", owner.owner.token)
+    owner.release()
+    owner.release()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_second_process_is_refused_within_a_second_by_name_and_changes_nothing(tmp_path):
+    owner = FolderOwner.claim(tmp_path, heartbeat_s=60)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    before, started = contents(tmp_path), time.monotonic()
+    with pytest.raises(FolderOwnedError, match=rf"process {os.getpid()} on .*\(it is running\)"):
+        FolderOwner.claim(tmp_path)
+    assert time.monotonic() - started < 1.0
+    assert contents(tmp_path) == before
+    owner.release()
+
+
+def test_a_process_that_is_gone_on_this_host_is_taken_over_from(tmp_path):
+    program = "import sys; from pathlib import Path; from megatron_ar3po.folder_owner import *; "
+    program += "FolderOwner.claim(Path(sys.argv[1])); import os; os._exit(9)"
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, timeout=60)
+    assert done.returncode == 9 and read_owner(tmp_path) is not None
+    FolderOwner.claim(tmp_path).release()
+
+
+def test_a_process_number_that_was_given_again_is_not_the_owner(tmp_path):
+    me = this_process()
+    leave_note(tmp_path, replace(me, started=me.started - 100, token="old"))
+    FolderOwner.claim(tmp_path).release()
+
+
+def test_a_container_with_the_same_hosts_name_is_not_this_host(tmp_path):
+    """Its process numbers say nothing here: only its heartbeat does."""
+    leave_note(tmp_path, replace(this_process(), pid=2**22 - 1, namespace="pid:[1]", token="aa"))
+    with pytest.raises(FolderOwnedError, match="heard of 0 s ago"):
+        FolderOwner.claim(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "me", "why"),
+    [
+        ({"restart": 0}, {"restart": 1}, ""),
+        ({"restart": 2}, {"restart": 1}, "a later restart of this very job"),
+        ({"restart": 1}, {"restart": 1}, "heard of"),
+        ({"restart": 0, "array_index": "3"}, {"restart": 1, "array_index": "4"}, "heard of"),
+        ({"restart": 0, "job": "8"}, {"restart": 1}, "heard of"),
+        ({"restart": 0, "job": ""}, {"restart": 1, "job": ""}, "heard of"),
+    ],
+    ids=["requeued", "older restart", "same", "another of the array", "another job", "no job"],
+)
+def test_only_the_same_job_with_a_higher_restart_count_takes_over_at_once(tmp_path, there, me, why):
+    leave_note(tmp_path, elsewhere(**{"job": "7", **there}))
+    mine = replace(this_process(), **{"job": "7", **me})
+    if not why:
+        FolderOwner.claim(tmp_path, me=mine).release()
+        return
+    with pytest.raises(FolderOwnedError, match=f"process 4711 on node17.*{why}"):
+        FolderOwner.claim(tmp_path, me=mine)
+
+
+def test_another_host_is_taken_over_from_when_it_has_been_silent_for_long(tmp_path):
+    leave_note(tmp_path, elsewhere(), age_s=59)
+    with pytest.raises(FolderOwnedError, match=r"heard of 59 s ago; after 60 s it counts as gone"):
+        FolderOwner.claim(tmp_path)
+    leave_note(tmp_path, elsewhere(), age_s=61)
+    FolderOwner.claim(tmp_path).release()
+
+
+def test_a_running_owner_gives_signs_of_life(tmp_path):
+    owner = FolderOwner.claim(tmp_path, heartbeat_s=0.05)
+    os.utime(tmp_path / NAME, (0, 0))
+    deadline = time.monotonic() + 20
+    while (tmp_path / NAME).stat().st_mtime < 1 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (tmp_path / NAME).stat().st_mtime > time.time() - 30
+    owner.release()
+
+
+def test_who_was_taken_over_from_learns_it_before_it_writes_and_disturbs_nobody(tmp_path):
+    first = FolderOwner.claim(tmp_path, me=replace(this_process(), job="7"), heartbeat_s=0.02)
+    second = FolderOwner.claim(tmp_path, me=replace(this_process(), job="7", restart=1))
+    before = contents(tmp_path)
+    with pytest.raises(FolderOwnedError, match=r"was taken over by process .* job 7, restart 1"):
+        check_owner(tmp_path, first.owner.token)
+    time.sleep(0.2)  # ten heartbeats of the first
+    first.release()
+    assert contents(tmp_path) == before
+    check_owner(tmp_path, second.owner.token)
+    second.release()
+
+
+def test_a_folder_whose_note_was_removed_is_not_written_to(tmp_path):
+    owner = FolderOwner.claim(tmp_path)
+    (tmp_path / NAME).unlink()
+    with pytest.raises(FolderOwnedError, match=r"owner.json is gone"):
+        check_owner(tmp_path, owner.owner.token)
+    owner.release()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_its_option(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(
+        ValueError, match=r"run\.dir=.*file/run cannot be written \(Not a directory"
+    ):
+        FolderOwner.claim(tmp_path / "file" / "run")
+
+
+def _claim_at(folder: str, start: float, results) -> None:
+    time.sleep(max(0.0, start - time.time()))
+    try:
+        FolderOwner.claim(Path(folder))
+        results.put("owner")
+        time.sleep(3)
+    except FolderOwnedError:
+        results.put("refused")
+
+
+def test_of_newcomers_at_one_moment_one_becomes_the_owner(tmp_path):
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    start = time.time() + 0.5
+    processes = [
+        context.Process(target=_claim_at, args=(str(tmp_path), start, results)) for _ in range(6)
+    ]
+    for process in processes:
+        process.start()
+    told = sorted(results.get(timeout=30) for _ in processes)
+    for process in processes:
+        process.join(30)
+    assert told == ["owner", *["refused"] * 5]

@@ -2,7 +2,7 @@
 
     RUN/checkpoints/step_00010/state.json        the run's state
     RUN/checkpoints/step_00010/model/            the actor's distributed checkpoint
-    RUN/checkpoints/step_00010/checkpoint.json   every file's size and checksum; the checkpoint it went on from
+    RUN/checkpoints/step_00010/manifest.json     every file's size and checksum; the checkpoint it went on from
     RUN/checkpoints/latest                       the name of the newest one
     RUN/checkpoints/committing                   while `latest` is being moved: to where
     RUN/checkpoints/abandoned/                   of a line that the run left by going back

@@ -1,4 +1,4 @@
-"""`checkpoint.json`: what makes a folder of files one checkpoint. Each file's size and checksum, and which checkpoint
+"""`manifest.json`: what makes a folder of files one checkpoint. Each file's size and checksum, and which checkpoint
 it went on from."""
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import xxhash
 from megatron_ar3po.file_digests import FileDigest, digest_file, explain_damage
 from megatron_ar3po.run.durable import write_durably
 
-NAME = "checkpoint.json"
+NAME = "manifest.json"
 _FORMAT = 1
 
 

@@ -71,7 +71,7 @@ def test_a_byte_flipped_anywhere_in_the_manifest_is_found(tmp_path, place):
 def test_a_manifest_that_is_none_is_damage_and_no_traceback(tmp_path, content):
     folder = make_checkpoint(tmp_path)
     (folder / NAME).write_bytes(content)
-    with pytest.raises(DamagedCheckpointError, match=r"checkpoint\.json is damaged"):
+    with pytest.raises(DamagedCheckpointError, match=r"manifest\.json is damaged"):
         read_manifest(folder)
 
 

@@ -88,6 +88,8 @@ def train_command(arguments: argparse.Namespace) -> int:
         return 0
     except ValueError as error:  # a user can mend it: the message is the help page
         return _fail(2, error)
+    except BrokenPipeError:  # of `--dry-run | head`: the command line knows whether anybody reads
+        raise
     except (RolloutEngineError, WeightPublishError, PeerError, ConnectionError) as error:
         return _fail(1, error)
     except KeyboardInterrupt:

@@ -67,10 +67,22 @@ def test_a_file_that_cannot_be_written_ends_with_one_sentence(tmp_path, capsys):
     assert said.startswith("ar3po: error: ") and "no_folder" in said and "Traceback" not in said
 
 
-def test_output_that_nobody_reads_to_its_end_is_no_error():
+@pytest.mark.parametrize("command", ["grade", "train", "plan"])
+def test_output_that_nobody_reads_to_its_end_is_no_error(command, config):
+    """As with `| head`: the reader is gone before the first line, which is not held back (-u)."""
+    words = {
+        "grade": ["--gold", "1", "--pred", "1"],
+        "train": [config, "--dry-run"],
+        "plan": [config, "--nodes", "1"],
+    }[command]
     read_end, write_end = os.pipe()
     os.close(read_end)
-    command = [sys.executable, "-m", "megatron_ar3po.cli", "grade", "--gold", "1", "--pred", "1"]
-    run = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, text=True, timeout=120)
+    run = subprocess.run(
+        [sys.executable, "-u", "-m", "megatron_ar3po.cli", command, *words],
+        stdout=write_end,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=120,
+    )
     os.close(write_end)
     assert (run.returncode, run.stderr) == (1, "")

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-import requests
-
+from megatron_ar3po import http_client
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.usage import Server
 
@@ -76,8 +75,9 @@ class ServerControl:
             return False
         try:
             limit_s = min(_INFO_LIMIT_S, self._timeout_s)
-            return requests.get(server.url + "/server_info", timeout=limit_s).status_code == 200
-        except requests.RequestException:  # hung, or dying
+            url = server.url + "/server_info"
+            return http_client.request("GET", url, timeout_s=limit_s).status == 200
+        except http_client.HttpError:  # hung, or dying
             return False
 
     def _post(self, path: str, body: dict[str, Any] | None) -> None:
@@ -87,12 +87,14 @@ class ServerControl:
 
     def _post_to(self, server: RestartableServer, path: str, body: dict[str, Any] | None) -> None:
         try:
-            answer = requests.post(server.url + path, json=body, timeout=self._timeout_s)
-        except requests.RequestException as error:
+            response = http_client.request(
+                "POST", server.url + path, json=body, timeout_s=self._timeout_s
+            )
+        except http_client.HttpError as error:
             raise RolloutEngineError(
                 f"server {server.name} did not answer {path}: {error}. {server.last_words()}"
             ) from error
-        if answer.status_code != 200:
+        if response.status != 200:
             raise RolloutEngineError(
-                f"server {server.name} refused {path} with HTTP {answer.status_code}: {answer.text[:300]}"
+                f"server {server.name} refused {path} with HTTP {response.status}: {response.text[:300]}"
             )

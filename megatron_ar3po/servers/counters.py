@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import http.client
-import urllib.parse
 from collections.abc import Mapping, Sequence
 
+from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.usage import Server
 from megatron_ar3po.usage import (
@@ -71,27 +70,19 @@ def current_counters(server: Server) -> ServerCounters | None:
     """None for a server that died since its last answer; one that runs must answer."""
     try:
         return read_counters(server.url)
-    except (OSError, http.client.HTTPException) as error:
+    except HttpError as error:
         if not server.is_running():
             return None
         raise LedgerError(
-            f"server {server.name} runs, but does not tell its counters ({type(error).__name__}: {error}), so the "
+            f"server {server.name} runs, but does not tell its counters ({error}), so the "
             f"ledger cannot be closed. {server.last_words()}"
         ) from error
 
 
 def read_counters(url: str) -> ServerCounters:
     """SGLang's Prometheus page -> what this process of the server has finished since it started."""
-    address = urllib.parse.urlsplit(url)
-    connection = http.client.HTTPConnection(address.netloc, timeout=_TIMEOUT_S)
-    try:
-        connection.request(
-            "GET", "/metrics/"
-        )  # without the slash the server answers with a redirect
-        page = connection.getresponse().read().decode()
-    finally:
-        connection.close()
-    return parse_counters(page)
+    # without the last slash the server answers with a redirect
+    return parse_counters(request("GET", url + "/metrics/", timeout_s=_TIMEOUT_S).text)
 
 
 def parse_counters(page: str) -> ServerCounters:

@@ -9,14 +9,12 @@ Promises:
 
 from __future__ import annotations
 
-import http.client
-import json
 import logging
 import time
-import urllib.parse
 from collections.abc import Mapping
 from typing import Any
 
+from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.counters import read_counters
@@ -72,12 +70,12 @@ class AttachedServer:
 
     def is_running(self) -> bool:
         try:
-            status, headers, _ = _get(self.url, "/ready", _PROBE_TIMEOUT_S)
-        except (OSError, http.client.HTTPException):  # not listening, or lost
+            response = request("GET", self.url + "/ready", timeout_s=_PROBE_TIMEOUT_S)
+        except HttpError:  # not listening, or lost
             return False
-        if process := stated_process(headers.get(PROCESS_HEADER, "")):
+        if process := stated_process(response.headers.get(PROCESS_HEADER, "")):
             self.name, self.num_restarts = process  # as its answers will state it
-        return status == 200
+        return response.status == 200
 
     def restart(self) -> None:
         raise RolloutEngineError(f"server {self.name} was lost. {self.last_words()}")
@@ -94,10 +92,10 @@ class AttachedServer:
 
     def _info(self) -> dict[str, Any]:
         try:
-            return json.loads(_get(self.url, "/server_info", _INFO_TIMEOUT_S)[2])
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            return request("GET", self.url + "/server_info", timeout_s=_INFO_TIMEOUT_S).json()
+        except (HttpError, ValueError) as error:
             raise RolloutEngineError(
-                f"server {self.name} does not say what it is at /server_info ({type(error).__name__}: {error}). "
+                f"server {self.name} does not say what it is at /server_info ({error}). "
                 f"{self.last_words()}"
             ) from error
 
@@ -107,22 +105,11 @@ class AttachedServer:
             for name, wanted in self._arguments.items()
             if name not in _FREE and stated.get(name) != wanted
         ]
-        if not stated.get("enable_deterministic_inference"):
-            pass
-        elif not self._arguments.get("enable_deterministic_inference"):
-            differing.append("enable_deterministic_inference is True there and False here")
+        name = "enable_deterministic_inference"
+        if stated.get(name) and not self._arguments.get(name):  # it is stated only where it is on
+            differing.append(f"{name} is True there and False here")
         if differing:
             raise ValueError(
                 f"servers.urls names {self.url}, which was started with other options than this run's: "
                 f"{'; '.join(differing)}. Change the config, or start another server."
             )
-
-
-def _get(url: str, route: str, timeout_s: float) -> tuple[int, http.client.HTTPMessage, bytes]:
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=timeout_s)
-    try:
-        connection.request("GET", route)
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read()
-    finally:
-        connection.close()

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import urllib.parse
 from pathlib import Path
 from typing import Any
+
+from megatron_ar3po import http_client
 
 _INFO_TIMEOUT_S = 30.0
 _LAST_LOG_LINES = 15
 
 
 def told(url: str, route: str, name: str, *, timeout_s: float = _INFO_TIMEOUT_S) -> Any:
-    """One field of the JSON at a route. Raises what a connection may, `ValueError` or `KeyError`."""
-    connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc, timeout=timeout_s)
+    """One field of the JSON at a route. `HttpError`, or `ValueError` where the response does not have it."""
+    response = http_client.request("GET", url + route, timeout_s=timeout_s)
     try:
-        connection.request("GET", route)
-        return json.loads(connection.getresponse().read())[name]
-    finally:
-        connection.close()
+        return response.json()[name]
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no {name} in {response.text[:200]!r}") from error
 
 
 def last_lines(log_path: Path) -> str:

@@ -7,12 +7,12 @@ counters go straight to the server's address.
 
 from __future__ import annotations
 
-import http.client
 import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_ar3po.http_client import HttpError
 from megatron_ar3po.servers.facts import last_lines, told
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RemoteServer:
         """Whether something answers there: nobody here sees the process."""
         try:
             told(self.url, "/model_info", "model_path", timeout_s=_PROBE_TIMEOUT_S)
-        except (OSError, http.client.HTTPException, ValueError, KeyError):
+        except (HttpError, ValueError):
             return False
         return True
 

@@ -14,9 +14,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import aiohttp
-
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.http_client import HttpError, HttpResponse
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.engine_requests import Answer, Question
 from megatron_ar3po.servers.engine_responses import LostRequest
@@ -75,11 +74,8 @@ class RoutedEngine(SglangEngine):
     async def num_in_flight_of_others(self) -> int | None:
         """As the router counts them; None while it does not answer."""
         try:
-            async with self._http().get(
-                f"{self._router_url}/workers", timeout=self._limit(self._router_timeout_s)
-            ) as answer:
-                workers = (await answer.json())["workers"]
-        except (aiohttp.ClientError, asyncio.TimeoutError):  # `_mend_router` sees to it
+            workers = (await self._ask_router()).json()["workers"]
+        except HttpError:  # `_mend_router` sees to it
             return None
         return max(0, sum(int(worker["load"]) for worker in workers) - len(self._in_flight))
 
@@ -147,9 +143,11 @@ class RoutedEngine(SglangEngine):
 
     async def _router_answers(self) -> bool:
         try:
-            async with self._http().get(
-                f"{self._router_url}/workers", timeout=self._limit(self._router_timeout_s)
-            ) as answer:
-                return answer.status == 200
-        except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung
+            return (await self._ask_router()).status == 200
+        except HttpError:  # dead or hung
             return False
+
+    async def _ask_router(self) -> HttpResponse:
+        return await self._http.request(
+            "GET", f"{self._router_url}/workers", timeout_s=self._limit_s(self._router_timeout_s)
+        )

@@ -24,8 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import requests
-
+from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.ports import HOST, reserve_port
 
@@ -91,20 +90,20 @@ class RouterControl:
         deadline = time.monotonic() + _BACK_LIMIT_S
         while True:
             try:
-                answer = requests.request(verb, self.url + path, json=body, timeout=_CALL_TIMEOUT_S)
+                response = request(verb, self.url + path, json=body, timeout_s=_CALL_TIMEOUT_S)
                 break
-            except requests.RequestException as error:
+            except HttpError as error:
                 if time.monotonic() > deadline:
                     raise RolloutEngineError(
                         f"the router {self.url} did not answer {path} within {_BACK_LIMIT_S:g} s: {error}; look at "
                         "RUN/logs/router.log."
                     ) from error
                 time.sleep(_POLL_INTERVAL_S)
-        if answer.status_code not in accepted:
+        if response.status not in accepted:
             raise RolloutEngineError(
-                f"the router {self.url} refused {verb} {path} with HTTP {answer.status_code}: {answer.text[:300]}"
+                f"the router {self.url} refused {verb} {path} with HTTP {response.status}: {response.text[:300]}"
             )
-        return answer.json() if answer.text else {}
+        return response.json() if response.body else {}
 
 
 class GlobalRouter:
@@ -197,8 +196,8 @@ class GlobalRouter:
 
     def _listens(self) -> bool:
         try:
-            return requests.get(self.url + "/workers", timeout=_CALL_TIMEOUT_S).status_code == 200
-        except requests.RequestException:  # not yet
+            return request("GET", self.url + "/workers", timeout_s=_CALL_TIMEOUT_S).status == 200
+        except HttpError:  # not yet
             return False
 
     def stop(self) -> None:
@@ -219,7 +218,7 @@ class GlobalRouter:
 def holds_weights(url: str) -> bool:
     """Of a published version: one that was started anew, or takes an update now, states another than a number."""
     try:
-        answer = requests.get(url + "/model_info", timeout=_CALL_TIMEOUT_S)
-        return answer.status_code == 200 and str(answer.json().get("weight_version")).isdigit()
-    except (requests.RequestException, ValueError):
+        response = request("GET", url + "/model_info", timeout_s=_CALL_TIMEOUT_S)
+        return response.status == 200 and str(response.json().get("weight_version")).isdigit()
+    except (HttpError, ValueError):
         return False

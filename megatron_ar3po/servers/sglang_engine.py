@@ -22,11 +22,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import aiohttp
 import numpy as np
 
 from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.http_client import HttpClient, HttpError, HttpTimeout
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (
@@ -80,7 +80,7 @@ class SglangEngine:
         self._config = config
         self._vocab_size = vocab_size
         self._is_deterministic = is_deterministic
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(timeout_s=config.request_timeout_s)
         self._revival = asyncio.Lock()  # one at a time: all ranks of the replica take part
         self._watch: asyncio.Task[None] | None = None
 
@@ -145,9 +145,7 @@ class SglangEngine:
             await end([self._watch])
             if not self._watch.cancelled() and (error := self._watch.exception()) is not None:
                 logger.warning("the watch over the servers had ended with: %s", error)
-        session, self._session = self._session, None
-        if session is not None:
-            await session.close()
+        await self._http.close()
 
     def _server_of(self, prompt_token_ids: Sequence[int]) -> _ServerState:
         if len(self._servers) == 1:
@@ -172,18 +170,19 @@ class SglangEngine:
         self._start_watch()
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
-            async with self._http().post(
-                f"{url}/generate", json={"rid": rid, "return_logprob": True, **request.body}
-            ) as http_response:
-                text = await http_response.read()
-            process = stated_process(http_response.headers.get(PROCESS_HEADER, "")) or process
-            if http_response.status == 400:
+            response = await self._http.request(
+                "POST",
+                f"{url}/generate",
+                json={"rid": rid, "return_logprob": True, **request.body},
+            )
+            process = stated_process(response.headers.get(PROCESS_HEADER, "")) or process
+            if response.status == 400:
                 raise RolloutEngineError(
-                    f"server {process[0]} refuses request {rid}: {text[:500].decode(errors='replace')}"
+                    f"server {process[0]} refuses request {rid}: {response.text[:500]}"
                 )
-            if http_response.status != 200:
-                raise LostRequest(f"HTTP {http_response.status}: {text[:200]!r}")
-            answer = decoded(text, rid=rid)
+            if response.status != 200:
+                raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")
+            answer = decoded(response.body, rid=rid)
             seen = usage_of(answer["meta_info"])
             answered = True
             try:
@@ -193,12 +192,12 @@ class SglangEngine:
                 raise
             finally:
                 self._count(process, seen)
-        except asyncio.TimeoutError as error:
+        except HttpTimeout as error:
             await self._abort_try(abort_at, rid)
             limit = self._config.request_timeout_s
             raise LostRequest(f"no answer within servers.request_timeout_s={limit:g}") from error
-        except aiohttp.ClientError as error:
-            raise LostRequest(f"{type(error).__name__}: {error}") from error
+        except HttpError as error:
+            raise LostRequest(str(error)) from error
         finally:
             del self._in_flight[request.request_id]
             if (
@@ -270,23 +269,25 @@ class SglangEngine:
 
     async def _is_healthy(self, server: Server) -> bool:
         try:
-            async with self._http().get(
-                f"{server.url}/health_generate", timeout=self._limit(self._health_limit_s)
-            ) as http_response:
-                return http_response.status == 200
-        except (aiohttp.ClientError, asyncio.TimeoutError):  # dead or hung: both are lost
+            response = await self._http.request(
+                "GET",
+                f"{server.url}/health_generate",
+                timeout_s=self._limit_s(self._health_limit_s),
+            )
+            return response.status == 200
+        except HttpError:  # dead or hung: both are lost
             return False
 
     async def _abort_try(self, urls: Sequence[str], rid: str) -> None:
         for url in urls:
             try:
-                async with self._http().post(
+                await self._http.request(
+                    "POST",
                     f"{url}/abort_request",
                     json={"rid": rid},
-                    timeout=self._limit(_ABORT_TIMEOUT_S),
-                ):
-                    pass
-            except (aiohttp.ClientError, asyncio.TimeoutError):
+                    timeout_s=self._limit_s(_ABORT_TIMEOUT_S),
+                )
+            except HttpError:
                 # A server that cannot hear runs nothing that we wait for.
                 logger.info("server %s did not take the abort of %s", url, rid)
 
@@ -297,18 +298,9 @@ class SglangEngine:
     def _health_limit_s(self) -> float:
         return min(_HEALTH_TIMEOUT_S, self._config.hang_timeout_s)
 
-    def _limit(self, seconds: float) -> aiohttp.ClientTimeout:
+    def _limit_s(self, seconds: float) -> float:
         """No side question may take longer than a request itself."""
-        return aiohttp.ClientTimeout(total=min(seconds, self._config.request_timeout_s))
-
-    def _http(self) -> aiohttp.ClientSession:
-        """Made inside the running loop and kept between steps, its connections alive."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the controller bounds what is in flight
-                timeout=aiohttp.ClientTimeout(total=self._config.request_timeout_s),
-            )
-        return self._session
+        return min(seconds, self._config.request_timeout_s)
 
 
 def _try_id(request_id: str, attempt: int) -> str:

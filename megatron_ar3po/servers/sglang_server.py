@@ -13,7 +13,6 @@ Publishing weights to the server and sampling from it are left to others: they s
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import logging
 import os
@@ -32,6 +31,7 @@ import torch
 
 import megatron_ar3po
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
@@ -41,6 +41,7 @@ from megatron_ar3po.servers.ports import HOST, reserve_port
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.1
+_PROBE_TIMEOUT_S = 5.0
 _KILL_LIMIT_S = 60.0
 _KEEP_ALIVE_S = 24 * 3600
 
@@ -248,9 +249,9 @@ class SglangServer:
     def _told(self, route: str, name: str) -> Any:
         try:
             return told(self.url, route, name)
-        except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+        except (HttpError, ValueError) as error:
             raise RolloutEngineError(
-                f"server {self.name} does not tell its {name} at {route} ({type(error).__name__}: {error}). "
+                f"server {self.name} does not tell its {name} at {route} ({error}). "
                 f"{self.last_words()}"
             ) from error
 
@@ -259,17 +260,10 @@ class SglangServer:
 
     def _get(self, route: str) -> bool:
         """Whether it answers 200 within some seconds."""
-        connection = http.client.HTTPConnection(self._place.host, self.port, timeout=5)
         try:
-            connection.request("GET", route)
-            return connection.getresponse().status == 200
-        except (
-            OSError,
-            http.client.HTTPException,
-        ):  # not listening yet, or lost: the next call says more
+            return request("GET", self.url + route, timeout_s=_PROBE_TIMEOUT_S).status == 200
+        except HttpError:  # not listening yet, or lost: the next call says more
             return False
-        finally:
-            connection.close()
 
 
 def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> dict[str, str]:

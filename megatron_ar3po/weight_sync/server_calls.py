@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import requests
-
+from megatron_ar3po.http_client import HttpError, HttpResponse, HttpTimeout, request
 from megatron_ar3po.interfaces import WeightPublishError
 
 
@@ -17,7 +16,6 @@ class ServerCalls:
 
     def __init__(self, urls: Sequence[str], *, policy_version: int, timeout_s: float) -> None:
         self.urls, self.version, self.timeout_s = list(urls), str(policy_version), timeout_s
-        self._sessions = {url: requests.Session() for url in self.urls}
         self._pool = ThreadPoolExecutor(max_workers=max(1, len(self.urls)))
         self._started: list[Future[Any]] = []
 
@@ -35,34 +33,30 @@ class ServerCalls:
         for outcome in started:
             outcome.result()
 
-    def post(self, url: str, route: str, body: dict[str, Any] | None = None) -> requests.Response:
+    def post(self, url: str, route: str, body: dict[str, Any] | None = None) -> HttpResponse:
         return self._call("POST", url, route, body)
 
-    def get(self, url: str, route: str) -> requests.Response:
+    def get(self, url: str, route: str) -> HttpResponse:
         return self._call("GET", url, route)
 
     def close(self) -> None:
         self._pool.shutdown()
-        for session in self._sessions.values():
-            session.close()
 
     def _call(
         self, method: str, url: str, route: str, body: dict[str, Any] | None = None
-    ) -> requests.Response:
+    ) -> HttpResponse:
         try:
-            answer = self._sessions[url].request(
-                method, url + route, json=body, timeout=self.timeout_s
-            )
-        except requests.Timeout as error:
+            response = request(method, url + route, json=body, timeout_s=self.timeout_s)
+        except HttpTimeout as error:
             raise WeightPublishError(
                 f"server {url} did not answer {route} within weight_sync.timeout_s={self.timeout_s:g}; it hangs, or "
                 "the limit is too small for its size."
             ) from error
-        except requests.RequestException as error:
+        except HttpError as error:
             raise WeightPublishError(f"server {url} was lost at {route}: {error}") from error
-        if answer.status_code != 200:
+        if response.status != 200:
             raise WeightPublishError(
-                f"server {url} refused {route} of version {self.version} with status {answer.status_code}: "
-                f"{answer.text[:500]}"
+                f"server {url} refused {route} of version {self.version} with status {response.status}: "
+                f"{response.text[:500]}"
             )
-        return answer
+        return response

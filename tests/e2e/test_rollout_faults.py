@@ -3,7 +3,6 @@ from a folder, as the `disk` transport does; the Megatron side of a publish is n
 
 from __future__ import annotations
 
-import http.client
 import json
 import os
 import signal
@@ -20,6 +19,7 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.http_client import request
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.servers.counters import read_counters, server_books
@@ -68,13 +68,10 @@ def servers(trained, tmp_path_factory) -> Iterator[list[SglangServer]]:
 
 
 def publish(server: SglangServer, folder: Path) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
     body = {"model_path": str(folder), "weight_version": str(VERSION), "flush_cache": True}
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/update_weights_from_disk", json.dumps(body), headers)
-    answer = connection.getresponse()
-    assert answer.status == 200, answer.read()
-    connection.close()
+    url = server.url + "/update_weights_from_disk"
+    response = request("POST", url, json=body, timeout_s=60)
+    assert response.status == 200, response.text
 
 
 def since(start: dict, book: ServerBook) -> ServerBook:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import http.server
 import json
 import os
@@ -19,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-import requests
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.colocation import ColocatedGpus
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.http_client import request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import shared_memory_files
 from megatron_ar3po.rollout.controller import RolloutController
@@ -109,12 +108,9 @@ def make_server(model: Path, logs: Path, **options) -> SglangServer:
 
 def set_version(server: SglangServer, version: int) -> None:
     """As a publish does, without weights."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    body = json.dumps({"new_version": str(version), "abort_all_requests": False})
-    headers = {"Content-Type": "application/json"}
-    connection.request("POST", "/update_weight_version", body, headers)
-    assert connection.getresponse().status == 200
-    connection.close()
+    body = {"new_version": str(version), "abort_all_requests": False}
+    url = server.url + "/update_weight_version"
+    assert request("POST", url, json=body, timeout_s=30).status == 200
 
 
 @pytest.fixture
@@ -170,10 +166,7 @@ def a_third_is_correct(prompt, response) -> bool:
 
 def test_the_names_of_server_options_are_sglangs_own(server):
     """The check of servers.sglang reads SGLang's source; here its running server says what it knows."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
-    connection.request("GET", "/server_info")
-    info = json.loads(connection.getresponse().read())
-    connection.close()
+    info = request("GET", server.url + "/server_info", timeout_s=30).json()
     names = set(server_argument_names())
     assert {"model_path", "tp_size", "mem_fraction_static", "disable_radix_cache"} <= names & set(
         info
@@ -406,17 +399,16 @@ class RecordingProxy:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 tags = json.loads(body or b"{}").get("tags") if "memory" in self.path else None
                 proxy.calls.append(" ".join([self.path, *(tags or [])]))
-                sent = requests.request(
+                sent = request(
                     self.command,
                     server.url + self.path,
-                    data=body,
-                    headers=dict(self.headers),
-                    timeout=60,
+                    json=json.loads(body or b"null"),
+                    timeout_s=60,
                 )
-                self.send_response(sent.status_code)
-                self.send_header("Content-Length", str(len(sent.content)))
+                self.send_response(sent.status)
+                self.send_header("Content-Length", str(len(sent.body)))
                 self.end_headers()
-                self.wfile.write(sent.content)
+                self.wfile.write(sent.body)
 
             do_GET = do_POST
 

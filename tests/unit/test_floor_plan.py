@@ -41,6 +41,11 @@ HOMES = {
     "nemo_run": {"launch"},
 }
 
+HTTP_CLIENTS = {
+    *("aiohttp", "httpx", "httpcore", "pycurl", "requests", "urllib3", "websockets"),
+    *("http.client", "urllib.request"),
+}
+
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -86,3 +91,29 @@ def test_heavy_libraries_stay_in_their_homes(path):
     tops = {name.split(".")[0] for name in imported_modules(path)}
     for library, homes in HOMES.items():
         assert library not in tops or room_of(path) in homes, f"{room_of(path)} imports {library}"
+
+
+def test_exactly_one_module_imports_an_http_client_library():
+    importing = [
+        str(path.relative_to(PACKAGE))
+        for path in FILES
+        if any(
+            name == client or name.startswith(f"{client}.")
+            for name in imported_modules(path)
+            for client in HTTP_CLIENTS
+        )
+    ]
+    assert importing == ["http_client.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_no_module_reads_proxy_variables(path):
+    """Not by name, not through a helper of the standard library, not by asking aiohttp for it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            assert not node.value.lower().endswith("_proxy"), node.value
+        elif isinstance(node, ast.Attribute | ast.Name):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id
+            assert name not in {"getproxies", "getproxies_environment"}
+        elif isinstance(node, ast.keyword) and node.arg == "trust_env":
+            assert isinstance(node.value, ast.Constant) and node.value.value is False

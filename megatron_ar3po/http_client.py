@@ -1,0 +1,141 @@
+"""HTTP for the whole package: the only module that imports an HTTP client library, which is aiohttp.
+
+Promises:
+- every call has a time limit, for its connection and for the whole of it;
+- the environment is not read: no proxy, no .netrc. Servers are reached directly or not at all;
+- whatever goes wrong on the way is an `HttpError` that names the call, what failed and how long was waited. A status
+  is no error: the caller knows which ones it can use.
+
+`HttpClient` is for many calls at once in one event loop, over connections that stay open; `request` is one call over a
+connection of its own, from any thread, also from inside a running loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+_CONNECT_LIMIT_S = 30.0  # a server that is there accepts at once, however busy it is
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    status: int
+    headers: Mapping[str, str]  # names in any case
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
+
+    def json(self) -> Any:
+        """ValueError where it is none."""
+        return json.loads(self.body)
+
+
+class HttpError(Exception):
+    """No whole response: nobody listens there, the connection broke, or the time was over."""
+
+
+class HttpTimeout(HttpError):
+    """The server took the call and did not respond in time; it may still be at work on it."""
+
+
+class HttpClient:
+    """Used in one event loop at a time; may be used in another one after `close`."""
+
+    def __init__(self, *, timeout_s: float, connect_timeout_s: float = _CONNECT_LIMIT_S) -> None:
+        """`timeout_s`: of each call that states none of its own."""
+        self._timeout_s = timeout_s
+        self._connect_timeout_s = connect_timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def request(
+        self, method: str, url: str, *, json: Any = None, timeout_s: float | None = None
+    ) -> HttpResponse:
+        limit_s = self._timeout_s if timeout_s is None else timeout_s
+        started = time.monotonic()
+        try:
+            async with self._open_session().request(
+                method,
+                url,
+                json=json,
+                timeout=_limits(self._connect_timeout_s, limit_s),
+                allow_redirects=False,
+            ) as response:
+                return HttpResponse(response.status, response.headers, await response.read())
+        except aiohttp.ConnectionTimeoutError as error:
+            raise HttpError(_explain(method, url, started, "no connection")) from error
+        except TimeoutError as error:
+            reason = f"no response within {limit_s:g} s"
+            raise HttpTimeout(_explain(method, url, started, reason)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise HttpError(_explain(method, url, started, _reason(error))) from error
+
+    async def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        """Made inside the running loop."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0),  # the caller bounds what is in flight
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+            )
+        return self._session
+
+
+def request(method: str, url: str, *, timeout_s: float, json: Any = None) -> HttpResponse:
+    """One call, which blocks its thread alone. It runs in a loop that this process keeps for them."""
+    call = _request_once(method, url, json=json, timeout_s=timeout_s)
+    running = asyncio.run_coroutine_threadsafe(call, _loop_of(os.getpid()))
+    try:
+        return running.result()
+    finally:
+        running.cancel()  # of no effect, unless the wait was interrupted
+
+
+async def _request_once(method: str, url: str, *, json: Any, timeout_s: float) -> HttpResponse:
+    client = HttpClient(timeout_s=timeout_s)
+    try:
+        return await client.request(method, url, json=json)
+    finally:
+        await client.close()
+
+
+@functools.cache
+def _loop_of(process: int) -> asyncio.AbstractEventLoop:
+    """By process: a forked one inherits this module, but not the thread."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"http-{process}", daemon=True).start()
+    return loop
+
+
+@functools.cache
+def _limits(connect_timeout_s: float, timeout_s: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(sock_connect=connect_timeout_s, total=timeout_s)
+
+
+def _explain(method: str, url: str, started: float, reason: str) -> str:
+    return f"{method} {url} failed after {time.monotonic() - started:.1f} s: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    """
+    >>> _reason(ConnectionRefusedError(111, "Connect call failed"))
+    'Connection refused'
+    """
+    number = getattr(error, "errno", None)
+    return os.strerror(number) if number else f"{type(error).__name__}: {error}"

@@ -51,6 +51,9 @@ class EchoServer(ThreadingHTTPServer):
         self.seen: list[tuple[str, str, int]] = []  # method, path as sent, the caller's port
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A caller that gave up."""
+
 
 @contextmanager
 def listening() -> Iterator[EchoServer]:

@@ -90,7 +90,7 @@ class PlainServer:
     def is_running(self) -> bool:
         return True
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return ""
 
 

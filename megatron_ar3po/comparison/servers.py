@@ -15,7 +15,8 @@ import torch
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.servers.arguments import server_arguments
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.sglang_server import SglangServer
 
 
 def server_of(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:

@@ -1,9 +1,9 @@
 """One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER takes its
 temporary files, ARGUMENTS is a JSON object of ServerArgs.
 
-Promises: the server and all its children end at once when a byte arrives on standard input, and within a second after
-the process PARENT_PID ended, whatever ended it, SIGKILL too; they leave no temporary files. Without a GPU the shims of
-`sglang_cpu` are applied first; beside one this is plain SGLang.
+The server and all its children end when a byte arrives on standard input, or with the process PARENT_PID
+(`process_guard`), and leave no temporary files. Without a GPU the shims of `sglang_cpu` are applied first; beside one
+this is plain SGLang.
 """
 
 from __future__ import annotations
@@ -11,39 +11,16 @@ from __future__ import annotations
 import json
 import os
 import re
-import select
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.platform.process_guard import start_guard
+
 PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
 PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
-_GUARD_INTERVAL_S = 0.5
-
-
-def start_guard(parent_pid: int, temporary: str) -> None:
-    """Ends this process group when asked to, or once the parent is another process. End-of-file on standard input would
-    not tell of the parent's death: a forked worker of the trainer may hold the other end open long after it."""
-    if os.getpgrp() != os.getpid():
-        raise ValueError(
-            f"sglang_launch (pid {os.getpid()}) is not the leader of its process group {os.getpgrp()}; start it in a "
-            "session of its own (start_new_session=True), so that it can be ended as a whole."
-        )
-
-    def watch() -> None:
-        asked = False
-        while not asked and os.getppid() == parent_pid:
-            asked = bool(select.select([sys.stdin], [], [], _GUARD_INTERVAL_S)[0])
-        shutil.rmtree(temporary, ignore_errors=True)
-        for path in shared_memory_files(os.getpgrp()):
-            path.unlink(missing_ok=True)
-        os.killpg(os.getpgrp(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="guard", daemon=True).start()
 
 
 def shared_memory_files(group: int) -> set[Path]:
@@ -57,6 +34,11 @@ def shared_memory_files(group: int) -> set[Path]:
         except OSError:
             continue  # it ended meanwhile
     return {Path(name) for name in found}
+
+
+def remove_shared_memory_files() -> None:
+    for path in shared_memory_files(os.getpgrp()):
+        path.unlink(missing_ok=True)
 
 
 def name_answers(app: Any, process: str) -> None:
@@ -81,7 +63,7 @@ def name_answers(app: Any, process: str) -> None:
 def main() -> None:
     parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
     tempfile.tempdir = temporary  # SGLang leaves its sockets and metric files behind
-    start_guard(parent_pid, temporary)
+    start_guard(parent_pid, temporary, before_end=remove_shared_memory_files)
     arguments = json.loads(sys.argv[3])
 
     import torch

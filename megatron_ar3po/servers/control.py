@@ -92,7 +92,7 @@ class ServerControl:
             )
         except http_client.HttpError as error:
             raise RolloutEngineError(
-                f"server {server.name} did not answer {path}: {error}. {server.last_words()}"
+                f"server {server.name} did not answer {path}: {error}. {server.log_tail()}"
             ) from error
         if response.status != 200:
             raise RolloutEngineError(

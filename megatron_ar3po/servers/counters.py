@@ -75,7 +75,7 @@ def current_counters(server: Server) -> ServerCounters | None:
             return None
         raise LedgerError(
             f"server {server.name} runs, but does not tell its counters ({error}), so the "
-            f"ledger cannot be closed. {server.last_words()}"
+            f"ledger cannot be closed. {server.log_tail()}"
         ) from error
 
 

@@ -78,9 +78,9 @@ class AttachedServer:
         return response.status == 200
 
     def restart(self) -> None:
-        raise RolloutEngineError(f"server {self.name} was lost. {self.last_words()}")
+        raise RolloutEngineError(f"server {self.name} was lost. {self.log_tail()}")
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return (
             f"This run did not start it (servers.urls={self.url}) and cannot restart it; look into the log of "
             "whoever did, start it anew, and go on with run.resume=true."
@@ -96,7 +96,7 @@ class AttachedServer:
         except (HttpError, ValueError) as error:
             raise RolloutEngineError(
                 f"server {self.name} does not say what it is at /server_info ({error}). "
-                f"{self.last_words()}"
+                f"{self.log_tail()}"
             ) from error
 
     def _check_arguments(self, stated: Mapping[str, Any]) -> None:

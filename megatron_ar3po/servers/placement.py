@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.servers.sglang_server import ServerPlace
+from megatron_ar3po.servers.ports import HOST
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerPlace:
+    """Where one server of a run sits."""
+
+    name: str  # "dp0.s0": names the log file and the ledger's rows
+    number: int = 0  # over the run, from 0: a configured port is counted up by it
+    node: int = 0
+    host: str = HOST  # the address it listens on
+    # As in CUDA_VISIBLE_DEVICES; empty: no GPU, or all that are visible.
+    gpu_ids: tuple[str, ...] = ()
+    tensor_parallel_size: int = 1
+
+    @property
+    def log_name(self) -> str:
+        return f"sglang_{self.name}.log"
 
 
 def server_places(

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.http_client import HttpError
-from megatron_ar3po.servers.facts import last_lines, told
+from megatron_ar3po.servers.child_process import log_tail
+from megatron_ar3po.servers.server_info import get_field
 
 logger = logging.getLogger(__name__)
 
@@ -49,13 +50,13 @@ class RemoteServer:
     def is_running(self) -> bool:
         """Whether something answers there: nobody here sees the process."""
         try:
-            told(self.url, "/model_info", "model_path", timeout_s=_PROBE_TIMEOUT_S)
+            get_field(self.url, "/model_info", "model_path", timeout_s=_PROBE_TIMEOUT_S)
         except (HttpError, ValueError):
             return False
         return True
 
     def kv_tokens(self) -> int:
-        return int(told(self.url, "/server_info", "max_total_num_tokens"))
+        return int(get_field(self.url, "/server_info", "max_total_num_tokens"))
 
-    def last_words(self) -> str:
-        return f"It runs at {self.url}, on another node. {last_lines(self._log_path)}"
+    def log_tail(self) -> str:
+        return f"It runs at {self.url}, on another node. {log_tail(self._log_path)}"

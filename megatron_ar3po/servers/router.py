@@ -9,16 +9,8 @@ they tell at any time, asleep or in the middle of a publish; whether they still 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import json
-import logging
 import os
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,17 +18,13 @@ from typing import Any
 
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.servers.child_process import ChildProcess
 from megatron_ar3po.servers.ports import HOST, reserve_port
-
-logger = logging.getLogger(__name__)
+from megatron_ar3po.servers.router_control import RouterControl
 
 _START_LIMIT_S = 60.0
-_HEALTHY_LIMIT_S = 60.0
 _CALL_TIMEOUT_S = 10.0
-_BACK_LIMIT_S = 180.0  # for the first replica to restart it
-_STOP_LIMIT_S = 10.0
 _POLL_INTERVAL_S = 0.1
-_LAST_LOG_LINES = 15
 
 
 def check_router_installed() -> None:
@@ -46,64 +34,6 @@ def check_router_installed() -> None:
             "servers.routing=global needs sglang-router, which is not installed; run `pip install --no-deps -r "
             "requirements/nodeps.txt`, or set servers.routing=local."
         )
-
-
-class RouterControl:
-    """What every leader may tell the router."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def remove(self, url: str) -> None:
-        """Nothing is sent there any more. Harmless for one it does not know."""
-        deadline = time.monotonic() + _HEALTHY_LIMIT_S
-        for worker in self.workers():
-            if worker["url"] == url:
-                self._call("DELETE", f"/workers/{worker['id']}", accepted=(200, 202, 404))
-        while any(worker["url"] == url for worker in self.workers()):
-            self._give_up_after(deadline, f"did not let go of {url}")
-
-    def add(self, url: str) -> None:
-        """Returns when requests may go there."""
-        self._call("POST", "/workers", {"url": url}, accepted=(200, 202))
-        self.wait_healthy({url}, _HEALTHY_LIMIT_S)
-
-    def wait_healthy(self, urls: set[str], limit_s: float) -> None:
-        deadline = time.monotonic() + limit_s
-        while not urls <= (healthy := {w["url"] for w in self.workers() if w["is_healthy"]}):
-            self._give_up_after(deadline, f"knows {sorted(healthy)} as healthy, not {sorted(urls)}")
-
-    def workers(self) -> list[dict[str, Any]]:
-        return self._call("GET", "/workers")["workers"]
-
-    def _give_up_after(self, deadline: float, what: str) -> None:
-        if time.monotonic() > deadline:
-            raise RolloutEngineError(
-                f"the router {self.url} {what} within {_HEALTHY_LIMIT_S:g} s; look at RUN/logs."
-            )
-        time.sleep(_POLL_INTERVAL_S)
-
-    def _call(
-        self, verb: str, path: str, body: Any = None, *, accepted: Sequence[int] = (200,)
-    ) -> dict[str, Any]:
-        """A router that died is restarted by the first replica meanwhile."""
-        deadline = time.monotonic() + _BACK_LIMIT_S
-        while True:
-            try:
-                response = request(verb, self.url + path, json=body, timeout_s=_CALL_TIMEOUT_S)
-                break
-            except HttpError as error:
-                if time.monotonic() > deadline:
-                    raise RolloutEngineError(
-                        f"the router {self.url} did not answer {path} within {_BACK_LIMIT_S:g} s: {error}; look at "
-                        "RUN/logs/router.log."
-                    ) from error
-                time.sleep(_POLL_INTERVAL_S)
-        if response.status not in accepted:
-            raise RolloutEngineError(
-                f"the router {self.url} refused {verb} {path} with HTTP {response.status}: {response.text[:300]}"
-            )
-        return response.json() if response.body else {}
 
 
 class GlobalRouter:
@@ -122,7 +52,6 @@ class GlobalRouter:
         self._reservations = [reserve_port(0, host), reserve_port(0)]
         port, metrics_port = (held.getsockname()[1] for held in self._reservations)
         self.url = f"http://{host}:{port}"
-        self.log_path = log_path
         self._urls = list(urls)
         self._arguments: dict[str, Any] = {
             "host": host,
@@ -142,13 +71,13 @@ class GlobalRouter:
             "max_concurrent_requests": -1,  # the controllers bound what is in flight
             "log_level": "warn",
         }
-        self._process: subprocess.Popen[bytes] | None = None
-        self._temporary = ""
+        self._child = ChildProcess(
+            "the router", "megatron_ar3po.servers.router_process", log_path=log_path
+        )
 
     @property
     def process_group(self) -> int:
-        assert self._process is not None, "the router does not run"
-        return self._process.pid
+        return self._child.process_group
 
     def start(self) -> None:
         """Returns when every server is known and healthy."""
@@ -161,35 +90,25 @@ class GlobalRouter:
         if self.num_restarts >= self._max_restarts:
             raise RolloutEngineError(
                 f"the router was lost again after servers.max_server_restarts={self._max_restarts} restarts; raise it, "
-                f"or mend what ends the router. {self.last_words()}"
+                f"or mend what ends the router. {self._child.log_tail()}"
             )
         self.num_restarts += 1
         holding = [url for url in self._urls if holds_weights(url)]
         if not holding:
             raise RolloutEngineError(
-                f"the router was lost and no server holds weights. {self.last_words()}"
+                f"the router was lost and no server holds weights. {self._child.log_tail()}"
             )
         self._start(holding)
 
     def _start(self, urls: Sequence[str]) -> None:
-        arguments = {**self._arguments, "worker_urls": list(urls)}
-        self._temporary = tempfile.mkdtemp(prefix="ar3po_router_")
-        self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "megatron_ar3po.servers.router_process"]
-        command += [str(os.getpid()), self._temporary, json.dumps(arguments)]
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+        # The router would reach servers through a proxy of the environment.
+        environment = {**os.environ, "NO_PROXY": "*", "no_proxy": "*"}
+        self._child.start({**self._arguments, "worker_urls": list(urls)}, environment)
         deadline = time.monotonic() + _START_LIMIT_S
         while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if not self._child.is_running() or time.monotonic() > deadline:
                 raise RolloutEngineError(
-                    f"the router ended or did not listen within {_START_LIMIT_S:g} s. {self.last_words()}"
+                    f"the router ended or did not listen within {_START_LIMIT_S:g} s. {self._child.log_tail()}"
                 )
             time.sleep(_POLL_INTERVAL_S)
         RouterControl(self.url).wait_healthy(set(urls), _START_LIMIT_S)
@@ -201,18 +120,8 @@ class GlobalRouter:
             return False
 
     def stop(self) -> None:
-        process, self._process = self._process, None
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):  # it has ended already
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(_STOP_LIMIT_S)
-        shutil.rmtree(self._temporary, ignore_errors=True)
-
-    def last_words(self) -> str:
-        lines = self.log_path.read_text(encoding="utf-8", errors="replace").splitlines()
-        shown = "\n".join(f"    {line[:300]}" for line in lines[-_LAST_LOG_LINES:])
-        return f"Last lines of {self.log_path}:\n{shown}"
+        """Harmless when it runs no more."""
+        self._child.stop()
 
 
 def holds_weights(url: str) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import sys
 
-from megatron_ar3po.platform.sglang_launch import start_guard
+from megatron_ar3po.platform.process_guard import start_guard
 
 
 def main() -> None:

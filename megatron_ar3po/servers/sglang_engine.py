@@ -120,7 +120,7 @@ class SglangEngine:
             f"request {request.request_id} brought no usable answer from server {state.server.name} in "
             f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); "
             f"the last: {failure}. "
-            f"{state.server.last_words()}"
+            f"{state.server.log_tail()}"
         )
 
     async def abort(self, request_id: str) -> None:
@@ -261,7 +261,7 @@ class SglangEngine:
             if not is_hung and server.is_running() and await self._is_healthy(server):
                 return
             if self.on_server_lost is None:
-                raise RolloutEngineError(f"server {server.name} was lost. {server.last_words()}")
+                raise RolloutEngineError(f"server {server.name} was lost. {server.log_tail()}")
             logger.warning("server %s was lost: restarting it", server.name)
             async with self._revival:
                 await asyncio.to_thread(self.on_server_lost, server)

@@ -12,7 +12,8 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.rank_logging import setup_logging
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.sampling import (

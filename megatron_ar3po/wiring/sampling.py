@@ -19,7 +19,7 @@ from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.servers.counters import server_books
 from megatron_ar3po.servers.routed_engine import RoutedEngine
-from megatron_ar3po.servers.router import RouterControl
+from megatron_ar3po.servers.router_control import RouterControl
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 from megatron_ar3po.usage import Process, ServerUsage

@@ -16,11 +16,12 @@ from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import AttachedServer
 from megatron_ar3po.servers.node_address import node_address
-from megatron_ar3po.servers.placement import is_first_of_replica_here, server_places
+from megatron_ar3po.servers.placement import ServerPlace, is_first_of_replica_here, server_places
 from megatron_ar3po.servers.ports import HOST
 from megatron_ar3po.servers.remote_server import RemoteServer
-from megatron_ar3po.servers.router import GlobalRouter, RouterControl, check_router_installed
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.router import GlobalRouter, check_router_installed
+from megatron_ar3po.servers.router_control import RouterControl
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
@@ -119,7 +120,7 @@ def remote(config: Config, ranks: Ranks, place: ServerPlace, url: str) -> Remote
         name=place.name,
         url=url,
         tensor_parallel_size=place.tensor_parallel_size,
-        log_path=config.run.path / "logs" / f"sglang_{place.name}.log",
+        log_path=config.run.path / "logs" / place.log_name,
         ask=ranks.call_in_replica,
     )
 

@@ -23,10 +23,12 @@ from megatron_ar3po.http_client import request
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.servers.counters import read_counters, server_books
+from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.routed_engine import RoutedEngine
-from megatron_ar3po.servers.router import GlobalRouter, RouterControl
+from megatron_ar3po.servers.router import GlobalRouter
+from megatron_ar3po.servers.router_control import RouterControl
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.servers.usage import process_of
 from megatron_ar3po.types import CollectedStep
 from megatron_ar3po.usage import NOBODY, ServerBook, ServerCounters, ServerUsage

@@ -33,8 +33,9 @@ from megatron_ar3po.rollout.server_scorer import ServerScorer
 from megatron_ar3po.servers.arguments import server_argument_names
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.counters import read_counters, server_books
+from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, ScoringRequest, StepPrompt
 
 ROLLOUT = {"num_stages": 2, "responses_per_stage": 4, "max_response_tokens": 12}
@@ -425,7 +426,7 @@ class RecordingProxy:
     def restart(self) -> None:
         raise AssertionError("it lives")
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return ""
 
     def offload(self, *, keep_weights: bool = False) -> None:
@@ -484,7 +485,7 @@ def test_nothing_is_left_when_the_trainer_is_killed(doomed_trainer):
     group, worker = map(int, doomed_trainer.process.stdout.readline().split())
     assert len(processes_of(group)) >= 3  # launcher, scheduler, detokenizer
     shared = shared_memory_files(group)
-    assert shared and list(doomed_trainer.temporary.glob("ar3po_sglang_*"))
+    assert shared and list(doomed_trainer.temporary.glob("ar3po_server_*"))
     doomed_trainer.process.kill()
     deadline = time.monotonic() + 20
     while processes_of(group) and time.monotonic() < deadline:
@@ -492,7 +493,7 @@ def test_nothing_is_left_when_the_trainer_is_killed(doomed_trainer):
     os.kill(worker, signal.SIGKILL)
     assert processes_of(group) == []
     assert not any(path.exists() for path in shared)
-    assert list(doomed_trainer.temporary.glob("ar3po_sglang_*")) == []
+    assert list(doomed_trainer.temporary.glob("ar3po_server_*")) == []
 
 
 def processes_of(group: int) -> list[str]:

@@ -24,8 +24,9 @@ from megatron_ar3po.data.batch_builder import pack
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import MiniBatch, Prompt, Response, TrainingBatch, TrainingSample, Verdict
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
 from megatron_ar3po.weight_sync.server_calls import ServerCalls

@@ -181,7 +181,7 @@ def test_a_single_call_may_be_made_inside_a_running_loop_and_from_many_threads(
 
 
 def test_a_forked_process_can_make_calls_too(server: EchoServer) -> None:
-    """The runs of a comparison are forked from a process that has asked its servers before."""
+    """It inherits the module, in which the thread of the single calls is said to run, but not the thread."""
     request("GET", server.url + "/parent", timeout_s=5)
     child = os.fork()
     if child == 0:

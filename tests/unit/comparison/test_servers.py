@@ -13,7 +13,7 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.servers import ServersConfig
-from megatron_ar3po.servers.sglang_server import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlace
 
 
 @dataclass

@@ -57,7 +57,7 @@ class ScriptedServer:
     def is_running(self) -> bool:
         return self.running
 
-    def last_words(self) -> str:
+    def log_tail(self) -> str:
         return "Last lines of server.log: out of memory"
 
     async def listen(self) -> web.AppRunner:
@@ -205,7 +205,7 @@ def test_a_broken_answer_is_drawn_again(case):
     assert [b["rid"] for b in server.bodies] == ["r0/try1/", "r0/try2/"]
 
 
-def test_answers_that_stay_broken_end_with_the_servers_last_words():
+def test_answers_that_stay_broken_end_with_the_servers_log_tail():
     server = ScriptedServer(lambda n, body: "nonsense")
     error, usage = ask(server, max_retries=1)
     assert isinstance(error, RolloutEngineError)

@@ -8,7 +8,9 @@ import pytest
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
-from megatron_ar3po.servers.sglang_server import ServerPlace, SglangServer, server_environment
+from megatron_ar3po.servers.environment import server_environment
+from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.sglang_server import SglangServer
 
 
 def make_server(
@@ -141,7 +143,7 @@ def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, python
         server.wait_ready()
     assert "dp0.s0 died while starting. Its exit code was 7" in str(error.value)
     assert "two: out of luck" in str(error.value) and str(server.log_path) in str(error.value)
-    temporary = Path(server._temporary)
+    temporary = Path(server._child._temporary)
     assert temporary.is_dir()
     server.stop()
     server.stop()

@@ -31,7 +31,7 @@ class SleepingServers(Protocol):
 
     def wake(self, tags: Sequence[str]) -> None: ...
 
-    def lost(self) -> Sequence[str]:
+    def find_lost(self) -> Sequence[str]:
         """Those that died, or hang, since they last answered."""
         ...
 
@@ -98,7 +98,7 @@ class ColocatedGpus:
     def enter_sync_phase(self) -> None:
         """Weights first, KV cache last: the peak is two copies of the weights and a bucket. A server starts beside an
         actor that is offloaded, as at the beginning of a run."""
-        if self._on_leader(self._servers.lost):
+        if self._on_leader(self._servers.find_lost):
             self._actor.offload()
             self._on_leader(lambda: self._servers.revive_lost(sorted(self._asleep)))
         self._actor.offload(keep_weights=True)

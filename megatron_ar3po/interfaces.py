@@ -218,7 +218,7 @@ class WeightPublisher(Protocol):
 
     def publish(self, policy_version: int) -> Mapping[str, Record]:
         """Collective over all ranks. When it returns, every server of every replica holds exactly the actor's weights,
-        has dropped every cache made with older ones, and stamps `policy_version` on its answers. Raises
+        has dropped every cache made with older ones, and states `policy_version` in its responses. Raises
         `WeightPublishError` otherwise: the run never samples from unknown weights. Returns metrics
         (`weight_sync/bytes`, `weight_sync/num_buckets`, seconds), the same on every rank."""
         ...

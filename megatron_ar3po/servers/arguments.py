@@ -42,7 +42,7 @@ def server_arguments(
         "host": host,
         "port": port,
         "tp_size": tensor_parallel_size,
-        "skip_tokenizer_init": True,  # token in, token out: answers bypass the detokenizer
+        "skip_tokenizer_init": True,  # token in, token out: responses bypass the detokenizer
         "skip_server_warmup": True,  # saves two seconds; the first real request warms up as well
         "enable_metrics": True,  # the counters that the ledger is held against
         "log_level_http": "warning",  # no line per request
@@ -60,7 +60,7 @@ def server_arguments(
             "device": "cpu",
             "attention_backend": "torch_native",
             "max_total_tokens": config.max_total_tokens,
-            "disable_overlap_schedule": True,  # nothing overlaps on a CPU, and each answer costs a step more
+            "disable_overlap_schedule": True,  # nothing overlaps on a CPU, and each response costs a step more
             "sleep_on_idle": True,  # an idle scheduler would otherwise take one of the trainer's cores
         }
     return arguments | dict(config.sglang)

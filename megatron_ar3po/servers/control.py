@@ -1,4 +1,4 @@
-"""What a replica's servers are told beside sampling and weights: sleep, wake, which version to stamp, and who of them
+"""What a replica's servers are told beside sampling and weights: sleep, wake, which version they hold, and who of them
 must be started anew before the next publish. Leader only."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from megatron_ar3po import http_client
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.servers.usage import Server
+from megatron_ar3po.servers.server import Server
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +46,14 @@ class ServerControl:
         """Weights come back uninitialised: publish before sampling."""
         self._post("/resume_memory_occupation", {"tags": list(tags)})
 
-    def stamp(self, policy_version: int) -> None:
-        """The servers' weights stay; their answers carry this version from now on."""
+    def set_weight_version(self, policy_version: int) -> None:
+        """The servers' weights stay; their responses carry this version from now on."""
         self._post(
             "/update_weight_version",
             {"new_version": str(policy_version), "abort_all_requests": False},
         )
 
-    def lost(self) -> list[str]:
+    def find_lost(self) -> list[str]:
         """Names of the servers that died, or hang, while nobody sampled from them."""
         return [server.name for server in self._servers if not self._lives(server)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from megatron_ar3po.http_client import HttpError, request
+from megatron_ar3po.servers.server import Server
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.usage import Server
 from megatron_ar3po.usage import (
     NOBODY,
     LedgerError,
@@ -67,7 +67,7 @@ def sum_usage(clients: Sequence[Usage]) -> dict[Process, ServerUsage]:
 
 
 def current_counters(server: Server) -> ServerCounters | None:
-    """None for a server that died since its last answer; one that runs must answer."""
+    """None for a server that died since its last response; one that runs must answer."""
     try:
         return read_counters(server.url)
     except HttpError as error:

@@ -1,4 +1,4 @@
-"""What is asked of SGLang's /generate: a sample of the policy, or how likely an answer that exists is to it."""
+"""Requests to SGLang's /generate: for a sample of the policy, or for how likely a response that exists is to it."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from megatron_ar3po.servers.usage import lost_usage
 from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
 from megatron_ar3po.usage import ServerUsage
 
-Answer = TypeVar("Answer", Generation, Scoring)
+Result = TypeVar("Result", Generation, Scoring)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question(Generic[Answer]):
-    """What is asked, how the answer is read, and the most that it may have cost when it gets lost."""
+class EngineRequest(Generic[Result]):
+    """The body, how the response to it is read, and the most that it may have cost when it gets lost."""
 
     request_id: str
     prompt_token_ids: tuple[int, ...]  # of the prompt alone: its server holds them
     body: dict[str, Any]
-    read: Callable[[dict[str, Any], str], Answer]  # (SGLang's answer, name of the server)
+    read: Callable[[dict[str, Any], str], Result]  # (SGLang's response, name of the server)
     lost: ServerUsage
 
 
-def generation_question(
+def encode_generation(
     request: GenerationRequest, *, vocab_size: int, is_seeded: bool
-) -> Question[Generation]:
+) -> EngineRequest[Generation]:
     sampling = request.sampling
     parameters: dict[str, Any] = {
         "temperature": sampling.temperature,
@@ -38,12 +38,12 @@ def generation_question(
     if is_seeded:
         parameters["sampling_seed"] = request.seed
 
-    def read(answer: dict[str, Any], server: str) -> Generation:
-        generation = parse_generation(answer, vocab_size=vocab_size)
+    def read(response: dict[str, Any], server: str) -> Generation:
+        generation = parse_generation(response, vocab_size=vocab_size)
         check_length(generation, request, server)
         return generation
 
-    return Question(
+    return EngineRequest(
         request_id=request.request_id,
         prompt_token_ids=request.prompt_token_ids,
         body={"input_ids": list(request.prompt_token_ids), "sampling_params": parameters},
@@ -55,17 +55,17 @@ def generation_question(
     )
 
 
-def scoring_question(request: ScoringRequest, *, vocab_size: int) -> Question[Scoring]:
+def encode_scoring(request: ScoringRequest, *, vocab_size: int) -> EngineRequest[Scoring]:
     """No new token; the log-probs of the input's tokens behind the prompt's last one."""
-    asked = [*request.prompt_token_ids, *request.response_token_ids]
-    return Question(
+    token_ids = [*request.prompt_token_ids, *request.response_token_ids]
+    return EngineRequest(
         request_id=request.request_id,
         prompt_token_ids=request.prompt_token_ids,
         body={
-            "input_ids": asked,
+            "input_ids": token_ids,
             "sampling_params": {"max_new_tokens": 0},
             "logprob_start_len": len(request.prompt_token_ids) - 1,
         },
-        read=lambda answer, server: parse_scoring(answer, request, vocab_size=vocab_size),
-        lost=lost_usage(prompt_tokens=len(asked), generated_tokens=0),
+        read=lambda response, server: parse_scoring(response, request, vocab_size=vocab_size),
+        lost=lost_usage(prompt_tokens=len(token_ids), generated_tokens=0),
     )

@@ -1,5 +1,5 @@
-"""SGLang's answers to /generate, checked before anyone sees them: lengths, ids, vocabulary, finish reason, one policy
-version. A `LostRequest` may be mended by a second try, a `RolloutEngineError` cannot."""
+"""SGLang's responses from /generate, checked before anyone sees them: lengths, ids, vocabulary, finish reason, one
+policy version. A `LostRequest` may be mended by a second try, a `RolloutEngineError` cannot."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort")
 
 
 class LostRequest(Exception):
-    """One try brought no usable answer; another may."""
+    """One try brought no usable response; another may."""
 
 
-def decoded(text: bytes, *, rid: str) -> dict[str, Any]:
-    """`rid`: of the request that was sent; an answer to another one is of no use to us."""
+def decode_response(text: bytes, *, rid: str) -> dict[str, Any]:
+    """`rid`: of the request that was sent; a response to another one is of no use to us."""
     try:
-        answer = json.loads(text)
-        answered = answer["meta_info"]["id"]
+        response = json.loads(text)
+        stated = response["meta_info"]["id"]
     except (ValueError, KeyError, TypeError) as error:
-        raise LostRequest(f"malformed answer {text[:200]!r}") from error
-    if answered != rid:
-        raise LostRequest(f"the answer is one to request {answered!r}, not to {rid!r}")
-    return answer
+        raise LostRequest(f"malformed response {text[:200]!r}") from error
+    if stated != rid:
+        raise LostRequest(f"the response is one to request {stated!r}, not to {rid!r}")
+    return response
 
 
-def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
-    """SGLang's answer, checked. Raises `LostRequest` for what a second try may mend, `RolloutEngineError` for what it
+def parse_generation(response: dict[str, Any], *, vocab_size: int) -> Generation:
+    """SGLang's response, checked. Raises `LostRequest` for what a second try may mend, `RolloutEngineError` for what it
     cannot (weights of an unknown or mixed version)."""
-    meta = answer["meta_info"]
+    meta = response["meta_info"]
     try:
-        token_ids = np.asarray(answer["output_ids"], dtype=np.int32)
+        token_ids = np.asarray(response["output_ids"], dtype=np.int32)
         entries = meta["output_token_logprobs"] or []
         logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
         logprob_ids = np.asarray([entry[1] for entry in entries], dtype=np.int32)
         finish_reason = meta["finish_reason"]["type"]
     except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+        raise LostRequest(f"malformed response: {type(error).__name__} {error}") from error
     if finish_reason not in _FINISH_REASONS:
         raise LostRequest(f"unknown finish reason {finish_reason!r}")
     if finish_reason != "abort":
@@ -62,24 +62,24 @@ def parse_generation(answer: dict[str, Any], *, vocab_size: int) -> Generation:
     )
 
 
-def parse_scoring(answer: dict[str, Any], request: ScoringRequest, *, vocab_size: int) -> Scoring:
-    """SGLang's answer to a request for the input's log-probs: one for each token of the response, none sampled. It
+def parse_scoring(response: dict[str, Any], request: ScoringRequest, *, vocab_size: int) -> Scoring:
+    """SGLang's response to a request for the input's log-probs: one for each token of the response, none sampled. It
     calls the vocabulary's last token 0 here (logprob_result_processor.py), with the right log-prob."""
-    meta = answer["meta_info"]
+    meta = response["meta_info"]
     try:
         if meta["finish_reason"]["type"] == "abort":
             raise LostRequest("aborted by the server")
         entries = meta["input_token_logprobs"][1:]  # the first is the prompt's last token
         token_ids = tuple(entry[1] for entry in entries)
         logprobs = np.asarray([entry[0] for entry in entries], dtype=np.float32)
-        num_sampled = len(answer["output_ids"])
+        num_sampled = len(response["output_ids"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise LostRequest(f"malformed answer: {type(error).__name__} {error}") from error
+        raise LostRequest(f"malformed response: {type(error).__name__} {error}") from error
     expected = tuple(t if t < vocab_size - 1 else 0 for t in request.response_token_ids)
     if token_ids != expected or num_sampled:
         raise LostRequest(
             f"{len(token_ids)} log-probs and {num_sampled} sampled tokens for the "
-            f"{len(request.response_token_ids)} tokens of an answer to be scored"
+            f"{len(request.response_token_ids)} tokens of a response to be scored"
         )
     if not np.isfinite(logprobs).all():
         raise LostRequest("a log-prob that is not finite")
@@ -113,7 +113,7 @@ def check_length(generation: Generation, request: GenerationRequest, server: str
     if generation.finish_reason == "length" and length < limit:
         raise RolloutEngineError(
             f"server {server} cut request {request.request_id} after {length} of "
-            f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and answer "
+            f"rollout.max_response_tokens={limit} tokens: prompt ({len(request.prompt_token_ids)} tokens) and response "
             "do not fit its KV cache. Raise servers.max_total_tokens (CPU), servers.sglang.mem_fraction_static (GPU), "
             "or lower the limit."
         )

@@ -18,7 +18,7 @@ from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.counters import read_counters
-from megatron_ar3po.servers.usage import stated_process
+from megatron_ar3po.servers.server import parse_process
 from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
@@ -27,11 +27,11 @@ _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
 _INFO_TIMEOUT_S = 30.0
 
-# Options that do not change what a server answers, or that it rewrites at its start.
+# Options that do not change what a server samples, or that it rewrites at its start.
 _FREE = {"host", "port", "log_level_http", "decode_log_interval", "skip_server_warmup"}
 
 
-class AttachedServer:
+class ExternalServer:
     """In the place of a `SglangServer`. Used by the leader of its replica only."""
 
     num_restarts = 0
@@ -73,8 +73,8 @@ class AttachedServer:
             response = request("GET", self.url + "/ready", timeout_s=_PROBE_TIMEOUT_S)
         except HttpError:  # not listening, or lost
             return False
-        if process := stated_process(response.headers.get(PROCESS_HEADER, "")):
-            self.name, self.num_restarts = process  # as its answers will state it
+        if process := parse_process(response.headers.get(PROCESS_HEADER, "")):
+            self.name, self.num_restarts = process  # as its responses will state it
         return response.status == 200
 
     def restart(self) -> None:

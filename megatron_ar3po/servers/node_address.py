@@ -17,16 +17,16 @@ def node_address() -> str:
     """Of this node, as the others reach it: AR3PO_NODE_ADDRESS, or the address on the way to MASTER_ADDR."""
     stated = os.environ.get(ADDRESS_VARIABLE, "")
     if stated:
-        return checked(stated)
+        return parse_address(stated)
     master = os.environ.get("MASTER_ADDR", HOST)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
         probe.connect((master, 9))
         return str(probe.getsockname()[0])
 
 
-def checked(address: str) -> str:
+def parse_address(address: str) -> str:
     """
-    >>> checked("10.0.0.7")
+    >>> parse_address("10.0.0.7")
     '10.0.0.7'
     """
     try:

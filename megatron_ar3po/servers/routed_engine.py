@@ -1,6 +1,6 @@
 """`RoutedEngine`: samples through the router in front of all servers (`servers.routing=global`).
 
-The answers come back to the replica that asked. Who answered stands in the answer (`x-ar3po-server`), so usage is
+The responses come back to the replica that asked. Who answered stands in the response (`x-ar3po-server`), so usage is
 counted per process of a server, whoever owns it; a request that was lost on the way may have been anyone's and is
 counted under `NOBODY`. A replica restarts its own servers only, and the first replica the router; the others wait for
 it, and a request that a dead router took along costs none of its tries.
@@ -17,10 +17,10 @@ from typing import Any
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, HttpResponse
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.servers.engine_requests import Answer, Question
+from megatron_ar3po.servers.engine_requests import EngineRequest, Result
 from megatron_ar3po.servers.engine_responses import LostRequest
+from megatron_ar3po.servers.server import Server
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.usage import Server
 from megatron_ar3po.usage import NOBODY
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ _POLL_INTERVAL_S = 0.2
 class RoutedEngine(SglangEngine):
     """`servers`: this replica's own; `all_urls`: those behind the router, for aborts. `client`: this replica's name;
     two replicas may give a request the same id, and a server refuses the second. `on_router_lost` blocks until the
-    router serves again; replicas that did not start it have none. Two limits: `router_timeout_s` of one question to the
+    router serves again; replicas that did not start it have none. Two limits: `router_timeout_s` of one call of the
     router, `router_back_s` for the first replica to restart it."""
 
     def __init__(
@@ -90,7 +90,7 @@ class RoutedEngine(SglangEngine):
         if not is_running:
             self._repair = asyncio.ensure_future(super().repair_all())
 
-    async def _answered(self, request: Question[Answer]) -> Answer:
+    async def _request_until_usable(self, request: EngineRequest[Result]) -> Result:
         failure: Exception | None = None
         sent, failed = 0, 0
         while failed <= self._config.max_retries:
@@ -112,7 +112,7 @@ class RoutedEngine(SglangEngine):
             if failed > 1:  # the others' servers did not answer either: wait for our own
                 await self.repair_all()
         raise RolloutEngineError(
-            f"request {request.request_id} brought no usable answer through the router {self._router_url} in "
+            f"request {request.request_id} brought no usable response through the router {self._router_url} in "
             f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); the last: "
             f"{failure}. Look at the logs of the router and of the servers."
         )

@@ -2,12 +2,12 @@
 
 Promises:
 - token in, token out: what comes back is checked (lengths, vocabulary, finish reason, one policy version) before
-  anyone sees it; an answer that fails is drawn again or raised, never passed on;
-- one `generate` returns one answer: each try is a request of its own under an id of its own, and the id of a try that
-  was given up is aborted at the server, so no answer can be counted twice;
+  anyone sees it; a response that fails is drawn again or raised, never passed on;
+- one `generate` returns one response: each try is a request of its own under an id of its own, and the id of a try that
+  was given up is aborted at the server, so no response can be counted twice;
 - every wait has a limit; a server that dies, or generates nothing for `servers.hang_timeout_s` while requests are in
   flight, is handed to `on_server_lost` once, whatever it took with it, and then only those requests are drawn again;
-- all that the servers did is counted (`usage`), answers that were thrown away included.
+- all that the servers did is counted (`usage`), responses that were thrown away included.
 
 A prompt's samples all go to one server, which holds its prefix.
 """
@@ -30,16 +30,17 @@ from megatron_ar3po.http_client import HttpClient, HttpError, HttpTimeout
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (
-    Answer,
-    Question,
-    generation_question,
-    scoring_question,
+    EngineRequest,
+    Result,
+    encode_generation,
+    encode_scoring,
 )
 from megatron_ar3po.servers.engine_responses import (
     LostRequest,
-    decoded,
+    decode_response,
 )
-from megatron_ar3po.servers.usage import Server, process_of, stated_process, unused, usage_of
+from megatron_ar3po.servers.server import Server, parse_process, process_of
+from megatron_ar3po.servers.usage import mark_unused, usage_of
 from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
 from megatron_ar3po.usage import Process, ServerUsage
 
@@ -89,15 +90,17 @@ class SglangEngine:
         return [state.server for state in self._servers]
 
     async def generate(self, request: GenerationRequest) -> Generation:
-        question = generation_question(
+        encoded = encode_generation(
             request, vocab_size=self._vocab_size, is_seeded=self._is_deterministic
         )
-        return await self._answered(question)
+        return await self._request_until_usable(encoded)
 
     async def score(self, request: ScoringRequest) -> Scoring:
-        return await self._answered(scoring_question(request, vocab_size=self._vocab_size))
+        return await self._request_until_usable(
+            encode_scoring(request, vocab_size=self._vocab_size)
+        )
 
-    async def _answered(self, request: Question[Answer]) -> Answer:
+    async def _request_until_usable(self, request: EngineRequest[Result]) -> Result:
         state = self._server_of(request.prompt_token_ids)
         failure: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
@@ -117,7 +120,7 @@ class SglangEngine:
                 )
             await self._repair_if_lost(state, process)
         raise RolloutEngineError(
-            f"request {request.request_id} brought no usable answer from server {state.server.name} in "
+            f"request {request.request_id} brought no usable response from server {state.server.name} in "
             f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); "
             f"the last: {failure}. "
             f"{state.server.log_tail()}"
@@ -134,9 +137,7 @@ class SglangEngine:
     async def repair_all(self) -> None:
         """Servers that are dead now serve again when this returns: before the next publish, after a rollout."""
         for state in self._servers:
-            await self._wait_for_repair(
-                state
-            )  # one that is being revived runs, but without weights
+            await self._wait_for_repair(state)  # one that is revived runs, but without weights
             if not state.server.is_running():
                 await self._repair_if_lost(state, state.server.num_restarts)
 
@@ -156,17 +157,17 @@ class SglangEngine:
     async def _attempt(
         self,
         url: str,
-        request: Question[Answer],
+        request: EngineRequest[Result],
         attempt: int,
         *,
         process: Process,
         abort_at: Sequence[str] = (),
-    ) -> Answer:
-        """`process`: who answers, unless the answer says so itself, as it must when a router chooses."""
+    ) -> Result:
+        """`process`: who answers, unless the response says so itself, as it must when a router chooses."""
         abort_at = abort_at or (url,)
         rid = _try_id(self._id_prefix + request.request_id, attempt)
         started = time.monotonic()
-        answered = False
+        is_answered = False
         self._start_watch()
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
@@ -175,34 +176,33 @@ class SglangEngine:
                 f"{url}/generate",
                 json={"rid": rid, "return_logprob": True, **request.body},
             )
-            process = stated_process(response.headers.get(PROCESS_HEADER, "")) or process
+            process = parse_process(response.headers.get(PROCESS_HEADER, "")) or process
             if response.status == 400:
                 raise RolloutEngineError(
                     f"server {process[0]} refuses request {rid}: {response.text[:500]}"
                 )
             if response.status != 200:
                 raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")
-            answer = decoded(response.body, rid=rid)
-            seen = usage_of(answer["meta_info"])
-            answered = True
+            content = decode_response(response.body, rid=rid)
+            seen = usage_of(content["meta_info"])
+            is_answered = True
             try:
-                result = request.read(answer, process[0])
+                result = request.read(content, process[0])
             except (LostRequest, RolloutEngineError):
-                seen = unused(seen)
+                seen = mark_unused(seen)
                 raise
             finally:
                 self._count(process, seen)
         except HttpTimeout as error:
             await self._abort_try(abort_at, rid)
             limit = self._config.request_timeout_s
-            raise LostRequest(f"no answer within servers.request_timeout_s={limit:g}") from error
+            raise LostRequest(f"no response within servers.request_timeout_s={limit:g}") from error
         except HttpError as error:
             raise LostRequest(str(error)) from error
         finally:
             del self._in_flight[request.request_id]
-            if (
-                not answered
-            ):  # also when we cancel: the server aborts a request whose client is gone
+            # Also when we cancel: the server aborts a request whose client is gone.
+            if not is_answered:
                 self._count(process, request.lost)
         return replace(result, server=process[0], elapsed_s=time.monotonic() - started)
 
@@ -214,9 +214,8 @@ class SglangEngine:
     def _start_watch(self) -> None:
         if self._watch is not None and self._watch.done():
             self._watch.result()  # what it could not mend ends the run
-        if (
-            not self._in_flight
-        ):  # nobody looked at them meanwhile, for a whole training phase perhaps
+        if not self._in_flight:
+            # Nobody looked at them meanwhile, for a whole training phase perhaps.
             for state in self._servers:
                 state.well_at = time.monotonic()
         if self._watch is None or self._watch.done():
@@ -299,7 +298,7 @@ class SglangEngine:
         return min(_HEALTH_TIMEOUT_S, self._config.hang_timeout_s)
 
     def _limit_s(self, seconds: float) -> float:
-        """No side question may take longer than a request itself."""
+        """No other call may take longer than a request itself."""
         return min(seconds, self._config.request_timeout_s)
 
 

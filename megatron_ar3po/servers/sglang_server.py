@@ -142,7 +142,7 @@ class SglangServer:
     def restart(self) -> None:
         """A fresh process on the same port, ready but without the run's weights: publish before sampling."""
         if self.num_restarts >= self._config.max_server_restarts:
-            self.stop()  # who still waits for an answer of a hung one learns of it
+            self.stop()  # who still waits for a response of a hung one learns of it
             raise RolloutEngineError(
                 f"server {self.name} was lost again after servers.max_server_restarts="
                 f"{self._config.max_server_restarts} restarts; raise it, or mend what ends the server. "

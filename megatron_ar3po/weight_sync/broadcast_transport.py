@@ -41,7 +41,9 @@ class BroadcastTransport:
             self._leave(calls)
             self._join(calls)
 
-    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
         flat = torch.cat([x.detach().reshape(-1).view(torch.uint8) for _, x in tensors])
         body = {
             "names": [name for name, _ in tensors],
@@ -50,14 +52,14 @@ class BroadcastTransport:
             "group_name": self._name,
             "load_format": "flattened_bucket",
             "flush_cache": False,
-            "weight_version": stamp,
+            "weight_version": weight_version,
         }
         self._settle(calls)
         calls.start_on_all(lambda url: calls.post(url, "/update_weights_from_distributed", body))
         work = dist.broadcast(flat, src=0, group=self._group, async_op=True)
         self._in_flight = (work, flat)
 
-    def finish(self, calls: ServerCalls, stamp: str) -> None:
+    def finish(self, calls: ServerCalls, weight_version: str) -> None:
         self._settle(calls)
 
     def release(self, *, has_failed: bool) -> None:

@@ -19,7 +19,7 @@ _MERGED = {
     "gate_proj": ("gate_up_proj", 2),
     "up_proj": ("gate_up_proj", 2),
 }
-_CUT_BY_COLUMNS = ("o_proj.weight", "down_proj.weight")
+_ROW_PARALLEL = ("o_proj.weight", "down_proj.weight")
 _VOCAB = ("embed_tokens.weight", "lm_head.weight")
 _VOCAB_MULTIPLE = 64
 
@@ -44,7 +44,7 @@ class SentChecksums:
         self._parts = {name: [x.clone() for x in parts] for name, parts in self._parts.items()}
 
     def differences(self, ranks: Sequence[Mapping[str, object]]) -> list[str]:
-        """`ranks` of the server's answer -> one line per tensor that is not what was sent."""
+        """`ranks` of the server's response -> one line per tensor that is not what was sent."""
         lines = []
         for rank, expected in enumerate(self.expected):
             held = ranks[rank]["checksums"]
@@ -60,12 +60,12 @@ class SentChecksums:
         from sglang.srt.managers.mm_utils import tensor_hash
 
         if name.endswith(_VOCAB):
-            parts = [self._padded(parts[0])]
+            parts = [self._pad(parts[0])]
         for rank, expected in enumerate(self.expected):
             shard = torch.cat([_shard(name, x, self._server_tp, rank) for x in parts])
             expected[name] = f"{tensor_hash(shard):016x}"
 
-    def _padded(self, vocab: Tensor) -> Tensor:
+    def _pad(self, vocab: Tensor) -> Tensor:
         multiple = _VOCAB_MULTIPLE
         if -(-len(vocab) // multiple) * multiple % self._server_tp:
             multiple *= self._server_tp
@@ -83,4 +83,4 @@ def _server_name(name: str) -> tuple[str, int]:
 def _shard(name: str, tensor: Tensor, tp: int, rank: int) -> Tensor:
     if tp == 1 or "norm" in name:
         return tensor
-    return tensor.chunk(tp, dim=1 if name.endswith(_CUT_BY_COLUMNS) else 0)[rank]
+    return tensor.chunk(tp, dim=1 if name.endswith(_ROW_PARALLEL) else 0)[rank]

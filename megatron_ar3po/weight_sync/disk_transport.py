@@ -28,14 +28,20 @@ class DiskTransport:
         self._current = (self._folder / f"version-{calls.version}").resolve()
         self._writer = HfFolderWriter(source=self._model_path, target=self._current)
 
-    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
         assert self._writer is not None, "open comes first"
         self._writer.add(tensors)
 
-    def finish(self, calls: ServerCalls, stamp: str) -> None:
+    def finish(self, calls: ServerCalls, weight_version: str) -> None:
         assert self._writer is not None and self._current is not None, "open comes first"
         self._writer.finish()
-        body = {"model_path": str(self._current), "weight_version": stamp, "flush_cache": False}
+        body = {
+            "model_path": str(self._current),
+            "weight_version": weight_version,
+            "flush_cache": False,
+        }
         calls.on_all(lambda url: calls.post(url, "/update_weights_from_disk", body))
 
     def release(self, *, has_failed: bool) -> None:

@@ -1,6 +1,6 @@
 """`ServerPublisher`: the order of one publish, agreed over all ranks.
 
-    pause (abort) -> flush -> begin -> bucket, bucket, ... -> end -> flush -> (compare) -> stamp -> confirm -> continue
+    pause (abort) -> flush -> begin -> bucket, ... -> end -> flush -> (compare) -> set version -> confirm -> continue
 
 (no begin and end when the servers read from disk)
 

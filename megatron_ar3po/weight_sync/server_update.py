@@ -13,14 +13,14 @@ from megatron_ar3po.weight_sync.transport import Transport
 
 
 class ServerUpdate:
-    """One publish: open, send each bucket, finish. After a failure the servers stay paused, and stamped with a version
-    that no client accepts as soon as one bucket has arrived."""
+    """One publish: open, send each bucket, finish. After a failure the servers stay paused, and state a version that no
+    client accepts as soon as one bucket has arrived."""
 
     def __init__(
         self, calls: ServerCalls, transport: Transport, checksums: SentChecksums | None
     ) -> None:
         self._calls, self._transport, self._checksums = calls, transport, checksums
-        self._stamp = f"unfinished-{calls.version}"
+        self._unfinished_version = f"unfinished-{calls.version}"
         self._is_whole = False
 
     def open(self) -> None:
@@ -35,18 +35,18 @@ class ServerUpdate:
         """A refusal is raised by the next `send`, or by `finish`."""
         if self._checksums is not None:
             self._checksums.add(tensors)
-        self._transport.send(self._calls, tensors, self._stamp)
+        self._transport.send(self._calls, tensors, self._unfinished_version)
 
     def finish(self) -> None:
         post = self._calls.post
-        self._transport.finish(self._calls, self._stamp)
+        self._transport.finish(self._calls, self._unfinished_version)
         if self._transport.needs_session:
             self._calls.on_all(lambda url: post(url, "/end_weight_update", {}))
         self._calls.on_all(lambda url: post(url, "/flush_cache"))
         if self._checksums is not None:
             self._calls.on_all(self._compare)
-        stamp = {"new_version": self._calls.version, "abort_all_requests": False}
-        self._calls.on_all(lambda url: post(url, "/update_weight_version", stamp))
+        version = {"new_version": self._calls.version, "abort_all_requests": False}
+        self._calls.on_all(lambda url: post(url, "/update_weight_version", version))
         self._calls.on_all(self._confirm_version)
         self._calls.on_all(lambda url: post(url, "/continue_generation", {}))
         self._is_whole = True
@@ -57,8 +57,8 @@ class ServerUpdate:
 
     def _compare(self, url: str) -> None:
         assert self._checksums is not None
-        answer = self._calls.post(url, "/weights_checker", {"action": "checksum"}).json()
-        differences = self._checksums.differences(answer["ranks"])
+        response = self._calls.post(url, "/weights_checker", {"action": "checksum"}).json()
+        differences = self._checksums.differences(response["ranks"])
         if differences:
             shown = ", ".join(differences[:8])
             raise WeightPublishError(

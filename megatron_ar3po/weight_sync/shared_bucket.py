@@ -1,9 +1,9 @@
 """One bucket of tensors as SGLang takes it: flat bytes plus metadata, passed as a handle, not as a copy.
 
 Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a run in turn, so that one is filled
-while servers read the other: a server has read a bucket when it answers, and fresh shared pages cost several times the
-copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may answer before
-its copy has run: PyTorch frees it when the server has let go. It must come from an allocator whose memory can be
+while servers read the other: a server has read a bucket when it responds, and fresh shared pages cost several times
+the copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may respond
+before its copy has run: PyTorch frees it when the server has let go. It must come from an allocator whose memory can be
 exported (`check_exportable`): the one that lets SGLang's servers sleep cannot, and stays in their processes.
 
 The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
@@ -60,7 +60,7 @@ class SharedBuckets:
 
         flat, metadata = self._flatten(tensors)
         content = {"flattened_tensor": flat, "metadata": metadata}
-        with _shared_by_file_name():
+        with _share_by_file_name():
             return [
                 str(MultiprocessingSerializer.serialize(content, output_str=True))
                 for _ in range(num_readers)
@@ -86,7 +86,7 @@ class SharedBuckets:
             self._buffers = [self._buffers[1], bucket.get_flattened_tensor()]
             return bucket.get_flattened_tensor(), bucket.get_metadata()
         size = sum(x.nbytes for _, x in tensors)
-        flat = self._shared(size)
+        flat = self._buffer_of(size)
         metadata, start = [], 0
         for name, x in tensors:
             end = start + x.nbytes
@@ -97,11 +97,11 @@ class SharedBuckets:
             start = end
         return flat, metadata
 
-    def _shared(self, size: int) -> Tensor:
+    def _buffer_of(self, size: int) -> Tensor:
         """The buffer that has rested longest, a larger one if it is too small."""
         buffer, newer = self._buffers
         if buffer is None or buffer.numel() < size:
-            with _shared_by_file_name():
+            with _share_by_file_name():
                 storage = torch.UntypedStorage._new_shared(size, device="cpu")
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
         self._buffers = [newer, buffer]
@@ -109,7 +109,7 @@ class SharedBuckets:
 
 
 @contextlib.contextmanager
-def _shared_by_file_name() -> Iterator[None]:
+def _share_by_file_name() -> Iterator[None]:
     """The default passes file descriptors over a socket between parent and child; our servers are neither."""
     before = torch.multiprocessing.get_sharing_strategy()
     torch.multiprocessing.set_sharing_strategy("file_system")

@@ -21,11 +21,17 @@ class TensorTransport:
 
     def open(self, calls: ServerCalls) -> None: ...
 
-    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
         tp = self._server_tp
         payloads = self._buckets.pack(tensors, tp * len(calls.urls))
         mine = {url: payloads[i * tp : (i + 1) * tp] for i, url in enumerate(calls.urls)}
-        body = {"load_format": "flattened_bucket", "flush_cache": False, "weight_version": stamp}
+        body = {
+            "load_format": "flattened_bucket",
+            "flush_cache": False,
+            "weight_version": weight_version,
+        }
         calls.settle()
         calls.start_on_all(
             lambda url: calls.post(
@@ -35,7 +41,7 @@ class TensorTransport:
             )
         )
 
-    def finish(self, calls: ServerCalls, stamp: str) -> None:
+    def finish(self, calls: ServerCalls, weight_version: str) -> None:
         calls.settle()
 
     def release(self, *, has_failed: bool) -> None:

@@ -31,12 +31,15 @@ class Transport(Protocol):
         """Before the first bucket of an update."""
         ...
 
-    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
         """May return while the servers still read; a refusal is then raised by the next `send`, or by `finish`. The
-        tensors are the caller's again when it returns. `stamp`: what servers state until the update is whole."""
+        tensors are the caller's again when it returns. `weight_version`: stated by the servers until the update is
+        whole."""
         ...
 
-    def finish(self, calls: ServerCalls, stamp: str) -> None:
+    def finish(self, calls: ServerCalls, weight_version: str) -> None:
         """Returns when every server has taken everything."""
         ...
 

@@ -21,7 +21,7 @@ from megatron_ar3po.wiring.sampling import (
     build_controller,
     evaluation_sampling,
 )
-from megatron_ar3po.wiring.servers import server_control, visible_gpus, wait_for
+from megatron_ar3po.wiring.servers import server_control, visible_gpus, wait_until_ready
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +40,11 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     setup_logging(ranks.layout, config.observability.log_level)
     servers = _start_servers(config, server_tp, stack)
     inputs = load_prompts_and_verifier(config, ranks, stack)
-    wait_for(servers)
+    wait_until_ready(servers)
     control = server_control(config, servers)
-    control.stamp(0)
+    control.set_weight_version(0)
     # A lost server that starts again has loaded the right weights itself.
-    ranks.offer("republish", lambda url: control.stamp(0))
+    ranks.offer("republish", lambda url: control.set_weight_version(0))
     controller, ledger = build_controller(config, ranks, stack, inputs, servers, router=None)
     assert controller is not None and ledger is not None, "a single rank leads"
     prompts = inputs.training[: config.evaluation.max_prompts or None]

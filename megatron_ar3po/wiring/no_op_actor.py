@@ -59,7 +59,7 @@ class NothingToWrite:
 
 
 class NoOpPublisher:
-    """The servers keep the weights they loaded and only learn which version to stamp on their answers."""
+    """The servers keep the weights they loaded and only learn which version to state in their responses."""
 
     def __init__(self, ranks: Ranks, announce: Callable[[int], None]) -> None:
         self._ranks = ranks

@@ -21,7 +21,7 @@ def build_policy(
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
-        frozen = NoOpPublisher(ranks, server_control(config, servers).stamp)
+        frozen = NoOpPublisher(ranks, server_control(config, servers).set_weight_version)
         ranks.offer("republish", frozen.republish)
         return NoOpActor(), frozen
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import

@@ -42,7 +42,7 @@ from megatron_ar3po.wiring.servers import (
     check_routing,
     start_router,
     start_servers,
-    wait_for,
+    wait_until_ready,
 )
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ def build_trainer(
     store = open_store(config, ranks, stack)
     actor, publisher = build_policy(config, ranks, stack, servers)
     with ranks.watch.phase("wait for servers"):
-        ranks.run_on_leader(lambda: wait_for(servers))
+        ranks.run_on_leader(lambda: wait_until_ready(servers))
     router = start_router(config, ranks, stack, servers)
     controller, ledger = build_controller(config, ranks, stack, inputs, servers, router)
     folder = config.run.path

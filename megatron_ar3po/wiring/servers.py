@@ -14,7 +14,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.control import ServerControl
-from megatron_ar3po.servers.external_server import AttachedServer
+from megatron_ar3po.servers.external_server import ExternalServer
 from megatron_ar3po.servers.node_address import node_address
 from megatron_ar3po.servers.placement import ServerPlace, is_first_of_replica_here, server_places
 from megatron_ar3po.servers.ports import HOST
@@ -27,7 +27,7 @@ from megatron_ar3po.usage import ServerCounters
 logger = logging.getLogger(__name__)
 
 
-RunServer = SglangServer | AttachedServer | RemoteServer  # ours, someone else's, or another node's
+RunServer = SglangServer | ExternalServer | RemoteServer  # ours, someone else's, or another node's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     )
     check_transport(config, places)
     if config.servers.urls:
-        return [attached(config, place) for place in places] if ranks.is_leader else []
+        return [external_server(config, place) for place in places] if ranks.is_leader else []
     own: dict[str, SglangServer] = {}
     error = None
     try:
@@ -66,7 +66,8 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     if not ranks.is_leader:
         return []
     return [
-        own.get(place.name) or remote(config, ranks, place, urls[place.name]) for place in places
+        own.get(place.name) or remote_server(config, ranks, place, urls[place.name])
+        for place in places
     ]
 
 
@@ -115,7 +116,7 @@ def offer_own(ranks: Ranks, own: Mapping[str, SglangServer]) -> None:
     ranks.offer("restart_server", restart_server)
 
 
-def remote(config: Config, ranks: Ranks, place: ServerPlace, url: str) -> RemoteServer:
+def remote_server(config: Config, ranks: Ranks, place: ServerPlace, url: str) -> RemoteServer:
     return RemoteServer(
         name=place.name,
         url=url,
@@ -140,7 +141,7 @@ def check_transport(config: Config, places: Sequence[ServerPlace]) -> None:
         )
 
 
-def attached(config: Config, place: ServerPlace) -> AttachedServer:
+def external_server(config: Config, place: ServerPlace) -> ExternalServer:
     arguments = server_arguments(
         config.servers,
         model_path=config.model.path,
@@ -150,7 +151,7 @@ def attached(config: Config, place: ServerPlace) -> AttachedServer:
         is_deterministic=config.run.deterministic,
         on_gpu=torch.cuda.is_available(),
     )
-    return AttachedServer(
+    return ExternalServer(
         config.servers.urls[place.number],
         name=place.name,
         arguments=arguments,
@@ -172,7 +173,7 @@ def check_server_urls(config: Config, ranks: Ranks) -> None:
 
 def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:
     """Of servers that ran before this run."""
-    return {s.name: s.counters_before for s in servers if isinstance(s, AttachedServer)}
+    return {s.name: s.counters_before for s in servers if isinstance(s, ExternalServer)}
 
 
 def visible_gpus() -> list[str]:
@@ -182,7 +183,7 @@ def visible_gpus() -> list[str]:
     return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def wait_for(servers: Sequence[RunServer]) -> None:
+def wait_until_ready(servers: Sequence[RunServer]) -> None:
     for server in servers:
         seconds = server.wait_ready()
         logger.info("server %s is ready at %s after %.0f s", server.name, server.url, seconds)

@@ -27,9 +27,9 @@ from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.servers.router import GlobalRouter
 from megatron_ar3po.servers.router_control import RouterControl
+from megatron_ar3po.servers.server import process_of
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer
-from megatron_ar3po.servers.usage import process_of
 from megatron_ar3po.types import CollectedStep
 from megatron_ar3po.usage import NOBODY, ServerBook, ServerCounters, ServerUsage
 
@@ -313,10 +313,14 @@ def tokens_of(group) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("routing", ["local", "global"])
-def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routing):
+def test_the_second_sample_of_a_prompt_finds_its_prefix(servers, tmp_path, routing, monkeypatch):
     """Two requests at a time, so that no server is busy; first all first samples, then all second ones. Both samples of
     a prompt go to one server, and the second reads all but the last of its 8 prompt tokens from that server's cache. A
-    blind choice would miss half of them."""
+    blind choice would miss half of them. In the environment stands a proxy that does not exist: neither the engine nor
+    the router goes to it."""
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
     prompts = make_prompts(24, seed={"local": 21, "global": 22}[routing])
     config = ServersConfig(**{**SERVERS, "max_concurrent_requests": 2, "routing": routing})
     urls = [s.url for s in servers]

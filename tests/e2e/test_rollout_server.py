@@ -463,7 +463,7 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
         phases.enter_train_phase()
         proxy.calls.append("-- training")
         phases.enter_sync_phase()
-        control.stamp(0)
+        control.set_weight_version(0)
         phases.enter_rollout_phase()
         controller.collect(make_prompts(1), step=2, policy_version=0)
     finally:

@@ -70,9 +70,11 @@ class SpoilingTransport:
         self.open, self.finish, self.release = inner.open, inner.finish, inner.release
         self.forget, self.close = inner.forget, inner.close
 
-    def send(self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], stamp: str) -> None:
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
         sent = [(name, self._spoil(x) if name == self._name else x) for name, x in tensors]
-        self._inner.send(calls, sent, stamp)
+        self._inner.send(calls, sent, weight_version)
 
     def _spoil(self, tensor: Tensor) -> Tensor:
         spoilt = tensor.clone()

@@ -20,7 +20,7 @@ class Recorder:
     def wake(self, tags) -> None:
         self.calls.append(f"wake {'+'.join(tags)}")
 
-    def lost(self) -> list[str]:
+    def find_lost(self) -> list[str]:
         return self.dead
 
     def revive_lost(self, asleep) -> None:

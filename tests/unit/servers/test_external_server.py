@@ -11,7 +11,7 @@ import pytest
 
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
-from megatron_ar3po.servers.external_server import AttachedServer
+from megatron_ar3po.servers.external_server import ExternalServer
 
 ARGUMENTS = {"model_path": "/model", "dtype": "float32", "tp_size": 1, "port": 0}
 STATED = {**ARGUMENTS, "port": 1234, "max_total_num_tokens": 8192}
@@ -51,8 +51,8 @@ def stranger() -> Iterator[Stranger]:
     server.server_close()
 
 
-def attached(url: str, **arguments: object) -> AttachedServer:
-    return AttachedServer(
+def make_server(url: str, **arguments: object) -> ExternalServer:
+    return ExternalServer(
         url,
         name="dp0.s0",
         arguments={**ARGUMENTS, **arguments},
@@ -66,7 +66,7 @@ def url_of(server: ThreadingHTTPServer) -> str:
 
 
 def test_it_takes_the_name_its_answers_will_state_and_what_it_had_counted(stranger) -> None:
-    server = attached(url_of(stranger))
+    server = make_server(url_of(stranger))
     server.wait_ready()
     assert (server.name, server.num_restarts) == ("dp0.s7", 2)
     assert server.counters_before.requests == 40
@@ -75,7 +75,7 @@ def test_it_takes_the_name_its_answers_will_state_and_what_it_had_counted(strang
 
 
 def test_a_server_with_other_options_is_refused_by_name(stranger) -> None:
-    server = attached(url_of(stranger), dtype="bfloat16")
+    server = make_server(url_of(stranger), dtype="bfloat16")
     with pytest.raises(ValueError, match="dtype is 'float32' there and 'bfloat16' here"):
         server.wait_ready()
 
@@ -83,17 +83,17 @@ def test_a_server_with_other_options_is_refused_by_name(stranger) -> None:
 def test_seeded_sampling_that_this_run_did_not_ask_for_is_another_option(stranger):
     stranger.stated["enable_deterministic_inference"] = True
     with pytest.raises(ValueError, match="enable_deterministic_inference is True there"):
-        attached(url_of(stranger)).wait_ready()
-    attached(url_of(stranger), enable_deterministic_inference=True).wait_ready()
+        make_server(url_of(stranger)).wait_ready()
+    make_server(url_of(stranger), enable_deterministic_inference=True).wait_ready()
 
 
 def test_where_nothing_answers_the_message_names_the_option_and_the_limit() -> None:
     with pytest.raises(RolloutEngineError, match=r"servers\.urls.*servers\.start_timeout_s"):
-        attached("http://127.0.0.1:9").wait_ready()
+        make_server("http://127.0.0.1:9").wait_ready()
 
 
 def test_a_lost_server_is_not_restarted_by_a_run_that_did_not_start_it() -> None:
-    server = attached("http://127.0.0.1:9")
+    server = make_server("http://127.0.0.1:9")
     assert not server.is_running()
     with pytest.raises(RolloutEngineError, match="This run did not start it"):
         server.restart()

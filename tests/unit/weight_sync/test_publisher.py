@@ -60,7 +60,7 @@ class FakeServer(ThreadingHTTPServer):
         self.hangs_at = ""
         self.always_states = ""  # this version, whatever it was given
         self.spoils = ""  # the tensor of this name, as it arrives
-        self.stamps: list[str] = []
+        self.versions_on_the_way: list[str] = []
         self.folders: list[str] = []
         self.released = threading.Event()
 
@@ -70,12 +70,12 @@ class FakeServer(ThreadingHTTPServer):
 
     def answer(self, route: str, body: dict[str, Any]) -> dict[str, Any]:
         if route == "/update_weights_from_tensor":
-            self.stamps.append(body["weight_version"])
+            self.versions_on_the_way.append(body["weight_version"])
             self._load(body["serialized_named_tensors"][0])
             if self.spoils in self.held:
                 self.held[self.spoils][1, 2] += 1e-3
         if route == "/update_weights_from_disk":
-            self.stamps.append(body["weight_version"])
+            self.versions_on_the_way.append(body["weight_version"])
             for file in sorted(Path(body["model_path"]).glob("*.safetensors")):
                 self.held |= load_file(file)
             self.folders.append(body["model_path"])
@@ -240,7 +240,7 @@ def test_no_answer_can_carry_a_version_while_buckets_are_missing(
     publisher: MakePublisher, server: FakeServer
 ) -> None:
     publisher(server).publish(7)
-    assert server.stamps == ["unfinished-7"] * 3 and server.version == "7"
+    assert server.versions_on_the_way == ["unfinished-7"] * 3 and server.version == "7"
 
 
 def test_a_refused_bucket_names_server_call_and_reason_and_leaves_it_paused(
@@ -330,7 +330,7 @@ def test_from_disk_there_is_no_session_and_the_version_comes_last(
         "/model_info",
         "/continue_generation",
     ]
-    assert server.stamps == ["unfinished-7"] and server.version == "7"
+    assert server.versions_on_the_way == ["unfinished-7"] and server.version == "7"
     assert all(torch.equal(server.held[name], WEIGHTS[name]) for name in WEIGHTS)
 
 

@@ -26,6 +26,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po report runs/NAME                       what a run did
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
+  ar3po upgrade runs/NAME                      bring a run of the version before to today's format
   ar3po grade --gold 1/2 --pred 0.5            how the verifier sees an answer
 """
 
@@ -103,6 +104,7 @@ _COMMANDS: dict[str, Callable[[Any], None]] = {
     "status": _parser_of("reporting.status", "add_status_parser"),
     "compare-algorithms": _parser_of("comparison.cli", "add_comparison_parser"),
     "reuse": _add_reuse_parser,
+    "upgrade": _parser_of("run.cli", "add_upgrade_parser"),
     "grade": _parser_of("rewards.cli", "add_grade_parser"),
 }
 

@@ -35,6 +35,7 @@ from megatron_ar3po.observability.accuracy import accuracy
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.manifest import find_damage
+from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:
@@ -120,11 +121,12 @@ def find_policy(arguments: argparse.Namespace) -> Policy:
     folder, words = arguments.policy, arguments.overrides
     if (folder / "config.json").is_file():
         return Policy(config=load_config(arguments.config, words), hf_folder=folder)
-    settings = folder / "resolved_config.yaml"
+    settings = folder / CONFIG_FILE
     if not settings.is_file():
         raise ValueError(
-            f"{folder} is neither a run (no resolved_config.yaml) nor a Hugging Face folder (no config.json); name one."
+            f"{folder} is neither a run (no {CONFIG_FILE}) nor a Hugging Face folder (no config.json); name one."
         )
+    check_format(folder)
     config = load_config([settings, *arguments.config], words)
     if (folder / "hf" / "config.json").is_file() and not arguments.checkpoint:
         return Policy(config=config, hf_folder=folder / "hf")

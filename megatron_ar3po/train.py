@@ -14,6 +14,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
@@ -25,6 +26,7 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_proce
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
 from megatron_ar3po.observability.run_summary import print_summary, summarize
+from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.stop_request import StopRequest
 
 logger = logging.getLogger(__name__)
@@ -113,6 +115,9 @@ def read_arguments(words: Sequence[str]) -> Config:
     files = [word for word in words if "=" not in word]
     if not files:
         raise ValueError("no config file given; name one, such as examples/tiny_sum/config.yaml.")
+    for file in map(Path, files):
+        if file.name == CONFIG_FILE:  # of a run, whose other files count too
+            check_format(file.parent)
     return load_config(files, [word for word in words if "=" in word])
 
 

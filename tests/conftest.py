@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def tiny_task() -> Path:
         command = [sys.executable, "tools/make_tiny_model.py", "--out", str(folder)]
         subprocess.run(command, cwd=ROOT, check=True, timeout=600)
     return folder
+
+
+@pytest.fixture
+def old_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of what version 0.1.0 wrote (tests/fixtures/run_of_0_1_0/README.md), for which the current folder is as it
+    was: the run's folder, "run"."""
+    copy = tmp_path / "old"
+    shutil.copytree(ROOT / "tests/fixtures/run_of_0_1_0", copy)
+    monkeypatch.chdir(copy)
+    return Path("run")
 
 
 @pytest.fixture

@@ -38,12 +38,32 @@ def refuse_renamed_options(values: Mapping[str, Any]) -> None:
     """
     lines = [
         f"{old} is called {RENAMED[old]} now; write {' '.join(_words(RENAMED[old], value))}."
-        for section, options in values.items()
-        for old, value in _dotted(section, options)
-        if old in RENAMED
+        for old, value in renamed_options(values)
     ]
     if lines:
         raise ValueError("\n".join(lines))
+
+
+def renamed_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The old names in `values`, dotted, each with its value."""
+    for section, options in values.items():
+        for old, value in _dotted(section, options):
+            if old in RENAMED:
+                yield old, value
+
+
+def rename_options(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """`values`, sections with their options, under today's names.
+
+    >>> rename_options({"rollout": {"num_stages": 2, "port": 30000}})
+    {'rollout': {'num_stages': 2}, 'servers': {'port': 30000}}
+    """
+    out: dict[str, dict[str, Any]] = {}
+    for section, options in values.items():
+        for name, value in _dotted(section, options):
+            new_section, _, option = RENAMED.get(name, name).partition(".")
+            out.setdefault(new_section, {})[option] = value
+    return out
 
 
 def _dotted(section: object, options: Any) -> Iterator[tuple[str, Any]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.observability.run_summary import print_summary, summarize
+from megatron_ar3po.run.folder_format import check_not_newer
 
 
 def add_report_parser(subparsers: Any) -> None:
@@ -21,6 +22,7 @@ def add_report_parser(subparsers: Any) -> None:
 
 
 def report_command(arguments: argparse.Namespace) -> int:
+    check_not_newer(arguments.run)
     summary = summarize(arguments.run)
     if arguments.json:
         print(json.dumps(asdict(summary)))

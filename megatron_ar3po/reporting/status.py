@@ -22,6 +22,7 @@ from megatron_ar3po.distributed.rank_watch import (
     stacks_file,
 )
 from megatron_ar3po.reporting.spans import spans
+from megatron_ar3po.run.folder_format import check_not_newer
 
 STACKS_WAIT_S = 4 * WRITE_EVERY_S
 FRAMES_SHOWN = 5
@@ -45,6 +46,7 @@ def add_status_parser(subparsers: Any) -> None:
 
 
 def status_command(arguments: argparse.Namespace) -> int:
+    check_not_newer(arguments.run)
     folder = arguments.run / "status"
     statuses = read_statuses(folder)
     if not statuses:

@@ -12,17 +12,19 @@ from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import drop_rows_after
 from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.folder_format import CONFIG_FILE, VERSION_FILE, check_format, write_format
 from megatron_ar3po.run.state import RunState, read_state
 
 
 def check_run_folder(config: Config) -> None:
-    """Raises ValueError where a new run would meet an old one. Rank 0 only."""
+    """Raises ValueError where a new run would meet an old one, or a resume a folder of another format. Rank 0 only."""
     folder = config.run.path
-    if not config.run.resume and (folder / "resolved_config.yaml").exists():
+    if not config.run.resume and (folder / CONFIG_FILE).exists():
         raise ValueError(
             f"run.dir={folder} already holds a run; set run.resume=true to go on with it, or choose another run.name "
             "or run.dir."
         )
+    check_format(folder)
 
 
 def open_run_folder(
@@ -39,7 +41,8 @@ def open_run_folder(
         for marker in ("DONE", "STOPPED"):
             (folder / marker).unlink(missing_ok=True)
         shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
-        write_durably(folder / "resolved_config.yaml", to_yaml(config))
+        write_format(folder)  # before the config: one without a version is of the first format
+        write_durably(folder / CONFIG_FILE, to_yaml(config))
     except OSError as error:  # a user can mend it: no rights, no space, a file in the way
         raise ValueError(
             f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
@@ -60,7 +63,8 @@ def name_free_if_it_never_starts(config: Config, *, is_first: bool) -> Iterator[
         yield
     except BaseException:
         if is_first and not config.run.resume:
-            (config.run.path / "resolved_config.yaml").unlink(missing_ok=True)
+            for written in (CONFIG_FILE, VERSION_FILE):
+                (config.run.path / written).unlink(missing_ok=True)
         raise
 
 

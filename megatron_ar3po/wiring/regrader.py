@@ -12,6 +12,7 @@ from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -19,6 +20,8 @@ class Regrader:
     """Made from a run's config; what it starts ends with `stack`."""
 
     def __init__(self, config_file: Path, stack: ExitStack) -> None:
+        if config_file.name == CONFIG_FILE:
+            check_format(config_file.parent)
         config = load_config([config_file])
         tokenizer = load_tokenizer(config.model.path)
         self._verifier = make_verifier(

@@ -23,6 +23,7 @@ from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
 from megatron_ar3po.evaluate import find_policy, settings
+from megatron_ar3po.run.folder_format import write_format
 
 EXAMPLES = ["qwen2.5_32b_dapo_math", "qwen2.5_7b_dapo_math", "llama3.1_8b_dapo_math"]
 
@@ -55,6 +56,7 @@ def write_run(run: Path, example: str) -> None:
     source = ROOT / "examples" / example
     config = load_config([source / "config.yaml"], [])
     (run / "resolved_config.yaml").write_text(to_yaml(config))
+    write_format(run)
     for model in (run / "hf", run.parents[1] / config.model.path):
         model.mkdir(parents=True)
         (model / "config.json").write_text((source / "model_config.json").read_text())

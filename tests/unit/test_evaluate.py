@@ -11,6 +11,7 @@ from megatron_ar3po import cli
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
+from megatron_ar3po.run.folder_format import write_format
 from megatron_ar3po.wiring.benchmark_sampling import benchmark_places
 
 
@@ -30,6 +31,7 @@ def run(tmp_path: Path) -> Path:
     (folder / "checkpoints" / "latest").write_text("step_00020")
     config = load_config([], ["model.path=base", "evaluation.path=held.jsonl", "run.seed=7"])
     (folder / "resolved_config.yaml").write_text(to_yaml(config))
+    write_format(folder)
     return folder
 
 

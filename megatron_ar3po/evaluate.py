@@ -34,8 +34,8 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.accuracy import accuracy
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
-from megatron_ar3po.run.manifest import find_damage
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
+from megatron_ar3po.run.manifest import find_damage
 from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:

@@ -81,6 +81,15 @@ def test_the_commands_that_look_into_its_store_read_it(old_run, capsys, is_upgra
     ]
 
 
+def test_the_commands_that_change_its_store_take_it_as_it_is(old_run, capsys):
+    """Older than two steps at step 4 are the two responses of step 1."""
+    output_of(capsys, "reuse", "gc", "run", "--max-age-steps", "2")
+    assert "shards 2" in output_of(capsys, "reuse", "reshard", "run", "--dp-size", "2")
+    output_of(capsys, "reuse", "export", "run", "kept.jsonl")
+    lines = Path("kept.jsonl").read_text().splitlines()
+    assert sorted(json.loads(line)["response_id"] for line in lines) == STORED[2:]
+
+
 @pytest.mark.parametrize(
     "words",
     [

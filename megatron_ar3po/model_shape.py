@@ -121,9 +121,10 @@ def read_model_shape(path: str | Path) -> ModelShape:
     missing, does not parse or lacks a count."""
     settings = _read_settings(path)
     count = _Counts(_named(path), settings)
-    architecture = (settings.get("architectures") or ["none"])[0]
+    stated = settings.get("architectures") or ["none"]
+    architecture = stated if isinstance(stated, str) else str(stated[0])
     heads, hidden_size = count("num_attention_heads"), count("hidden_size")
-    theta, llama3 = _read_rope(settings)
+    theta, llama3 = _read_rope(_named(path), settings)
     is_qwen3 = architecture.startswith("Qwen3")
     return ModelShape(
         path=str(path),
@@ -214,18 +215,27 @@ class _Counts:
         return value
 
 
-def _read_rope(settings: Mapping[str, Any]) -> tuple[float, Llama3Rope | None]:
+def _read_rope(found: str, settings: Mapping[str, Any]) -> tuple[float, Llama3Rope | None]:
     """transformers 5 writes `rope_parameters`; before it there were `rope_theta` and `rope_scaling`."""
-    rope = _rope_settings(settings)
-    theta = float(rope.get("rope_theta") or settings.get("rope_theta") or 10000.0)
-    if _rope_type(settings) != "llama3":
-        return theta, None
-    return theta, Llama3Rope(
-        factor=float(rope["factor"]),
-        low_freq_factor=float(rope["low_freq_factor"]),
-        high_freq_factor=float(rope["high_freq_factor"]),
-        original_max_positions=int(rope["original_max_position_embeddings"]),
-    )
+    try:
+        rope = _rope_settings(settings)
+        theta = float(rope.get("rope_theta") or settings.get("rope_theta") or 10000.0)
+        if _rope_type(settings) != "llama3":
+            return theta, None
+        return theta, Llama3Rope(
+            factor=float(rope["factor"]),
+            low_freq_factor=float(rope["low_freq_factor"]),
+            high_freq_factor=float(rope["high_freq_factor"]),
+            original_max_positions=int(rope["original_max_position_embeddings"]),
+        )
+    except KeyError as error:
+        raise ValueError(
+            f"{found}: config.json asks for rope_type=llama3 without {error}; copy the checkpoint again."
+        ) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{found}: the rope settings of config.json cannot be read ({error}); copy the checkpoint again."
+        ) from error
 
 
 def _rope_type(settings: Mapping[str, Any]) -> str:

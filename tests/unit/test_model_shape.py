@@ -63,3 +63,26 @@ def test_a_count_that_is_none_is_named(tmp_path: Path, value: object) -> None:
 def test_no_path_says_what_to_name() -> None:
     with pytest.raises(ValueError, match=r"model\.path=\(empty\) holds no config\.json; name the"):
         read_model_shape("")
+
+
+LLAMA3 = {"rope_type": "llama3", "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("rope", "sentence"),
+    [
+        (LLAMA3, r"asks for rope_type=llama3 without 'factor'; copy the checkpoint again"),
+        ("x", r"the rope settings of config.json cannot be read"),
+        ({**LLAMA3, "factor": "eight"}, r"cannot be read \(could not convert string to float"),
+    ],
+    ids=["a factor is missing", "no object", "no number"],
+)
+def test_rope_settings_that_cannot_be_read_are_a_sentence(tmp_path, rope, sentence) -> None:
+    folder = write_model_config(tmp_path, rope_scaling=rope)
+    with pytest.raises(ValueError, match=rf"model\.path=.*: .*{sentence}"):
+        read_model_shape(folder)
+
+
+def test_an_architecture_that_is_no_list_is_read_whole(tmp_path) -> None:
+    folder = write_model_config(tmp_path, architectures="Qwen3ForCausalLM")
+    assert read_model_shape(folder).architecture == "Qwen3ForCausalLM"

@@ -104,6 +104,15 @@ class Ranks:
         self.agree_on_error(error)
         return self.broadcast_in_replica(value)  # type: ignore[return-value]
 
+    def only_on_leader(self, make: Callable[[], Value]) -> Value | None:
+        """Collective over all ranks: what `make` makes stays with the leader that made it, such as a server's client or
+        an open file; None on every other rank. A failure of any leader raises on all, as in `run_on_leader`."""
+        return _made_by(make, self.run_on_leader)
+
+    def only_on_first(self, make: Callable[[], Value]) -> Value | None:
+        """As `only_on_leader`, of rank 0 alone."""
+        return _made_by(make, self.run_on_first)
+
     def offer(self, name: str, service: Callable[..., None]) -> None:
         """Every rank of a replica offers the same services before they are asked for."""
         self._services[name] = service
@@ -190,6 +199,18 @@ class Ranks:
 
     def barrier(self) -> None:
         self.gather(None)
+
+
+def _made_by(make: Callable[[], Value], run: Callable[[Callable[[], None]], None]) -> Value | None:
+    """What `make` returned where `run` ran it: only that it is done travels to the other ranks."""
+    made: Value | None = None
+
+    def task() -> None:
+        nonlocal made
+        made = make()
+
+    run(task)
+    return made
 
 
 def _all_gather(value: Value, group: Any) -> list[Value]:

@@ -16,11 +16,7 @@ from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
-from megatron_ar3po.wiring.sampling import (
-    EVALUATION_SEED_KEY,
-    build_controller,
-    evaluation_sampling,
-)
+from megatron_ar3po.wiring.sampling import build_rollout, evaluation_sampling
 from megatron_ar3po.wiring.servers import server_control, visible_gpus, wait_until_ready
 
 
@@ -45,18 +41,15 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     control.set_weight_version(0)
     # A lost server that starts again has loaded the right weights itself.
     ranks.offer("republish", lambda url: control.set_weight_version(0))
-    controller, ledger = build_controller(config, ranks, stack, inputs, servers, router=None)
-    assert controller is not None and ledger is not None, "a single rank leads"
+    rollout = build_rollout(config, ranks, stack, inputs, servers, router=None)
     prompts = inputs.training[: config.evaluation.max_prompts or None]
-    answers = controller.sample(
+    answers = rollout.sample_for_evaluation(
         prompts,
-        num_samples=config.evaluation.samples_per_prompt,
-        sampling=evaluation_sampling(config, inputs),
-        seed_key=EVALUATION_SEED_KEY,
+        config.evaluation.samples_per_prompt,
+        evaluation_sampling(config, inputs),
         policy_version=0,
     )
-    ledger.record_evaluation(answers, policy_version=0)
-    ledger.reconcile(step=0)
+    rollout.ledger.reconcile(step=0)
     return Sampled(prompts=prompts, answers=answers, decode=inputs.decode)
 
 

@@ -34,14 +34,14 @@ def load_prompts_and_verifier(config: Config, ranks: Ranks, stack: ExitStack) ->
     tokenizer = load_tokenizer(config.model.path)
     vocab_size = read_model_shape(config.model.path).vocab_size
 
-    def start_verifier() -> None:
-        nonlocal verifier
+    def start_verifier() -> Verifier:
         verifier = make_verifier(
             config.rewards,
             cast("Any", tokenizer),
             max_response_tokens=config.rollout.max_response_tokens,
         )
         stack.callback(verifier.close)
+        return verifier
 
     def read_prompts(path: str) -> list[Prompt]:
         return load_prompts(
@@ -55,9 +55,7 @@ def load_prompts_and_verifier(config: Config, ranks: Ranks, stack: ExitStack) ->
             ),
         )
 
-    verifier: Verifier | None = None
-    ranks.run_on_leader(start_verifier)
-
+    verifier = ranks.only_on_leader(start_verifier)
     return PromptsAndVerifier(
         stop_token_ids=stop_token_ids(
             config.model.path, tokenizer, config.rollout.extra_stop_token_ids

@@ -13,39 +13,35 @@ from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.null_store import NullStore
 from megatron_ar3po.reuse.store import ReuseStore
-from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.server_scorer import ServerScorer
+from megatron_ar3po.wiring.sampling import LeaderRollout
 
 
 def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
-    """Leaders open their shard; the other ranks hold a store that nothing calls."""
+    """Collective. Leaders open their shard; the other ranks hold a store that nothing calls."""
+    if not config.reuse.enabled:
+        return NullStore()
 
-    def opened() -> None:
-        nonlocal store
-        layout = ranks.layout
+    def opened() -> ReuseStore:
         store = ReuseStore.open(
             config.run.path / "reuse",
-            dp_rank=layout.dp_rank,
-            dp_size=layout.data_parallel_size,
+            dp_rank=ranks.layout.dp_rank,
+            dp_size=ranks.layout.data_parallel_size,
             config=config.reuse,
             run_seed=config.run.seed,
             fingerprint=fingerprint_of(config),
             sampler={"temperature": config.rollout.temperature, "top_p": config.rollout.top_p},
         )
+        stack.callback(store.close)
+        return store
 
-    store: ReuseShard = NullStore()
-    if config.reuse.enabled:
-        ranks.run_on_leader(opened)
-    stack.callback(store.close)
-    return store
+    store = ranks.only_on_leader(opened)
+    return NullStore() if store is None else store  # an empty store is falsy
 
 
-def build_lender(
-    config: Config, store: ReuseShard, controller: RolloutController | None, ledger: Ledger | None
-) -> Lender:
+def build_lender(config: Config, store: ReuseShard, rollout: LeaderRollout | None) -> Lender:
     """On leaders the servers say how likely stored answers are; other ranks lend nothing."""
-    scorer = ServerScorer(controller, ledger) if controller and ledger else None
+    scorer = ServerScorer(rollout.controller, rollout.ledger) if rollout else None
     return Lender(store, scorer, run_seed=config.run.seed)
 
 

@@ -36,7 +36,7 @@ from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.reuse_store import build_lender, open_store
-from megatron_ar3po.wiring.sampling import build_controller, build_evaluator, build_sampler
+from megatron_ar3po.wiring.sampling import build_evaluator, build_rollout, build_sampler
 from megatron_ar3po.wiring.servers import (
     RunServer,
     check_routing,
@@ -125,7 +125,9 @@ def build_trainer(
     with ranks.watch.phase("wait for servers"):
         ranks.run_on_leader(lambda: wait_until_ready(servers))
     router = start_router(config, ranks, stack, servers)
-    controller, ledger = build_controller(config, ranks, stack, inputs, servers, router)
+    rollout = ranks.only_on_leader(
+        lambda: build_rollout(config, ranks, stack, inputs, servers, router)
+    )
     folder = config.run.path
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
     stack.callback(metrics.close)
@@ -133,14 +135,14 @@ def build_trainer(
         config=config,
         ranks=ranks,
         prompts=prompts,
-        sampler=build_sampler(config, ranks, prompts, controller, ledger),
+        sampler=build_sampler(config, ranks, prompts, rollout),
         store=store,
-        lender=build_lender(config, store, controller, ledger),
+        lender=build_lender(config, store, rollout),
         policy_update=PolicyUpdate(actor, ranks, config, span=metrics.span),
         actor=actor,
         weight_publisher=publisher,
         colocation=build_colocation(config, ranks, actor, publisher, servers),
-        evaluator=build_evaluator(config, ranks, inputs, controller, ledger),
+        evaluator=build_evaluator(config, ranks, inputs, rollout),
         metrics=metrics,
         recorder=RolloutRecorder(
             folder / "rollouts.jsonl",

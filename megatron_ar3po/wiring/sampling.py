@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
@@ -21,7 +22,13 @@ from megatron_ar3po.servers.counters import server_books
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.servers.router_control import RouterControl
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
+from megatron_ar3po.types import (
+    CollectedStep,
+    Prompt,
+    ResponseGroup,
+    SamplingParams,
+    ScoredResponse,
+)
 from megatron_ar3po.usage import Process, ServerUsage
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier
 from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_before, revive
@@ -29,17 +36,52 @@ from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_befo
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
 
 
-def build_controller(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LeaderRollout:
+    """What samples for a replica, and the ledger of what that costs. Ranks that lead none have no servers to talk to
+    and no costs to write down."""
+
+    controller: RolloutController
+    ledger: Ledger
+
+    def sample_for_evaluation(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        sampling: SamplingParams,
+        policy_version: int,
+    ) -> list[list[ScoredResponse]]:
+        """`num_samples` responses of each prompt, written down as cost of an evaluation."""
+        responses = self.controller.sample(
+            prompts,
+            num_samples=num_samples,
+            sampling=sampling,
+            seed_key=EVALUATION_SEED_KEY,
+            policy_version=policy_version,
+        )
+        self.ledger.record_evaluation(responses, policy_version=policy_version)
+        return responses
+
+
+class NoSampler:
+    """A `StepSampler` of a rank that is no leader: nothing calls it."""
+
+    def collect(self, *, step: int, policy_version: int) -> CollectedStep:
+        raise AssertionError("only leaders sample")
+
+    def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
+        raise AssertionError("only leaders sample")
+
+
+def build_rollout(
     config: Config,
     ranks: Ranks,
     stack: ExitStack,
     inputs: PromptsAndVerifier,
     servers: Sequence[RunServer],
     router: RouterAccess | None,
-) -> tuple[RolloutController | None, Ledger | None]:
-    """On leaders; the other ranks have no servers to talk to and no costs to write down."""
-    if not ranks.is_leader:
-        return None, None
+) -> LeaderRollout:
+    """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
     engine = build_engine(config, ranks, inputs, servers, router)
     shape = read_model_shape(config.model.path)
@@ -62,13 +104,14 @@ def build_controller(
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
     before = counters_before(servers)
     if config.servers.routing == "local":
-        return controller, Ledger(path, lambda: server_books(engine, before=before))
+        ledger = Ledger(path, lambda: server_books(engine, before=before))
+        return LeaderRollout(controller=controller, ledger=ledger)
     ledger = Ledger(
         path,
         lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
         seen=lambda: sum(engine.usage.values(), ServerUsage()),
     )
-    return controller, ledger
+    return LeaderRollout(controller=controller, ledger=ledger)
 
 
 def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, ServerUsage]]:
@@ -111,26 +154,23 @@ def build_engine(
 
 
 def build_sampler(
-    config: Config,
-    ranks: Ranks,
-    prompts: PromptSource,
-    controller: RolloutController | None,
-    ledger: Ledger | None,
+    config: Config, ranks: Ranks, prompts: PromptSource, rollout: LeaderRollout | None
 ) -> StepSampler:
-    collector = cast("RolloutController", controller)  # only leaders call a sampler
+    if rollout is None:
+        return NoSampler()
     if not config.algorithm.dynamic_sampling:
         return FixedSampler(
-            collector,
+            rollout.controller,
             prompts.next_batch,
             layout=ranks.layout,
             prompts_per_step=config.rollout.prompts_per_step,
-            ledger=ledger,
+            ledger=rollout.ledger,
             tell_failure=ranks.gather_over_replicas
             if config.servers.routing == "global"
             else lambda text: None,
         )
     return DynamicSampler(
-        collector,
+        rollout.controller,
         prompts.next_batch,
         layout=ranks.layout,
         prompts_per_step=config.rollout.prompts_per_step,
@@ -138,30 +178,18 @@ def build_sampler(
         prompts_per_round=config.algorithm.prompts_per_round,
         keep_by=config.algorithm.dynamic_sampling_by,
         gather_over_replicas=ranks.gather_over_replicas,
-        ledger=ledger,
+        ledger=rollout.ledger,
     )
 
 
 def build_evaluator(
-    config: Config,
-    ranks: Ranks,
-    inputs: PromptsAndVerifier,
-    controller: RolloutController | None,
-    ledger: Ledger | None,
+    config: Config, ranks: Ranks, inputs: PromptsAndVerifier, rollout: LeaderRollout | None
 ) -> Evaluator:
     def sample(
         prompts: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
     ) -> list[list[ScoredResponse]]:
-        assert controller is not None and ledger is not None, "only leaders evaluate"
-        answers = controller.sample(
-            prompts,
-            num_samples=num_samples,
-            sampling=sampling,
-            seed_key=EVALUATION_SEED_KEY,
-            policy_version=policy_version,
-        )
-        ledger.record_evaluation(answers, policy_version=policy_version)
-        return answers
+        assert rollout is not None, "only leaders sample"
+        return rollout.sample_for_evaluation(prompts, num_samples, sampling, policy_version)
 
     sampling = evaluation_sampling(config, inputs)
     return Evaluator(inputs.held_out, sample, ranks, config.evaluation, sampling)

@@ -209,11 +209,9 @@ def start_router(
     """Collective; None with `servers.routing=local`. The servers are ready."""
     if config.servers.routing == "local":
         return None
-    restart: Callable[[], None] | None = None
     per_replica = ranks.gather([server.url for server in servers])
 
-    def started() -> str:
-        nonlocal restart
+    def started() -> GlobalRouter:
         router = GlobalRouter(
             [url for urls in per_replica for url in urls],
             log_path=config.run.path / "logs" / "router.log",
@@ -223,10 +221,11 @@ def start_router(
         )
         stack.callback(router.stop)
         router.start()
-        restart = router.restart
-        return router.url
+        return router
 
-    return RouterAccess(url=ranks.run_on_first(started), restart=restart)
+    router = ranks.only_on_first(started)
+    url = ranks.broadcast("" if router is None else router.url)
+    return RouterAccess(url=url, restart=None if router is None else router.restart)
 
 
 def revive(server: RunServer, ranks: Ranks, router: RouterControl | None = None) -> None:

@@ -2,6 +2,7 @@
 failure."""
 
 import multiprocessing
+import threading
 
 import pytest
 import torch.distributed as dist
@@ -36,7 +37,28 @@ def _outcome(rank: int, tp: int) -> tuple:
         ranks.run_on_first(fail)
     except (ValueError, PeerError) as raised:
         error = f"{type(raised).__name__}: {raised}"
-    return said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank)
+    return said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank), _kept(ranks)
+
+
+def _kept(ranks: Ranks) -> tuple:
+    """A lock cannot be pickled: what is kept must not travel."""
+
+    def make() -> "threading.Lock":
+        ranks.call_in_replica("note", 8)
+        return threading.Lock()
+
+    def fail_on_1() -> str:
+        if ranks.layout.rank == 1:
+            raise ValueError("no room")
+        return "made"
+
+    lock = ranks.only_on_leader(make)
+    name = ranks.only_on_first(lambda: f"rank {ranks.layout.rank}")
+    try:
+        made = str(ranks.only_on_leader(fail_on_1))
+    except (ValueError, PeerError) as raised:
+        made = f"{type(raised).__name__}: {raised}"
+    return lock is not None, name, made
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +78,24 @@ def outcomes(tmp_path_factory) -> dict[int, dict[int, tuple]]:
 
 @pytest.mark.parametrize("tp", [2, 1], ids=["one replica", "two replicas"])
 def test_leaders_speak_for_their_replica_and_a_failure_reaches_everyone(outcomes, tp):
-    said_0, served_0, error_0, any_0, peers_0 = outcomes[0][tp]
-    said_1, served_1, error_1, any_1, _ = outcomes[1][tp]
+    said_0, served_0, error_0, any_0, peers_0, _ = outcomes[0][tp]
+    said_1, served_1, error_1, any_1, _, _ = outcomes[1][tp]
     assert said_0 == "from 0"
     assert said_1 == ("from 0" if tp == 2 else "from 1")
-    assert served_0 == served_1 == [7]
+    assert served_0 == served_1 == [7, 8]
     assert error_0 == "ValueError: no disk"
     assert error_1.startswith("PeerError: rank 0 failed") and "no disk" in error_1
     assert any_0 and any_1
     assert peers_0 == ([0] if tp == 2 else [0, 1])
+
+
+def test_what_only_a_leader_makes_stays_with_it(outcomes):
+    """As one replica rank 0 leads alone; as two each rank leads its own, and the failure of one raises on both."""
+    assert outcomes[0][2][-1] == (True, "rank 0", "made")
+    assert outcomes[1][2][-1] == (False, None, "None")
+    holds_0, name_0, made_0 = outcomes[0][1][-1]
+    holds_1, name_1, made_1 = outcomes[1][1][-1]
+    assert (holds_0, holds_1) == (True, True)
+    assert (name_0, name_1) == ("rank 0", None)
+    assert made_0.startswith("PeerError: rank 1 failed") and "no room" in made_0
+    assert made_1 == "ValueError: no room"

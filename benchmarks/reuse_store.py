@@ -210,7 +210,7 @@ def arrays_of(count: int, num_tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @cache
-def shuffled(num_prompts: int, number: int) -> list[int]:
+def shuffle(num_prompts: int, number: int) -> list[int]:
     """The order of the prompts in one pass over them."""
     return np.random.default_rng(number).permutation(num_prompts).tolist()
 
@@ -223,7 +223,7 @@ def make_step(sizes: Sizes, step: int) -> Step:
 
     def prompt_at(place: int) -> str:
         number, place = divmod(place, sizes.num_prompts)
-        return prompt_id_of(shuffled(sizes.num_prompts, number)[place])
+        return prompt_id_of(shuffle(sizes.num_prompts, number)[place])
 
     responses = [
         ScoredResponse(

@@ -255,7 +255,7 @@ class Step:
         return 1 - self.last_start / self.seconds
 
 
-def simulated(
+def simulate(
     source: Prompts,
     scheduling: Any,
     slots: int,
@@ -346,10 +346,10 @@ def stage_table(name: str, source: Prompts, slot_numbers: tuple[int, ...], caps:
     for slots in slot_numbers:
         for stages in (2, 3, 4):
             for cap in caps:
-                barrier = simulated(source, "barrier", slots, stages, cap)
-                free = simulated(source, "continuous", slots, stages, cap)
+                barrier = simulate(source, "barrier", slots, stages, cap)
+                free = simulate(source, "continuous", slots, stages, cap)
                 history = earlier_steps(source, cap)
-                known = simulated(source, "continuous", slots, stages, cap, history=history)
+                known = simulate(source, "continuous", slots, stages, cap, history=history)
                 assert free.seconds <= barrier.seconds, (
                     "continuous stages were slower than a barrier"
                 )
@@ -378,7 +378,7 @@ def floor_table(num_draws: int) -> None:
         for cap in CAPS:
             ratios = []
             for seed in range(num_draws):
-                step = simulated(source, "continuous", slots, 1, cap, run_seed=seed)
+                step = simulate(source, "continuous", slots, 1, cap, run_seed=seed)
                 ratios.append(step.seconds / lower_bound(step.groups, slots))
             mean = sum(ratios) / num_draws
             print(
@@ -393,7 +393,7 @@ def server_table(slot_numbers: tuple[int, ...]) -> None:
     for slots in slot_numbers:
         for servers in (1, 8, 64):
             local, routed = (
-                simulated(
+                simulate(
                     source, "continuous", slots, 2, 1024, num_servers=servers, routing=routing
                 ).seconds
                 for routing in ("local", "global")

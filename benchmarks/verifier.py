@@ -58,12 +58,12 @@ def math_verify() -> Judge:
 
     config = [LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()]
 
-    def boxed(text: str) -> str:
+    def box(text: str) -> str:
         return text if re.search(r"\$|\\boxed|\\\(|\\\[", text) else rf"\boxed{{{text}}}"
 
     def judge(text: str, gold: str, whole: bool) -> bool:
-        answer = parse(text if whole else boxed(text), extraction_config=config)
-        return bool(verify(parse(boxed(gold), extraction_config=config), answer))
+        answer = parse(text if whole else box(text), extraction_config=config)
+        return bool(verify(parse(box(gold), extraction_config=config), answer))
 
     return judge
 

@@ -120,11 +120,11 @@ def read_model_shape(path: str | Path) -> ModelShape:
     """`path`: a Hugging Face folder (`model.path`), or a `config.json` by itself. ValueError for a file that is
     missing, does not parse or lacks a count."""
     settings = _read_settings(path)
-    count = _Counts(_named(path), settings)
+    count = _Counts(_describe(path), settings)
     stated = settings.get("architectures") or ["none"]
     architecture = stated if isinstance(stated, str) else str(stated[0])
     heads, hidden_size = count("num_attention_heads"), count("hidden_size")
-    theta, llama3 = _read_rope(_named(path), settings)
+    theta, llama3 = _read_rope(_describe(path), settings)
     is_qwen3 = architecture.startswith("Qwen3")
     return ModelShape(
         path=str(path),
@@ -150,7 +150,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
 def read_policy_shape(path: str | Path) -> ModelShape:
     """The same for a model that the actor can build; ValueError for any other."""
     shape = read_model_shape(path)
-    found, settings = _named(path), shape.settings
+    found, settings = _describe(path), shape.settings
     if shape.architecture not in SUPPORTED:
         raise ValueError(
             f"{found} is a {shape.architecture} checkpoint, which the actor cannot build; use one of "
@@ -177,7 +177,7 @@ def read_policy_shape(path: str | Path) -> ModelShape:
     return shape
 
 
-def _named(path: str | Path) -> str:
+def _describe(path: str | Path) -> str:
     """How a message calls it."""
     return str(path) if Path(path).is_file() else f"model.path={path or '(empty)'}"
 
@@ -186,7 +186,7 @@ def _read_settings(path: str | Path) -> dict[str, Any]:
     file = Path(path) if Path(path).is_file() else Path(path) / "config.json"
     if not path or not file.is_file():  # an empty path is not the folder we are in
         raise ValueError(
-            f"{_named(path)} holds no config.json; name the folder of a Hugging Face checkpoint (config.json, "
+            f"{_describe(path)} holds no config.json; name the folder of a Hugging Face checkpoint (config.json, "
             "*.safetensors, tokenizer), or make the example's model with: python tools/make_tiny_model.py"
         )
     try:

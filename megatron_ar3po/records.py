@@ -19,7 +19,7 @@ class Mean:
     value: float
     weight: float = 1.0
 
-    def merged(self, other: Mean) -> Mean:
+    def merge(self, other: Mean) -> Mean:
         weight = self.weight + other.weight
         if weight == 0:
             return self
@@ -30,7 +30,7 @@ class Mean:
 class Sum:
     value: float
 
-    def merged(self, other: Sum) -> Sum:
+    def merge(self, other: Sum) -> Sum:
         return Sum(self.value + other.value)
 
 
@@ -38,7 +38,7 @@ class Sum:
 class Max:
     value: float
 
-    def merged(self, other: Max) -> Max:
+    def merge(self, other: Max) -> Max:
         return Max(max(self.value, other.value))
 
 
@@ -60,7 +60,7 @@ class Records(dict[str, Record]):
         if there is None:
             self[name] = record
         elif type(there) is type(record):
-            self[name] = there.merged(record)  # type: ignore[arg-type]
+            self[name] = there.merge(record)  # type: ignore[arg-type]
         else:
             raise TypeError(
                 f"metric {name} was recorded as {type(there).__name__} and as {type(record).__name__}."

@@ -65,7 +65,7 @@ class Ar3poTrainer:
         while not self.is_last_step and not self.ranks.any(self.stop.is_requested):
             with self.metrics.span("step"):
                 policy_version = self.train_step(self.state.step + 1)
-            self.state = self.state.advanced(policy_version=policy_version)
+            self.state = self.state.advance(policy_version=policy_version)
             if self.is_due(self.config.algorithm.reference_refresh_steps):
                 self.actor.refresh_reference()
             if self.is_due(self.config.evaluation.every_steps) or self.is_last_step:

@@ -114,12 +114,12 @@ def _import_module(found: str, module_name: str) -> ModuleType:
                 f"{found}: there is no module {error.name!r}; write 'package.module:function' and put the package on "
                 "PYTHONPATH."
             ) from error
-        raise _failed_import(found, module_name, error) from error
+        raise _import_error(found, module_name, error) from error
     except Exception as error:  # a user's module may raise anything; it is named, not swallowed
-        raise _failed_import(found, module_name, error) from error
+        raise _import_error(found, module_name, error) from error
 
 
-def _failed_import(found: str, module_name: str, error: Exception) -> UserFunctionError:
+def _import_error(found: str, module_name: str, error: Exception) -> UserFunctionError:
     return UserFunctionError(
         f"{found}: importing module {module_name!r} raised {explain_user_error(error)}"
     )

@@ -17,7 +17,7 @@ def is_made(folder: Path, recipe: Mapping[str, object]) -> bool:
 
 
 @contextmanager
-def made_whole(folder: Path) -> Iterator[Path]:
+def make_whole(folder: Path) -> Iterator[Path]:
     """An empty folder to fill; it takes the place of `folder` when the block ends without an
     error."""
     folder.parent.mkdir(parents=True, exist_ok=True)

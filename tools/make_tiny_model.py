@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from made_once import is_made, made_whole
+from made_once import is_made, make_whole
 from task_progress import task_progress
 from tiny_sum_task import (
     CHARACTERS,
@@ -106,7 +106,7 @@ def main() -> None:
         (out / "task.json").touch()  # newer than this program: make has nothing to do
         return
     started = time.monotonic()
-    with made_whole(out) as folder:
+    with make_whole(out) as folder:
         facts = write_task(folder, recipe)
         (folder / "task.json").write_text(json.dumps(facts, indent=2) + "\n")
     print(f"{out}: made in {time.monotonic() - started:.0f} s; start: {facts['heldout']}")

@@ -74,7 +74,7 @@ class MegatronActor:
                 load_hf_weights(policy, Path(self.config.model.path))
         except ValueError as error:
             problem = str(error)
-        if found := [text for text in self._everyones(problem) if text is not None]:
+        if found := [text for text in self._gather_from_all_ranks(problem) if text is not None]:
             raise ValueError(found[0])
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
@@ -92,7 +92,7 @@ class MegatronActor:
                 mine |= dict(
                     zip(micro_batch.row_keys, sums, strict=False)
                 )  # a dummy row has no key
-        return {key: kl for part in self._everyones(mine) for key, kl in part.items()}
+        return {key: kl for part in self._gather_from_all_ranks(mine) for key, kl in part.items()}
 
     def refresh_reference(self) -> None:
         if self.reference is not None:
@@ -238,7 +238,7 @@ class MegatronActor:
         mine = None
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             mine = _Totals.over_micro_batches(losses)
-        return _Totals.merged([t for t in self._everyones(mine) if t is not None])
+        return _Totals.merge([t for t in self._gather_from_all_ranks(mine) if t is not None])
 
     def _loans(
         self, losses: Sequence[PolicyLoss], mini_batch: MiniBatch
@@ -261,9 +261,9 @@ class MegatronActor:
                                 clip_frac=num_clipped / num_tokens,
                             )
                         )
-        return tuple(loan for part in self._everyones(mine) for loan in part)
+        return tuple(loan for part in self._gather_from_all_ranks(mine) for loan in part)
 
-    def _everyones(self, mine: T) -> list[T]:
+    def _gather_from_all_ranks(self, mine: T) -> list[T]:
         everyone = [mine]
         if self.layout.world_size > 1:
             everyone = [mine] * self.layout.world_size
@@ -301,5 +301,5 @@ class _Totals:
         return cls(totals[0], records)
 
     @classmethod
-    def merged(cls, parts: Sequence[_Totals]) -> _Totals:
+    def merge(cls, parts: Sequence[_Totals]) -> _Totals:
         return cls(sum(p.loss for p in parts), merge_records(*(p.records for p in parts)))

@@ -48,7 +48,7 @@ def load_prompts(
     reader = _Reader(tokenizer, config, verifier_version, vocab_size)
     prompts: dict[tuple[int, ...], tuple[Prompt, str]] = {}
     num_repeated = 0
-    for where, record in _records(Path(path)):
+    for where, record in _read_records(Path(path)):
         prompt = reader.prompt(record, where)
         first, first_where = prompts.setdefault(prompt.token_ids, (prompt, where))
         if first.ground_truth != prompt.ground_truth:
@@ -108,10 +108,13 @@ class _Reader:
     vocab_size: int | None
 
     def prompt(self, record: Mapping[str, Any], where: str) -> Prompt:
-        asked, ground_truth = self._question(record, where), self._answer(record, where)
+        asked, ground_truth = (
+            self._read_prompt_field(record, where),
+            self._read_answer(record, where),
+        )
         uses_template = not isinstance(asked, str)
-        text = self._rendered(asked, where) if uses_template else asked
-        token_ids = self._tokens(text, uses_template, where)
+        text = self._render(asked, where) if uses_template else asked
+        token_ids = self._tokenize(text, uses_template, where)
         template = str(self.tokenizer.chat_template) if uses_template else ""
         fields = {self.config.prompt_field, self.config.answer_field, "source"}
         return Prompt(
@@ -123,7 +126,9 @@ class _Reader:
             metadata={name: value for name, value in record.items() if name not in fields},
         )
 
-    def _question(self, record: Mapping[str, Any], where: str) -> str | list[dict[str, Any]]:
+    def _read_prompt_field(
+        self, record: Mapping[str, Any], where: str
+    ) -> str | list[dict[str, Any]]:
         name = self.config.prompt_field
         if name not in record:
             raise ValueError(
@@ -138,12 +143,12 @@ class _Reader:
         if isinstance(asked, list) and asked and all(_is_message(message) for message in asked):
             return asked
         raise ValueError(
-            f"{where}: {name!r} is {_shown(asked)}; it must be a non-empty string, or a list of "
+            f"{where}: {name!r} is {_show(asked)}; it must be a non-empty string, or a list of "
             "chat messages like "
             '{"role": "user", "content": "..."}.'
         )
 
-    def _answer(self, record: Mapping[str, Any], where: str) -> str:
+    def _read_answer(self, record: Mapping[str, Any], where: str) -> str:
         name = self.config.answer_field
         if name not in record:
             raise ValueError(
@@ -153,12 +158,12 @@ class _Reader:
         answer = record[name]
         if not isinstance(answer, str) or not answer.strip():
             raise ValueError(
-                f"{where}: the answer {name!r} is {_shown(answer)}; it must be a non-empty string, "
+                f"{where}: the answer {name!r} is {_show(answer)}; it must be a non-empty string, "
                 'such as "42".'
             )
         return answer
 
-    def _rendered(self, messages: list[dict[str, Any]], where: str) -> str:
+    def _render(self, messages: list[dict[str, Any]], where: str) -> str:
         if self.tokenizer.chat_template is None:
             raise ValueError(
                 f"{where}: the prompt is a chat, but the tokenizer of model.path has no chat "
@@ -175,7 +180,7 @@ class _Reader:
             ) from error
         return str(text)
 
-    def _tokens(self, text: str, is_rendered: bool, where: str) -> tuple[int, ...]:
+    def _tokenize(self, text: str, is_rendered: bool, where: str) -> tuple[int, ...]:
         try:
             text.encode("utf-8")
         except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
@@ -185,7 +190,7 @@ class _Reader:
         # A rendered template already holds its special tokens.
         token_ids = tuple(self.tokenizer.encode(text, add_special_tokens=not is_rendered))
         if not token_ids:
-            raise ValueError(f"{where}: the prompt {_shown(text)} has no token; give it some text.")
+            raise ValueError(f"{where}: the prompt {_show(text)} has no token; give it some text.")
         if len(token_ids) > self.config.max_prompt_tokens:
             raise ValueError(
                 f"{where}: the prompt has {len(token_ids)} tokens, more than "
@@ -201,7 +206,7 @@ class _Reader:
         return token_ids
 
 
-def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, object), blank lines left out."""
     try:
         lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -217,12 +222,12 @@ def _records(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             record = json.loads(line.decode("utf-8"))
         except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
             raise ValueError(
-                f"{where}: not JSON ({error}): {_shown(line.decode('utf-8', 'replace'))}; write "
+                f"{where}: not JSON ({error}): {_show(line.decode('utf-8', 'replace'))}; write "
                 "one object a line."
             ) from error
         if not isinstance(record, dict):
             raise ValueError(
-                f"{where}: {_shown(record)} is no JSON object; write one object a line."
+                f"{where}: {_show(record)} is no JSON object; write one object a line."
             )
         yield where, record
 
@@ -233,6 +238,6 @@ def _is_message(value: object) -> bool:
     )
 
 
-def _shown(value: object, limit: int = 60) -> str:
+def _show(value: object, limit: int = 60) -> str:
     text = repr(value)
     return text if len(text) <= limit else text[:limit] + "..."

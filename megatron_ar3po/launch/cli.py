@@ -96,7 +96,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
             return 0
         experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
     # Leaving the experiment is what waits for its jobs.
-    return 0 if not follow or _all_succeeded(experiment) else 1
+    return 0 if not follow or _have_all_succeeded(experiment) else 1
 
 
 def _executor(arguments: argparse.Namespace) -> Any:
@@ -131,5 +131,5 @@ def _python(arguments: argparse.Namespace) -> str:
     return arguments.python or ("python3" if arguments.container_image else sys.executable)
 
 
-def _all_succeeded(experiment: Any) -> bool:
+def _have_all_succeeded(experiment: Any) -> bool:
     return all(job.state.name == "SUCCEEDED" for job in experiment.jobs)

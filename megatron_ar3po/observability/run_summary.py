@@ -108,13 +108,13 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
 
 def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
     rows = [
-        ("pass@1 before training", _shown(s.pass_at_1_before, ".3f")),
-        ("pass@1 after training", _shown(s.pass_at_1_after, ".3f")),
+        ("pass@1 before training", _format(s.pass_at_1_before, ".3f")),
+        ("pass@1 after training", _format(s.pass_at_1_after, ".3f")),
         ("held-out prompts", str(s.evaluation_prompts)),
         ("responses generated", f"{s.responses_total:,}"),
         ("tokens generated", f"{s.tokens_total:,}"),
-        ("responses per prompt", _shown(s.responses_per_prompt, ".2f")),
-        ("responses per group with signal", _shown(s.responses_per_signal_group, ".2f")),
+        ("responses per prompt", _format(s.responses_per_prompt, ".2f")),
+        ("responses per group with signal", _format(s.responses_per_signal_group, ".2f")),
     ]
     for stage, prompts in s.prompts_by_stage.items():
         responses = s.responses_by_stage.get(stage, 0)
@@ -125,10 +125,10 @@ def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
             ("unsolved groups with an answer in store", f"{s.unsolved_groups_with_a_loan_frac:.0%}")
         )
     rows += [(f"time in {phase}", f"{t:.1f} s") for phase, t in s.seconds_by_phase.items()]
-    rows.append(("time per step", f"{_shown(s.seconds_per_step, '.2f')} s"))
+    rows.append(("time per step", f"{_format(s.seconds_per_step, '.2f')} s"))
     rows.append(("files", s.folder))
     return rows
 
 
-def _shown(value: float | None, form: str) -> str:
+def _format(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)

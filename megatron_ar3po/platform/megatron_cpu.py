@@ -118,7 +118,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def _replace(owner: Any, name: str, value: Any) -> Iterator[None]:
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:
@@ -131,15 +131,15 @@ def _cuda_type_names() -> contextlib.AbstractContextManager[None]:
     """Within it, `Tensor.type()` answers 'torch.cuda.FloatTensor' for a CPU tensor."""
     original = torch.Tensor.type
 
-    def named(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def name_cuda_type(self: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         answer = original(self, *args, **kwargs)
         return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
 
-    return _replaced(torch.Tensor, "type", named)
+    return _replace(torch.Tensor, "type", name_cuda_type)
 
 
 def _tensor_cuda_stays() -> contextlib.AbstractContextManager[None]:
-    return _replaced(torch.Tensor, "cuda", lambda self, *_, **__: self)
+    return _replace(torch.Tensor, "cuda", lambda self, *_, **__: self)
 
 
 def _run_within(
@@ -151,11 +151,11 @@ def _run_within(
     function: Any = declared.__func__ if kind else declared
 
     @functools.wraps(function)
-    def scoped(*args: Any, **kwargs: Any) -> Any:
+    def run_in_scope(*args: Any, **kwargs: Any) -> Any:
         with scope():
             return function(*args, **kwargs)
 
-    setattr(owner, name, kind(scoped) if kind else scoped)
+    setattr(owner, name, kind(run_in_scope) if kind else run_in_scope)
 
 
 def _patch_type_comparisons() -> None:
@@ -203,7 +203,7 @@ def install() -> None:
     if torch.cuda.is_available():
         return
     # torch.compile as a decorator at import time would ask for a C++ compiler at the first call.
-    eager = _replaced(torch, "compile", lambda f=None, **_: f if f is not None else (lambda g: g))
+    eager = _replace(torch, "compile", lambda f=None, **_: f if f is not None else (lambda g: g))
     with eager, warnings.catch_warnings():
         warnings.simplefilter(
             "ignore"

@@ -20,7 +20,7 @@ class RunState:
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
     store_cursor: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
-    def advanced(self, *, policy_version: int) -> RunState:
+    def advance(self, *, policy_version: int) -> RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)
 
 

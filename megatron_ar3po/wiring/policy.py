@@ -21,9 +21,9 @@ def build_policy(
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
     if config.debug.mode == "rollout_only":
-        frozen = NoOpPublisher(ranks, server_control(config, servers).set_weight_version)
-        ranks.offer("republish", frozen.republish)
-        return NoOpActor(), frozen
+        no_op = NoOpPublisher(ranks, server_control(config, servers).set_weight_version)
+        ranks.offer("republish", no_op.republish)
+        return NoOpActor(), no_op
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
     from megatron_ar3po.weight_sync.publisher import ServerPublisher
     from megatron_ar3po.weight_sync.transport import make_transport

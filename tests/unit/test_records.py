@@ -10,15 +10,15 @@ from megatron_ar3po.records import Max, Mean, Records, Sum, merge_records
 
 def test_means_carry_their_weight():
     """Two of 3 and one of 6: (2*3 + 6) / 3 = 4."""
-    assert Mean(3, 2).merged(Mean(6, 1)) == Mean(4, 3)
+    assert Mean(3, 2).merge(Mean(6, 1)) == Mean(4, 3)
 
 
 def test_a_mean_without_weight_changes_nothing():
-    assert Mean(3, 2).merged(Mean(9, 0)) == Mean(3, 2)
+    assert Mean(3, 2).merge(Mean(9, 0)) == Mean(3, 2)
 
 
 def test_two_means_without_weight_stay_without():
-    assert Mean(3, 0).merged(Mean(9, 0)) == Mean(3, 0)
+    assert Mean(3, 0).merge(Mean(9, 0)) == Mean(3, 0)
 
 
 def test_records_of_several_parts_are_merged_by_name():

@@ -8,7 +8,7 @@ import random
 
 import pytest
 import torch
-from made_once import is_made, made_whole
+from made_once import is_made, make_whole
 from make_tiny_model import (
     NOT_LEARNT,
     PAD_ID,
@@ -87,13 +87,13 @@ def test_the_learning_rate_rises_over_a_tenth_and_falls_to_a_tenth():
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     target = tmp_path / "made"
-    with pytest.raises(RuntimeError, match="half way"), made_whole(target) as folder:
+    with pytest.raises(RuntimeError, match="half way"), make_whole(target) as folder:
         (folder / "file").write_text("new")
         raise RuntimeError("half way")
     assert list(tmp_path.iterdir()) == []
 
     for content in ("first", "second"):
-        with made_whole(target) as folder:
+        with make_whole(target) as folder:
             (folder / "task.json").write_text(json.dumps({"recipe": {"content": content}}))
         assert is_made(target, {"content": content})
     assert not is_made(target, {"content": "first"})

@@ -13,8 +13,9 @@
     router.py            the router in front of all servers; router_process.py is the process
     child_process.py     what server and router have in common: a process that never outlives this one
 
-    sglang_engine.py     the client: `RolloutEngine` over the replica's own servers; finds and repairs lost ones
+    sglang_engine.py     the client: `RolloutEngine` over the replica's own servers
     routed_engine.py     the same through the router
+    server_repair.py     finds servers that died or hang, and has each revived once
     engine_requests.py   GenerationRequest, ScoringRequest -> what SGLang is sent
     engine_responses.py  what SGLang sent back -> Generation, Scoring, or an error
     usage.py             a response -> what it adds to the account of its process

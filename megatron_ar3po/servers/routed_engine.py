@@ -61,15 +61,15 @@ class RoutedEngine(SglangEngine):
         self._router_url = router_url
         self._id_prefix = f"{client}." if client else ""
         self._all_urls = tuple(all_urls)
-        self._repair: asyncio.Future[None] | None = None
+        self._own_repair: asyncio.Future[None] | None = None
         self._on_router_lost = on_router_lost
         self._router_timeout_s, self._router_back_s = router_timeout_s, router_back_s
         self._router_repair = asyncio.Lock()
 
     async def repair_all(self) -> None:
-        self._start_repair()
-        if self._repair is not None:
-            await self._repair
+        self._start_own_repair()
+        if self._own_repair is not None:
+            await self._own_repair
 
     async def num_in_flight_of_others(self) -> int | None:
         """As the router counts them; None while it does not answer."""
@@ -80,15 +80,15 @@ class RoutedEngine(SglangEngine):
         return max(0, sum(int(worker["load"]) for worker in workers) - len(self._in_flight))
 
     async def close(self) -> None:
-        if self._repair is not None and not self._repair.done():
-            self._repair.cancel()
+        if self._own_repair is not None and not self._own_repair.done():
+            self._own_repair.cancel()
         await super().close()
 
-    def _start_repair(self) -> None:
+    def _start_own_repair(self) -> None:
         """In the background: meanwhile the lost samples are drawn by other servers."""
-        is_running = self._repair is not None and not self._repair.done()
+        is_running = self._own_repair is not None and not self._own_repair.done()
         if not is_running:
-            self._repair = asyncio.ensure_future(super().repair_all())
+            self._own_repair = asyncio.ensure_future(super().repair_all())
 
     async def _request_until_usable(self, request: EngineRequest[Result]) -> Result:
         failure: Exception | None = None
@@ -108,7 +108,7 @@ class RoutedEngine(SglangEngine):
                 continue
             failed += 1
             await asyncio.sleep(_UNTIL_THE_ROUTER_KNOWS_S)
-            self._start_repair()
+            self._start_own_repair()
             if failed > 1:  # the others' servers did not answer either: wait for our own
                 await self.repair_all()
         raise RolloutEngineError(

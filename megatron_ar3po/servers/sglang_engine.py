@@ -19,12 +19,12 @@ import logging
 import time
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from megatron_ar3po.async_tasks import end, gather
+from megatron_ar3po.async_tasks import end
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpClient, HttpError, HttpTimeout
 from megatron_ar3po.interfaces import RolloutEngineError
@@ -35,27 +35,17 @@ from megatron_ar3po.servers.engine_requests import (
     encode_generation,
     encode_scoring,
 )
-from megatron_ar3po.servers.engine_responses import (
-    LostRequest,
-    decode_response,
-)
+from megatron_ar3po.servers.engine_responses import LostRequest, decode_response
 from megatron_ar3po.servers.server import Server, parse_process, process_of
+from megatron_ar3po.servers.server_repair import ServerRepair, WatchedServer
 from megatron_ar3po.servers.usage import mark_unused, usage_of
 from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
 from megatron_ar3po.usage import Process, ServerUsage
 
 logger = logging.getLogger(__name__)
 
-_HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
 _ABORT_TIMEOUT_S = 10.0
 _LOOKS_PER_HANG_TIMEOUT = 4  # how often a server is looked at within servers.hang_timeout_s
-
-
-@dataclass(slots=True)
-class _ServerState:
-    server: Server
-    repair: asyncio.Lock = field(default_factory=asyncio.Lock)
-    well_at: float = 0.0  # when it was last seen to generate, or idle
 
 
 class SglangEngine:
@@ -73,21 +63,25 @@ class SglangEngine:
         on_server_lost: Callable[[Any], None] | None = None,
     ) -> None:
         assert servers, "an engine needs at least one server"
-        self.on_server_lost = on_server_lost
         self.usage: dict[Process, ServerUsage] = {}
         self._id_prefix = ""
         self._in_flight: dict[str, tuple[Sequence[str], str]] = {}  # by request id: URLs, which try
-        self._servers = [_ServerState(server) for server in servers]
         self._config = config
         self._vocab_size = vocab_size
         self._is_deterministic = is_deterministic
         self._http = HttpClient(timeout_s=config.request_timeout_s)
-        self._revival = asyncio.Lock()  # one at a time: all ranks of the replica take part
+        self._repair = ServerRepair(
+            servers,
+            self._http,
+            hang_timeout_s=config.hang_timeout_s,
+            health_timeout_s=config.request_timeout_s,
+            on_server_lost=on_server_lost,
+        )
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def servers(self) -> list[Server]:
-        return [state.server for state in self._servers]
+        return [watched.server for watched in self._repair.servers]
 
     async def generate(self, request: GenerationRequest) -> Generation:
         encoded = encode_generation(
@@ -101,13 +95,13 @@ class SglangEngine:
         )
 
     async def _request_until_usable(self, request: EngineRequest[Result]) -> Result:
-        state = self._server_of(request.prompt_token_ids)
+        watched = self._server_of(request.prompt_token_ids)
+        server = watched.server
         failure: Exception | None = None
         for attempt in range(self._config.max_retries + 1):
-            await self._wait_for_repair(state)
-            process = state.server.num_restarts
+            await self._repair.wait_for_repair(watched)
+            num_restarts = server.num_restarts
             try:
-                server = state.server
                 return await self._attempt(server.url, request, attempt, process=process_of(server))
             except LostRequest as lost:
                 failure = lost
@@ -115,15 +109,15 @@ class SglangEngine:
                     "request %s, try %d on %s: %s",
                     request.request_id,
                     attempt + 1,
-                    state.server.name,
+                    server.name,
                     lost,
                 )
-            await self._repair_if_lost(state, process)
+            await self._repair.repair_if_lost(watched, num_restarts)
         raise RolloutEngineError(
-            f"request {request.request_id} brought no usable response from server {state.server.name} in "
+            f"request {request.request_id} brought no usable response from server {server.name} in "
             f"{self._config.max_retries + 1} tries (servers.max_retries={self._config.max_retries}); "
             f"the last: {failure}. "
-            f"{state.server.log_tail()}"
+            f"{server.log_tail()}"
         )
 
     async def abort(self, request_id: str) -> None:
@@ -136,10 +130,7 @@ class SglangEngine:
 
     async def repair_all(self) -> None:
         """Servers that are dead now serve again when this returns: before the next publish, after a rollout."""
-        for state in self._servers:
-            await self._wait_for_repair(state)  # one that is revived runs, but without weights
-            if not state.server.is_running():
-                await self._repair_if_lost(state, state.server.num_restarts)
+        await self._repair.repair_dead()
 
     async def close(self) -> None:
         if self._watch is not None:
@@ -148,11 +139,12 @@ class SglangEngine:
                 logger.warning("the watch over the servers had ended with: %s", error)
         await self._http.close()
 
-    def _server_of(self, prompt_token_ids: Sequence[int]) -> _ServerState:
-        if len(self._servers) == 1:
-            return self._servers[0]
+    def _server_of(self, prompt_token_ids: Sequence[int]) -> WatchedServer:
+        servers = self._repair.servers
+        if len(servers) == 1:
+            return servers[0]
         prefix = zlib.crc32(np.asarray(prompt_token_ids, dtype=np.int32).tobytes())
-        return self._servers[prefix % len(self._servers)]
+        return servers[prefix % len(servers)]
 
     async def _attempt(
         self,
@@ -206,18 +198,11 @@ class SglangEngine:
                 self._count(process, request.lost)
         return replace(result, server=process[0], elapsed_s=time.monotonic() - started)
 
-    async def _wait_for_repair(self, state: _ServerState) -> None:
-        if state.repair.locked():
-            async with state.repair:
-                pass
-
     def _start_watch(self) -> None:
         if self._watch is not None and self._watch.done():
             self._watch.result()  # what it could not mend ends the run
         if not self._in_flight:
-            # Nobody looked at them meanwhile, for a whole training phase perhaps.
-            for state in self._servers:
-                state.well_at = time.monotonic()
+            self._repair.set_all_well()
         if self._watch is None or self._watch.done():
             self._watch = asyncio.ensure_future(self._watch_servers())
 
@@ -230,52 +215,7 @@ class SglangEngine:
                 await self._look_at_servers()
 
     async def _look_at_servers(self) -> None:
-        await gather(self._look_at(state) for state in self._servers)
-
-    async def _look_at(self, state: _ServerState) -> None:
-        process = state.server.num_restarts
-        if state.repair.locked():
-            return
-        if not state.server.is_running():
-            await self._repair_if_lost(state, process)
-        elif await self._is_healthy(state.server):
-            state.well_at = time.monotonic()
-        elif time.monotonic() - state.well_at > self._config.hang_timeout_s:
-            logger.warning(
-                "server %s has generated nothing for servers.hang_timeout_s=%g",
-                state.server.name,
-                self._config.hang_timeout_s,
-            )
-            await self._repair_if_lost(state, process, is_hung=True)
-
-    async def _repair_if_lost(
-        self, state: _ServerState, process: int, *, is_hung: bool = False
-    ) -> None:
-        """Waits until the server of a lost request serves again. The first of its requests to come here restarts it,
-        the others find it done."""
-        async with state.repair:
-            server = state.server
-            if server.num_restarts != process:
-                return
-            if not is_hung and server.is_running() and await self._is_healthy(server):
-                return
-            if self.on_server_lost is None:
-                raise RolloutEngineError(f"server {server.name} was lost. {server.log_tail()}")
-            logger.warning("server %s was lost: restarting it", server.name)
-            async with self._revival:
-                await asyncio.to_thread(self.on_server_lost, server)
-            state.well_at = time.monotonic()
-
-    async def _is_healthy(self, server: Server) -> bool:
-        try:
-            response = await self._http.request(
-                "GET",
-                f"{server.url}/health_generate",
-                timeout_s=self._limit_s(self._health_limit_s),
-            )
-            return response.status == 200
-        except HttpError:  # dead or hung: both are lost
-            return False
+        await self._repair.look_at_all()
 
     async def _abort_try(self, urls: Sequence[str], rid: str) -> None:
         for url in urls:
@@ -292,10 +232,6 @@ class SglangEngine:
 
     def _count(self, process: Process, usage: ServerUsage) -> None:
         self.usage[process] = self.usage.get(process, ServerUsage()) + usage
-
-    @property
-    def _health_limit_s(self) -> float:
-        return min(_HEALTH_TIMEOUT_S, self._config.hang_timeout_s)
 
     def _limit_s(self, seconds: float) -> float:
         """No other call may take longer than a request itself."""

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,14 +48,18 @@ def write_child(tmp_path: Path, monkeypatch) -> Callable[[str], None]:
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    return lambda text: (folder / "stand_in.py").write_text(textwrap.dedent(text)) and None
+
+    def write(text: str) -> None:
+        (folder / "stand_in.py").write_text(textwrap.dedent(text))
+
+    return write
 
 
 @pytest.fixture
 def make_child(tmp_path: Path) -> Iterator[Callable[..., ChildProcess]]:
     made: list[ChildProcess] = []
 
-    def make(**options: float) -> ChildProcess:
+    def make(**options: Any) -> ChildProcess:
         child = ChildProcess("child", "stand_in", log_path=tmp_path / "logs/child.log", **options)
         made.append(child)
         return child

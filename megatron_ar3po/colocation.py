@@ -18,31 +18,13 @@ gives it its weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from megatron_ar3po.interfaces import Actor
+from megatron_ar3po.interfaces import Actor, SleepingServers
 
-
-class SleepingServers(Protocol):
-    """The replica's servers, on its leader. Tags are SGLang's: 'weights', 'kv_cache'."""
-
-    def sleep(self, tags: Sequence[str]) -> None: ...
-
-    def wake(self, tags: Sequence[str]) -> None: ...
-
-    def find_lost(self) -> Sequence[str]:
-        """Those that died, or hang, since they last answered."""
-        ...
-
-    def revive_lost(self, asleep: Sequence[str]) -> None:
-        """Fresh processes for them, with `asleep` released, as the others have it."""
-        ...
-
-
-OnLeader = Callable[
-    [Callable[[], Any]], Any
-]  # runs it on each replica's leader; all its ranks wait and get its result
+# Runs it on each replica's leader; all its ranks wait and get its result.
+OnLeader = Callable[[Callable[[], Any]], Any]
 
 
 class Colocation(Protocol):

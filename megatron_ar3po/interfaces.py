@@ -67,6 +67,22 @@ class RolloutEngineError(RuntimeError):
     """The engine cannot answer: the message says which server, what it said last, and what to do."""
 
 
+class SleepingServers(Protocol):
+    """The replica's servers, whose memory comes and goes. Leader only. Tags are SGLang's: 'weights', 'kv_cache'."""
+
+    def sleep(self, tags: Sequence[str]) -> None: ...
+
+    def wake(self, tags: Sequence[str]) -> None: ...
+
+    def find_lost(self) -> Sequence[str]:
+        """Those that died, or hang, since they last answered."""
+        ...
+
+    def revive_lost(self, asleep: Sequence[str]) -> None:
+        """Fresh processes for them, with `asleep` released, as the others have it."""
+        ...
+
+
 class Verifier(Protocol):
     """Grades one response. Leader only. Untrusted text never raises: it becomes a verdict with reward 0 and a status
     that says why ('timeout', 'error', ...)."""

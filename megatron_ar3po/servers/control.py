@@ -21,9 +21,8 @@ class RestartableServer(Server, Protocol):
 
 
 class ServerControl:
-    """Sleep and wake are SGLang's `/release_memory_occupation` and `/resume_memory_occupation`. Tags:
-    'weights', 'kv_cache'. A server that died meanwhile has nothing to give back and is left out; `revive_lost` or the
-    rollout brings it back."""
+    """`SleepingServers`. Sleep and wake are SGLang's `/release_memory_occupation` and `/resume_memory_occupation`. A
+    server that died meanwhile has nothing to give back and is left out; `revive_lost` or the rollout brings it back."""
 
     def __init__(
         self,

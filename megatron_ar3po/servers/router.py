@@ -101,8 +101,8 @@ class GlobalRouter:
         self._start(holding)
 
     def _start(self, urls: Sequence[str]) -> None:
-        # The router would reach servers through a proxy of the environment.
-        environment = {**os.environ, "NO_PROXY": "*", "no_proxy": "*"}
+        # The router would reach servers through a proxy of the environment; NO_PROXY=* does not stop it.
+        environment = {k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")}
         self._child.start({**self._arguments, "worker_urls": list(urls)}, environment)
         deadline = time.monotonic() + _START_LIMIT_S
         while not self._listens():

@@ -112,7 +112,7 @@ def test_no_module_reads_proxy_variables(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             name = node.value.lower()
-            assert name == "no_proxy" or not name.endswith("_proxy"), node.value
+            assert name == "_proxy" or not name.endswith("_proxy"), node.value  # who drops them all
         elif isinstance(node, ast.Attribute | ast.Name):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             assert name not in {"getproxies", "getproxies_environment"}

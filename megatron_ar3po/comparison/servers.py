@@ -17,17 +17,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.placement import ServerPlace
 from megatron_ar3po.servers.sglang_server import SglangServer
-
-
-def server_of(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:
-    return SglangServer(
-        config.servers,
-        place,
-        model_path=config.model.path,
-        dtype=config.model.dtype,
-        is_deterministic=config.run.deterministic,
-        log_dir=log_dir,
-    )
+from megatron_ar3po.wiring.servers import make_server
 
 
 class SharedServers:
@@ -38,7 +28,7 @@ class SharedServers:
         log_dir: Path,
         *,
         report: Callable[[str], None] = lambda line: None,
-        make: Callable[[Config, ServerPlace, Path], SglangServer] = server_of,
+        make: Callable[[Config, ServerPlace, Path], SglangServer] = make_server,
     ) -> None:
         self._log_dir = log_dir
         self._report = report

@@ -17,7 +17,12 @@ from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.sampling import build_rollout, evaluation_sampling
-from megatron_ar3po.wiring.servers import server_control, visible_gpus, wait_until_ready
+from megatron_ar3po.wiring.servers import (
+    make_server,
+    server_control,
+    visible_gpus,
+    wait_until_ready,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +82,7 @@ def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:
 
 def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
     servers = [
-        SglangServer(
-            config.servers,
-            place,
-            model_path=config.model.path,
-            dtype=config.model.dtype,
-            is_deterministic=config.run.deterministic,
-            log_dir=config.run.path / "logs",
-        )
+        make_server(config, place, config.run.path / "logs")
         for place in benchmark_places(visible_gpus(), server_tp)
     ]
     for server in servers:

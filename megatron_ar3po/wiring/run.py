@@ -36,14 +36,9 @@ from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.reuse_store import build_lender, open_store
+from megatron_ar3po.wiring.router import check_routing, start_router
 from megatron_ar3po.wiring.sampling import build_evaluator, build_rollout, build_sampler
-from megatron_ar3po.wiring.servers import (
-    RunServer,
-    check_routing,
-    start_router,
-    start_servers,
-    wait_until_ready,
-)
+from megatron_ar3po.wiring.servers import RunServer, start_servers, wait_until_ready
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,8 @@ from megatron_ar3po.types import (
 )
 from megatron_ar3po.usage import Process, ServerUsage
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier
-from megatron_ar3po.wiring.servers import RouterAccess, RunServer, counters_before, revive
+from megatron_ar3po.wiring.router import RouterAccess, revive
+from megatron_ar3po.wiring.servers import RunServer, counters_before
 
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
 

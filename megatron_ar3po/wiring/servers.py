@@ -1,4 +1,4 @@
-"""SGLang servers and the router before them: started, waited for, revived."""
+"""The SGLang servers of each replica: started on their nodes, waited for, controlled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 
@@ -17,10 +18,7 @@ from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import ExternalServer
 from megatron_ar3po.servers.node_address import node_address
 from megatron_ar3po.servers.placement import ServerPlace, is_first_of_replica_here, server_places
-from megatron_ar3po.servers.ports import HOST
 from megatron_ar3po.servers.remote_server import RemoteServer
-from megatron_ar3po.servers.router import GlobalRouter, check_router_installed
-from megatron_ar3po.servers.router_control import RouterControl
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.usage import ServerCounters
 
@@ -28,12 +26,6 @@ logger = logging.getLogger(__name__)
 
 
 RunServer = SglangServer | ExternalServer | RemoteServer  # ours, someone else's, or another node's
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouterAccess:
-    url: str
-    restart: Callable[[], None] | None  # on the rank that started it
 
 
 def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
@@ -88,17 +80,23 @@ def start_own(
     for place in places:
         if place.node != ranks.layout.rank // per_node:
             continue
-        server = SglangServer(
-            config.servers,
-            replace(place, host=node_address()) if is_reached_from_elsewhere else place,
-            model_path=config.model.path,
-            dtype=config.model.dtype,
-            is_deterministic=config.run.deterministic,
-            log_dir=config.run.path / "logs",
-        )
+        if is_reached_from_elsewhere:
+            place = replace(place, host=node_address())
+        server = make_server(config, place, config.run.path / "logs")
         server.start()
         stack.callback(server.stop)
         own[place.name] = server
+
+
+def make_server(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:
+    return SglangServer(
+        config.servers,
+        place,
+        model_path=config.model.path,
+        dtype=config.model.dtype,
+        is_deterministic=config.run.deterministic,
+        log_dir=log_dir,
+    )
 
 
 def offer_own(ranks: Ranks, own: Mapping[str, SglangServer]) -> None:
@@ -195,45 +193,3 @@ def server_control(
     restarted: Callable[[str], None] = lambda url: None,
 ) -> ServerControl:
     return ServerControl(servers, timeout_s=config.weight_sync.timeout_s, restarted=restarted)
-
-
-def check_routing(config: Config) -> None:
-    """Before anything starts."""
-    if config.servers.routing == "global":
-        check_router_installed()
-
-
-def start_router(
-    config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]
-) -> RouterAccess | None:
-    """Collective; None with `servers.routing=local`. The servers are ready."""
-    if config.servers.routing == "local":
-        return None
-    per_replica = ranks.gather([server.url for server in servers])
-
-    def started() -> GlobalRouter:
-        router = GlobalRouter(
-            [url for urls in per_replica for url in urls],
-            log_path=config.run.path / "logs" / "router.log",
-            request_timeout_s=config.servers.request_timeout_s,
-            host=node_address() if ranks_per_node(ranks) < ranks.layout.world_size else HOST,
-            max_restarts=config.servers.max_server_restarts,
-        )
-        stack.callback(router.stop)
-        router.start()
-        return router
-
-    router = ranks.only_on_first(started)
-    url = ranks.broadcast("" if router is None else router.url)
-    return RouterAccess(url=url, restart=None if router is None else router.restart)
-
-
-def revive(server: RunServer, ranks: Ranks, router: RouterControl | None = None) -> None:
-    """A fresh process with the weights every other server of the replica has. The ranks of the replica help. A router
-    must not see it before it holds them."""
-    if router is not None:
-        router.remove(server.url)
-    server.restart()
-    ranks.call_in_replica("republish", server.url)
-    if router is not None:
-        router.add(server.url)

@@ -24,7 +24,6 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -142,10 +141,6 @@ def check_owner(folder: Path, token: str) -> None:
         f"run.dir={folder} was taken over {by}: this process was stopped or cut off for long and writes nothing more. "
         "Its last checkpoint is what the other one went on from."
     )
-
-
-def owner_check(folder: Path, token: str) -> Callable[[], None]:
-    return lambda: check_owner(folder, token)
 
 
 def read_owner(folder: Path) -> Owner | None:

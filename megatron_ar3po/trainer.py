@@ -8,6 +8,7 @@ Ranks live in `distributed/`, memory in `colocation.py`, time in `metrics`; choi
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from megatron_ar3po.algorithm.training_samples import why_nothing_trains
@@ -52,6 +53,9 @@ class Ar3poTrainer:
     saver: CheckpointSaver
     stop: StopRequest
     progress: RunProgress
+    check_ownership: Callable[
+        [], None
+    ]  # raises where another process has taken the run's folder over
     state: RunState
 
     def run(self) -> RunState:
@@ -102,8 +106,10 @@ class Ar3poTrainer:
     def gather_groups(self, step: int) -> list[ResponseGroup]:
         """Leader only: adaptive rollout, then response reuse."""
         version = self.state.policy_version
+        self.check_ownership()
         self.prompts.start_step()
         collected = self.sampler.collect(step=step, policy_version=version)
+        self.check_ownership()
         check_verdicts(collected.graded, max_error_frac=self.config.rewards.max_error_frac)
         self.lender.deposit(collected.groups, step=step)
         lent = self.lender.lend(collected.groups, step=step, policy_version=version)
@@ -124,6 +130,7 @@ class Ar3poTrainer:
 
     def close_step(self) -> None:
         """The step's numbers are reduced, written and shown; a checkpoint that has been written is committed."""
+        self.ranks.run_on_first(self.check_ownership)
         self.progress.step_done(self.state.step, self.metrics.flush(self.state.step))
         self.ranks.watch.steps_done = self.state.step
         self.saver.poll()

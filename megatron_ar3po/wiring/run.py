@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.folder_owner import FolderOwner, check_owner
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rank_logging import setup_logging
@@ -52,6 +54,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     check_routing(config)
     folder = config.run.path
     ranks.run_on_first(lambda: check_run_folder(config))
+    check_ownership = own_run_folder(config, ranks, stack)
     checkpoint, note = None, ""
     if config.run.resume:
         checkpoint, note = choose_checkpoint(checkpoint_folder(config), ranks)
@@ -68,7 +71,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
         logger.warning("%s", line)
     with name_free_if_it_never_starts(config, is_first=ranks.is_first):
         servers = start_servers(config, ranks, stack)
-        trainer = build_trainer(config, ranks, stack, stop, servers)
+        trainer = build_trainer(config, ranks, stack, stop, servers, check_ownership)
     if checkpoint is not None:
         resume(trainer, checkpoint)
     elif config.run.resume:
@@ -99,6 +102,19 @@ def resume(trainer: Ar3poTrainer, checkpoint: Path) -> None:
     )
 
 
+def own_run_folder(config: Config, ranks: Ranks, stack: ExitStack) -> Callable[[], None]:
+    """Collective: the run's folder is this run's until `stack` ends. Raises where another process writes in it. Given
+    back: a check for any rank, before it writes."""
+
+    def claim() -> str:
+        owner = FolderOwner.claim(config.run.path)
+        stack.callback(owner.release)
+        return owner.owner.token
+
+    token = ranks.run_on_first(claim)
+    return lambda: check_owner(config.run.path, token)
+
+
 def checkpoint_folder(config: Config) -> CheckpointFolder:
     return CheckpointFolder(
         config.run.path / "checkpoints",
@@ -108,7 +124,12 @@ def checkpoint_folder(config: Config) -> CheckpointFolder:
 
 
 def build_trainer(
-    config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest, servers: list[RunServer]
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    stop: StopRequest,
+    servers: list[RunServer],
+    check_ownership: Callable[[], None],
 ) -> Ar3poTrainer:
     """Collective. Loads data and model while the servers start, then waits for them."""
     inputs = load_prompts_and_verifier(config, ranks, stack)
@@ -155,6 +176,7 @@ def build_trainer(
             timeout_s=config.checkpoint.timeout_s,
         ),
         stop=stop,
+        check_ownership=check_ownership,
         progress=RunProgress(
             config.run.num_steps, config.run.progress, is_silent=not ranks.is_first
         ),

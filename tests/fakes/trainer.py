@@ -20,6 +20,7 @@ from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluator import Evaluator
+from megatron_ar3po.folder_owner import FolderOwnedError
 from megatron_ar3po.observability.metrics import Metrics, read_rows
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
@@ -156,6 +157,17 @@ class FakeColocation:
 
 
 @dataclass
+class FakeOwnership:
+    """Of the run's folder; `is_lost` once another process has taken it over."""
+
+    is_lost: bool = False
+
+    def check(self) -> None:
+        if self.is_lost:
+            raise FolderOwnedError("taken over")
+
+
+@dataclass
 class TrainerCase:
     """A trainer and what to look at beside it."""
 
@@ -164,6 +176,7 @@ class TrainerCase:
     actor: FakeActor
     sampler: FakeSampler
     store: FakeStore
+    ownership: FakeOwnership
     folder: Path
 
     @property
@@ -187,7 +200,7 @@ def make_trainer(
     """`rewards`: of each prompt's group, by step. Two prompts a step, `num_prompts` in all, in their order."""
     events: list[str] = []
     ranks = cast("Ranks", OneRank())
-    actor, store = FakeActor(events), FakeStore(events)
+    actor, store, ownership = FakeActor(events), FakeStore(events), FakeOwnership()
     prompts = PromptSource(make_prompts(num_prompts), seed=0, shuffle=False)
     metrics = Metrics(ranks, folder, tensorboard=False)
     sampler = FakeSampler(prompts, rewards, events)
@@ -228,7 +241,8 @@ def make_trainer(
             timeout_s=5.0,
         ),
         stop=StopRequest(),
+        check_ownership=ownership.check,
         progress=RunProgress(config.run.num_steps, "plain", is_silent=True),
         state=state or RunState(),
     )
-    return TrainerCase(trainer, events, actor, sampler, store, folder)
+    return TrainerCase(trainer, events, actor, sampler, store, ownership, folder)

@@ -14,7 +14,9 @@ from megatron_ar3po.config.evaluation import EvaluationConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import load_groups
+from megatron_ar3po.folder_owner import FolderOwnedError
 from megatron_ar3po.run.state import RunState, read_state
+from megatron_ar3po.types import MiniBatch, UpdateStats
 
 MIXED, ALL_WRONG, ALL_CORRECT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
 
@@ -206,3 +208,33 @@ def test_the_ranks_status_says_how_many_steps_are_done(tmp_path):
     case = make_trainer(tmp_path, config(2))
     case.trainer.run()
     assert case.trainer.ranks.watch.steps_done == 2
+
+
+def test_a_run_that_was_taken_over_during_a_rollout_stores_and_trains_nothing_more(tmp_path):
+    """It was stopped while its servers sampled, and wakes after another process has gone on in its folder."""
+    case = make_trainer(tmp_path, config(3))
+
+    def lose_in_step_2(step: int) -> None:
+        case.ownership.is_lost = step == 2
+
+    case.sampler.on_collect = lose_in_step_2
+    with pytest.raises(FolderOwnedError):
+        case.trainer.run()
+    assert case.events[-1] == "rollout of step 2 by version 1"
+    assert [row["step"] for row in case.rows] == [0, 1]
+    assert case.actor.saved == []
+
+
+def test_a_run_that_was_taken_over_before_a_steps_end_writes_no_row_and_no_checkpoint(tmp_path):
+    case = make_trainer(tmp_path, config(1))
+    update = case.actor.update
+
+    def lose(mini_batch: MiniBatch) -> UpdateStats:
+        case.ownership.is_lost = True
+        return update(mini_batch)
+
+    case.actor.update = lose  # type: ignore[method-assign]
+    with pytest.raises(FolderOwnedError):
+        case.trainer.run()
+    assert [row["step"] for row in case.rows] == [0]
+    assert case.actor.saved == []

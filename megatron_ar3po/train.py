@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 _HELP = """\
 Train a policy with AR3PO, GRPO or DAPO.
 
-CONFIG is one YAML file or several, later ones winning; then any option as section.option=value.
+CONFIG is one YAML file or several, later ones winning; then any option as section.option=value (ar3po options
+says what there is).
 
   ar3po train examples/tiny_sum/config.yaml
   ar3po train examples/tiny_sum/config.yaml algorithm.name=grpo run.name=my_grpo

@@ -52,7 +52,7 @@ COPY launch_slurm launch_slurm
 COPY tools tools
 RUN python3 -m pip install --no-deps --no-build-isolation --editable .
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0.dev0
 LABEL org.opencontainers.image.title="megatron-ar3po" \
       org.opencontainers.image.description="RLVR with AR3PO on Megatron-Core and SGLang, for NVIDIA GPUs" \
       org.opencontainers.image.version="${VERSION}" \
@@ -91,7 +91,7 @@ RUN make setup PYTHON=python3
 COPY . .
 ENV PATH=/opt/megatron_ar3po/.venv/bin:${PATH}
 
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0.dev0
 LABEL org.opencontainers.image.title="megatron-ar3po-cpu" \
       org.opencontainers.image.description="RLVR with AR3PO on Megatron-Core and SGLang, without a GPU" \
       org.opencontainers.image.version="${VERSION}" \

@@ -16,7 +16,7 @@ _ON_CPU = [line for line in _pins.requirements("cpu") if line not in _pins.requi
 
 setup(
     name="megatron_ar3po",
-    version="0.1.0",
+    version="0.2.0.dev0",
     description="RLVR with AR3PO: adaptive rollout and response reuse on Megatron-Core and SGLang",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

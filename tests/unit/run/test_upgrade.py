@@ -137,7 +137,7 @@ def test_an_upgrade_keeps_the_old_config_and_touches_no_other_file(old_run):
     before = files_of(old_run)
     upgrade_run(old_run)
     after = files_of(old_run)
-    assert json.loads(after.pop("version.json")) == {"format": 2, "written_by": "0.1.0"}
+    assert json.loads(after.pop("version.json")) == {"format": 2, "written_by": "0.2.0.dev0"}
     assert after.pop("resolved_config.v1.yaml") == before.pop("resolved_config.yaml")
     assert after.pop("resolved_config.yaml")
     assert after == before
@@ -258,7 +258,7 @@ def test_what_is_no_run_is_not_upgraded(old_run, capsys):
 def test_a_run_of_a_later_version_is_refused_by_all(old_run, capsys, words):
     set_format(old_run, 3, written_by="0.7.0")
     assert refusal_of(capsys, *words) == (
-        "run has format 3 and was written by megatron_ar3po 0.7.0; this is 0.1.0, which knows formats up to 2: "
+        "run has format 3 and was written by megatron_ar3po 0.7.0; this is 0.2.0.dev0, which knows formats up to 2: "
         "install 0.7.0 or later."
     )
 

@@ -32,7 +32,7 @@ from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
 from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
@@ -93,7 +93,7 @@ def measure(
     """(bytes, seconds to publish them, seconds of two plain copies) per size; `total` bytes lie in `folder`."""
     server = SglangServer(
         ServersConfig(),
-        ServerPlace(name="bench"),
+        ServerPlacement(name="bench"),
         model_path=str(folder),
         dtype=dtype,
         is_deterministic=False,

@@ -221,9 +221,9 @@ def make_step(sizes: Sizes, step: int) -> Step:
     tokens, logprobs = arrays_of(count, sizes.num_tokens)
     first = (step - 1) * (count // 4)
 
-    def prompt_at(place: int) -> str:
-        number, place = divmod(place, sizes.num_prompts)
-        return prompt_id_of(shuffle(sizes.num_prompts, number)[place])
+    def prompt_at(index: int) -> str:
+        number, index = divmod(index, sizes.num_prompts)
+        return prompt_id_of(shuffle(sizes.num_prompts, number)[index])
 
     responses = [
         ScoredResponse(

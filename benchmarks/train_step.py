@@ -94,8 +94,8 @@ def pack(
     tokens = torch.randint(0, vocab, (total,), generator=generator)
     masks = []
     for n in lengths:
-        place = torch.arange(n)
-        masks.append(((place >= n // 3 - 1) & (place < n - 1)).float())
+        positions = torch.arange(n)
+        masks.append(((positions >= n // 3 - 1) & (positions < n - 1)).float())
     mask = torch.cat(masks)
     nothing = torch.zeros(total, dtype=torch.bool)
     return MicroBatch(

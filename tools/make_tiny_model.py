@@ -214,7 +214,7 @@ def save_model(model: Qwen2ForCausalLM, folder: Path) -> None:
 
 def character_tokenizer() -> PreTrainedTokenizerFast:
     """One token a character, and text comes back without added spaces."""
-    vocabulary = {character: place for place, character in enumerate(CHARACTERS)}
+    vocabulary = {character: index for index, character in enumerate(CHARACTERS)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     tokenizer.decoder = decoders.Fuse()

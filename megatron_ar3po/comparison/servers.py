@@ -15,7 +15,7 @@ import torch
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.servers.arguments import server_arguments
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.wiring.servers import make_server
 
@@ -28,7 +28,7 @@ class SharedServers:
         log_dir: Path,
         *,
         report: Callable[[str], None] = lambda line: None,
-        make: Callable[[Config, ServerPlace, Path], SglangServer] = make_server,
+        make: Callable[[Config, ServerPlacement, Path], SglangServer] = make_server,
     ) -> None:
         self._log_dir = log_dir
         self._report = report
@@ -52,7 +52,7 @@ class SharedServers:
 
     def _start(self, config: Config) -> list[SglangServer]:
         servers = [
-            self._make(config, ServerPlace(name=f"dp0.s{number}", number=number), self._log_dir)
+            self._make(config, ServerPlacement(name=f"dp0.s{number}", number=number), self._log_dir)
             for number in range(config.servers.servers_per_replica)
         ]
         try:

@@ -10,7 +10,7 @@ from megatron_ar3po.servers.ports import HOST
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerPlace:
+class ServerPlacement:
     """Where one server of a run sits."""
 
     name: str  # "dp0.s0": names the log file and the ledger's rows
@@ -26,9 +26,9 @@ class ServerPlace:
         return f"sglang_{self.name}.log"
 
 
-def server_places(
+def server_placements(
     layout: ParallelLayout, *, servers_per_replica: int, gpus: Sequence[str], ranks_per_node: int
-) -> list[ServerPlace]:
+) -> list[ServerPlacement]:
     """All servers of this rank's replica. `gpus`: ids of a node's GPUs by local rank, the same on every node; empty on
     machines without GPUs.
 
@@ -45,7 +45,7 @@ def server_places(
             f"nodes of replica {dp}; use a multiple of {len(nodes)}."
         )
     per_node = servers_per_replica // len(nodes)
-    places = []
+    placements = []
     for node in nodes:
         local = by_node[node]
         if gpus and len(local) % per_node:
@@ -54,11 +54,11 @@ def server_places(
                 f"not divide the {len(local)} GPUs of replica {dp} there; use a divisor for each node."
             )
         share = max(1, len(local) // per_node)
-        for place in range(per_node):
-            mine = local[place * share : (place + 1) * share]
-            number = len(places)
-            places.append(
-                ServerPlace(
+        for index in range(per_node):
+            mine = local[index * share : (index + 1) * share]
+            number = len(placements)
+            placements.append(
+                ServerPlacement(
                     name=f"dp{dp}.s{number}",
                     number=dp * servers_per_replica + number,
                     node=node,
@@ -66,7 +66,7 @@ def server_places(
                     tensor_parallel_size=share if gpus else 1,
                 )
             )
-    return places
+    return placements
 
 
 def is_first_of_replica_here(layout: ParallelLayout, ranks_per_node: int) -> bool:

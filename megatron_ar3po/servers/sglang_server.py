@@ -28,7 +28,7 @@ from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
 from megatron_ar3po.servers.environment import server_environment
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.ports import reserve_port
 from megatron_ar3po.servers.server_info import get_field
 
@@ -44,7 +44,7 @@ class SglangServer:
     def __init__(
         self,
         config: ServersConfig,
-        place: ServerPlace,
+        placement: ServerPlacement,
         *,
         model_path: str,
         dtype: str,
@@ -54,28 +54,28 @@ class SglangServer:
         stop_grace_s: float = 5.0,
     ) -> None:
         """`interpreter`: the Python that runs the server. `stop_grace_s`: from `stop` until it is killed."""
-        self.name = place.name
+        self.name = placement.name
         self.num_restarts = 0
         self._config = config
-        self._place = place
+        self._placement = placement
         self._reservation = reserve_port(
-            config.port + place.number if config.port else 0, place.host
+            config.port + placement.number if config.port else 0, placement.host
         )
         self.port: int = self._reservation.getsockname()[1]
         self._arguments = server_arguments(
             config,
             model_path=model_path,
             dtype=dtype,
-            host=place.host,
+            host=placement.host,
             port=self.port,
-            tensor_parallel_size=place.tensor_parallel_size,
+            tensor_parallel_size=placement.tensor_parallel_size,
             is_deterministic=is_deterministic,
             on_gpu=torch.cuda.is_available(),
         )
         self._child = ChildProcess(
-            f"server {place.name}",
+            f"server {placement.name}",
             "megatron_ar3po.platform.sglang_launch",
-            log_path=log_dir / place.log_name,
+            log_path=log_dir / placement.log_name,
             interpreter=interpreter,
             stop_grace_s=stop_grace_s,
         )
@@ -83,11 +83,11 @@ class SglangServer:
 
     @property
     def tensor_parallel_size(self) -> int:
-        return self._place.tensor_parallel_size
+        return self._placement.tensor_parallel_size
 
     @property
     def url(self) -> str:
-        return f"http://{self._place.host}:{self.port}"
+        return f"http://{self._placement.host}:{self.port}"
 
     @property
     def process_group(self) -> int:
@@ -100,7 +100,7 @@ class SglangServer:
 
     def start(self) -> None:
         """Returns at once; the server loads in the background."""
-        environment = server_environment(os.environ, self._place.gpu_ids)
+        environment = server_environment(os.environ, self._placement.gpu_ids)
         environment[PROCESS_VARIABLE] = f"{self.name}/{self.num_restarts}"
         self._child.start(self._arguments, environment)
         self._started_at = time.monotonic()
@@ -126,7 +126,7 @@ class SglangServer:
                 )
             if waited >= next_report:
                 report(
-                    f"waiting for server {self._place.host}:{self.port}: {waited:.0f} s of at most {limit:g} s"
+                    f"waiting for server {self._placement.host}:{self.port}: {waited:.0f} s of at most {limit:g} s"
                 )
                 next_report = waited + report_every_s
             time.sleep(_POLL_INTERVAL_S)

@@ -12,7 +12,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.rank_logging import setup_logging
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
@@ -58,19 +58,19 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     return Sampled(prompts=prompts, answers=answers, decode=inputs.decode)
 
 
-def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:
+def benchmark_placements(gpus: Sequence[str], server_tp: int) -> list[ServerPlacement]:
     """
     >>> [place.gpu_ids for place in benchmark_places(["0", "1", "2", "3"], 2)]
     [('0', '1'), ('2', '3')]
     """
     if not gpus:
-        return [ServerPlace(name="eval.s0")]
+        return [ServerPlacement(name="eval.s0")]
     if len(gpus) < server_tp:
         raise ValueError(
             f"a server of {server_tp} GPUs does not fit the {len(gpus)} GPUs that are visible; lower --server-tp."
         )
     return [
-        ServerPlace(
+        ServerPlacement(
             name=f"eval.s{i}",
             number=i,
             gpu_ids=tuple(gpus[i * server_tp : (i + 1) * server_tp]),
@@ -82,8 +82,8 @@ def benchmark_places(gpus: Sequence[str], server_tp: int) -> list[ServerPlace]:
 
 def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
     servers = [
-        make_server(config, place, config.run.path / "logs")
-        for place in benchmark_places(visible_gpus(), server_tp)
+        make_server(config, placement, config.run.path / "logs")
+        for placement in benchmark_placements(visible_gpus(), server_tp)
     ]
     for server in servers:
         server.start()

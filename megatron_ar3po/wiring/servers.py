@@ -17,7 +17,11 @@ from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import ExternalServer
 from megatron_ar3po.servers.node_address import node_address
-from megatron_ar3po.servers.placement import ServerPlace, is_first_of_replica_here, server_places
+from megatron_ar3po.servers.placement import (
+    ServerPlacement,
+    is_first_of_replica_here,
+    server_placements,
+)
 from megatron_ar3po.servers.remote_server import RemoteServer
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.usage import ServerCounters
@@ -33,19 +37,23 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     replica on each node starts those of the node, and returns at once. With `servers.urls` nothing is started:
     they run already."""
     check_server_urls(config, ranks)
-    places = server_places(
+    placements = server_placements(
         ranks.layout,
         servers_per_replica=config.servers.servers_per_replica,
         gpus=visible_gpus(),
         ranks_per_node=ranks_per_node(ranks),
     )
-    check_transport(config, places)
+    check_transport(config, placements)
     if config.servers.urls:
-        return [external_server(config, place) for place in places] if ranks.is_leader else []
+        return (
+            [external_server(config, placement) for placement in placements]
+            if ranks.is_leader
+            else []
+        )
     own: dict[str, SglangServer] = {}
     error = None
     try:
-        start_own(config, ranks, stack, places, own)
+        start_own(config, ranks, stack, placements, own)
     except Exception as raised:  # it must reach every rank before it travels on
         error = raised
     ranks.agree_on_error(error)
@@ -58,8 +66,8 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     if not ranks.is_leader:
         return []
     return [
-        own.get(place.name) or remote_server(config, ranks, place, urls[place.name])
-        for place in places
+        own.get(placement.name) or remote_server(config, ranks, placement, urls[placement.name])
+        for placement in placements
     ]
 
 
@@ -67,31 +75,31 @@ def start_own(
     config: Config,
     ranks: Ranks,
     stack: ExitStack,
-    places: Sequence[ServerPlace],
+    placements: Sequence[ServerPlacement],
     own: dict[str, SglangServer],
 ) -> None:
-    """Those of `places` that this rank owns: it is the first of its replica on their node."""
+    """Those of `placements` that this rank owns: it is the first of its replica on their node."""
     per_node = ranks_per_node(ranks)
     if not is_first_of_replica_here(ranks.layout, per_node):
         return
     is_reached_from_elsewhere = per_node < ranks.layout.world_size and (
-        config.servers.routing == "global" or len({place.node for place in places}) > 1
+        config.servers.routing == "global" or len({placement.node for placement in placements}) > 1
     )
-    for place in places:
-        if place.node != ranks.layout.rank // per_node:
+    for placement in placements:
+        if placement.node != ranks.layout.rank // per_node:
             continue
         if is_reached_from_elsewhere:
-            place = replace(place, host=node_address())
-        server = make_server(config, place, config.run.path / "logs")
+            placement = replace(placement, host=node_address())
+        server = make_server(config, placement, config.run.path / "logs")
         server.start()
         stack.callback(server.stop)
-        own[place.name] = server
+        own[placement.name] = server
 
 
-def make_server(config: Config, place: ServerPlace, log_dir: Path) -> SglangServer:
+def make_server(config: Config, placement: ServerPlacement, log_dir: Path) -> SglangServer:
     return SglangServer(
         config.servers,
-        place,
+        placement,
         model_path=config.model.path,
         dtype=config.model.dtype,
         is_deterministic=config.run.deterministic,
@@ -114,12 +122,14 @@ def offer_own(ranks: Ranks, own: Mapping[str, SglangServer]) -> None:
     ranks.offer("restart_server", restart_server)
 
 
-def remote_server(config: Config, ranks: Ranks, place: ServerPlace, url: str) -> RemoteServer:
+def remote_server(
+    config: Config, ranks: Ranks, placement: ServerPlacement, url: str
+) -> RemoteServer:
     return RemoteServer(
-        name=place.name,
+        name=placement.name,
         url=url,
-        tensor_parallel_size=place.tensor_parallel_size,
-        log_path=config.run.path / "logs" / place.log_name,
+        tensor_parallel_size=placement.tensor_parallel_size,
+        log_path=config.run.path / "logs" / placement.log_name,
         ask=ranks.call_in_replica,
     )
 
@@ -128,8 +138,8 @@ def ranks_per_node(ranks: Ranks) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", ranks.layout.world_size))
 
 
-def check_transport(config: Config, places: Sequence[ServerPlace]) -> None:
-    nodes = sorted({place.node for place in places})
+def check_transport(config: Config, placements: Sequence[ServerPlacement]) -> None:
+    nodes = sorted({placement.node for placement in placements})
     if len(nodes) > 1 and config.weight_sync.transport == "tensor" and config.debug.mode == "full":
         raise ValueError(
             f"weight_sync.transport=tensor hands over memory of one machine, but the servers of a replica are on nodes "
@@ -139,21 +149,21 @@ def check_transport(config: Config, places: Sequence[ServerPlace]) -> None:
         )
 
 
-def external_server(config: Config, place: ServerPlace) -> ExternalServer:
+def external_server(config: Config, placement: ServerPlacement) -> ExternalServer:
     arguments = server_arguments(
         config.servers,
         model_path=config.model.path,
         dtype=config.model.dtype,
         port=0,
-        tensor_parallel_size=place.tensor_parallel_size,
+        tensor_parallel_size=placement.tensor_parallel_size,
         is_deterministic=config.run.deterministic,
         on_gpu=torch.cuda.is_available(),
     )
     return ExternalServer(
-        config.servers.urls[place.number],
-        name=place.name,
+        config.servers.urls[placement.number],
+        name=placement.name,
         arguments=arguments,
-        tensor_parallel_size=place.tensor_parallel_size,
+        tensor_parallel_size=placement.tensor_parallel_size,
         timeout_s=config.servers.start_timeout_s,
     )
 

@@ -23,7 +23,7 @@ from megatron_ar3po.http_client import request
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.servers.counters import read_counters, server_books
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.servers.router import GlobalRouter
 from megatron_ar3po.servers.router_control import RouterControl
@@ -49,7 +49,7 @@ def servers(trained, tmp_path_factory) -> Iterator[list[SglangServer]]:
     made = [
         SglangServer(
             ServersConfig(**SERVERS, max_server_restarts=10),
-            ServerPlace(name=f"dp0.s{i}"),
+            ServerPlacement(name=f"dp0.s{i}"),
             model_path=str(start),
             dtype="float32",
             is_deterministic=True,

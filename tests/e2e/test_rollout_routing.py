@@ -15,7 +15,7 @@ def test_replicas_on_two_nodes_share_their_servers_and_each_keeps_its_answers(st
     ledgers = [rows_of(run, dp) for dp in (0, 1)]
     prompts = [[row for row in rows if row["kind"] == "prompt"] for rows in ledgers]
     positions = [(row["step"], row["position"]) for rows in prompts for row in rows]
-    assert sorted(positions) == [(step, place) for step in (1, 2) for place in range(16)]
+    assert sorted(positions) == [(step, position) for step in (1, 2) for position in range(16)]
     # both servers worked, and at least one replica's prompts used the other's server
     used = [{server for row in rows for server in row["servers"]} for rows in prompts]
     assert used[0] | used[1] == {"dp0.s0", "dp1.s0"}

@@ -33,7 +33,7 @@ from megatron_ar3po.rollout.server_scorer import ServerScorer
 from megatron_ar3po.servers.arguments import server_argument_names
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.counters import read_counters, server_books
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import CollectedStep, Prompt, SamplingParams, ScoringRequest, StepPrompt
@@ -99,7 +99,7 @@ def server(model, doomed_trainer, tmp_path_factory) -> Iterator[SglangServer]:
 def make_server(model: Path, logs: Path, **options) -> SglangServer:
     return SglangServer(
         ServersConfig(**{**SERVERS, **options}),
-        ServerPlace(name="dp0.s0"),
+        ServerPlacement(name="dp0.s0"),
         model_path=str(model),
         dtype="float32",
         is_deterministic=True,

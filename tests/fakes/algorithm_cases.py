@@ -130,6 +130,6 @@ def micro_batch(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64) -> M
 
 def on_response(batch: MicroBatch, values: Tensor | Sequence[float]) -> Tensor:
     """[T] with `values` (one per response token, in order; gradients flow through) and 0 elsewhere."""
-    places = batch.loss_mask.nonzero().squeeze(1)
+    indices = batch.loss_mask.nonzero().squeeze(1)
     flat = torch.as_tensor(values, dtype=batch.weights.dtype)
-    return torch.zeros_like(batch.weights).index_put((places,), flat)
+    return torch.zeros_like(batch.weights).index_put((indices,), flat)

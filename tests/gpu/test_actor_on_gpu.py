@@ -78,10 +78,10 @@ def test_what_goes_away_comes_back_as_it_was_and_frees_memory(stage: Stage) -> N
     actor, expected = stage.actor, weights_of(stage.actor)
     full = torch.cuda.memory_allocated()
     actor.offload()
-    away = torch.cuda.memory_allocated()
-    assert away < full / 2
+    offloaded = torch.cuda.memory_allocated()
+    assert offloaded < full / 2
     assert_same(weights_of(actor), expected)  # a revived server asks for them meanwhile
-    assert torch.cuda.memory_allocated() <= away + 100_000
+    assert torch.cuda.memory_allocated() <= offloaded + 100_000
     actor.offload(keep_weights=True)
     assert_same(weights_of(actor), expected)
     actor.onload()

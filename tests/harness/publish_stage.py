@@ -24,7 +24,7 @@ from megatron_ar3po.data.batch_builder import pack
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import MiniBatch, Prompt, Response, TrainingBatch, TrainingSample, Verdict
@@ -100,7 +100,7 @@ class Stage:
         self.vocab_size = vocab_size
         server = SglangServer(
             config.servers,
-            ServerPlace(name="publish"),
+            ServerPlacement(name="publish"),
             model_path=model,
             dtype="float32",
             is_deterministic=False,

@@ -17,14 +17,14 @@ LENGTHS = (6, 13, 2, 40)
 def packed(lengths: tuple[int, ...]) -> MicroBatch:
     """Tokens are numbered from 1, so that padding, 0, is seen; the first two of each sequence are its prompt."""
     total = sum(lengths)
-    places = torch.cat([torch.arange(n) for n in lengths])
+    positions = torch.cat([torch.arange(n) for n in lengths])
     ends = torch.cat([torch.full((n,), n) for n in lengths])
-    mask = ((places >= 1) & (places < ends - 1)).float()
+    mask = ((positions >= 1) & (positions < ends - 1)).float()
     numbers = torch.arange(1, total + 1)
     nothing = torch.zeros(total, dtype=torch.bool)
     return MicroBatch(
         token_ids=numbers,
-        position_ids=places,
+        position_ids=positions,
         cu_seqlens=torch.tensor([0, *lengths]).cumsum(0).int(),
         sequence_ids=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
         target_ids=torch.where(mask > 0, numbers + 1, 0),

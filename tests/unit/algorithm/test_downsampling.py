@@ -56,10 +56,10 @@ def test_no_other_subset_of_that_size_has_a_larger_variance(
     """Against all subsets."""
     if len(rewards) <= size:
         return
-    places = max_variance_subset(np.array(rewards), size)
-    assert len(set(places)) == size
+    indices = max_variance_subset(np.array(rewards), size)
+    assert len(set(indices)) == size
     best = max(np.var(subset) for subset in combinations(rewards, size))
-    assert np.var([rewards[i] for i in places]) == pytest.approx(best)
+    assert np.var([rewards[i] for i in indices]) == pytest.approx(best)
 
 
 @given(st.lists(st.sampled_from([0.0, 1.0]), min_size=2, max_size=9), st.integers(2, 8))
@@ -72,13 +72,13 @@ def test_a_group_with_signal_keeps_it(rewards: list[float], size: int) -> None:
 def test_random_keeps_every_response_equally_often() -> None:
     """4,000 groups of four, two kept: 2,000 each, standard deviation sqrt(4000 / 4) = 32; 5 of them are 158."""
     config = AlgorithmConfig(downsample_to=2, downsample_rule="random")
-    places = Counter(
+    indices = Counter(
         name.split(".")[1]
         for position in range(4000)
         for name in names(downsample(group([1, 0, 0, 0], position=position), config))
     )
-    assert sum(places.values()) == 8000
-    assert all(abs(places[str(i)] - 2000) < 158 for i in range(4)), places
+    assert sum(indices.values()) == 8000
+    assert all(abs(indices[str(i)] - 2000) < 158 for i in range(4)), indices
 
 
 def test_random_depends_on_the_seed_of_the_response_and_on_nothing_else() -> None:

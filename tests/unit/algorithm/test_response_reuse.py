@@ -41,7 +41,7 @@ def test_a_borrowed_response_is_marked_as_reused_whatever_the_store_says() -> No
     assert [r.origin for r in rescued.responses] == ["reused"]
 
 
-def place(seed: int, step: int, position: int) -> int:
+def replaced_index(seed: int, step: int, position: int) -> int:
     rescued = with_borrowed(
         group([0, 0, 0, 0], position=position),
         stored_answer(position=position),
@@ -52,14 +52,22 @@ def place(seed: int, step: int, position: int) -> int:
 
 
 def test_which_response_leaves_is_a_function_of_seed_step_and_prompt() -> None:
-    assert [place(3, 5, p) for p in range(50)] == [place(3, 5, p) for p in range(50)]
-    assert [place(3, 5, p) for p in range(50)] != [place(4, 5, p) for p in range(50)]
-    assert [place(3, 5, p) for p in range(50)] != [place(3, 6, p) for p in range(50)]
+    assert [replaced_index(3, 5, p) for p in range(50)] == [
+        replaced_index(3, 5, p) for p in range(50)
+    ]
+    assert [replaced_index(3, 5, p) for p in range(50)] != [
+        replaced_index(4, 5, p) for p in range(50)
+    ]
+    assert [replaced_index(3, 5, p) for p in range(50)] != [
+        replaced_index(3, 6, p) for p in range(50)
+    ]
 
 
 def test_which_response_leaves_is_uniform() -> None:
     """4,000 choices of 4: 1,000 each, standard deviation sqrt(4000 * 1/4 * 3/4) = 27; 5 of them are 137."""
-    counts = Counter(place(1, step, position) for step in range(5, 25) for position in range(200))
+    counts = Counter(
+        replaced_index(1, step, position) for step in range(5, 25) for position in range(200)
+    )
     assert all(abs(counts[index] - 1000) < 137 for index in range(4)), counts
 
 
@@ -101,7 +109,7 @@ def test_who_stays_under_a_cap_is_decided_by_hash_rank() -> None:
         beyond = loans_beyond_the_cap([own, *borrowers], 0.5)
         stays.update(p - start for p in range(start + 1, start + 5) if p not in beyond)
     assert sum(stays.values()) == 400
-    assert all(abs(stays[place] - 100) < 43 for place in range(1, 5)), stays
+    assert all(abs(stays[index] - 100) < 43 for index in range(1, 5)), stays
 
 
 @pytest.mark.parametrize(

@@ -168,13 +168,13 @@ def test_a_kl_penalty_is_taken_off_the_reward_before_the_normalisation() -> None
 def test_a_detached_response_has_no_penalty_though_it_serves_the_normalisation() -> None:
     """It has no row, so the actor says nothing of it."""
     rescued = rescued_group()
-    place = [s.origin for s in rescued.responses].index("reused")
+    index = [s.origin for s in rescued.responses].index("reused")
     kl = {
         s.row_key: 1.0 for s in samples_with_signal([rescued], PLAIN, ReuseConfig(option="detach"))
     }
     penalised = with_kl_penalty(rescued, kl, 0.5)
     expected = [-0.5] * 4
-    expected[place] = 1.0
+    expected[index] = 1.0
     assert penalised.penalised_rewards.tolist() == expected
     assert penalised.rewards.tolist() == rescued.rewards.tolist()
 

@@ -13,7 +13,7 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.servers import ServersConfig
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 
 
 @dataclass
@@ -44,8 +44,8 @@ class Farm:
         self.breaks = breaks
         self.shared = SharedServers(Path("logs"), make=self.make)  # type: ignore[arg-type]
 
-    def make(self, config: Config, place: ServerPlace, log_dir: Path) -> Double:
-        self.made.append(Double(f"http://{len(self.made)}", place.name, breaks=self.breaks))
+    def make(self, config: Config, placement: ServerPlacement, log_dir: Path) -> Double:
+        self.made.append(Double(f"http://{len(self.made)}", placement.name, breaks=self.breaks))
         return self.made[-1]
 
     def running(self) -> list[str]:

@@ -10,10 +10,10 @@ def layout(rank: int, tp: int = 2, pp: int = 2, world: int = 8) -> ParallelLayou
 
 
 def test_ranks_of_tp2_pp2_world_8_sit_where_the_docstring_draws_them():
-    places = [(p.tp_rank, p.dp_rank, p.pp_rank) for p in map(layout, range(8))]
-    assert [t for t, _, _ in places] == [0, 1, 0, 1, 0, 1, 0, 1]
-    assert [d for _, d, _ in places] == [0, 0, 1, 1, 0, 0, 1, 1]
-    assert [p for _, _, p in places] == [0, 0, 0, 0, 1, 1, 1, 1]
+    coordinates = [(p.tp_rank, p.dp_rank, p.pp_rank) for p in map(layout, range(8))]
+    assert [t for t, _, _ in coordinates] == [0, 1, 0, 1, 0, 1, 0, 1]
+    assert [d for _, d, _ in coordinates] == [0, 0, 1, 1, 0, 0, 1, 1]
+    assert [p for _, _, p in coordinates] == [0, 0, 0, 0, 1, 1, 1, 1]
     assert layout(0).replica_ranks(1) == [2, 3, 6, 7]
     assert [r for r in range(8) if layout(r).is_leader] == [0, 2]
 

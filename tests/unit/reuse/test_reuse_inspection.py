@@ -70,9 +70,9 @@ def run(tmp_path: Path) -> Path:
             mine = [make_prompt(n) for n in range(rank, 6, 2)]
             for step in (1, 2, 3):
                 deposit(store, [make_response(p, step) for p in mine], step)
-            for place, prompt in enumerate(mine):
+            for offset, prompt in enumerate(mine):
                 if rank == 0:
-                    store.borrow(prompt.prompt_id, step=3, position=place)
+                    store.borrow(prompt.prompt_id, step=3, position=offset)
     return tmp_path
 
 
@@ -152,8 +152,8 @@ def test_verify_finds_every_flipped_byte_of_token_data(tmp_path: Path) -> None:
     sound = path.read_bytes()
     start = sound.index(data)
     assert len(data) == 1 + 9 * 3 + 9 * 4
-    for place in range(start, start + len(data)):
-        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0x01]) + sound[place + 1 :])
+    for offset in range(start, start + len(data)):
+        path.write_bytes(sound[:offset] + bytes([sound[offset] ^ 0x01]) + sound[offset + 1 :])
         assert reuse("verify", path) == 1
     path.write_bytes(sound)
     assert reuse("verify", path) == 0
@@ -165,8 +165,8 @@ def test_verify_never_breaks_on_a_flipped_byte_anywhere(tmp_path: Path) -> None:
         deposit(store, [make_response(make_prompt(n), 1) for n in range(3)], 1)
         path = store.path
     sound = path.read_bytes()
-    for place in range(0, len(sound), 331):
-        path.write_bytes(sound[:place] + bytes([sound[place] ^ 0xFF]) + sound[place + 1 :])
+    for offset in range(0, len(sound), 331):
+        path.write_bytes(sound[:offset] + bytes([sound[offset] ^ 0xFF]) + sound[offset + 1 :])
         assert reuse("verify", path) in (0, 1)
 
 

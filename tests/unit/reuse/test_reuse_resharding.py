@@ -18,8 +18,8 @@ def fill(folder: Path, dp_size: int, num_prompts: int = 12) -> list[Path]:
             mine = [make_prompt(n) for n in range(num_prompts) if n % dp_size == rank]
             for step in (1, 2, 3):
                 deposit(store, [make_response(p, step=step) for p in mine], step=step)
-                for place, prompt in enumerate(mine[::2]):
-                    store.borrow(prompt.prompt_id, step=step, position=place)
+                for position, prompt in enumerate(mine[::2]):
+                    store.borrow(prompt.prompt_id, step=step, position=position)
             assert store.cursor == {"step": 3}
             paths.append(store.path)
     return paths

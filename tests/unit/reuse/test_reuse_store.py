@@ -176,7 +176,10 @@ def test_a_response_is_lent_once_in_a_step_and_again_in_the_next(tmp_path: Path)
     with open_store(tmp_path) as store:
         deposit(store, [make_response(prompt, step=1, index=i) for i in range(2)], step=1)
         for step in (2, 3):
-            lent = [store.borrow(prompt.prompt_id, step=step, position=place) for place in range(3)]
+            lent = [
+                store.borrow(prompt.prompt_id, step=step, position=position)
+                for position in range(3)
+            ]
             assert {scored.response.index for scored in lent if scored} == {0, 1}
             assert lent[2] is None
             _ = store.cursor  # also not after the loans were written down
@@ -242,8 +245,8 @@ def test_a_resumed_run_draws_the_same_loans_again(tmp_path: Path) -> None:
                 [make_response(p, step=step, index=i) for p in prompts[::2] for i in range(3)],
                 step=step,
             )
-            for place, prompt in enumerate(prompts):
-                if scored := store.borrow(prompt.prompt_id, step=step, position=place):
+            for position, prompt in enumerate(prompts):
+                if scored := store.borrow(prompt.prompt_id, step=step, position=position):
                     lent.append(scored.response.response_id)
             cursors.append(store.cursor)
         return lent

@@ -157,13 +157,13 @@ def permuted(answer: str) -> str | None:
     return f"({', '.join(turned)})" if turned != parts else None
 
 
-def with_other_bracket(place: int) -> Change:
+def with_other_bracket(index: int) -> Change:
     def change(answer: str) -> str | None:
         match = INTERVAL.fullmatch(answer)
         if not match:
             return None
         ends = [match[1], match[3]]
-        ends[place] = {"(": "[", "[": "(", ")": "]", "]": ")"}[ends[place]]
+        ends[index] = {"(": "[", "[": "(", ")": "]", "]": ")"}[ends[index]]
         return ends[0] + match[2] + ends[1]
 
     return change

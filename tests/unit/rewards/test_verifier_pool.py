@@ -58,8 +58,8 @@ def test_ten_thousand_items_with_disasters_among_them_are_all_graded_right_and_i
     worker: every other item gets its own grade, in the order of the questions."""
     pairs = [(str(i), str(i if i % 3 else -i)) for i in range(10_000)]
     disasters = {1_000: "hang", 3_000: "loop", 5_000: "bomb", 7_000: "die", 9_000: "stubborn"}
-    for place, name in disasters.items():
-        pairs[place] = (name, "never")
+    for index, name in disasters.items():
+        pairs[index] = (name, "never")
     pool = make_pool(num_workers=2, timeout_s=0.5, memory_bytes=512 * 1024**2)
     pool.wait_until_ready()
     futures = pool.submit_all(pairs)
@@ -74,10 +74,10 @@ def test_ten_thousand_items_with_disasters_among_them_are_all_graded_right_and_i
         "die": "error",
         "stubborn": "timeout",
     }
-    assert {name: statuses[place] for place, name in disasters.items()} == expected
-    for place, status in enumerate(statuses):
-        if place not in disasters:
-            assert status == ("correct" if place % 3 or place == 0 else "incorrect"), place
+    assert {name: statuses[index] for index, name in disasters.items()} == expected
+    for index, status in enumerate(statuses):
+        if index not in disasters:
+            assert status == ("correct" if index % 3 or index == 0 else "incorrect"), index
     assert pool.counts.items == 10_000
     assert pool.counts.timeouts == 3
     assert pool.counts.killed == 1  # only the deaf one needed it

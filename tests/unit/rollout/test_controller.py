@@ -46,8 +46,8 @@ def make_controller(
 def test_unsolved_prompt_enters_the_next_stage_and_solved_prompt_retires():
     # prompt 0 is solved in stage 1, prompt 1 in stage 2, prompt 2 never
     def is_correct(prompt, response):
-        place = int(prompt.ground_truth)
-        return place == 0 or (place == 1 and response.stage == 2 and response.index == 1)
+        position = int(prompt.ground_truth)
+        return position == 0 or (position == 1 and response.stage == 2 and response.index == 1)
 
     engine = FakeRolloutEngine()
     groups = (
@@ -108,8 +108,8 @@ def test_groups_and_responses_come_in_order_whatever_the_order_of_arrival():
     )
     assert [g.position for g in groups] == [0, 1, 2, 3, 4]
     for group in groups:
-        places = [(r.response.stage, r.response.index) for r in group.responses]
-        assert places == [(1, 0), (1, 1), (2, 0), (2, 1)]
+        stages_and_indices = [(r.response.stage, r.response.index) for r in group.responses]
+        assert stages_and_indices == [(1, 0), (1, 1), (2, 0), (2, 1)]
 
 
 def test_every_response_has_its_own_id_and_seed():

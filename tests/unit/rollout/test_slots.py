@@ -58,22 +58,22 @@ def test_more_slots_let_the_next_in_line_in_and_fewer_take_no_place_away():
         slots, began, may_end = PrioritySlots(2), [], [asyncio.Event() for _ in range(4)]
         seen = []
 
-        async def task(place: int) -> None:
-            async with slots.slot(place):
-                began.append(place)
-                await may_end[place].wait()
+        async def task(index: int) -> None:
+            async with slots.slot(index):
+                began.append(index)
+                await may_end[index].wait()
 
         async def look() -> None:
             await asyncio.sleep(0.01)
             seen.append(list(began))
 
-        tasks = [asyncio.ensure_future(task(place)) for place in range(4)]
+        tasks = [asyncio.ensure_future(task(index)) for index in range(4)]
         await look()
         slots.resize(3)
         await look()
         slots.resize(1)
-        for place in (0, 1):
-            may_end[place].set()
+        for index in (0, 1):
+            may_end[index].set()
             await look()
         may_end[2].set()
         await look()

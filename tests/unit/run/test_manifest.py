@@ -58,11 +58,11 @@ def test_every_damage_to_every_file_is_found_and_named(tmp_path, name, spoil, wh
     assert damage.startswith(str(folder / name)) and what in damage
 
 
-@pytest.mark.parametrize("place", range(0, 400, 23))
-def test_a_byte_flipped_anywhere_in_the_manifest_is_found(tmp_path, place):
+@pytest.mark.parametrize("offset", range(0, 400, 23))
+def test_a_byte_flipped_anywhere_in_the_manifest_is_found(tmp_path, offset):
     folder = make_checkpoint(tmp_path)
     content = bytearray((folder / NAME).read_bytes())
-    content[place % len(content)] ^= 1
+    content[offset % len(content)] ^= 1
     (folder / NAME).write_bytes(content)
     assert str(folder / NAME) in find_damage(folder)
 

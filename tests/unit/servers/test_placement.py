@@ -2,16 +2,16 @@ import pytest
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.servers.node_address import node_address
-from megatron_ar3po.servers.placement import is_first_of_replica_here, server_places
+from megatron_ar3po.servers.placement import is_first_of_replica_here, server_placements
 
 EIGHT = [str(i) for i in range(8)]
 
 
 def placed(layout: ParallelLayout, servers: int, *, gpus=EIGHT, ranks_per_node: int = 8):
-    places = server_places(
+    placements = server_placements(
         layout, servers_per_replica=servers, gpus=gpus, ranks_per_node=ranks_per_node
     )
-    return [(p.name, p.number, p.node, p.gpu_ids, p.tensor_parallel_size) for p in places]
+    return [(p.name, p.number, p.node, p.gpu_ids, p.tensor_parallel_size) for p in placements]
 
 
 def test_two_servers_share_the_gpus_of_their_replica():

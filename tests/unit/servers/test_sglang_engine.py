@@ -126,14 +126,14 @@ def ask(
             for i in range(count)
         ]
 
-        async def send(place: int):
-            await asyncio.sleep(place * spacing_s)
+        async def send(index: int):
+            await asyncio.sleep(index * spacing_s)
             if score:
                 asked = ScoringRequest(
-                    request_id=f"r{place}", prompt_token_ids=(1, 2, 3), response_token_ids=score
+                    request_id=f"r{index}", prompt_token_ids=(1, 2, 3), response_token_ids=score
                 )
                 return await engine.score(asked)
-            return await engine.generate(requests[place])
+            return await engine.generate(requests[index])
 
         results = await asyncio.gather(*map(send, range(count)), return_exceptions=True)
         await engine.close()

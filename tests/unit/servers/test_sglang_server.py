@@ -9,17 +9,17 @@ from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
 from megatron_ar3po.servers.environment import server_environment
-from megatron_ar3po.servers.placement import ServerPlace
+from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 
 
 def make_server(
     tmp_path, number=0, interpreter=sys.executable, stop_grace_s=5.0, **options
 ) -> SglangServer:
-    place = ServerPlace(name="dp0.s0", number=number)
+    placement = ServerPlacement(name="dp0.s0", number=number)
     return SglangServer(
         ServersConfig(**options),
-        place,
+        placement,
         model_path="model",
         dtype="float32",
         is_deterministic=False,

@@ -41,12 +41,12 @@ PARENT = """
 
 @pytest.fixture
 def write_child(tmp_path: Path, monkeypatch) -> Callable[[str], None]:
-    """A module `stand_in` that processes started from here find; their temporary folders lie below `tmp_path`."""
+    """A module `stand_in` that processes started from here find; what these start has its temporary folders in
+    `tmp_path`."""
     folder = tmp_path / "modules"
     folder.mkdir()
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *filter(None, sys.path)]))
     (tmp_path / "tmp").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
 
     def write(text: str) -> None:
@@ -92,9 +92,7 @@ def is_at_work(log: Path) -> bool:
     return log.is_file() and "it was asked" in log.read_text()
 
 
-def test_it_gets_its_arguments_and_ends_with_what_it_started(
-    write_child, make_child, tmp_path: Path
-) -> None:
+def test_it_gets_its_arguments_and_ends_with_what_it_started(write_child, make_child) -> None:
     write_child(GUARDED)
     child = make_child()
     child.start({"port": 7})
@@ -103,12 +101,13 @@ def test_it_gets_its_arguments_and_ends_with_what_it_started(
     group = child.process_group
     assert child.is_running() and len(members_of(group)) == 2
     assert group != os.getpgrp() and os.getsid(group) == group
-    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    temporary = Path(psutil.Process(group).cmdline()[-2])
+    assert temporary.is_dir()
     started = time.monotonic()
     child.stop()
     assert time.monotonic() - started < 4  # it was not waited for: the guard heard
     assert members_of(group) == [] and not child.is_running()
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert not temporary.exists()
     assert child.log_tail().startswith("It was stopped. Last lines of")
     child.start({"port": 8})  # anew
     wait_until(lambda: '{"port": 8}' in child.log_path.read_text())

@@ -136,14 +136,14 @@ def test_an_unknown_option_is_refused_with_the_nearest_name():
 
 def test_a_server_that_dies_at_once_says_so_with_its_last_lines(tmp_path, python_that):
     """Nothing of SGLang is started."""
-    failing = python_that("echo one; echo 'two: out of luck' >&2; exit 7")
+    failing = python_that("echo $6; echo 'two: out of luck' >&2; exit 7")
     server = make_server(tmp_path, interpreter=failing)
     server.start()
     with pytest.raises(RolloutEngineError) as error:
         server.wait_ready()
     assert "dp0.s0 died while starting. Its exit code was 7" in str(error.value)
     assert "two: out of luck" in str(error.value) and str(server.log_path) in str(error.value)
-    temporary = Path(server._child._temporary)
+    temporary = Path(server.log_path.read_text().splitlines()[0])
     assert temporary.is_dir()
     server.stop()
     server.stop()

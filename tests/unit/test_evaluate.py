@@ -12,7 +12,7 @@ from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
 from megatron_ar3po.run.folder_format import write_format
-from megatron_ar3po.wiring.benchmark_sampling import benchmark_places
+from megatron_ar3po.wiring.benchmark_sampling import benchmark_placements
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -83,10 +83,10 @@ def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys)
 
 def test_the_gpus_of_a_node_are_shared_out_to_servers():
     eight = [str(gpu) for gpu in range(8)]
-    assert [p.gpu_ids for p in benchmark_places(eight, 4)] == [tuple("0123"), tuple("4567")]
-    assert len(benchmark_places([], 8)) == 1
+    assert [p.gpu_ids for p in benchmark_placements(eight, 4)] == [tuple("0123"), tuple("4567")]
+    assert len(benchmark_placements([], 8)) == 1
     with pytest.raises(ValueError, match="server of 8 GPUs does not fit the 4 GPUs"):
-        benchmark_places(eight[:4], 8)
+        benchmark_placements(eight[:4], 8)
 
 
 def test_no_samples_are_refused(tmp_path):

@@ -73,7 +73,7 @@ class Prompts(Protocol):
         """(length without a cap, whether it is correct if it is whole)."""
         ...
 
-    def known(self, prompt: int) -> list[tuple[int, bool]]: ...
+    def earlier_responses(self, prompt: int) -> list[tuple[int, bool]]: ...
 
 
 class Synthetic:
@@ -93,7 +93,7 @@ class Synthetic:
         luck = seed * 2654435761 % 2**31 / 2**31
         return int(max(8, length)), luck < self.rates[prompt]
 
-    def known(self, prompt: int) -> list[tuple[int, bool]]:
+    def earlier_responses(self, prompt: int) -> list[tuple[int, bool]]:
         return [self.answer(prompt, 2**31 + 64 * prompt + i) for i in range(self.num_known)]
 
 
@@ -109,7 +109,7 @@ class Recorded:
         length, is_correct = answers[seed % len(answers)]
         return length, bool(is_correct)
 
-    def known(self, prompt: int) -> list[tuple[int, bool]]:
+    def earlier_responses(self, prompt: int) -> list[tuple[int, bool]]:
         return [(length, bool(is_correct)) for length, is_correct in self.rows[prompt]["known"]]
 
 
@@ -224,7 +224,7 @@ def prompts() -> list[StepPrompt]:
 def earlier_steps(source: Prompts, cap: int) -> PromptHistory:
     history = PromptHistory(decay=1.0)
     for p in prompts():
-        answers = source.known(p.position)
+        answers = source.earlier_responses(p.position)
         row = {
             "kind": "prompt",
             "prompt_id": p.prompt.prompt_id,

@@ -31,13 +31,13 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     Raises ValueError with a dotted option in it for an unknown key, a value of the wrong type or a broken rule."""
     stated: dict[str, Any] = {}
     for file in files:
-        stated = _merged(stated, _read_yaml(Path(file)))
-    stated = _merged(stated, _parse_overrides(overrides))
+        stated = _merge(stated, _read_yaml(Path(file)))
+    stated = _merge(stated, _parse_overrides(overrides))
     refuse_renamed_options(stated)
     _refuse_unknown_keys(stated, Config, "")  # `algorithm` is a section, if it is there
     name = stated.get("algorithm", {}).get("name", AlgorithmConfig().name)
     preset = PRESETS.get(str(name), {})  # an unknown name is refused below, by its type
-    return config_from_dict(_merged(preset, stated))
+    return config_from_dict(_merge(preset, stated))
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -91,12 +91,12 @@ def _parse_overrides(words: Sequence[str]) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", parsed)
 
 
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     out = dict(below)
     for key, value in above.items():
         under = out.get(key)
         both = isinstance(value, Mapping) and isinstance(under, Mapping)
-        out[key] = _merged(under, value) if both else value  # type: ignore[arg-type]
+        out[key] = _merge(under, value) if both else value  # type: ignore[arg-type]
     return out
 
 

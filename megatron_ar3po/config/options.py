@@ -153,10 +153,10 @@ def _type_name(hint: Any) -> str:
     return str(hint.__name__)
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     """As in a YAML file.
 
-    >>> [_shown(value) for value in (True, "", [], {}, 1e-06, 600.0, "math")]
+    >>> [_show(value) for value in (True, "", [], {}, 1e-06, 600.0, "math")]
     ['true', '""', '[]', '{}', '1e-06', '600.0', 'math']
     """
     if isinstance(value, bool):
@@ -169,7 +169,7 @@ def _presets_of(option: Option) -> str:
     >>> _presets_of(Option(name="", type="", default=2, presets={"ar3po": 2, "grpo": 1}, doc=""))
     'by algorithm.name: ar3po 2, grpo 1'
     """
-    presets = ", ".join(f"{name} {_shown(value)}" for name, value in option.presets.items())
+    presets = ", ".join(f"{name} {_show(value)}" for name, value in option.presets.items())
     return f"by algorithm.name: {presets}" if presets else ""
 
 
@@ -178,21 +178,21 @@ def _text_of(section: Section, width: int) -> Iterator[str]:
     for option in section.options:
         yield "\n".join(
             [
-                f"  {option.name}: {option.type} = {_shown(option.default)}",
-                *_filled(_presets_of(option), width),
-                *(line for part in option.doc.split("\n\n") for line in _filled(part, width)),
+                f"  {option.name}: {option.type} = {_show(option.default)}",
+                *_fill(_presets_of(option), width),
+                *(line for part in option.doc.split("\n\n") for line in _fill(part, width)),
             ]
         )
 
 
-def _filled(text: str, width: int) -> list[str]:
+def _fill(text: str, width: int) -> list[str]:
     return textwrap.wrap(text, width, initial_indent="      ", subsequent_indent="      ")
 
 
 def _markdown_of(section: Section) -> Iterator[str]:
     yield from ("", f"## {section.name}", "", *textwrap.wrap(_with_links(section.doc), 120))
     for option in section.options:
-        facts = [option.type, f"default `{_shown(option.default)}`", _presets_of(option)]
+        facts = [option.type, f"default `{_show(option.default)}`", _presets_of(option)]
         named = f"**`{option.name}`** ({', '.join(filter(None, facts))})."
         text = " ".join([named, *_with_links(option.doc).split("\n\n")])
         yield from ("", *textwrap.wrap(text, 120))

@@ -47,7 +47,7 @@ def refuse_renamed_options(values: Mapping[str, Any]) -> None:
 def renamed_options(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """The old names in `values`, dotted, each with its value."""
     for section, options in values.items():
-        for old, value in _dotted(section, options):
+        for old, value in _flatten(section, options):
             if old in RENAMED:
                 yield old, value
 
@@ -60,13 +60,13 @@ def rename_options(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[st
     """
     out: dict[str, dict[str, Any]] = {}
     for section, options in values.items():
-        for name, value in _dotted(section, options):
+        for name, value in _flatten(section, options):
             new_section, _, option = RENAMED.get(name, name).partition(".")
             out.setdefault(new_section, {})[option] = value
     return out
 
 
-def _dotted(section: object, options: Any) -> Iterator[tuple[str, Any]]:
+def _flatten(section: object, options: Any) -> Iterator[tuple[str, Any]]:
     """`section`: a name, if the file is right; a YAML key may be a number as well."""
     section = str(section)
     if isinstance(options, Mapping) and "." not in section:

@@ -42,7 +42,7 @@ class Upgrade:
         return [
             f"{CONFIG_FILE} is written anew, the old one kept as {OLD_CONFIG_FILE}:",
             *(
-                f"  {old:{width}}  ->  {RENAMED[old]}: {_shown(value)}"
+                f"  {old:{width}}  ->  {RENAMED[old]}: {_show(value)}"
                 for old, value in self.renamed.items()
             ),
             *(
@@ -97,6 +97,6 @@ def _check_not_running(folder: Path) -> None:
             )
 
 
-def _shown(value: Any) -> str:
+def _show(value: Any) -> str:
     text: str = yaml.safe_dump(value, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").strip()

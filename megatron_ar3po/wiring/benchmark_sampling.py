@@ -60,7 +60,7 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
 
 def benchmark_placements(gpus: Sequence[str], server_tp: int) -> list[ServerPlacement]:
     """
-    >>> [place.gpu_ids for place in benchmark_placements(["0", "1", "2", "3"], 2)]
+    >>> [p.gpu_ids for p in benchmark_placements(["0", "1", "2", "3"], 2)]
     [('0', '1'), ('2', '3')]
     """
     if not gpus:

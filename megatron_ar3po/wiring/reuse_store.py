@@ -22,7 +22,7 @@ def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
     if not config.reuse.enabled:
         return NullStore()
 
-    def opened() -> ReuseStore:
+    def open_shard() -> ReuseStore:
         store = ReuseStore.open(
             config.run.path / "reuse",
             dp_rank=ranks.layout.dp_rank,
@@ -35,7 +35,7 @@ def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
         stack.callback(store.close)
         return store
 
-    store = ranks.only_on_leader(opened)
+    store = ranks.only_on_leader(open_shard)
     return NullStore() if store is None else store  # an empty store is falsy
 
 

@@ -31,7 +31,7 @@ def test_a_run_killed_with_a_checkpoint_on_its_way_goes_on_from_the_one_before(s
     whole = (checkpoints / "latest").read_text()
     assert int(left.name[5:10]) == int(whole[5:10]) + 1
     again = start_run(*words, "run.resume=true", f"run.num_steps={int(whole[5:10]) + 2}")
-    again.wait(600).succeeded()
+    again.wait(600).require_success()
     assert f"resumed from {checkpoints / whole}" in (tmp_path / "run/train.log").read_text()
     assert [row["step"] for row in again.metrics] == list(range(int(whole[5:10]) + 3))
     assert not list(checkpoints.glob("*.tmp"))

@@ -15,7 +15,7 @@ TIME_LIMIT_S = 1800
 @pytest.fixture(scope="module")
 def one_rank(module_runs):
     run = module_runs("observability.tensorboard=false", short=False)
-    return run.wait(TIME_LIMIT_S).succeeded()
+    return run.wait(TIME_LIMIT_S).require_success()
 
 
 def test_one_rank_learns_the_task(one_rank):
@@ -29,6 +29,6 @@ def test_one_rank_learns_the_task(one_rank):
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS.keys())
 def test_a_full_run_at_another_layout_ends_within_002_of_one_rank(one_rank, start_run, layout):
     run = start_run("observability.tensorboard=false", *layout, ranks=2, short=False)
-    run.wait(TIME_LIMIT_S).succeeded()
+    run.wait(TIME_LIMIT_S).require_success()
     ours, theirs = (r.metrics[-1]["eval/pass_at_1"] for r in (run, one_rank))
     assert abs(ours - theirs) <= 0.02

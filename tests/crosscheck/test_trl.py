@@ -37,7 +37,7 @@ LENGTHS = [5, 2, 7, 1]
 ADVANTAGES = [1.3, -0.4, -1.1, 0.6]
 
 
-def padded() -> dict[str, torch.Tensor]:
+def make_padded() -> dict[str, torch.Tensor]:
     """Four responses of unequal length; log ratios up to +-1.3, so that every clip is met."""
     generator = torch.Generator().manual_seed(0)
     shape = (len(LENGTHS), max(LENGTHS))
@@ -55,7 +55,7 @@ def padded() -> dict[str, torch.Tensor]:
     }
 
 
-TENSORS = padded()
+TENSORS = make_padded()
 IS_TOKEN = TENSORS["mask"] > 0
 RATIO = (TENSORS["old_logprobs"] - TENSORS["behaviour_logprobs"]).exp().clamp(max=2.0)
 
@@ -154,7 +154,7 @@ def trl_answers(
     return answers | {"losses": dict(zip(CASES, answers["losses"], strict=True))}
 
 
-def packed(aggregation: str) -> MicroBatch:
+def pack_rows(aggregation: str) -> MicroBatch:
     rows = [
         Row(
             old=TENSORS["old_logprobs"][i, :n].tolist(),
@@ -170,7 +170,7 @@ def packed(aggregation: str) -> MicroBatch:
 def our_answer(name: str) -> tuple[PolicyLoss, torch.Tensor]:
     """The same responses, packed; the gradient by response token in order."""
     _, options, aggregation = CASES[name]
-    batch = packed(aggregation)
+    batch = pack_rows(aggregation)
     logprobs = TENSORS["logprobs"][IS_TOKEN].clone().requires_grad_()
     result = policy_loss(
         on_response(batch, logprobs),
@@ -234,7 +234,7 @@ def test_our_leave_one_out_advantages_with_the_kl_in_the_reward_are_those_of_trl
     beta: float, trl_answers: dict[str, Any]
 ) -> None:
     """Its RLOO takes k1, summed over the response, off the reward."""
-    batch = packed("token_mean")
+    batch = pack_rows("token_mean")
     reference = on_response(batch, TENSORS["reference_logprobs"][IS_TOKEN])
     kl = sequence_kl(replace(batch, reference_logprobs=reference), "k1").tolist()
     names = [(p, f"p{p}.{i}") for p in range(2) for i in range(GROUP_SIZE)]
@@ -246,7 +246,7 @@ def test_our_leave_one_out_advantages_with_the_kl_in_the_reward_are_those_of_trl
 @pytest.mark.parametrize("mode", MODES)
 def test_our_importance_weights_are_those_of_trl(mode: str, trl_answers: dict[str, Any]) -> None:
     config = AlgorithmConfig(importance_sampling=MODES[mode], importance_sampling_cap=CAP)
-    batch = packed("token_mean")
+    batch = pack_rows("token_mean")
     ours = importance_weights(batch, config)[batch.loss_mask > 0]
     theirs = trl_answers["ratios"][mode].expand(TENSORS["mask"].shape)[IS_TOKEN]
     assert (theirs == 0).any() if mode.endswith("mask") else (theirs == CAP).any()

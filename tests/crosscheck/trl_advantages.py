@@ -48,7 +48,7 @@ def _blocks(tree: ast.AST) -> Sequence[list[ast.stmt]]:
 def grpo_advantages(rewards: torch.Tensor, group_size: int, scale_rewards: str) -> torch.Tensor:
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    known = _known(rewards, group_size)
+    known = _make_locals(rewards, group_size)
     known["self"].scale_rewards = scale_rewards
     known["self"].multi_objective_aggregation = "sum_then_normalize"
     return _advantages(GRPOTrainer, known)
@@ -60,7 +60,7 @@ def rloo_advantages(
     """Its KL is taken off the reward."""
     from trl.trainer.rloo_trainer import RLOOTrainer
 
-    known = _known(rewards, group_size)
+    known = _make_locals(rewards, group_size)
     known["self"].reward_clip_range = None
     known["self"].normalize_advantages = False
     known["self"].beta = beta
@@ -97,7 +97,7 @@ def importance_ratio(mode: str, cap: float, tensors: dict[str, torch.Tensor]) ->
     ).vllm_importance_sampling_ratio
 
 
-def _known(rewards: torch.Tensor, group_size: int) -> dict[str, Any]:
+def _make_locals(rewards: torch.Tensor, group_size: int) -> dict[str, Any]:
     trainer = SimpleNamespace(
         reward_weights=torch.ones(1, dtype=rewards.dtype), reward_funcs=[None]
     )

@@ -129,7 +129,7 @@ def test_a_reward_that_is_no_number_is_named_with_its_response(start_run):
 def test_a_step_in_which_nothing_carries_signal_trains_nothing_and_says_so(start_run):
     """Every answer is right. The policy keeps its version and the run goes on."""
     run = start_run("run.num_steps=2", "rewards.verifier=fakes.graders:always_right")
-    run.wait(180).succeeded()
+    run.wait(180).require_success()
     rows = [row for row in run.metrics if row["step"] > 0]
     assert [row["group/no_signal_frac"] for row in rows] == [1.0, 1.0]
     assert not any("actor/loss" in row for row in rows)
@@ -142,7 +142,7 @@ def test_ctrl_c_ends_the_step_saves_and_leaves_nothing(start_run):
     run = start_run("run.num_steps=1000", "evaluation.max_prompts=4")
     run.wait_for_step(1)
     os.killpg(run.process.pid, signal.SIGINT)
-    run.wait(60).succeeded()
+    run.wait(60).require_success()
     stopped = json.loads((run.folder / "STOPPED").read_text())
     assert stopped["step"] >= 1
     assert f"stopped after step {stopped['step']} of 1000" in run.out

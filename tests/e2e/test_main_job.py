@@ -62,7 +62,7 @@ def whole_run(tmp_path_factory, module_runs):
         "weight_sync.verify=true",
         "observability.tensorboard=true",
     )
-    return run.wait().succeeded()
+    return run.wait().require_success()
 
 
 def test_evaluating_a_run_repeats_its_last_evaluation(whole_run, tmp_path):
@@ -136,7 +136,7 @@ def test_a_resumed_run_goes_on_exactly(whole_run, start_run, tmp_path):
     (folder / "checkpoints/latest").write_text("step_00003")
     shutil.rmtree(folder / "checkpoints/step_00006")
     run = start_run(f"run.dir={folder}", "run.name=main_job", "run.num_steps=6", "run.resume=true")
-    run.wait().succeeded()
+    run.wait().require_success()
     assert [row["step"] for row in run.metrics] == list(range(7))
     for before, after in zip(whole_run.metrics, run.metrics, strict=True):
         expected, got = without_clocks(before), without_clocks(after)
@@ -160,7 +160,7 @@ def test_the_real_loop_runs_at_other_layouts_and_algorithms(start_run, name, ran
         *layout,
         ranks=ranks,
     )
-    run.wait().succeeded()
+    run.wait().require_success()
     rows = run.metrics
     assert [row["step"] for row in rows] == [0, 1, 2]
     assert max(largest_mismatches(run)) <= 1e-4
@@ -191,7 +191,7 @@ def replay(whole_run, start, folder, ranks: int, *layout: str) -> dict:
         *layout,
         ranks=ranks,
     )
-    run.wait().succeeded()
+    run.wait().require_success()
     return json.loads((folder / "replay.json").read_text())
 
 
@@ -222,5 +222,5 @@ def test_a_run_killed_before_its_first_checkpoint_starts_anew(start_run, tmp_pat
     first.wait_for_step(1)
     first.process.kill()
     first.wait(30)
-    again = start_run(*words).wait().succeeded()
+    again = start_run(*words).wait().require_success()
     assert [row["step"] for row in again.metrics] == [0, 1, 2]

@@ -19,7 +19,7 @@ OPTIONS = [
 
 def test_the_reference_moves_with_its_refresh_and_a_resumed_run_finds_it(start_run):
     """Step 1: the policy is the reference. Step 2: it has left it. Step 3: refreshed after step 2, it is again."""
-    run = start_run("run.num_steps=3", *OPTIONS).wait().succeeded()
+    run = start_run("run.num_steps=3", *OPTIONS).wait().require_success()
     rows = {row["step"]: row for row in run.metrics}
     kl = [rows[step]["actor/reference_kl"] for step in (1, 2, 3)]
     assert kl[0] == pytest.approx(0, abs=1e-6) and kl[2] == pytest.approx(0, abs=1e-6)
@@ -29,6 +29,6 @@ def test_the_reference_moves_with_its_refresh_and_a_resumed_run_finds_it(start_r
     assert 0 < samples <= 3 * signal  # four or eight were drawn for each
     assert (run.folder / "checkpoints/step_00003/model/reference").is_dir()
 
-    again = start_run("run.num_steps=4", "run.resume=true", *OPTIONS).wait().succeeded()
+    again = start_run("run.num_steps=4", "run.resume=true", *OPTIONS).wait().require_success()
     last = again.metrics[-1]
     assert last["step"] == 4 and abs(last["actor/reference_kl"]) > 1e-5

@@ -70,7 +70,7 @@ def trained(tmp_path_factory):
             save_groups(dump, [group], step=STEP, policy_version=STEP - 1)
             words = [f"run.dir={run}", "debug.mode=train_only", f"debug.replay_path={dump}"]
             words += [f"reuse.option={option}", f"reuse.max_logprob_drift={max_drift}"]
-            starter(*words, f"model.path={model}", ranks=ranks).wait(120).succeeded()
+            starter(*words, f"model.path={model}", ranks=ranks).wait(120).require_success()
             facts[name] = json.loads((run / "replay.json").read_text())
     finally:
         starter.end_all()
@@ -145,7 +145,7 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
         "rollout.temperature=2",
     ]
     try:
-        run = starter(*words, "reuse.max_logprob_drift=2").wait().succeeded()
+        run = starter(*words, "reuse.max_logprob_drift=2").wait().require_success()
     finally:
         starter.end_all()
     asked = sum(row.get("reuse/scored_responses", 0) for row in run.metrics)
@@ -154,16 +154,16 @@ def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tm
     assert lent == sum(row.get("reuse/borrowed_groups", 0) for row in run.metrics)
     ledger = [json.loads(line) for line in (run.folder / "ledger/dp00.jsonl").open()]
     assert sum(row["responses"] for row in ledger if row["kind"] == "scoring") == asked
-    loans = [loan for row in stored(run.folder) for loan in row.loans]
+    loans = [loan for row in read_store(run.folder) for loan in row.loans]
     assert len(loans) == lent
     for loan in loans:
         assert loan.option == "recompute" and loan.clip_frac == 0
         assert loan.ratio == pytest.approx(1.0, abs=1e-5)
         assert -20 < loan.mean_logprob < 0 and 0 <= loan.drift < 2
-    name = next(row.scored.response.response_id for row in stored(run.folder) if row.loans)
+    name = next(row.scored.response.response_id for row in read_store(run.folder) if row.loans)
     assert command_line(["reuse", "show", str(run.folder), name]) == 0
     assert "1.000 0.000" in " ".join(capsys.readouterr().out.split())  # ratio, share clipped
 
 
-def stored(folder):
+def read_store(folder):
     return [row for shard in find_shards(folder) for row in stored_responses(shard)]

@@ -86,7 +86,7 @@ def is_accepted(prompt: Prompt, response) -> bool:
     return int(response.token_ids[0]) in json.loads(prompt.ground_truth)
 
 
-def collected(server, prompts, scheduling: str) -> list:
+def collect(server, prompts, scheduling: str) -> list:
     options = {
         "num_stages": NUM_STAGES,
         "responses_per_stage": PER_STAGE,
@@ -112,7 +112,7 @@ def collected(server, prompts, scheduling: str) -> list:
 
 @pytest.fixture(scope="module")
 def continuous(server, prompts) -> list:
-    return collected(server, prompts, "continuous")
+    return collect(server, prompts, "continuous")
 
 
 def test_responses_per_prompt_are_those_of_the_closed_form(continuous, prompts, pass_rates):
@@ -159,7 +159,7 @@ def test_a_prompt_is_solved_as_often_as_its_pass_rate_says(continuous, pass_rate
 
 
 def test_continuous_and_barrier_give_identical_groups(server, prompts, continuous):
-    barrier = collected(server, prompts, "barrier")
+    barrier = collect(server, prompts, "barrier")
     for a, b in zip(continuous, barrier, strict=True):
         assert a.rewards.tolist() == b.rewards.tolist()
         for x, y in zip(a.responses, b.responses, strict=True):

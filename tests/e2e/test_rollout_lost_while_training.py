@@ -18,7 +18,7 @@ def test_a_server_lost_while_the_actor_trains_serves_the_next_step(
     path = [str(ROOT / "tests"), str(ROOT), os.environ.get("PYTHONPATH", "")]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path))
     words = ["run.num_steps=3", "algorithm.advantage=fakes.killing_advantage:advantage"]
-    run = start_run(*words).wait().succeeded()
+    run = start_run(*words).wait().require_success()
     assert [row["step"] for row in run.metrics] == [0, 1, 2, 3]
     # server and actor agree about every token of the step after it: the new process holds the published weights
     assert run.metrics[3]["mismatch/logprob_abs_max"] < 1e-3

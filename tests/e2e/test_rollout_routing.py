@@ -11,7 +11,7 @@ def rows_of(run, dp: int) -> list[dict]:
 
 def test_replicas_on_two_nodes_share_their_servers_and_each_keeps_its_answers(start_run):
     """`servers.routing=global`: two replicas, each on a node of its own with one server, one router before both."""
-    run = start_run("run.num_steps=2", "servers.routing=global", nodes=2).wait().succeeded()
+    run = start_run("run.num_steps=2", "servers.routing=global", nodes=2).wait().require_success()
     ledgers = [rows_of(run, dp) for dp in (0, 1)]
     prompts = [[row for row in rows if row["kind"] == "prompt"] for rows in ledgers]
     positions = [(row["step"], row["position"]) for rows in prompts for row in rows]
@@ -39,7 +39,7 @@ def test_a_replica_of_two_nodes_has_a_server_on_each(start_run):
     from the server of the other node as from its own, and the actor agrees with both about every token."""
     words = ["actor.tensor_parallel_size=2", "servers.servers_per_replica=2"]
     run = start_run("run.num_steps=2", *words, "weight_sync.transport=disk", nodes=2)
-    run.wait().succeeded()
+    run.wait().require_success()
     rows = rows_of(run, 0)
     prompts = [row for row in rows if row["kind"] == "prompt"]
     assert {server for row in prompts for server in row["servers"]} == {"dp0.s0", "dp0.s1"}

@@ -19,6 +19,6 @@ def test_a_second_process_is_refused_and_the_first_is_untouched(start_run):
     assert (first.folder / "resolved_config.yaml").read_bytes() == settings
     first.wait_for_step(first.metrics[-1]["step"] + 1)
     os.killpg(first.process.pid, signal.SIGINT)
-    first.wait(60).succeeded()
+    first.wait(60).require_success()
     assert [row["step"] for row in first.metrics] == list(range(len(first.metrics)))
     assert not (first.folder / "owner.json").exists()

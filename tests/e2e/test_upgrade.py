@@ -43,7 +43,7 @@ def test_a_resume_does_what_the_version_before_did_next(upgraded, start_run):
         config=upgraded / "resolved_config.yaml",
         short=False,
     )
-    run.wait().succeeded()
+    run.wait().require_success()
     assert [row["step"] for row in run.metrics] == list(range(7))
     lines = (upgraded.parent / "steps_5_and_6.jsonl").read_text().splitlines()
     for expected, row in zip(map(json.loads, lines), run.metrics[5:], strict=True):

@@ -23,7 +23,7 @@ from megatron_ar3po.types import (
 )
 
 
-def scored(
+def make_scored(
     reward: float,
     *,
     prompt_id: str = "p0",
@@ -60,7 +60,7 @@ def group(
         position=position,
         prompt=Prompt(prompt_id=prompt_id, token_ids=(1, 2), ground_truth="7"),
         responses=tuple(
-            scored(
+            make_scored(
                 reward,
                 prompt_id=prompt_id,
                 name=f"{prompt_id}.{index}",
@@ -75,7 +75,7 @@ def group(
 def stored_answer(*, position: int = 0, num_tokens: int = 3, step: int = 1) -> ScoredResponse:
     """A correct response of an earlier step, as the store lends it."""
     prompt_id = f"p{position}"
-    return scored(
+    return make_scored(
         1.0,
         prompt_id=prompt_id,
         name=f"{prompt_id}.stored",

@@ -71,7 +71,7 @@ class Files:
         return part
 
 
-def described(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
+def describe(shape: ModelShape, layout: ParallelLayout) -> dict[str, Any]:
     model = build(shape, layout)
     files, copies = Files(shape), Files(shape)
     slices: dict[str, list[int]] = {}
@@ -114,7 +114,7 @@ def every_rank(folder: str, world: int, tp: int, pp: int, cp: int) -> list[dict[
             context_parallel_size=cp,
         )
         initialize_megatron(layout, seed=0)  # which holds our ranks against Megatron's
-        found.append(described(shape, layout))
+        found.append(describe(shape, layout))
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
     return found

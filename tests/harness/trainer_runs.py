@@ -53,7 +53,7 @@ class Run:
     def code(self) -> int:
         return self.process.returncode
 
-    def succeeded(self) -> Run:
+    def require_success(self) -> Run:
         assert self.code == 0, f"exit code {self.code}\n{self.out[-1500:]}\n{self.err[-4000:]}"
         return self
 

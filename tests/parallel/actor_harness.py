@@ -170,7 +170,7 @@ def training_batch(
     return TrainingBatch(mini_batches=(mini,), num_samples=len(seqs), num_tokens=sum(LENGTHS))
 
 
-def exported(actor: Any, max_bytes: int = 50_000) -> dict[str, torch.Tensor]:
+def export_tensors(actor: Any, max_bytes: int = 50_000) -> dict[str, torch.Tensor]:
     """HF tensors on leaders (copied: a bucket's tensors are valid until the next), {} elsewhere."""
     return {n: x.clone() for bucket in actor.hf_buckets(max_bytes) for n, x in bucket}
 
@@ -180,7 +180,7 @@ def saved_weights(weights: dict[str, torch.Tensor], tied: bool) -> dict[str, tor
 
 
 def assert_weights_equal(actor: Any, expected: dict[str, torch.Tensor], tolerance: float) -> None:
-    got = exported(actor)
+    got = export_tensors(actor)
     if not actor.layout.is_leader:
         assert not got
         return

@@ -13,7 +13,7 @@ from actor_harness import (
     assert_same_on_all_ranks,
     assert_weights_equal,
     checkpoint,
-    exported,
+    export_tensors,
     make_actor,
     run_updates,
     saved_weights,
@@ -148,14 +148,14 @@ def bf16_keeps_fp32_main_weights(cut: Cut | None = None) -> None:
     actor = make_actor(
         folder, cut or Cut(), dtype="bfloat16", actor={"learning_rate": 2e-5, "weight_decay": 0.0}
     )
-    before = exported(actor)
+    before = export_tensors(actor)
     for _ in range(20):
         run_updates(actor, range(1), 1)
     for one in actor.optimizer.inner.chained_optimizers:
         for group in one.optimizer.param_groups:
             assert all(p.dtype == torch.float32 for p in group["params"])
     assert all(p.dtype == torch.bfloat16 for p in actor.policy.parameters())
-    moved = {n: (x != before[n]).float().mean().item() for n, x in exported(actor).items()}
+    moved = {n: (x != before[n]).float().mean().item() for n, x in export_tensors(actor).items()}
     if actor.layout.is_leader:
         matrices = [share for n, share in moved.items() if "proj.weight" in n]
         assert min(matrices) > 0.4, moved
@@ -172,7 +172,7 @@ def ranks_and_micro_batches_without_loss_change_nothing(cut: Cut) -> None:
 def a_non_finite_gradient_leaves_weights_and_moments_alone() -> None:
     folder, model = checkpoint("qwen2", False)
     actor = make_actor(folder, Cut())
-    before = exported(actor)
+    before = export_tensors(actor)
     batch = actor.compute_logprobs(training_batch(sequences(0), 1, 0, 2))
     first, second = batch.mini_batches[0].micro_batches
     broken = dataclasses.replace(second, advantages=second.advantages * float("nan"))
@@ -191,7 +191,7 @@ def weights_do_not_depend_on_the_chunk_of_the_output_layer() -> None:
     for chunk in (1, 10_000):
         actor = make_actor(folder, Cut(), actor={"logprob_chunk_tokens": chunk}, entropy_coef=0.01)
         run_updates(actor, range(2), 2)
-        results.append(exported(actor))
+        results.append(export_tensors(actor))
     for name, tensor in results[0].items():
         assert (tensor - results[1][name]).abs().max() <= 1e-5, name
 
@@ -206,7 +206,7 @@ def updates_are_the_same_when_the_optimizer_is_offloaded_in_between(
     folder, _ = checkpoint("qwen2", False)
     stays = make_actor(folder, cut or Cut(), dtype=dtype)
     run_updates(stays, range(2), 2)
-    expected = exported(stays)
+    expected = export_tensors(stays)
     goes = make_actor(folder, cut or Cut(), dtype=dtype)
     run_updates(goes, range(1), 2)
     offload = goes.optimizer_offload

@@ -13,7 +13,7 @@ from actor_harness import (
     assert_same_on_all_ranks,
     assert_weights_equal,
     checkpoint,
-    exported,
+    export_tensors,
     make_actor,
     run_updates,
     saved_weights,
@@ -88,7 +88,7 @@ def a_converted_checkpoint_starts_the_actor_with_the_same_weights(
             folder, target, part_bytes=50_000, report=lambda *_: None
         )
     )
-    expected = exported(make_actor(folder, cut))
+    expected = export_tensors(make_actor(folder, cut))
     assert_weights_equal(make_actor(folder, cut, megatron_path=str(target)), expected, 0.0)
 
 

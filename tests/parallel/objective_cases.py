@@ -54,7 +54,7 @@ def groups_of(step: int) -> list[Any]:
 
     generator = np.random.default_rng(step)
 
-    def scored(prompt_id: str, name: str, reward: float, of_step: int) -> Any:
+    def make_scored(prompt_id: str, name: str, reward: float, of_step: int) -> Any:
         length = int(generator.integers(1, 20))
         return ScoredResponse(
             response=Response(
@@ -79,10 +79,10 @@ def groups_of(step: int) -> list[Any]:
             token_ids=tuple(generator.integers(0, 300, PROMPT).tolist()),
             ground_truth="",
         )
-        responses = [scored(name, f"{name}.{i}", r, step) for i, r in enumerate(rewards)]
+        responses = [make_scored(name, f"{name}.{i}", r, step) for i, r in enumerate(rewards)]
         group = ResponseGroup(position=position, prompt=prompt, responses=tuple(responses))
         if not any(rewards):
-            lent = scored(name, f"{name}.lent", 1.0, step - 1)
+            lent = make_scored(name, f"{name}.lent", 1.0, step - 1)
             group = with_borrowed(group, lent, seed=0, step=step)
         groups.append(group)
     return groups

@@ -15,7 +15,7 @@ from megatron_ar3po.run.folder_format import write_format
 from megatron_ar3po.wiring.benchmark_sampling import benchmark_placements
 
 
-def parsed(*words: str) -> argparse.Namespace:
+def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_evaluate_parser(parser.add_subparsers())
     return parse_with_late_words(parser, ["evaluate", *words])
@@ -42,27 +42,27 @@ def hf_folder(path: Path) -> Path:
 
 
 def test_a_run_stands_for_its_newest_checkpoint_then_for_what_it_exported(run):
-    policy = find_policy(parsed(str(run)))
+    policy = find_policy(parse(str(run)))
     assert policy.checkpoint == run / "checkpoints/step_00020/model"
     assert (policy.hf_folder, policy.config.run.seed) == (Path("base"), 7)
-    named = find_policy(parsed(str(run), "--checkpoint=step_00010"))
+    named = find_policy(parse(str(run), "--checkpoint=step_00010"))
     assert named.checkpoint == run / "checkpoints/step_00010/model"
     exported = hf_folder(run / "hf")
-    policy = find_policy(parsed(str(run)))
+    policy = find_policy(parse(str(run)))
     assert (policy.checkpoint, policy.hf_folder) == (None, exported)
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(run):
     (run / "checkpoints/step_00020/state.json").unlink()
     with pytest.raises(ValueError, match=r"step_00020/state\.json is missing .* name another che"):
-        find_policy(parsed(str(run)))
+        find_policy(parse(str(run)))
 
 
 def test_the_benchmark_takes_the_place_of_the_training_prompts(tmp_path):
     data = tmp_path / "math500.jsonl"
     data.write_text("{}")
     model = hf_folder(tmp_path / "model")
-    words = parsed(str(model), f"--data={data}", "--samples=8", "evaluation.temperature=0.6")
+    words = parse(str(model), f"--data={data}", "--samples=8", "evaluation.temperature=0.6")
     config = settings(find_policy(words), words, tmp_path / "out")
     assert (config.data.path, config.model.path) == (str(data), str(model))
     assert (config.evaluation.samples_per_prompt, config.evaluation.temperature) == (8, 0.6)
@@ -90,6 +90,6 @@ def test_the_gpus_of_a_node_are_shared_out_to_servers():
 
 
 def test_no_samples_are_refused(tmp_path):
-    words = parsed(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
+    words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
     with pytest.raises(ValueError, match="samples_per_prompt must be at least 1"):
         settings(find_policy(words), words, tmp_path / "out")

@@ -21,7 +21,7 @@ FOLDERS = "docs|examples|benchmarks|tests|tools|requirements|launch_slurm|megatr
 
 
 @cache
-def tracked() -> list[Path]:
+def list_tracked() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -32,7 +32,7 @@ def tracked() -> list[Path]:
 
 @cache
 def pages() -> list[Path]:
-    return [path for path in tracked() if path.suffix == ".md"]
+    return [path for path in list_tracked() if path.suffix == ".md"]
 
 
 def prose(page: Path) -> str:
@@ -95,7 +95,7 @@ def test_every_file_that_a_page_names_is_there():
 
 def test_every_page_and_benchmark_that_the_code_names_is_there():
     gone = []
-    for path in tracked():
+    for path in list_tracked():
         if path.suffix in {".py", ".sh", ".yaml", ".toml"}:
             for name in re.findall(
                 r"\b((?:docs|benchmarks)/[\w/]+\.(?:md|py))\b", path.read_text()

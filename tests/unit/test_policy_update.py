@@ -51,7 +51,7 @@ def advantages_of_rows(report: UpdateReport) -> list[float]:
     ]
 
 
-def rescued(position: int) -> ResponseGroup:
+def make_rescued(position: int) -> ResponseGroup:
     lent = stored_answer(position=position)
     return with_borrowed(group([0] * 4, position=position), lent, seed=0, step=5)
 
@@ -110,7 +110,7 @@ def test_a_borrowed_response_that_drifted_too_far_is_detached_before_the_update(
     settings = config()
     settings = replace(settings, reuse=replace(settings.reuse, max_logprob_drift=limit))
     actor = FakeActor(drift=0.25)
-    report = train(actor, settings, [rescued(0)])
+    report = train(actor, settings, [make_rescued(0)])
     assert actor.updated[0].num_sequences == num_rows
     assert report.records["reuse/switched_to_detach"] == Max(int(option == "detach"))
     assert report.records["reuse/logprob_drift_max"].value == pytest.approx(0.25)
@@ -122,7 +122,7 @@ def test_a_borrowed_response_that_drifted_too_far_is_detached_before_the_update(
 def test_an_update_whose_only_samples_all_drifted_away_trains_nothing():
     """A group of two that borrowed: under `detach` its one own response is left; with `overlong_filtering` it leaves as
     well, and nothing carries gradient."""
-    borrowed = rescued(0)
+    borrowed = make_rescued(0)
     cut = tuple(
         replace(r, response=replace(r.response, finish_reason="length"))
         if r.origin == "fresh"

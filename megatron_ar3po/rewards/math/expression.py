@@ -91,10 +91,10 @@ class _Parser(TokenReader):
             token = self.peek()
             if token == "*":
                 self._next()
-                factors.append(self._signed())
+                factors.append(self._signed_term())
             elif token == "/":
                 self._next()
-                divisor = self._product() if self._tight else self._signed()
+                divisor = self._product() if self._tight else self._signed_term()
                 num_divisions += 1
                 if num_divisions > MAX_CHAIN:
                     raise Unreadable("a chain of divisions")
@@ -102,7 +102,7 @@ class _Parser(TokenReader):
             elif token == r"\bmod":
                 self._next()
                 left = factors[0] if len(factors) == 1 else ("mul", tuple(factors))
-                return ("fn", "mod", (left, self._signed()))
+                return ("fn", "mod", (left, self._signed_term()))
             elif not self._tight and self._starts_factor():
                 factors.append(self._power())
             else:
@@ -110,12 +110,12 @@ class _Parser(TokenReader):
 
     def _product(self) -> Node:
         """Factors written side by side."""
-        factors = [self._signed()]
+        factors = [self._signed_term()]
         while self._starts_factor():
             factors.append(self._power())
         return factors[0] if len(factors) == 1 else ("mul", tuple(factors))
 
-    def _signed(self) -> Node:
+    def _signed_term(self) -> Node:
         if self.peek() in ("+", "-"):
             sign = self._next()[1]
             factor = self._power()

@@ -14,7 +14,7 @@ from megatron_ar3po.types import MicroBatch
 LENGTHS = (6, 13, 2, 40)
 
 
-def packed(lengths: tuple[int, ...]) -> MicroBatch:
+def pack(lengths: tuple[int, ...]) -> MicroBatch:
     """Tokens are numbered from 1, so that padding, 0, is seen; the first two of each sequence are its prompt."""
     total = sum(lengths)
     positions = torch.cat([torch.arange(n) for n in lengths])
@@ -40,7 +40,7 @@ def packed(lengths: tuple[int, ...]) -> MicroBatch:
 
 def test_the_docstring_example() -> None:
     """Six tokens over two ranks: a b . . and c d e f."""
-    whole = packed((6,))
+    whole = pack((6,))
     first, second = (context_slice(whole, size=2, rank=r) for r in range(2))
     assert first.micro_batch.token_ids.tolist() == [1, 2, 0, 0]
     assert second.micro_batch.token_ids.tolist() == [3, 4, 5, 6]
@@ -60,7 +60,7 @@ def test_the_docstring_example() -> None:
 def test_every_token_lies_on_one_rank_with_its_neighbours_knowledge(
     size: int, tensor_parallel: int
 ) -> None:
-    whole = packed(LENGTHS)
+    whole = pack(LENGTHS)
     slices = [
         context_slice(whole, size=size, rank=r, tensor_parallel=tensor_parallel)
         for r in range(size)
@@ -84,7 +84,7 @@ def test_every_token_lies_on_one_rank_with_its_neighbours_knowledge(
 
 @pytest.mark.parametrize("size", [2, 4])
 def test_losses_and_log_probs_of_the_ranks_add_up_to_those_of_the_whole(size: int) -> None:
-    whole = packed(LENGTHS)
+    whole = pack(LENGTHS)
 
     def logprobs(mb: MicroBatch) -> torch.Tensor:  # some function of each token alone
         return -torch.cos(mb.token_ids.float()) * mb.loss_mask
@@ -102,7 +102,7 @@ def test_losses_and_log_probs_of_the_ranks_add_up_to_those_of_the_whole(size: in
 def test_causal_attention_costs_every_rank_the_same() -> None:
     """Keys seen by the tokens of a rank, of 1 + 2 + ... + 64 = 2080: an early and a late chunk balance out; plain
     halves would be 1 to 3."""
-    whole = packed((64,))
+    whole = pack((64,))
     seen = [
         int((context_slice(whole, size=4, rank=r).micro_batch.position_ids + 1).sum())
         for r in range(4)
@@ -111,7 +111,7 @@ def test_causal_attention_costs_every_rank_the_same() -> None:
 
 
 def test_a_dummy_row_keeps_weight_0() -> None:
-    row = packed((2,))
+    row = pack((2,))
     row = replace(row, loss_mask=torch.zeros(2), weights=torch.zeros(2))
     for rank in range(2):
         mine = context_slice(row, size=2, rank=rank).micro_batch

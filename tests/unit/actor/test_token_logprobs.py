@@ -10,7 +10,7 @@ from megatron_ar3po.actor.token_logprobs import token_logprobs
 TOKENS, HIDDEN, VOCAB = 7, 5, 11
 
 
-def made() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def make_inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(TOKENS, HIDDEN, generator=generator)
     weight = torch.randn(VOCAB, HIDDEN, generator=generator)
@@ -46,7 +46,7 @@ def test_temperature_divides_the_logits() -> None:
 @pytest.mark.parametrize("chunk_tokens", [1, 3, 7, 100])
 @pytest.mark.parametrize("use", ["logprob", "entropy", "both"])
 def test_values_and_gradients_are_those_of_log_softmax(chunk_tokens: int, use: str) -> None:
-    hidden, weight, targets = made()
+    hidden, weight, targets = make_inputs()
     wanted = plain(hidden, weight, targets, 0.7)
     got = token_logprobs(hidden, weight, targets, temperature=0.7, chunk_tokens=chunk_tokens)
     coefficient = torch.linspace(-1, 2, TOKENS)
@@ -68,7 +68,7 @@ def test_values_and_gradients_are_those_of_log_softmax(chunk_tokens: int, use: s
 
 
 def test_padding_rows_of_the_weight_get_no_gradient() -> None:
-    hidden, weight, targets = made()
+    hidden, weight, targets = make_inputs()
     padded = torch.cat([weight.detach(), torch.ones(5, HIDDEN)]).requires_grad_()
     logprob, _ = token_logprobs(hidden, padded[:VOCAB], targets, temperature=1.0, chunk_tokens=4)
     logprob.sum().backward()
@@ -80,7 +80,7 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Counts the largest matmul output in forward and backward; does not see torch's internal work space."""
-    hidden, weight, targets = made()
+    hidden, weight, targets = make_inputs()
     widest = 0
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -101,7 +101,7 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_made(
 
 @pytest.mark.parametrize("chunk_tokens", [3, 100])
 def test_without_entropy_log_probs_and_gradients_are_the_same(chunk_tokens: int) -> None:
-    hidden, weight, targets = made()
+    hidden, weight, targets = make_inputs()
     options = {"temperature": 0.7, "chunk_tokens": chunk_tokens}
     with_it, entropy = token_logprobs(hidden, weight, targets, **options)
     without, nothing = token_logprobs(hidden, weight, targets, with_entropy=False, **options)

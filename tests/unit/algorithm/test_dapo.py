@@ -21,7 +21,7 @@ from megatron_ar3po.types import ResponseGroup, Verdict
 LIMIT, INTERVAL = 20, 4
 
 
-def graded(*responses: tuple[bool, int], position: int = 0) -> ResponseGroup:
+def make_graded(*responses: tuple[bool, int], position: int = 0) -> ResponseGroup:
     """(is correct, tokens) of each response; at the limit it is cut off, and wrong."""
     whole = group([0] * len(responses), position=position, lengths=[n for _, n in responses])
     scored = []
@@ -38,7 +38,7 @@ def graded(*responses: tuple[bool, int], position: int = 0) -> ResponseGroup:
 
 
 # Rewards 1, 1 - 1/2, 0, -1: mean 0.125, std sqrt(2.1875 / 4) = 0.739510.
-MIXED = graded((True, 10), (True, 18), (False, 12), (False, 20))
+MIXED = make_graded((True, 10), (True, 18), (False, 12), (False, 20))
 
 
 def test_the_preset_is_the_paper_but_for_what_depends_on_the_length_limit() -> None:
@@ -68,6 +68,6 @@ def test_punished_rewards_are_normalised_and_the_filtered_response_leaves_afterw
 
 def test_a_group_that_differs_by_its_punishment_alone_is_drawn_anew() -> None:
     """All correct, one long; all wrong, one cut. Without dynamic sampling they would train."""
-    for same in (graded((True, 10), (True, 19)), graded((False, 10), (False, 20))):
+    for same in (make_graded((True, 10), (True, 19)), make_graded((False, 10), (False, 20))):
         assert carries_signal(same) and not is_mixed(same)
     assert is_mixed(MIXED)

@@ -23,7 +23,7 @@ def names(whole: ResponseGroup) -> list[str]:
     return [scored.response.response_id for scored in whole.responses]
 
 
-def kept(rewards: list[float], size: int) -> list[str]:
+def keep(rewards: list[float], size: int) -> list[str]:
     return names(downsample(group(rewards), AlgorithmConfig(downsample_to=size)))
 
 
@@ -32,12 +32,12 @@ def test_the_responses_whose_rewards_differ_most_are_kept_in_their_order() -> No
     rewards = [0, 1, 1, 1, 1, 1, 0.2, 1]
     assert np.var([0, 0.2, 1, 1]) == pytest.approx(0.2075)
     assert np.var([0, 1, 1, 1]) == pytest.approx(0.1875)
-    assert kept(rewards, 4) == ["p0.0", "p0.1", "p0.2", "p0.6"]
+    assert keep(rewards, 4) == ["p0.0", "p0.1", "p0.2", "p0.6"]
 
 
 def test_one_correct_response_stays_among_the_first_incorrect_ones() -> None:
-    assert kept([0, 0, 0, 0, 0, 1, 0, 0], 4) == ["p0.0", "p0.1", "p0.2", "p0.5"]
-    assert kept([1, 1, 1, 1, 0, 0, 0, 0], 4) == ["p0.0", "p0.1", "p0.4", "p0.5"]
+    assert keep([0, 0, 0, 0, 0, 1, 0, 0], 4) == ["p0.0", "p0.1", "p0.2", "p0.5"]
+    assert keep([1, 1, 1, 1, 0, 0, 0, 0], 4) == ["p0.0", "p0.1", "p0.4", "p0.5"]
 
 
 def test_a_group_that_is_small_enough_stays_whole() -> None:
@@ -82,7 +82,7 @@ def test_random_keeps_every_response_equally_often() -> None:
 
 
 def test_random_depends_on_the_seed_of_the_response_and_on_nothing_else() -> None:
-    def seeded(seed: int, position: int) -> ResponseGroup:
+    def make_seeded(seed: int, position: int) -> ResponseGroup:
         whole = group([1, 0, 0, 0], position=position)
         responses = [
             replace(s, response=replace(s.response, seed=seed + i))
@@ -91,7 +91,7 @@ def test_random_depends_on_the_seed_of_the_response_and_on_nothing_else() -> Non
         return replace(whole, responses=tuple(responses))
 
     config = AlgorithmConfig(downsample_to=2, downsample_rule="random")
-    chosen = [[names(downsample(seeded(s, p), config)) for p in range(40)] for s in (1, 1, 2)]
+    chosen = [[names(downsample(make_seeded(s, p), config)) for p in range(40)] for s in (1, 1, 2)]
     assert chosen[0] == chosen[1] != chosen[2]
 
 

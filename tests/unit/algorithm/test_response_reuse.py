@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 import pytest
-from fakes.algorithm_cases import group, scored, stored_answer
+from fakes.algorithm_cases import group, make_scored, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import (
     loans_beyond_the_cap,
@@ -78,7 +78,7 @@ def test_only_fresh_correct_responses_are_worth_keeping() -> None:
     assert [s.response.response_id for s in kept] == ["p0.1", "p0.2"]
 
 
-def rescued(position: int):
+def make_rescued(position: int):
     lent = stored_answer(position=position)
     return with_borrowed(group([0, 0], position=position), lent, seed=0, step=5)
 
@@ -89,15 +89,15 @@ def rescued(position: int):
 def test_a_cap_bounds_the_share_of_borrowers(max_frac: float, num_left: int) -> None:
     """Six groups with signal of their own, six that borrowed: n of 6 + n train, n / (6 + n) <= the cap. 1 of 7 is
     0.143."""
-    groups = [group([1, 0], position=p) for p in range(6)] + [rescued(p) for p in range(6, 12)]
+    groups = [group([1, 0], position=p) for p in range(6)] + [make_rescued(p) for p in range(6, 12)]
     beyond = loans_beyond_the_cap(groups, max_frac)
     assert len(beyond) == 6 - num_left and beyond <= set(range(6, 12))
     assert loans_beyond_the_cap(groups[::-1], max_frac) == beyond
 
 
 def test_without_signal_of_its_own_a_step_under_a_cap_trains_nothing() -> None:
-    assert loans_beyond_the_cap([rescued(0), rescued(1)], 0.99) == {0, 1}
-    assert loans_beyond_the_cap([rescued(0), rescued(1)], 1.0) == set()
+    assert loans_beyond_the_cap([make_rescued(0), make_rescued(1)], 0.99) == {0, 1}
+    assert loans_beyond_the_cap([make_rescued(0), make_rescued(1)], 1.0) == set()
 
 
 def test_who_stays_under_a_cap_is_decided_by_hash_rank() -> None:
@@ -105,7 +105,7 @@ def test_who_stays_under_a_cap_is_decided_by_hash_rank() -> None:
     stays = Counter()
     for start in range(0, 4000, 10):
         own = group([1, 0], position=start)
-        borrowers = [rescued(p) for p in range(start + 1, start + 5)]
+        borrowers = [make_rescued(p) for p in range(start + 1, start + 5)]
         beyond = loans_beyond_the_cap([own, *borrowers], 0.5)
         stays.update(p - start for p in range(start + 1, start + 5) if p not in beyond)
     assert sum(stays.values()) == 400
@@ -117,7 +117,7 @@ def test_who_stays_under_a_cap_is_decided_by_hash_rank() -> None:
     [
         (group([0, 1]), stored_answer(), "is solved"),
         (group([]), stored_answer(), "no response that could be replaced"),
-        (group([0]), scored(0.0, step=1), "not correct"),
+        (group([0]), make_scored(0.0, step=1), "not correct"),
         (group([0]), stored_answer(position=1), "lent an answer to p1"),
         (group([0]), stored_answer(step=5), "response of step 5 in step 5"),
     ],

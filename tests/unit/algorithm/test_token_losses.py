@@ -113,7 +113,7 @@ def test_a_ratio_beyond_all_bounds_stays_finite(policy_loss: str, advantage: flo
 
 @pytest.fixture
 def custom_config(request: pytest.FixtureRequest):
-    def named(function) -> AlgorithmConfig:
+    def register(function) -> AlgorithmConfig:
         module = ModuleType("losses_of_a_user")
         module.chosen = function
         sys.modules[module.__name__] = module
@@ -121,7 +121,7 @@ def custom_config(request: pytest.FixtureRequest):
         load_user_function.cache_clear()
         return AlgorithmConfig(policy_loss="losses_of_a_user:chosen")
 
-    return named
+    return register
 
 
 def test_a_loss_of_the_user_stands_beside_the_built_in_ones(custom_config) -> None:

@@ -83,7 +83,7 @@ def test_the_samples_do_not_depend_on_which_replica_holds_a_group(advantage: str
     assert len(alone) == (7 if advantage == "global" else 2)
 
 
-def truncated(whole: ResponseGroup, index: int) -> ResponseGroup:
+def truncate(whole: ResponseGroup, index: int) -> ResponseGroup:
     responses = list(whole.responses)
     cut = replace(responses[index].response, finish_reason="length")
     responses[index] = replace(responses[index], response=cut)
@@ -92,7 +92,7 @@ def truncated(whole: ResponseGroup, index: int) -> ResponseGroup:
 
 def test_overlong_filtering_drops_a_truncated_response_after_the_normalisation() -> None:
     """Its siblings keep the advantages they have beside it."""
-    groups = [truncated(group([1, 0, 0, 0]), 2)]
+    groups = [truncate(group([1, 0, 0, 0]), 2)]
     config = AlgorithmConfig(overlong_filtering=True)
     samples = samples_with_signal(groups, config, ReuseConfig())
     assert [s.response_id for s in samples] == ["p0.0", "p0.1", "p0.3"]
@@ -143,7 +143,7 @@ def test_the_cap_on_loans_looks_at_the_groups_with_signal_of_all_replicas() -> N
 
 
 def test_a_step_in_which_everything_is_masked_gives_nothing_and_says_why() -> None:
-    everything_cut = truncated(truncated(group([1, 0]), 0), 1)
+    everything_cut = truncate(truncate(group([1, 0]), 0), 1)
     config = AlgorithmConfig(overlong_filtering=True)
     groups = [everything_cut, group([1, 1], position=1), group([0, 0], position=2)]
     assert samples_with_signal(groups, config, ReuseConfig()) == []

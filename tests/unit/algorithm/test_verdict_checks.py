@@ -9,7 +9,7 @@ from megatron_ar3po.algorithm.verdict_checks import check_verdicts
 from megatron_ar3po.types import ResponseGroup, Verdict
 
 
-def graded(*statuses: str, position: int = 0) -> ResponseGroup:
+def make_graded(*statuses: str, position: int = 0) -> ResponseGroup:
     whole = group([0] * len(statuses), position=position)
     responses = [
         replace(r, verdict=Verdict(reward=0.0, status=status, reason="sympy died"))  # type: ignore[arg-type]
@@ -19,16 +19,18 @@ def graded(*statuses: str, position: int = 0) -> ResponseGroup:
 
 
 def test_a_verifier_that_fails_for_more_than_its_share_halts_the_run() -> None:
-    check_verdicts([graded("error", "timeout", "incorrect", "no_answer")], max_error_frac=0.5)
+    check_verdicts([make_graded("error", "timeout", "incorrect", "no_answer")], max_error_frac=0.5)
     with pytest.raises(RuntimeError, match=r"failed for 3 of 4 .*max_error_frac=0.5.*sympy died"):
-        check_verdicts([graded("error", "timeout"), graded("error", "correct")], max_error_frac=0.5)
+        check_verdicts(
+            [make_graded("error", "timeout"), make_graded("error", "correct")], max_error_frac=0.5
+        )
 
 
 def test_no_failure_is_borne_with_a_share_of_zero_and_nothing_graded_is_no_failure() -> None:
-    check_verdicts([graded("incorrect")], max_error_frac=0.0)
+    check_verdicts([make_graded("incorrect")], max_error_frac=0.0)
     check_verdicts([], max_error_frac=0.0)
     with pytest.raises(RuntimeError, match="1 of 2"):
-        check_verdicts([graded("error", "correct")], max_error_frac=0.0)
+        check_verdicts([make_graded("error", "correct")], max_error_frac=0.0)
 
 
 def test_a_reward_that_is_no_number_is_named_before_anything_is_made_of_it() -> None:

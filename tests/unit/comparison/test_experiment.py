@@ -103,7 +103,7 @@ def test_a_variant_means_the_same_in_both_experiments_of_the_harder_task() -> No
         assert one.words_of(variant, 3) == other.words_of(same, 3)
 
 
-def written(tmp_path: Path, text: str) -> Path:
+def write_experiment(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "experiment.yaml"
     path.write_text(f"config: {CONFIG}\n{text}")
     return path
@@ -127,7 +127,7 @@ def test_what_an_experiment_gets_wrong_is_said_before_the_first_run(
     tmp_path, text, message
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        from_file(written(tmp_path, text))
+        from_file(write_experiment(tmp_path, text))
 
 
 def test_an_algorithm_named_twice_is_refused() -> None:

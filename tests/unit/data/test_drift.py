@@ -45,7 +45,7 @@ SAMPLES = [
 ]
 
 
-def built(samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1):
+def build(samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1):
     algorithm = AlgorithmConfig(loss_aggregation=aggregation, num_mini_batches=parts)
     actor = ActorConfig(max_tokens_per_microbatch=12)
     return BatchBuilder(cast(Any, OneRank()), algorithm, actor).build(samples)
@@ -77,7 +77,7 @@ def per_token(batch: TrainingBatch) -> dict[tuple[str, int], tuple[float, ...]]:
 
 
 def test_drift_is_the_mean_absolute_change_over_the_tokens_of_a_borrowed_response() -> None:
-    batch = with_drifts(built(SAMPLES), {"p0.0": 9.0, "p0.1": 0.25, "p1.0": 2.0})
+    batch = with_drifts(build(SAMPLES), {"p0.0": 9.0, "p0.1": 0.25, "p1.0": 2.0})
     drifts = drift_of_rows(batch)
     assert {name: round(x, 6) for (_, name), x in drifts.items()} == {
         "p0.1": 0.25,
@@ -85,7 +85,7 @@ def test_drift_is_the_mean_absolute_change_over_the_tokens_of_a_borrowed_respons
         "p2.0": 0.0,
     }
     stored = [replace(s, uses_stored_logprobs=True) for s in SAMPLES]
-    assert drift_of_rows(with_drifts(built(stored), {"p1.0": 2.0})) == {}
+    assert drift_of_rows(with_drifts(build(stored), {"p1.0": 2.0})) == {}
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
@@ -94,7 +94,7 @@ def test_what_drifts_too_far_counts_nowhere_and_the_rest_weighs_as_if_it_had_nev
 ) -> None:
     """To the last digit the batch that is built without it."""
     drift = {"p0.1": 0.25, "p1.0": 2.0}
-    full = with_drifts(built(SAMPLES, aggregation), drift)
+    full = with_drifts(build(SAMPLES, aggregation), drift)
     batch, outcomes = detach_drifted(
         full, cast(Any, OneRank()), max_drift=1.0, aggregation=aggregation
     )
@@ -104,7 +104,7 @@ def test_what_drifts_too_far_counts_nowhere_and_the_rest_weighs_as_if_it_had_nev
         ("p2.0", "recompute"),
     ]
     expected = with_drifts(
-        built([s for s in SAMPLES if s.response_id != "p1.0"], aggregation), drift
+        build([s for s in SAMPLES if s.response_id != "p1.0"], aggregation), drift
     )
     assert per_token(batch) == per_token(expected)
     (mini,), (other,) = batch.mini_batches, expected.mini_batches
@@ -117,7 +117,7 @@ def test_what_drifts_too_far_counts_nowhere_and_the_rest_weighs_as_if_it_had_nev
 
 
 def test_a_limit_of_0_measures_and_changes_nothing() -> None:
-    full = with_drifts(built(SAMPLES), {"p1.0": 2.0})
+    full = with_drifts(build(SAMPLES), {"p1.0": 2.0})
     batch, outcomes = detach_drifted(
         full, cast(Any, OneRank()), max_drift=0.0, aggregation="token_mean"
     )
@@ -126,7 +126,7 @@ def test_a_limit_of_0_measures_and_changes_nothing() -> None:
 
 
 def test_a_mini_batch_of_which_nothing_is_left_is_dropped() -> None:
-    full = with_drifts(built(SAMPLES, parts=3), {})
+    full = with_drifts(build(SAMPLES, parts=3), {})
     assert [mini.num_sequences for mini in full.mini_batches] == [2, 2, 1]
     batch = drop_rows(full, {(2, "p2.0")}, "token_mean")
     assert [mini.num_sequences for mini in batch.mini_batches] == [2, 2]
@@ -135,4 +135,4 @@ def test_a_mini_batch_of_which_nothing_is_left_is_dropped() -> None:
 
 def test_a_row_that_is_nowhere_cannot_leave() -> None:
     with pytest.raises(AssertionError, match="is in no mini-batch"):
-        drop_rows(with_drifts(built(SAMPLES), {}), {(7, "p7.0")}, "token_mean")
+        drop_rows(with_drifts(build(SAMPLES), {}), {(7, "p7.0")}, "token_mean")

@@ -18,14 +18,14 @@ from megatron_ar3po.types import ResponseGroup
 def plain(whole: ResponseGroup) -> object:
     """Comparable: arrays as lists."""
 
-    def listed(value: object) -> object:
+    def to_lists(value: object) -> object:
         if isinstance(value, dict):
-            return {name: listed(part) for name, part in value.items()}
+            return {name: to_lists(part) for name, part in value.items()}
         if isinstance(value, list | tuple):
-            return [listed(part) for part in value]
+            return [to_lists(part) for part in value]
         return (str(value.dtype), value.tolist()) if isinstance(value, np.ndarray) else value
 
-    return listed(asdict(whole))
+    return to_lists(asdict(whole))
 
 
 def test_a_dump_comes_back_whole_and_by_position(tmp_path):

@@ -37,10 +37,10 @@ def _outcome(rank: int, tp: int) -> tuple:
         ranks.run_on_first(fail)
     except (ValueError, PeerError) as raised:
         error = f"{type(raised).__name__}: {raised}"
-    return said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank), _kept(ranks)
+    return said, served, error, ranks.any(rank == 1), ranks.gather_over_replicas(rank), _keep(ranks)
 
 
-def _kept(ranks: Ranks) -> tuple:
+def _keep(ranks: Ranks) -> tuple:
     """A lock cannot be pickled: what is kept must not travel."""
 
     def make() -> "threading.Lock":

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT / "requirements"))
 import pins  # noqa: E402
 
 
-def tracked(*patterns: str) -> list[str]:
+def list_tracked(*patterns: str) -> list[str]:
     listed = subprocess.run(
         ["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -31,7 +31,7 @@ def tracked(*patterns: str) -> list[str]:
 
 
 def test_every_shell_script_passes_shellcheck():
-    scripts = [*tracked("*.sh"), *tracked(".ci/run", "tests/slurm/sacct")]
+    scripts = [*list_tracked("*.sh"), *list_tracked(".ci/run", "tests/slurm/sacct")]
     done = subprocess.run(
         [BIN / "shellcheck", "-x", *scripts], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -40,7 +40,7 @@ def test_every_shell_script_passes_shellcheck():
 
 
 def test_every_shell_script_can_be_run_by_its_name():
-    scripts = [*tracked("*.sh"), *tracked(".ci/run", "tests/slurm/sacct")]
+    scripts = [*list_tracked("*.sh"), *list_tracked(".ci/run", "tests/slurm/sacct")]
     assert "launch_slurm/ar3po_32b.sh" in scripts
     assert [script for script in scripts if not os.access(ROOT / script, os.X_OK)] == []
 

@@ -12,7 +12,7 @@ from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.types import ResponseGroup
 
 
-def rescued(position: int) -> ResponseGroup:
+def make_rescued(position: int) -> ResponseGroup:
     lent = stored_answer(position=position)
     return with_borrowed(group([0] * 4, position=position), lent, seed=0, step=5)
 
@@ -20,7 +20,7 @@ def rescued(position: int) -> ResponseGroup:
 def test_what_loans_teach_is_their_share_of_groups_and_of_advantages() -> None:
     """Two groups of two with advantages +-0.999998 at 3 tokens: mass 12. One rescued of four under Option II: three
     times 0.577349 at 3 tokens, 5.196. One loan beyond the cap of 0.34 (1 of 3) is idle."""
-    groups = [group([1, 0], position=p) for p in (0, 1)] + [rescued(2), rescued(3)]
+    groups = [group([1, 0], position=p) for p in (0, 1)] + [make_rescued(2), make_rescued(3)]
     reuse = ReuseConfig(option="detach", max_borrowed_frac=0.34)
     samples = samples_with_signal(groups, AlgorithmConfig(), reuse)
     records = loan_records(groups, samples)
@@ -38,7 +38,7 @@ def test_a_step_without_samples_has_no_share_to_report() -> None:
 
 def test_groups_are_counted_by_how_they_ended_and_by_whether_they_teach() -> None:
     """Four groups, one of each outcome. Two have unlike rewards: the mixed one and the rescued one."""
-    groups = [group([1, 1]), group([1, 0], position=1), group([0, 0], position=2), rescued(3)]
+    groups = [group([1, 1]), group([1, 0], position=1), group([0, 0], position=2), make_rescued(3)]
     samples = samples_with_signal(groups, AlgorithmConfig(), ReuseConfig())
     assert group_records(groups, samples) == {
         "group/signal_groups": Sum(2),

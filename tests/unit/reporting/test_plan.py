@@ -155,14 +155,14 @@ def test_the_table_of_the_cluster_page_is_what_the_plans_say():
 def test_activations_per_token_with_and_without_recompute_and_sequence_parallel():
     layout = ParallelLayout(world_size=2, tensor_parallel_size=2)
 
-    def held(*overrides: str) -> int:
+    def count_held(*overrides: str) -> int:
         words = ["actor.tensor_parallel_size=2", "actor.max_tokens_per_microbatch=1", *overrides]
         return activation_bytes(load_config([], words), SMALL, layout, 4)
 
     projections = (2 * 8 + 2 * 8 + 3 * 16) // 2  # of a layer, cut by TP 2
-    assert held() == 4 * 2 * (4 * 8 + projections)
-    assert held("actor.sequence_parallel=true") == 4 * 2 * (4 * 4 + projections)
-    assert held("actor.recompute=full") == 4 * (2 * 8 + 4 * 8 + projections)
+    assert count_held() == 4 * 2 * (4 * 8 + projections)
+    assert count_held("actor.sequence_parallel=true") == 4 * 2 * (4 * 4 + projections)
+    assert count_held("actor.recompute=full") == 4 * (2 * 8 + 4 * 8 + projections)
 
 
 def test_a_plan_that_does_not_fit_names_the_phase_and_the_nearest_layout():

@@ -31,7 +31,7 @@ from megatron_ar3po.reuse.database import ReuseStoreError
 from megatron_ar3po.reuse.store import ReuseStore
 
 
-def filled(folder: Path, num_prompts: int = 20) -> Path:
+def fill(folder: Path, num_prompts: int = 20) -> Path:
     with open_store(folder) as store:
         responses = [
             make_response(make_prompt(n), step=1, num_tokens=300) for n in range(num_prompts)
@@ -42,7 +42,7 @@ def filled(folder: Path, num_prompts: int = 20) -> Path:
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 100, 4096, 20_000])
 def test_a_truncated_shard_is_refused_when_it_is_opened(tmp_path: Path, num_bytes: int) -> None:
-    path = filled(tmp_path)
+    path = fill(tmp_path)
     os.truncate(path, num_bytes)
     with pytest.raises(ReuseStoreError, match=r"is damaged|is not a shard"):
         open_store(tmp_path)
@@ -56,7 +56,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_response_with_a_flipped_bit_is_never_lent(tmp_path: Path) -> None:
-    path = filled(tmp_path, num_prompts=1)
+    path = fill(tmp_path, num_prompts=1)
     needle = make_response(make_prompt(0), step=1, num_tokens=300).response.logprobs.tobytes()[:64]
     content = bytearray(path.read_bytes())
     content[content.index(needle) + 10] ^= 0x04
@@ -97,7 +97,7 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
 
 @pytest.mark.parametrize("name", ["run", "model", "tokenizer"])
 def test_a_shard_of_another_run_model_or_tokenizer_is_refused(tmp_path: Path, name: str) -> None:
-    filled(tmp_path)
+    fill(tmp_path)
     with pytest.raises(
         ReuseStoreError, match=f"answers of another {name} '.*' \\(expected 'other'\\)"
     ):
@@ -113,7 +113,7 @@ def test_a_shard_of_another_run_model_or_tokenizer_is_refused(tmp_path: Path, na
 
 def test_a_moved_tokenizer_folder_is_no_reason_to_refuse(tmp_path: Path) -> None:
     fingerprint = replace(FINGERPRINT, tokenizer_path="/elsewhere")
-    before = contents(filled(tmp_path))
+    before = contents(fill(tmp_path))
     store = ReuseStore.open(
         tmp_path, dp_rank=0, dp_size=1, config=ReuseConfig(), run_seed=0, fingerprint=fingerprint
     )
@@ -122,7 +122,7 @@ def test_a_moved_tokenizer_folder_is_no_reason_to_refuse(tmp_path: Path) -> None
 
 
 def test_a_schema_from_a_newer_program_is_refused(tmp_path: Path) -> None:
-    path = filled(tmp_path)
+    path = fill(tmp_path)
     with sqlite3.connect(path) as connection:
         connection.execute("PRAGMA user_version = 99")
     connection.close()
@@ -133,7 +133,7 @@ def test_a_schema_from_a_newer_program_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_renamed_shard_is_refused(tmp_path: Path) -> None:
-    filled(tmp_path).rename(tmp_path / "dp00_of_02.sqlite")
+    fill(tmp_path).rename(tmp_path / "dp00_of_02.sqlite")
     shutil.copy(tmp_path / "dp00_of_02.sqlite", tmp_path / "dp01_of_02.sqlite")
     with pytest.raises(ReuseStoreError, match="was made for data-parallel rank 0 of 1"):
         open_store(tmp_path, dp_size=2)
@@ -169,7 +169,7 @@ def test_a_mount_without_file_locks_is_named_at_the_start(
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
     """As another user where the test is run by root, whom permissions do not stop."""
     folder = Path(tempfile.mkdtemp(prefix="ar3po-reuse-"))
-    path = filled(folder)
+    path = fill(folder)
     folder.chmod(0o555)
     path.chmod(0o444)
     context = multiprocessing.get_context("fork")

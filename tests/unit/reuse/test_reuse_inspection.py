@@ -48,13 +48,14 @@ def reuse(*words: object) -> int:
     parser = argparse.ArgumentParser()
     grader = GraderOfToday()
     add_reuse_parser(
-        parser.add_subparsers(), make_grader=lambda config, stack: _checked(config, stack, grader)
+        parser.add_subparsers(),
+        make_grader=lambda config, stack: _check_config(config, stack, grader),
     )
     arguments = parser.parse_args(["reuse", *map(str, words)])
     return arguments.command(arguments)
 
 
-def _checked(config: Path, stack: ExitStack, grader: GraderOfToday) -> GraderOfToday:
+def _check_config(config: Path, stack: ExitStack, grader: GraderOfToday) -> GraderOfToday:
     assert config.name.endswith(".yaml") and isinstance(stack, ExitStack)
     return grader
 

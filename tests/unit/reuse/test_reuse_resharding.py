@@ -99,11 +99,11 @@ def test_an_interrupted_resharding_is_taken_up_again_or_given_up(
     before = contents(*old)
     open_store(tmp_path, dp_rank=0, dp_size=3).close()
 
-    def killed(*_: object, **__: object) -> None:
+    def kill(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ShardBuilder, "seal", killed)
+        patched.setattr(ShardBuilder, "seal", kill)
         with pytest.raises(KeyboardInterrupt):
             open_store(tmp_path, dp_rank=1, dp_size=3)
     assert contents(*old) == before

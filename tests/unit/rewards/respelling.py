@@ -24,7 +24,7 @@ def around(before: str, after: str) -> Change:
     return lambda answer: None if "$" in answer or "\n" in answer else before + answer + after
 
 
-def replaced(pattern: str, by: str) -> Change:
+def replace_with(pattern: str, by: str) -> Change:
     return lambda answer: re.sub(pattern, by, answer) if re.search(pattern, answer) else None
 
 
@@ -54,7 +54,7 @@ def as_slash(answer: str) -> str | None:
     return f"{match[1]}{match[2]}/{match[3]}" if match else None
 
 
-def expanded(answer: str) -> str | None:
+def expand(answer: str) -> str | None:
     match = FRACTION.fullmatch(answer)
     return rf"{match[1]}\frac{{{3 * int(match[2])}}}{{{3 * int(match[3])}}}" if match else None
 
@@ -63,7 +63,7 @@ def _is_list(answer: str) -> bool:
     return bool(LIST.fullmatch(answer)) and not re.search(r"\d, ?\d{3}(?!\d)", answer)
 
 
-def reordered(answer: str) -> str | None:
+def reorder(answer: str) -> str | None:
     return ", ".join(re.split(", ?", answer)[::-1]) if _is_list(answer) else None
 
 
@@ -83,19 +83,19 @@ HARMLESS: dict[str, Change] = {
     "display style": around(r"\displaystyle ", ""),
     "spaces": around(r"\ ", r"\quad "),
     "new lines": around("\n", "\n"),
-    "dfrac": replaced(r"\\frac", r"\\dfrac"),
-    "tfrac": replaced(r"\\frac", r"\\tfrac"),
-    "frac": replaced(r"\\dfrac", r"\\frac"),
-    "no left and right": replaced(r"\\(?:left|right)(?=[(\[)\]])", ""),
-    "bigl and bigr": replaced(r"\\(left|right)(?=[(\[)\]])", r"\\big"),
-    "unicode pi": replaced(r"\\pi(?![a-z])", "π"),
-    "unicode infinity": replaced(r"\\infty", "∞"),
-    "unicode union": replaced(r"\\cup", "∪"),
-    "unicode minus": replaced("-", "−"),
-    "degree sign": replaced(r"\^\{?\\circ\}?", "°"),
-    "bare root": replaced(r"\\sqrt\{(\d)\}(?!\d)", r"\\sqrt\1"),
-    "mathrm": replaced(r"\\text\{", r"\\mathrm{"),
-    "bmatrix": replaced("pmatrix", "bmatrix"),
+    "dfrac": replace_with(r"\\frac", r"\\dfrac"),
+    "tfrac": replace_with(r"\\frac", r"\\tfrac"),
+    "frac": replace_with(r"\\dfrac", r"\\frac"),
+    "no left and right": replace_with(r"\\(?:left|right)(?=[(\[)\]])", ""),
+    "bigl and bigr": replace_with(r"\\(left|right)(?=[(\[)\]])", r"\\big"),
+    "unicode pi": replace_with(r"\\pi(?![a-z])", "π"),
+    "unicode infinity": replace_with(r"\\infty", "∞"),
+    "unicode union": replace_with(r"\\cup", "∪"),
+    "unicode minus": replace_with("-", "−"),
+    "degree sign": replace_with(r"\^\{?\\circ\}?", "°"),
+    "bare root": replace_with(r"\\sqrt\{(\d)\}(?!\d)", r"\\sqrt\1"),
+    "mathrm": replace_with(r"\\text\{", r"\\mathrm{"),
+    "bmatrix": replace_with("pmatrix", "bmatrix"),
     "thousands": with_thousands(","),
     "braced thousands": with_thousands("{,}"),
     "thin thousands": with_thousands(r"\,"),
@@ -108,8 +108,8 @@ HARMLESS: dict[str, Change] = {
     "decimal point": lambda answer: f"{answer}.0" if re.fullmatch(r"-?\d+", answer) else None,
     "decimal": as_decimal,
     "slash": as_slash,
-    "expanded": expanded,
-    "reordered": reordered,
+    "expanded": expand,
+    "reordered": reorder,
     "set": as_set,
 }
 
@@ -123,7 +123,7 @@ def other_number(answer: str) -> str | None:
     return f"{answer[: last.start()]}{int(last[0]) + 1}{answer[last.end() :]}"
 
 
-def scaled(factor: Fraction) -> Change:
+def scale(factor: Fraction) -> Change:
     def change(answer: str) -> str | None:
         if not NUMBER.fullmatch(answer) or not Fraction(answer):
             return None
@@ -133,7 +133,7 @@ def scaled(factor: Fraction) -> Change:
     return change
 
 
-def negated(answer: str) -> str | None:
+def negate(answer: str) -> str | None:
     if not (NUMBER.fullmatch(answer) or FRACTION.fullmatch(answer)) or not re.search(
         "[1-9]", answer
     ):
@@ -150,7 +150,7 @@ def upside_down(answer: str) -> str | None:
     )
 
 
-def permuted(answer: str) -> str | None:
+def permute(answer: str) -> str | None:
     match = TUPLE.fullmatch(answer)
     parts = [part.strip() for part in match[1].split(",")] if match else []
     turned = parts[1:] + parts[:1]
@@ -169,27 +169,27 @@ def with_other_bracket(index: int) -> Change:
     return change
 
 
-def shortened(answer: str) -> str | None:
+def shorten(answer: str) -> str | None:
     parts = re.split(", ?", answer)
     return ", ".join(parts[:-1]) if _is_list(answer) and len(set(parts)) == len(parts) else None
 
 
-def lengthened(answer: str) -> str | None:
+def lengthen(answer: str) -> str | None:
     return f"{answer}, 17" if _is_list(answer) and "17" not in answer else None
 
 
 HARMFUL: dict[str, Change] = {
     "another number": other_number,
-    "times 100": scaled(Fraction(100)),
-    "a hundredth": scaled(Fraction(1, 100)),
-    "another sign": negated,
+    "times 100": scale(Fraction(100)),
+    "a hundredth": scale(Fraction(1, 100)),
+    "another sign": negate,
     "upside down": upside_down,
-    "permuted": permuted,
+    "permuted": permute,
     "another left bracket": with_other_bracket(0),
     "another right bracket": with_other_bracket(1),
-    "one missing": shortened,
-    "one too many": lengthened,
-    "intersection": replaced(r"\\cup", r"\\cap"),
+    "one missing": shorten,
+    "one too many": lengthen,
+    "intersection": replace_with(r"\\cup", r"\\cap"),
 }
 
 

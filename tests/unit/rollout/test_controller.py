@@ -81,7 +81,7 @@ def test_barrier_waits_for_all_prompts_of_a_stage():
 
 
 def test_barrier_and_continuous_give_the_same_groups():
-    def collected(scheduling):
+    def collect(scheduling):
         engine = FakeRolloutEngine(delay_s=lambda r: (r.seed % 7) / 1000)
         verifier = FakeVerifier(lambda prompt, response: response.token_ids[0] % 3 == 0)
         groups = (
@@ -94,8 +94,8 @@ def test_barrier_and_continuous_give_the_same_groups():
             for g in groups
         ]
 
-    continuous = collected("continuous")
-    assert continuous == collected("barrier")
+    continuous = collect("continuous")
+    assert continuous == collect("barrier")
     assert {len(group) for group in continuous} == {2, 4}  # both ways out were taken
 
 

@@ -20,7 +20,7 @@ from megatron_ar3po.types import (
 from megatron_ar3po.usage import LedgerError, ServerBook, ServerCounters, ServerUsage
 
 
-def scored(
+def make_scored(
     status: VerdictStatus = "incorrect",
     *,
     tokens=3,
@@ -57,16 +57,16 @@ def rows(path):
 @pytest.mark.parametrize(
     ("responses", "expected"),
     [
-        ([scored("correct"), scored("correct")], "all_correct"),
-        ([scored("correct"), scored("error")], "mixed"),
-        ([scored(), scored("timeout")], "verifier_error"),
+        ([make_scored("correct"), make_scored("correct")], "all_correct"),
+        ([make_scored("correct"), make_scored("error")], "mixed"),
+        ([make_scored(), make_scored("timeout")], "verifier_error"),
         (
-            [scored(finish_reason="length"), scored("truncated", finish_reason="length")],
+            [make_scored(finish_reason="length"), make_scored("truncated", finish_reason="length")],
             "truncated",
         ),
-        ([scored(), scored("truncated", finish_reason="length")], "all_wrong"),
-        ([scored("truncated", finish_reason="abort")], "cancelled"),
-        ([scored("truncated", finish_reason="abort"), scored("correct")], "all_correct"),
+        ([make_scored(), make_scored("truncated", finish_reason="length")], "all_wrong"),
+        ([make_scored("truncated", finish_reason="abort")], "cancelled"),
+        ([make_scored("truncated", finish_reason="abort"), make_scored("correct")], "all_correct"),
     ],
 )
 def test_outcome_says_how_sampling_ended(responses, expected):
@@ -76,8 +76,8 @@ def test_outcome_says_how_sampling_ended(responses, expected):
 def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
     path = tmp_path / "ledger" / "dp00.jsonl"
     step = CollectedStep(
-        groups=(group(scored(), scored("correct", tokens=5, stage=2)),),
-        discarded=(group(scored(), position=1),),
+        groups=(group(make_scored(), make_scored("correct", tokens=5, stage=2)),),
+        discarded=(group(make_scored(), position=1),),
     )
     Ledger(path).record_step(step, step=2, policy_version=5)
     first, second = rows(path)
@@ -107,7 +107,7 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
 
 def test_evaluation_is_a_class_of_its_own(tmp_path):
     path = tmp_path / "dp00.jsonl"
-    Ledger(path).record_evaluation([[scored(), scored(tokens=4)]], policy_version=5)
+    Ledger(path).record_evaluation([[make_scored(), make_scored(tokens=4)]], policy_version=5)
     assert rows(path) == [
         {
             "kind": "evaluation",
@@ -148,9 +148,9 @@ def test_scoring_is_a_class_of_its_own_and_balances_with_the_servers_count(tmp_p
     ledger.reconcile(step=4)
 
 
-def answered(num=8, tokens=90):
+def make_answers(num=8, tokens=90):
     """The answers of one prompt: `num` responses of `tokens` tokens in all."""
-    responses = [scored(tokens=tokens - num + 1), *[scored(tokens=1)] * (num - 1)]
+    responses = [make_scored(tokens=tokens - num + 1), *[make_scored(tokens=1)] * (num - 1)]
     return [responses]
 
 
@@ -162,7 +162,7 @@ def test_equal_books_become_a_row_per_server(tmp_path):
     path = tmp_path / "dp00.jsonl"
     book = ServerBook(server="dp0.s0", restarts=1, ours=ours, theirs=theirs)
     ledger = Ledger(path, lambda: [book])
-    ledger.record_evaluation(answered(), policy_version=0)
+    ledger.record_evaluation(make_answers(), policy_version=0)
     ledger.reconcile(step=3)
     assert rows(path)[-1] == {
         "kind": "server",
@@ -197,12 +197,12 @@ def test_a_dead_process_leaves_one_row_that_bounds_what_it_did_not_report(tmp_pa
     theirs = ServerCounters(requests=8, prompt_tokens=40, generated_tokens=90)
     books = [ServerBook(server="s", restarts=0, ours=ours, theirs=theirs)]
     ledger = Ledger(path, lambda: books)
-    ledger.record_evaluation(answered(), policy_version=0)
+    ledger.record_evaluation(make_answers(), policy_version=0)
     ledger.reconcile(step=1)
     ours += ServerUsage(requests=2, prompt_tokens=10, generated_tokens=30)
     ours += ServerUsage(lost_requests=3, lost_prompt_tokens=15, lost_generated_tokens=48)
     books[:] = [ServerBook(server="s", restarts=0, ours=ours, theirs=None)]
-    ledger.record_evaluation(answered(2, 30), policy_version=0)
+    ledger.record_evaluation(make_answers(2, 30), policy_version=0)
     ledger.reconcile(step=2)
     ledger.reconcile(step=3)  # it is written once
     (row,) = [row for row in rows(path) if row["kind"] == "lost_server"]

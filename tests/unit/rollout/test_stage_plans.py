@@ -108,7 +108,7 @@ def greedy(prompt, solved_by_stage):
     return 5
 
 
-def broken(prompt, solved_by_stage):
+def return_text(prompt, solved_by_stage):
     return "four"
 
 
@@ -124,7 +124,7 @@ def test_a_users_own_rule_decides():
     ("name", "message"),
     [
         ("greedy", r"asks for 5 responses after 5, more than 8 a prompt"),
-        ("broken", r"returned 'four' for stage 1 of prompt ab"),
+        ("return_text", r"returned 'four' for stage 1 of prompt ab"),
     ],
 )
 def test_what_a_users_rule_answers_is_checked(name, message):

@@ -7,7 +7,7 @@ from megatron_ar3po.servers.placement import is_first_of_replica_here, server_pl
 EIGHT = [str(i) for i in range(8)]
 
 
-def placed(layout: ParallelLayout, servers: int, *, gpus=EIGHT, ranks_per_node: int = 8):
+def place_servers(layout: ParallelLayout, servers: int, *, gpus=EIGHT, ranks_per_node: int = 8):
     placements = server_placements(
         layout, servers_per_replica=servers, gpus=gpus, ranks_per_node=ranks_per_node
     )
@@ -16,7 +16,7 @@ def placed(layout: ParallelLayout, servers: int, *, gpus=EIGHT, ranks_per_node: 
 
 def test_two_servers_share_the_gpus_of_their_replica():
     layout = ParallelLayout(world_size=8, rank=4, tensor_parallel_size=4)
-    assert placed(layout, 2) == [
+    assert place_servers(layout, 2) == [
         ("dp1.s0", 2, 0, ("4", "5"), 2),
         ("dp1.s1", 3, 0, ("6", "7"), 2),
     ]
@@ -26,19 +26,24 @@ def test_a_replica_of_two_nodes_has_servers_on_each_and_none_spans_them():
     """tp 4 x pp 2 x dp 2 on two nodes of eight: replica 0 has ranks 0 to 3 and 8 to 11."""
     options = {"world_size": 16, "tensor_parallel_size": 4, "pipeline_parallel_size": 2}
     layout = ParallelLayout(rank=0, **options)
-    assert placed(layout, 2) == [
+    assert place_servers(layout, 2) == [
         ("dp0.s0", 0, 0, ("0", "1", "2", "3"), 4),
         ("dp0.s1", 1, 1, ("0", "1", "2", "3"), 4),
     ]
-    assert [name for name, *_ in placed(layout, 4)] == ["dp0.s0", "dp0.s1", "dp0.s2", "dp0.s3"]
-    assert [(node, gpus) for _, _, node, gpus, _ in placed(layout, 4)] == [
+    assert [name for name, *_ in place_servers(layout, 4)] == [
+        "dp0.s0",
+        "dp0.s1",
+        "dp0.s2",
+        "dp0.s3",
+    ]
+    assert [(node, gpus) for _, _, node, gpus, _ in place_servers(layout, 4)] == [
         (0, ("0", "1")),
         (0, ("2", "3")),
         (1, ("0", "1")),
         (1, ("2", "3")),
     ]
     # fewer than nodes: only the leader's node samples
-    assert [node for _, _, node, _, _ in placed(layout, 1)] == [0]
+    assert [node for _, _, node, _, _ in place_servers(layout, 1)] == [0]
     owners = [
         rank
         for rank in range(16)
@@ -57,7 +62,7 @@ def test_a_replica_of_two_nodes_has_servers_on_each_and_none_spans_them():
 def test_servers_that_do_not_divide_nodes_or_gpus_are_refused(servers, message):
     layout = ParallelLayout(world_size=16, tensor_parallel_size=4, pipeline_parallel_size=2)
     with pytest.raises(ValueError, match=message):
-        placed(layout, servers)
+        place_servers(layout, servers)
 
 
 def test_a_nodes_address_is_the_one_that_is_stated_or_the_one_on_the_way_to_the_first_node(

@@ -452,7 +452,7 @@ def test_samples_of_one_prompt_go_to_one_server():
     assert all(chosen.count(f"s{i}") > 60 for i in range(4))  # 100 each, give or take four sigma
 
 
-def scored(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
+def make_scored(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """SGLang's answer when it only reads: an entry for the prompt's last token, then one for each of the answer's."""
     entries = [[None, 3, None], [-0.5, 7, None], [-1.5, 8, None]]
     meta = {
@@ -466,7 +466,7 @@ def scored(body: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 def test_an_answer_that_exists_is_scored_without_sampling_a_token():
-    server = ScriptedServer(lambda n, body: scored(body))
+    server = ScriptedServer(lambda n, body: make_scored(body))
     scoring, usage = ask(server, score=(7, 8))
     assert scoring.logprobs.tolist() == [-0.5, -1.5]
     assert (scoring.policy_version, scoring.server, scoring.num_cached_tokens) == (4, "dp0.s0", 1)
@@ -494,7 +494,7 @@ def test_an_answer_that_exists_is_scored_without_sampling_a_token():
     ids=["a token was sampled", "one missing", "another token", "no number", "aborted"],
 )
 def test_a_score_that_is_not_of_the_asked_tokens_is_asked_again(changes):
-    server = ScriptedServer(lambda n, body: scored(body, **(changes if n == 1 else {})))
+    server = ScriptedServer(lambda n, body: make_scored(body, **(changes if n == 1 else {})))
     scoring, usage = ask(server, score=(7, 8))
     assert scoring.logprobs.tolist() == [-0.5, -1.5]
     seen = usage[("dp0.s0", 0)]
@@ -503,6 +503,8 @@ def test_a_score_that_is_not_of_the_asked_tokens_is_asked_again(changes):
 
 def test_the_last_token_of_the_vocabulary_is_scored_although_sglang_calls_it_0():
     entries = [[None, 3, None], [-0.5, 0, None]]
-    server = ScriptedServer(lambda n, body: scored(body, meta={"input_token_logprobs": entries}))
+    server = ScriptedServer(
+        lambda n, body: make_scored(body, meta={"input_token_logprobs": entries})
+    )
     scoring, _ = ask(server, score=(63,))
     assert scoring.logprobs.tolist() == [-0.5]

@@ -11,6 +11,7 @@ floor 1   types   records   usage   interfaces   hf_folder   http_client   async
 """
 
 import ast
+import graphlib
 from pathlib import Path
 
 import pytest
@@ -118,3 +119,21 @@ def test_no_module_reads_proxy_variables(path):
             assert name not in {"getproxies", "getproxies_environment"}
         elif isinstance(node, ast.keyword) and node.arg == "trust_env":
             assert isinstance(node.value, ast.Constant) and node.value.value is False
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    """Within a room too, and also where an import is put off into a function."""
+    by_name = {module_name(path): path for path in FILES}
+    imports = {
+        name: (imported_modules(path) & by_name.keys()) - {name} for name, path in by_name.items()
+    }
+    order = graphlib.TopologicalSorter(imports)
+    try:
+        order.prepare()
+    except graphlib.CycleError as error:
+        raise AssertionError(f"imports in a circle: {' <- '.join(error.args[1])}") from None
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

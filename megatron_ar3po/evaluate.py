@@ -104,7 +104,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             server_tp = arguments.server_tp or config.actor.tensor_parallel_size
             shutil.rmtree(out / "ledger", ignore_errors=True)  # of an evaluation before
             sampled = sample_benchmark(config, server_tp, stack)
-    except RolloutEngineError as error:  # the server's last words say what happened
+    except RolloutEngineError as error:  # the end of the server's log says what happened
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 1
     result = {"policy": policy.name, "data": config.data.path} | facts(config, sampled.answers)

@@ -19,7 +19,7 @@ JOB_PORT_EXPRESSION = "$((20000 + (SLURM_JOB_ID * 7 + ${SLURM_RESTART_COUNT:-0} 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendezvous:
-    """Where the ranks of all nodes meet, and which node this is. One node needs no meeting point."""
+    """Where the ranks of all nodes meet, and which node this is. One node needs no rendezvous."""
 
     num_nodes: int = 1
     node_rank: int = 0

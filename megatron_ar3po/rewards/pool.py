@@ -323,7 +323,7 @@ class _Feeder(threading.Thread):
                 )
 
     def _start(self) -> str | None:
-        """None when the worker is ready, else its last words."""
+        """None when the worker is ready, else the end of what it wrote."""
         settings = {
             "grader": self._settings.grader,
             "options": self._settings.options,

@@ -82,5 +82,8 @@ def run_cases(
     lines = results.read_text(encoding="utf-8").splitlines() if results.is_file() else []
     found = {line["case"]: line for line in map(json.loads, lines)}
     tail = log.read_text(encoding="utf-8", errors="replace")[-4000:]
-    missing = {"ok": False, "detail": f"{ended} before this case was done. Its last words:\n{tail}"}
+    missing = {
+        "ok": False,
+        "detail": f"{ended} before this case was done. Its log ends:\n{tail}",
+    }
     return {name: found.get(name, missing) for name in chosen}

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def patched_in(source: str) -> set[str]:
-    """The last words of what it hands to `monkeypatch.setattr`, `patch` or `patch.object`: "lockf" of
+    """The last names of what it hands to `monkeypatch.setattr`, `patch` or `patch.object`: "lockf" of
     `setattr(fcntl, "lockf", ...)`."""
     found = set()
     for node in ast.walk(ast.parse(source)):

@@ -12,6 +12,7 @@ floor 1   types   records   usage   interfaces   hf_folder   http_client   async
 
 import ast
 import graphlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -137,3 +138,9 @@ def test_no_module_imports_itself_by_way_of_others():
 def module_name(path: Path) -> str:
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def test_no_two_files_of_tests_share_a_name():
+    """Pytest imports them by their names alone and could not collect them together."""
+    names = Counter(path.name for path in PACKAGE.parent.glob("tests/**/*.py"))
+    assert [name for name, count in names.items() if count > 1] in ([], ["conftest.py"])

@@ -1,5 +1,5 @@
 """A run's folder as version 0.1.0 wrote it: what opens as it is, what is refused, and what an upgrade changes. That a
-resume goes on exactly is in tests/e2e/test_upgrade.py."""
+resume goes on exactly is in tests/e2e/test_run_of_version_before.py."""
 
 import json
 import shutil

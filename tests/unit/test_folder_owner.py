@@ -38,6 +38,12 @@ def leave_note(folder: Path, owner: Owner, *, age_s: float = 0.0) -> None:
     os.utime(folder / NAME, (then, then))
 
 
+def assert_taken_over(folder: Path, me: Owner | None = None) -> None:
+    owner = FolderOwner.claim(folder, me=me)
+    assert read_owner(folder) == owner.owner
+    owner.release()
+
+
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
     return {
         str(p): (p.read_bytes(), p.stat().st_mtime_ns) for p in folder.rglob("*") if p.is_file()
@@ -70,13 +76,13 @@ def test_a_process_that_is_gone_on_this_host_is_taken_over_from(tmp_path):
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=root, timeout=60)
     assert done.returncode == 9 and read_owner(tmp_path) is not None
-    FolderOwner.claim(tmp_path).release()
+    assert_taken_over(tmp_path)
 
 
 def test_a_process_number_that_was_given_again_is_not_the_owner(tmp_path):
     me = this_process()
     leave_note(tmp_path, replace(me, started=me.started - 100, token="old"))
-    FolderOwner.claim(tmp_path).release()
+    assert_taken_over(tmp_path)
 
 
 def test_a_container_with_the_same_hosts_name_is_not_this_host(tmp_path):
@@ -102,7 +108,7 @@ def test_only_the_same_job_with_a_higher_restart_count_takes_over_at_once(tmp_pa
     leave_note(tmp_path, elsewhere(**{"job": "7", **there}))
     mine = replace(this_process(), **{"job": "7", **me})
     if not why:
-        FolderOwner.claim(tmp_path, me=mine).release()
+        assert_taken_over(tmp_path, mine)
         return
     with pytest.raises(FolderOwnedError, match=f"process 4711 on node17.*{why}"):
         FolderOwner.claim(tmp_path, me=mine)
@@ -113,7 +119,7 @@ def test_another_host_is_taken_over_from_when_it_has_been_silent_for_long(tmp_pa
     with pytest.raises(FolderOwnedError, match=r"heard of 59 s ago; after 60 s it counts as gone"):
         FolderOwner.claim(tmp_path)
     leave_note(tmp_path, elsewhere(), age_s=61)
-    FolderOwner.claim(tmp_path).release()
+    assert_taken_over(tmp_path)
 
 
 def test_a_running_owner_gives_signs_of_life(tmp_path):

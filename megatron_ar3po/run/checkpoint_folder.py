@@ -116,10 +116,16 @@ class CheckpointFolder:
         return line
 
     def oldest(self) -> RunState:
-        """The state of the oldest checkpoint that is kept: no resume goes back to before it."""
+        """The state of the oldest checkpoint that is kept and can be read: no resume goes back to before it."""
         newest = self.newest()
         assert newest is not None, "a checkpoint was committed"
-        return read_state(self.lineage(newest)[-1])
+        line = self.lineage(newest)
+        for checkpoint in reversed(line[1:]):
+            try:
+                return read_state(checkpoint)
+            except (OSError, ValueError, TypeError):  # damaged since: no resume can go back to it
+                logger.warning("%s cannot be read any more", checkpoint / "state.json")
+        return read_state(newest)
 
     def checkpoints(self) -> list[Path]:
         """All that were committed, by step, whatever their line."""

@@ -187,3 +187,12 @@ def test_what_a_kill_left_in_the_middle_is_cleared_by_the_next_save(tmp_path):
     (tmp_path / "step_00001.tmp").mkdir()  # killed while an old one was deleted
     save(folder, 3)
     assert names(tmp_path) == ["step_00002", "step_00003"]
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"stop": 1}'])
+def test_an_older_checkpoint_that_was_damaged_since_does_not_end_the_run(tmp_path, content, caplog):
+    """It was just written down that step 6 is whole; no resume can go back to step 2 any more."""
+    folder = run_with(tmp_path, 2, 4, 6)
+    (tmp_path / "step_00002/state.json").write_text(content)
+    assert folder.oldest().step == 4
+    assert "step_00002/state.json cannot be read any more" in caplog.text

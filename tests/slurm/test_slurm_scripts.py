@@ -5,6 +5,7 @@ is proven here is the launching: containers, signals, requeue, caps, failures. T
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -144,7 +145,8 @@ def test_a_node_with_a_lost_gpu_ends_the_job_at_once_and_is_named(
     job = cluster.wait_for_job(job_id, timeout_s=30)
     text = output_of(tmp_path, job_id)
     assert job.state == "FAILED", text
-    assert "preflight: node node1: ready" in text
+    # The job may end before node1 has looked at itself: it is never blamed, and need not be "ready".
+    assert not re.search(r"preflight: node node1: (?!ready)", text), text
     assert "preflight: node node2: 7 GPUs answer, but 8 ranks start here; drain the node" in text
 
 

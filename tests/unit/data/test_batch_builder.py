@@ -1,11 +1,16 @@
 """The builder alone, in one process; that every layout trains the same is shown in tests/parallel."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
+from fakes.ranks import OneRank
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ar3po.data.batch_builder import pack, split_by_group
+from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.data.batch_builder import BatchBuilder, pack, split_by_group
 from megatron_ar3po.types import MiniBatch, TrainingBatch, TrainingSample
 
 
@@ -68,11 +73,41 @@ def test_no_sample_makes_a_row_that_weighs_nothing():
 
 
 def test_stored_logprobs_stand_in_for_recomputed_ones():
+    """Of a response that trains on what was stored (reuse.option=stored) the batch keeps the behaviour log-probs."""
     mb = pack([sample(0, uses_stored_logprobs=True), sample(1)], [0.1, 0.1])
-    recomputed = torch.full((8,), -9.0)
-    chosen = torch.where(mb.uses_stored_logprobs, mb.behaviour_logprobs, recomputed)
-    assert chosen[1:3].tolist() == [-1, -2]
-    assert chosen[5:7].tolist() == [-9, -9]
+    batch = TrainingBatch(
+        mini_batches=(MiniBatch(micro_batches=(mb,), num_units=1, num_sequences=2),),
+        num_samples=2,
+        num_tokens=8,
+    )
+    (filled,) = batch.with_old_logprobs([torch.full((8,), -9.0)]).micro_batches
+    assert filled.old_logprobs[1:3].tolist() == [-1, -2]
+    assert filled.old_logprobs[5:7].tolist() == [-9, -9]
+
+
+def responses_of(position: int, *lengths: int) -> list[TrainingSample]:
+    return [
+        replace(sample(position, response=range(3, 3 + n)), response_id=f"s1.p{position}.1.{i}")
+        for i, n in enumerate(lengths)
+    ]
+
+
+def test_every_mini_batch_weighs_1_however_many_samples_it_has():
+    """GRPO's weights, 1 / (sequences * tokens). Two mini-batches: one prompt with three responses of 2 tokens, 1/6 a
+    token; one with a single response of 8 tokens, 1/8 a token."""
+    builder = BatchBuilder(
+        OneRank(),
+        AlgorithmConfig(loss_aggregation="seq_mean_token_mean", num_mini_batches=2),
+        ActorConfig(max_tokens_per_microbatch=16),
+    )
+    batch = builder.build([*responses_of(0, 2, 2, 2), *responses_of(1, 8)])
+    first, second = (
+        torch.cat([mb.weights[mb.loss_mask > 0] for mb in mini.micro_batches])
+        for mini in batch.mini_batches
+    )
+    torch.testing.assert_close(first, torch.full((6,), 1 / 6))
+    torch.testing.assert_close(second, torch.full((8,), 1 / 8))
+    assert [mini.num_sequences for mini in batch.mini_batches] == [3, 1]
 
 
 def test_mini_batches_keep_groups_whole_and_even():

@@ -132,6 +132,18 @@ def test_seeds_depend_on_run_prompt_step_and_place_alone():
     assert all(0 <= response_seed(0, i) < 2**31 for i in range(1000))
 
 
+def test_a_prompt_that_comes_again_in_a_later_step_is_answered_with_other_noise():
+    """Same prompts at the same positions: no seed of step 1 is one of step 2, and step 1 done again has its own."""
+    engine = FakeRolloutEngine()
+    controller = make_controller(engine, FakeVerifier())
+    for step in (1, 2, 1):
+        controller.collect(make_prompts(2), step=step, policy_version=0)
+    seeds = [request.seed for request in engine.requests]
+    first, second, again = (set(seeds[i : i + 8]) for i in (0, 8, 16))
+    assert len(first) == len(second) == 8
+    assert not first & second and first == again
+
+
 def test_verification_overlaps_with_sampling():
     """The first verdict is there while the slow answer is still being sampled."""
     engine = FakeRolloutEngine(delay_s=lambda r: 0.1 if r.request_id == "s1.p1.1.1" else 0.0)

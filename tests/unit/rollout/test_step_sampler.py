@@ -10,6 +10,7 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.types import CollectedStep, Prompt, StepPrompt
@@ -207,6 +208,30 @@ def test_two_replicas_keep_the_same_groups_as_one():
     assert [g.position for g in first.groups] == [0, 4]
     assert [g.position for g in second.groups] == [3, 7]
     assert supplies[0].calls == supplies[1].calls == [4, 4]
+
+
+def test_over_replicas_the_first_groups_in_the_global_order_are_kept():
+    """One round of 10 for 4: signal at 0, 4, 8 here and 3, 7, 9 there. The first four of the step are 0, 3, 4 and 7,
+    though the first replica's three are told first."""
+    supplies = [PromptSupply(100), PromptSupply(100)]
+
+    def sampler(rank, gather):
+        layout = ParallelLayout(world_size=2, rank=rank)
+        return dynamic(supplies[rank], layout=layout, gather=gather, prompts_per_round=10)
+
+    first, second = run_replicas(sampler)
+    assert [g.position for g in first.groups] == [0, 4]
+    assert [g.position for g in second.groups] == [3, 7]
+
+
+def test_what_was_sampled_for_discarded_groups_is_in_the_records():
+    """Two rounds of 4 prompts with 2 responses of 2 tokens; each of the four groups with signal has one right."""
+    records = dynamic(PromptSupply(100)).collect(step=1, policy_version=0).records
+    assert records["rollout/prompts"] == Sum(8)
+    assert records["rollout/responses_generated"] == Sum(16)
+    assert records["rollout/tokens_generated"] == Sum(32)
+    assert records["rollout/responses_discarded"] == Sum(8)
+    assert records["reward/correct_frac"] == Mean(4 / 16, 16)
 
 
 def test_a_failed_replica_does_not_leave_the_others_waiting():

@@ -16,7 +16,7 @@ BENCH ?= $(basename $(notdir $(wildcard benchmarks/*.py)))
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup train test unit lint format types test-gpu chaos bench clean
+.PHONY: help setup train test unit lint format types test-gpu chaos mutants bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -60,6 +60,9 @@ types: $(STAMP)
 
 chaos: $(STAMP) $(TINY)/task.json  ## the long and the destructive tests
 	$(BIN)/python -m pytest tests -m chaos $(ARGS)
+
+mutants: $(STAMP)  ## break the code in known ways, one at a time: a test must notice each
+	$(BIN)/python tools/run_mutants.py $(ARGS)
 
 test-gpu: $(STAMP)  ## what needs a GPU
 	$(BIN)/python -m pytest tests -m gpu $(ARGS)

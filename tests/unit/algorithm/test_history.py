@@ -40,3 +40,11 @@ def test_of_a_prompt_whose_responses_were_all_aborted_nothing_is_known() -> None
     cut_off = make_scored(0.0, prompt_id="p0", num_tokens=9, finish_reason="abort")
     history = learn_and_replay(replace(group([0.0]), responses=(cut_off,)))
     assert not history.is_known("p0") and history.beta("p0") == (PRIOR, PRIOR)
+
+
+def test_rows_of_steps_that_a_resume_does_again_are_not_learnt_twice() -> None:
+    """One right and one wrong, abandoned and done again: Beta(2, 2), as in the run that was never killed."""
+    row = prompt_row(group([1.0, 0.0]), step=5, policy_version=4, is_discarded=False)
+    resumed = PromptHistory()
+    resumed.replay([{**row, "abandoned": True}, row])
+    assert resumed.beta("p0") == (PRIOR + 1, PRIOR + 1)

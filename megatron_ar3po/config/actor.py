@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -12,64 +13,64 @@ from megatron_ar3po.config.rules import require
 class ActorConfig:
     """Megatron-Core: layout, batching, optimizer."""
 
-    tensor_parallel_size: int = 1
+    tensor_parallel_size: Warn[int] = 1
     """Ranks over which each layer is cut. Keep it inside a node, and take the smallest that fits: every replica is
     more throughput."""
 
-    pipeline_parallel_size: int = 1
+    pipeline_parallel_size: Warn[int] = 1
     """Groups of layers, each on ranks of its own. For models that tensor parallelism inside a node does not fit."""
 
-    context_parallel_size: int = 1
+    context_parallel_size: Warn[int] = 1
     """Ranks over which each sequence is cut. Needs Transformer Engine, and losses that look at single tokens."""
 
-    sequence_parallel: bool = False
+    sequence_parallel: Free[bool] = False
     """Shard the activations of norms over the tensor-parallel ranks too, which saves memory. Needs
     `actor.tensor_parallel_size` > 1."""
 
-    max_tokens_per_microbatch: int = 4096
+    max_tokens_per_microbatch: Free[int] = 4096
     """Packed tokens of one forward pass. Larger is faster until memory ends. Must hold the longest sequence,
     `data.max_prompt_tokens` + `rollout.max_response_tokens`."""
 
-    logprob_chunk_tokens: int = 2048
+    logprob_chunk_tokens: Free[int] = 2048
     """Response tokens whose logits exist at one time. They take this many times the vocabulary times 4 bytes, some
     times over; smaller saves memory and costs little time."""
 
-    measure_entropy: bool = True
+    measure_entropy: Free[bool] = True
     """`actor/entropy` is among the metrics. false saves a pass over the logits in each update."""
 
-    learning_rate: float = 1e-6
+    learning_rate: Warn[float] = 1e-6
     """Of AdamW, after the warm-up. 1e-6 is common for RL on models of some billion parameters; tiny models want
     more."""
 
-    lr_warmup_steps: int = 0
+    lr_warmup_steps: Warn[int] = 0
     """Optimizer steps over which the learning rate rises from 0."""
 
-    lr_decay: Literal["constant", "linear", "cosine"] = "constant"
+    lr_decay: Warn[Literal["constant", "linear", "cosine"]] = "constant"
     """How the learning rate falls to 0, over `run.num_steps` * `algorithm.num_mini_batches` optimizer steps."""
 
-    weight_decay: float = 0.0
+    weight_decay: Warn[float] = 0.0
     """Of AdamW."""
 
-    adam_beta1: float = 0.9
+    adam_beta1: Warn[float] = 0.9
     """Decay of AdamW's mean of gradients."""
 
-    adam_beta2: float = 0.95
+    adam_beta2: Warn[float] = 0.95
     """Decay of AdamW's mean of squared gradients. Raise it where gradients come in bursts, as with rare rewards."""
 
-    adam_eps: float = 1e-8
+    adam_eps: Warn[float] = 1e-8
     """Added to the root of AdamW's mean of squared gradients."""
 
-    clip_grad: float = 1.0
+    clip_grad: Warn[float] = 1.0
     """Largest norm of the gradient over all parameters; a longer one is scaled down. 0: no clipping."""
 
-    recompute: Literal["none", "full"] = "none"
+    recompute: Free[Literal["none", "full"]] = "none"
     """`full` keeps only the inputs of each layer and computes its activations again in the backward pass: much less
     memory for one more forward pass."""
 
-    use_distributed_optimizer: bool = True
+    use_distributed_optimizer: Fixed[bool] = True
     """The optimizer's state is sharded over the data-parallel ranks. false: each of them has all of it."""
 
-    megatron: dict[str, Any] = field(default_factory=dict[str, Any])
+    megatron: Fixed[dict[str, Any]] = field(default_factory=dict[str, Any])
     """Further options of the model under the names of Megatron's TransformerConfig. One that it does not know is
     refused."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Warn
 from megatron_ar3po.config.rules import require, require_name_or_path
 
 ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline")
@@ -16,91 +17,91 @@ ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence
 class AlgorithmConfig:
     """The objective. docs/algorithms.md has the formulas."""
 
-    name: Literal["ar3po", "grpo", "dapo"] = "ar3po"
+    name: Fixed[Literal["ar3po", "grpo", "dapo"]] = "ar3po"
     """The method. It chooses defaults for the stages of `rollout`, for `reuse.enabled` and for
     `algorithm.dynamic_sampling`; what a file or the command line says goes before them."""
 
-    advantage: str = "group"
+    advantage: Fixed[str] = "group"
     """How rewards become advantages: `group` (GRPO), `rloo`, `leave_one_out`, `global` (REINFORCE++),
     `global_baseline`, or the import path 'package.module:function' of your own."""
 
-    advantage_std: Literal["population", "sample", "none"] = "population"
+    advantage_std: Fixed[Literal["population", "sample", "none"]] = "population"
     """The standard deviation by which advantages are divided, for all but `rloo`. `none`: undivided, as in Dr.
     GRPO."""
 
-    downsample_to: int = 0
+    downsample_to: Fixed[int] = 0
     """Responses of a group that train, chosen before the advantages. 0: all."""
 
-    downsample_rule: Literal["max_variance", "random"] = "max_variance"
+    downsample_rule: Fixed[Literal["max_variance", "random"]] = "max_variance"
     """With `downsample_to`: those whose rewards differ most (PODS), or any."""
 
-    policy_loss: str = "ppo"
+    policy_loss: Fixed[str] = "ppo"
     """The loss of a token: `ppo`, `dual_clip`, `gspo`, `cispo`, `gmpo`, or the import path 'package.module:function'
     of your own."""
 
-    loss_aggregation: Literal[
-        "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean"
+    loss_aggregation: Fixed[
+        Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean"]
     ] = "token_mean"
     """How the losses of tokens become that of an optimizer step. `token_mean`: all tokens weigh the same (DAPO).
     `seq_mean_token_mean`: all responses do, whatever their length (GRPO). `seq_mean_token_sum`: Dr. GRPO up to a
     constant. `prompt_mean`: all prompts do."""
 
-    clip_ratio_low: float = 0.2
+    clip_ratio_low: Warn[float] = 0.2
     """The ratio of new to old probability is clipped below 1 minus this."""
 
-    clip_ratio_high: float = 0.28
+    clip_ratio_high: Warn[float] = 0.28
     """The ratio is clipped above 1 plus this. 0.28 is DAPO's clip-higher, which lets unlikely tokens grow; equal to
     `clip_ratio_low` it is plain PPO."""
 
-    dual_clip_ratio: float = 3.0
+    dual_clip_ratio: Warn[float] = 3.0
     """With `policy_loss=dual_clip`: the loss of a token with a negative advantage is at most this times the absolute
     value of its advantage."""
 
-    num_mini_batches: int = 1
+    num_mini_batches: Fixed[int] = 1
     """Optimizer steps of one training step. 1: every update is on-policy, and the ratio is 1 but for borrowed
     responses under `reuse.option=stored`."""
 
-    kl_coef: float = 0.0
+    kl_coef: Warn[float] = 0.0
     """Weight of the KL divergence from the reference policy. 0: no reference policy is kept, which saves its memory
     and a forward pass."""
 
-    kl_in: Literal["loss", "reward"] = "loss"
+    kl_in: Fixed[Literal["loss", "reward"]] = "loss"
     """Where the KL goes: a term of each token's loss, or a penalty on the response's reward before the advantages."""
 
-    reference_refresh_steps: int = 0
+    reference_refresh_steps: Fixed[int] = 0
     """The reference becomes the policy as it is, every so many training steps. 0: it stays the policy at the start of
     the run."""
 
-    kl_estimator: Literal["k1", "k2", "k3", "low_var"] = "k3"
+    kl_estimator: Fixed[Literal["k1", "k2", "k3", "low_var"]] = "k3"
     """How the KL of a token is estimated from its two log-probs. `k3`, GRPO's, is unbiased and never negative;
     `low_var` is k3 with its extremes cut; `k1` suits `kl_in=reward`, where its gradient is the KL's own."""
 
-    entropy_coef: float = 0.0
+    entropy_coef: Warn[float] = 0.0
     """Weight of the entropy bonus in the loss. 0: the entropy is not differentiated, which saves memory."""
 
-    dynamic_sampling: bool = False
+    dynamic_sampling: Fixed[bool] = False
     """DAPO: draw new prompts until `rollout.prompts_per_step` groups carry signal. The default comes with
     `algorithm.name`."""
 
-    dynamic_sampling_by: Literal["correctness", "reward"] = "correctness"
+    dynamic_sampling_by: Fixed[Literal["correctness", "reward"]] = "correctness"
     """Which groups dynamic sampling keeps: those with a correct and an incorrect response (the paper's Eq. 11), or
     those whose rewards differ, for graded rewards."""
 
-    max_sampling_rounds: int = 8
+    max_sampling_rounds: Warn[int] = 8
     """Rounds of dynamic sampling in one step; after them the step trains on what it has."""
 
-    prompts_per_round: int = 0
+    prompts_per_round: Warn[int] = 0
     """Prompts of one round of dynamic sampling. More than `rollout.prompts_per_step` is over-sampling: fewer rounds,
     more groups thrown away. 0: `rollout.prompts_per_step`."""
 
-    overlong_filtering: bool = False
+    overlong_filtering: Fixed[bool] = False
     """A truncated response carries no gradient; its siblings keep their advantages."""
 
-    importance_sampling: ImportanceSampling = "off"
+    importance_sampling: Fixed[ImportanceSampling] = "off"
     """Correction of what actor and server disagree about: a factor on the loss, by `token` or over the whole
     `sequence`, cut to `importance_sampling_cap`, or with `_mask` 0 beyond it."""
 
-    importance_sampling_cap: float = 2.0
+    importance_sampling_cap: Warn[float] = 2.0
     """Largest factor of `importance_sampling`."""
 
     def __post_init__(self) -> None:

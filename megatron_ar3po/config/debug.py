@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Free
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DebugConfig:
     """Modes to look at one half of the loop."""
 
-    mode: Literal["full", "rollout_only", "train_only"] = "full"
+    mode: Fixed[Literal["full", "rollout_only", "train_only"]] = "full"
     """`full`: the whole loop. `rollout_only`: sample and grade, train nothing. `train_only`: train on the dump of
     `debug.replay_path`, without a server."""
 
-    dump_steps: list[int] = field(default_factory=list[int])
+    dump_steps: Free[list[int]] = field(default_factory=list[int])
     """Training steps whose response groups go to `dumps/step_NNNNN.pt` in the run's folder."""
 
-    replay_path: str = ""
+    replay_path: Free[str] = ""
     """The dump that `mode=train_only` trains on, at any layout."""

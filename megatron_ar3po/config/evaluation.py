@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -11,22 +12,22 @@ from megatron_ar3po.config.rules import require
 class EvaluationConfig:
     """Held-out prompts, sampled with the same settings and the same noise before, during and after training."""
 
-    path: str = ""
+    path: Warn[str] = ""
     """JSONL file of held-out prompts, in the form of `data.path`. Empty: no evaluation."""
 
-    every_steps: int = 0
+    every_steps: Free[int] = 0
     """Evaluate after every so many training steps too. 0: only before the first and after the last."""
 
-    samples_per_prompt: int = 4
+    samples_per_prompt: Warn[int] = 4
     """Responses of each held-out prompt. avg@n and pass@k are estimated from them; more make them steadier."""
 
-    max_prompts: int = 0
+    max_prompts: Fixed[int] = 0
     """Only the first so many of the file. 0: all."""
 
-    temperature: float = 1.0
+    temperature: Fixed[float] = 1.0
     """Of evaluation's sampling. 1: the policy that trains."""
 
-    top_p: float = 1.0
+    top_p: Fixed[float] = 1.0
     """Nucleus sampling in evaluation. 1: no cut."""
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Warn
 from megatron_ar3po.config.rules import require, require_name_or_path
 
 PICKS = ("uniform", "newest", "shortest", "likely")
@@ -14,51 +15,51 @@ PICKS = ("uniform", "newest", "shortest", "likely")
 class ReuseConfig:
     """The reuse store, and how a borrowed response trains. docs/reuse_store.md explains."""
 
-    enabled: bool = True
+    enabled: Fixed[bool] = True
     """Correct responses are stored, and an unsolved prompt borrows one. false: nothing is stored, nothing is
     borrowed. The default comes with `algorithm.name`."""
 
-    option: Literal["detach", "recompute", "stored"] = "recompute"
+    option: Fixed[Literal["detach", "recompute", "stored"]] = "recompute"
     """How a borrowed response trains. `detach`, the paper's Option II: without gradient, it only serves its siblings'
     advantages. `recompute`, Option I: as any other, its old log-probs computed anew by the actor. `stored`: with the
     log-probs of the policy that sampled it, for ablations. docs/comparison.md says why Option I is the default."""
 
-    weight: float = 1.0
+    weight: Warn[float] = 1.0
     """Factor on the advantages of a group that borrowed. 1 is the paper's."""
 
-    max_borrowed_frac: float = 1.0
+    max_borrowed_frac: Warn[float] = 1.0
     """At most this share of the groups that train have borrowed; which are left out is decided by a hash, the same on
     every rank. 1: no cap."""
 
-    pick: str = "uniform"
+    pick: Fixed[str] = "uniform"
     """Which stored response an unsolved prompt borrows: `uniform` (any), `newest`, `shortest`, `likely` (under the
     policy as it is now), or the import path 'package.module:function' of your own choice."""
 
-    max_responses_per_prompt: int = 8
+    max_responses_per_prompt: Warn[int] = 8
     """Responses of one prompt in the store. A few are enough for variety, and each costs disk."""
 
-    keep: Literal["newest", "reservoir"] = "newest"
+    keep: Fixed[Literal["newest", "reservoir"]] = "newest"
     """Which responses stay when a prompt has more: the `newest`, closest to the current policy, or a uniform sample
     of all that were ever deposited."""
 
-    max_shard_bytes: int = 0
+    max_shard_bytes: Warn[int] = 0
     """Bytes of the responses in one shard, that of a replica; beyond them the oldest are evicted. 0: no limit."""
 
-    max_age_steps: int = 0
+    max_age_steps: Warn[int] = 0
     """A response that is older, in training steps, is not lent and is evicted with the next deposit. 0: no limit."""
 
-    max_times_borrowed: int = 0
+    max_times_borrowed: Warn[int] = 0
     """A response that was lent so often is not lent again. 0: no limit."""
 
-    min_mean_logprob: float = 0.0
+    min_mean_logprob: Warn[float] = 0.0
     """A response whose mean token log-prob under the current policy is below this (nats per token, as -1.5) is not
     lent. The servers compute it, at the cost of a prefill. 0: no floor."""
 
-    max_scored_candidates: int = 4
+    max_scored_candidates: Warn[int] = 4
     """Stored responses of one unsolved prompt whose log-probs the servers compute, where `pick=likely` or
     `min_mean_logprob` asks for them. Only these can then be lent."""
 
-    max_logprob_drift: float = 0.0
+    max_logprob_drift: Warn[float] = 0.0
     """With `option=recompute`: a response whose recomputed log-probs differ from the stored ones by more than this,
     the mean of the absolute differences over its tokens in nats, trains as with `detach`. 0: no limit."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -12,54 +13,54 @@ from megatron_ar3po.config.rules import require
 class RewardsConfig:
     """How a response is graded. docs/verifier.md has the rules of equality."""
 
-    verifier: str = "math"
+    verifier: Fixed[str] = "math"
     """`math` (mathematics in LaTeX or plain text), `last_number` (the last number, exactly), or the import path
     'package.module:factory' of a factory that returns your own grader."""
 
-    timeout_s: float = 5.0
+    timeout_s: Warn[float] = 5.0
     """Seconds of grading for each response. Past them the worker is killed, and the verdict is `timeout` with the
     reward of an incorrect response; ordinary answers take milliseconds."""
 
-    num_workers: int = 1
+    num_workers: Free[int] = 1
     """Verifier processes of each replica. Grading runs beside sampling, so one is enough until responses wait for
     their verdicts; the examples for GPUs take 8."""
 
-    truncated: Literal["incorrect", "grade"] = "incorrect"
+    truncated: Fixed[Literal["incorrect", "grade"]] = "incorrect"
     """A response without its stop token is `incorrect`, as it never finished, or is graded all the same."""
 
-    correct: float = 1.0
+    correct: Fixed[float] = 1.0
     """Reward of a correct response."""
 
-    incorrect: float = 0.0
+    incorrect: Fixed[float] = 0.0
     """Reward of any other response."""
 
-    max_error_frac: float = 0.5
+    max_error_frac: Free[float] = 0.5
     """When more than this share of a step's verdicts are errors or time-outs, the run halts: a verifier that cannot
     say would teach that everything is wrong."""
 
-    overlong_penalty_tokens: int = 0
+    overlong_penalty_tokens: Fixed[int] = 0
     """DAPO's soft overlong punishment: over the last so many tokens before `rollout.max_response_tokens` the reward
     falls by 0 to 1. DAPO's paper takes a fifth of the limit. 0: off, as the right length depends on the limit."""
 
-    answer_format: Literal["any", "boxed", "answer_line", "hashes"] = "any"
+    answer_format: Fixed[Literal["any", "boxed", "answer_line", "hashes"]] = "any"
     """Where the final answer stands (`math` only): `boxed` in `\\boxed{}`, `answer_line` behind "Answer:", `hashes`
     behind "####", `any` the mark that stands last."""
 
-    strict_format: bool = False
+    strict_format: Fixed[bool] = False
     """Only the mark of `rewards.answer_format` counts, closed and complete (`math` only). Off by default, for a right
     answer in another form is right."""
 
-    answer_fallback: bool = True
+    answer_fallback: Fixed[bool] = True
     """Without a marked answer the last formula or number of the response counts (`math` only)."""
 
-    format_reward: float = 0.0
+    format_reward: Fixed[float] = 0.0
     """Added to the reward when the answer is marked, right or wrong (`math` only)."""
 
-    tolerance: float = 0.0
+    tolerance: Fixed[float] = 0.0
     """Numbers that differ by at most this, absolutely, are equal (`math` only). A prompt's metadata field `error`
     goes before it. 0: exact."""
 
-    worker_memory_mb: int = 1024
+    worker_memory_mb: Warn[int] = 1024
     """MiB that a verifier process may use beyond what it has after its start; past them the verdict is `error` and
     the process is started again. At least 256, which SymPy needs."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -13,63 +14,63 @@ class RolloutConfig:
     """Adaptive rollout: what is sampled, in which stages. docs/rollout.md explains; where it is sampled is
     `servers`."""
 
-    num_stages: int = 2
+    num_stages: Fixed[int] = 2
     """S, the most stages a prompt gets: one that is unsolved after a stage enters the next. The default comes with
     `algorithm.name`."""
 
-    responses_per_stage: int = 4
+    responses_per_stage: Fixed[int] = 4
     """k, the responses a prompt gets in each stage. The default comes with `algorithm.name`."""
 
-    stage_plan: list[int] = field(default_factory=list[int])
+    stage_plan: Fixed[list[int]] = field(default_factory=list[int])
     """Stages of unequal size, as in `[4, 4, 8]`; it then rules instead of `num_stages`. Empty: `num_stages` of
     `responses_per_stage`."""
 
-    stage_rule: str = "fixed"
+    stage_rule: Fixed[str] = "fixed"
     """Who says how many responses a stage has. `fixed`: the plan above, as in the paper. `difficulty`: the first
     stage follows the prompt's history. Or the import path 'package.module:function' of your own rule."""
 
-    difficulty_solve_frac: float = 0.75
+    difficulty_solve_frac: Warn[float] = 0.75
     """For `stage_rule=difficulty`: the first stage is the smallest that solves the prompt with this estimated
     chance."""
 
-    difficulty_least_responses: int = 2
+    difficulty_least_responses: Warn[int] = 2
     """For `stage_rule=difficulty`: responses of a first stage, however easy the prompt. Two is the least that can
     differ."""
 
-    history_decay: float = 0.8
+    history_decay: Warn[float] = 0.8
     """Factor on what earlier steps said of a prompt, each time it is seen again: the policy changes, so old outcomes
     count less. 1 forgets nothing."""
 
-    max_tokens_per_step: int = 0
+    max_tokens_per_step: Warn[int] = 0
     """Generated tokens of one step, over all replicas: a stage after the first begins only if all of it fits at full
     length. 0: no cap."""
 
-    cancel_solved: bool = False
+    cancel_solved: Fixed[bool] = False
     """Abort a stage's other responses at its first correct one. It saves tokens and favours short answers, for what
     is still running is longer; so it is off."""
 
-    cancelled_counts_as: Literal["nothing", "truncated"] = "nothing"
+    cancelled_counts_as: Fixed[Literal["nothing", "truncated"]] = "nothing"
     """What a cancelled response is: no member of its group, or one that was truncated, with reward 0."""
 
-    prompts_per_step: int = 16
+    prompts_per_step: Fixed[int] = 16
     """Prompts of one training step, over all replicas. With dynamic sampling: the groups with signal that a step
     collects."""
 
-    temperature: float = 1.0
+    temperature: Fixed[float] = 1.0
     """Of sampling. The actor divides its logits by it too, so that both sides mean the same policy. 1: the policy as
     it is."""
 
-    top_p: float = 1.0
+    top_p: Fixed[float] = 1.0
     """Nucleus sampling. Below 1 the servers' log-probs stay those before the cut, so actor and server disagree about
     what was sampled. 1: no cut."""
 
-    max_response_tokens: int = 256
+    max_response_tokens: Fixed[int] = 256
     """Longest response in tokens, its stop token included; a longer one is truncated."""
 
-    extra_stop_token_ids: list[int] = field(default_factory=list[int])
+    extra_stop_token_ids: Fixed[list[int]] = field(default_factory=list[int])
     """Token ids that end a response too, beside the model's own stop tokens; a newline for a base model, say."""
 
-    stage_scheduling: Literal["continuous", "barrier"] = "continuous"
+    stage_scheduling: Warn[Literal["continuous", "barrier"]] = "continuous"
     """`continuous`: a prompt enters its next stage as soon as its own verdicts are in. `barrier`: each stage waits
     for all prompts, the paper's literal form; slower, with the same responses under `run.deterministic=true`."""
 

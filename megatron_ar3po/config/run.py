@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -13,37 +14,37 @@ from megatron_ar3po.config.rules import require
 class RunConfig:
     """The run as a whole: its folder, its length, its seed, and how long its ranks wait for each other."""
 
-    name: str = "run"
+    name: Free[str] = "run"
     """Names the run's folder and its log lines."""
 
-    dir: str = ""
+    dir: Free[str] = ""
     """Folder of all the run writes. Empty: `runs/NAME`, so that a run needs no path of its own."""
 
-    num_steps: int = 100
+    num_steps: Free[int] = 100
     """Training steps. One step samples one batch of `rollout.prompts_per_step` prompts and trains on it once."""
 
-    seed: int = 0
+    seed: Fixed[int] = 0
     """Every random choice of the run is a function of it: the order of prompts, the seed of each response, which
     response is borrowed."""
 
-    deterministic: bool = False
+    deterministic: Warn[bool] = False
     """The servers honour the seed of each response, so the same run draws the same samples, whatever else is in their
     batches. Off by default, since SGLang's deterministic kernels are slower. It promises nothing about the actor's
     kernels."""
 
-    resume: bool = False
+    resume: Free[bool] = False
     """Go on from the newest checkpoint in `run.dir`. false: `run.dir` must not hold a run, so that no run is
     overwritten by mistake."""
 
-    collective_timeout_s: float = 1800.0
+    collective_timeout_s: Free[float] = 1800.0
     """Seconds that a rank waits for the others before the run ends with an error. Must exceed the longest difference
     between two replicas in a step, and the longest save."""
 
-    stall_report_s: float = 120.0
+    stall_report_s: Free[float] = 120.0
     """Seconds of waiting after which the log names the ranks that the others wait for. A phase that has waited long
     before is given twice its longest wait so far. 0: never."""
 
-    progress: Literal["auto", "bar", "plain"] = "auto"
+    progress: Free[Literal["auto", "bar", "plain"]] = "auto"
     """How the leader shows progress. `auto`: a bar on a terminal, plain lines in a file or a batch job."""
 
     def __post_init__(self) -> None:

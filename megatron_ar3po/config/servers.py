@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from megatron_ar3po.config.at_resume import Free, Warn
 from megatron_ar3po.config.rules import require
 
 
@@ -12,49 +13,49 @@ from megatron_ar3po.config.rules import require
 class ServersConfig:
     """The SGLang servers that sample: how many, where, and how long they are waited for."""
 
-    max_concurrent_requests: int = 0
+    max_concurrent_requests: Free[int] = 0
     """Requests in flight at each server. 0: as many of full length as its KV cache holds, so that no server has to
     retract one."""
 
-    routing: Literal["local", "global"] = "local"
+    routing: Free[Literal["local", "global"]] = "local"
     """`local`: a replica samples from its own servers. `global`: one sglang-router stands before the servers of all
     replicas, so that the hard prompts of one use the idle GPUs of another; needs sglang-router."""
 
-    servers_per_replica: int = 1
+    servers_per_replica: Free[int] = 1
     """SGLang servers beside each replica, spread evenly over its nodes; those of a node share the replica's GPUs
     there. A server never spans nodes."""
 
-    urls: list[str] = field(default_factory=list[str])
+    urls: Free[list[str]] = field(default_factory=list[str])
     """Servers that run already, one for each the run would start, replica by replica; whoever started them ends them.
     Empty: the run starts its own."""
 
-    start_timeout_s: float = 600.0
+    start_timeout_s: Free[float] = 600.0
     """Seconds from the start of a server until it is ready, kernels compiled. Raise it where the first start on a
     node is slow."""
 
-    request_timeout_s: float = 600.0
+    request_timeout_s: Free[float] = 600.0
     """Seconds for one response, queueing included; then it is aborted and drawn again. Must exceed the time of a
     response of full length on a busy server."""
 
-    hang_timeout_s: float = 120.0
+    hang_timeout_s: Free[float] = 120.0
     """A server that has requests in flight and generates nothing for so many seconds is restarted. It is looked at
     four times within that time."""
 
-    max_retries: int = 2
+    max_retries: Free[int] = 2
     """How often one lost request is sent again, to a restarted or another server, before the run ends."""
 
-    max_server_restarts: int = 3
+    max_server_restarts: Free[int] = 3
     """How often each server, and the router, is restarted in a run; then the run ends with the last lines of its
     log."""
 
-    port: int = 0
+    port: Free[int] = 0
     """Port of the first server; the others count up from it. A port in use is an error. 0: free ones from the system,
     so that runs do not collide."""
 
-    max_total_tokens: int = 65536
+    max_total_tokens: Free[int] = 65536
     """KV cache of each server in tokens, on a CPU. On a GPU `servers.sglang.mem_fraction_static` rules."""
 
-    sglang: dict[str, Any] = field(default_factory=dict[str, Any])
+    sglang: Warn[dict[str, Any]] = field(default_factory=dict[str, Any])
     """Further options of each server under the names of SGLang's ServerArgs, as in
     `servers.sglang.mem_fraction_static=0.7`. One that this SGLang does not know, or that the run sets itself, is
     refused."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from megatron_ar3po.config.at_resume import Free
 from megatron_ar3po.config.rules import require
 
 
@@ -12,21 +13,21 @@ from megatron_ar3po.config.rules import require
 class WeightSyncConfig:
     """How new weights get from the actor to the servers, once a step. docs/checkpoints.md explains."""
 
-    transport: Literal["tensor", "distributed", "disk"] = "tensor"
+    transport: Free[Literal["tensor", "distributed", "disk"]] = "tensor"
     """`tensor`: through the memory of this machine, the fastest where server and replica share it. `distributed`: a
     broadcast to servers with GPUs of their own. `disk`: through a folder that all nodes see."""
 
-    disk_dir: str = ""
+    disk_dir: Free[str] = ""
     """With `transport=disk`: where the folders of weights lie. Empty: `weight_sync` in the run's folder."""
 
-    bucket_bytes: int = 512 * 1024 * 1024
+    bucket_bytes: Free[int] = 512 * 1024 * 1024
     """Bytes of one transfer. The extra memory of a publish is about two of them, and smaller ones cost more calls."""
 
-    verify: bool = False
+    verify: Free[bool] = False
     """After every publish compare checksums of what was sent with what the servers hold. Off by default, since it
     reads all weights once more on both sides."""
 
-    timeout_s: float = 300.0
+    timeout_s: Free[float] = 300.0
     """Seconds for each call to a server during a publish."""
 
     def __post_init__(self) -> None:

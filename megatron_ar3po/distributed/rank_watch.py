@@ -289,9 +289,11 @@ def read_status(file: Path) -> RankStatus | None:
 
 
 def read_statuses(folder: Path) -> list[RankStatus]:
-    """In rank order; ranks that have not written are absent."""
+    """In rank order; ranks that have not written are absent, and so is what a run of another size has left."""
     found = (read_status(file) for file in sorted(folder.glob("rank_*.json")))
-    return [status for status in found if status is not None]
+    statuses = [status for status in found if status is not None]
+    newest = max(statuses, key=lambda status: status.written, default=None)
+    return [s for s in statuses if newest is not None and s.world_size == newest.world_size]
 
 
 def stacks_file(folder: Path, rank: int) -> Path:

@@ -50,9 +50,8 @@ from megatron_ar3po.reuse.lending import (
     read_response,
 )
 from megatron_ar3po.reuse.loans import Loan, insert_loans
-from megatron_ar3po.reuse.opening import claim_shard
+from megatron_ar3po.reuse.opening import ShardClaim, check_committed, claim_shard
 from megatron_ar3po.reuse.owner import OwnerLock
-from megatron_ar3po.reuse.shards import ShardSet, has_answers
 from megatron_ar3po.reuse.undo import delete_evicted, undo_steps_after
 from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
 
@@ -98,16 +97,30 @@ class ReuseStore:
     ) -> ReuseStore:
         """The shard of `dp_rank`, made empty or resharded from another DP size where needed. Every leader calls it.
         `sampler` (how this session's responses are sampled) is noted beside what it deposits."""
-        shard = claim_shard(
+        claim = claim_shard(
             folder, dp_rank=dp_rank, dp_size=dp_size, run_seed=run_seed, fingerprint=fingerprint
         )
+        return cls.open_claimed(claim, config=config, sampler=sampler)
+
+    @classmethod
+    def open_claimed(
+        cls,
+        claim: ShardClaim,
+        *,
+        config: ReuseConfig,
+        sampler: Mapping[str, object] | None = None,
+    ) -> ReuseStore:
+        """The second half of `open`, for a run that has more to check before it changes anything."""
+        shard = claim.open()
         try:
-            store = cls(shard.connection, shard.path, shard.owner, config=config, run_seed=run_seed)
+            store = cls(
+                shard.connection, shard.path, shard.owner, config=config, run_seed=claim.run_seed
+            )
         except BaseException:
             shard.release()
             raise
         store._sampler = json.dumps(dict(sampler or {}))
-        store._was_made_now = shard.was_made_now
+        store._was_made_now = shard.is_new
         return store
 
     # -- the step -----------------------------------------------------------------------------------------------
@@ -222,14 +235,11 @@ class ReuseStore:
         """The store as of the end of step `cursor['step']`; what later steps did is gone for good. The cursor of a
         run without reuse is empty and means a store before its first step."""
         step = cursor.get("step", 0)
-        if step < self._state.committed:
-            raise ReuseStoreError(
-                f"{self.path} cannot go back to step {step}: since the checkpoint of step {self._state.committed} "
-                "what earlier steps evicted is gone. Resume from that checkpoint or a later one, or remove the "
-                "reuse folder to resume with an empty store."
-            )
+        check_committed(self.path, self._state.committed, step)
         if step > 0 and self._was_made_now and self._state.next_id == 1:
-            self._refuse_to_replace_a_lost_shard(step)
+            logger.warning(
+                "reuse store: %s is new, although the run resumes from step %d", self.path, step
+            )
         self._pending.clear()
         self._counts.clear()
         before = self._state.num_responses
@@ -336,18 +346,6 @@ class ReuseStore:
             self._state, self._session = before
             raise
         self._pending.clear()
-
-    def _refuse_to_replace_a_lost_shard(self, step: int) -> None:
-        """A resume that finds no shard: if its siblings hold answers, this one was lost; else the folder is new."""
-        siblings = ShardSet(1, self._state.dp_size)
-        if has_answers(self.path.parent, siblings):
-            raise ReuseStoreError(
-                f"{self.path} was missing while other shards of {self.path.parent} hold answers. Bring the file back, "
-                "or remove the whole folder to resume with an empty store."
-            )
-        logger.warning(
-            "reuse store: %s is new, although the run resumes from step %d", self.path, step
-        )
 
     def _advance_clock(self, step: int) -> None:
         if step < self._state.clock:

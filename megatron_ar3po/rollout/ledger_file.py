@@ -38,7 +38,9 @@ def abandon_rows_after(path: Path, step: int) -> int:
     return len(later)
 
 
-def rows_of_run(folder: Path) -> list[dict[str, Any]]:
-    """Of all replicas, whatever the layout was that wrote them, by step."""
+def rows_of_run(folder: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:
+    """Of all replicas, whatever the layout was that wrote them, by step; none of later steps than `up_to`."""
     rows = [row for path in sorted(folder.glob("dp*.jsonl")) for row in ledger_rows(path)]
+    if up_to is not None:
+        rows = [row for row in rows if row.get("step", 0) <= up_to]
     return sorted(rows, key=lambda row: row.get("step", 0))

@@ -1,19 +1,20 @@
-"""The run's folder: made or found again at the start, marked at the end."""
+"""The run's folder: looked at when a run starts, changed when it begins, marked at its end."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.observability.metrics import drop_rows_after
+from megatron_ar3po.observability.metrics import drop_rows_after, read_rows
 from megatron_ar3po.run.durable import write_durably
-from megatron_ar3po.run.folder_format import CONFIG_FILE, VERSION_FILE, check_format, write_format
-from megatron_ar3po.run.state import RunState, read_state
+from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format
+from megatron_ar3po.run.state import RunState, StartingPoint
+
+STEP_FILES = ("metrics.jsonl", "rollouts.jsonl")  # one row or a few for each step
+END_MARKERS = ("DONE", "STOPPED")
 
 
 def check_run_folder(config: Config) -> None:
@@ -27,45 +28,35 @@ def check_run_folder(config: Config) -> None:
     check_format(folder)
 
 
-def open_run_folder(
-    config: Config,
-    checkpoint: Path | None,
-    *,
-    abandon_ledger_rows: Callable[[Path, int], object],
+def check_rows(folder: Path) -> None:
+    """Raises ValueError where the rows that a resume goes on with cannot be read. Rank 0 only."""
+    for written in STEP_FILES:
+        if (folder / written).is_file():
+            read_rows(folder / written)
+
+
+def begin_run(
+    config: Config, start: StartingPoint, *, abandon_ledger_rows: Callable[[Path, int], object]
 ) -> None:
-    """Makes RUN, or takes its files back to where `checkpoint` stands. Rank 0 only. `abandon_ledger_rows(file, step)`:
-    what a resume from `step` does to the ledger's later rows."""
+    """RUN becomes this run's: its config and format are written, and the files of an old run go back to `start`. Only
+    from here on has a start changed anything, so whatever may refuse it comes before. Rank 0 only.
+    `abandon_ledger_rows(file, step)`: what a resume from `step` does to the ledger's later rows."""
     folder = config.run.path
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for marker in ("DONE", "STOPPED"):
+        for marker in END_MARKERS:
             (folder / marker).unlink(missing_ok=True)
-        shutil.rmtree(folder / "status", ignore_errors=True)  # of the ranks before a resume
         write_format(folder)  # before the config: one without a version is of the first format
         write_durably(folder / CONFIG_FILE, to_yaml(config))
+        if config.run.resume:
+            for written in STEP_FILES:
+                drop_rows_after(folder / written, start.last_step)
+            for written in folder.glob("ledger/*.jsonl"):
+                abandon_ledger_rows(written, start.last_step)  # what was done twice has cost twice
     except OSError as error:  # a user can mend it: no rights, no space, a file in the way
         raise ValueError(
             f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
             "permissions, or choose another run.dir."
         ) from error
-    if config.run.resume:
-        step = read_state(checkpoint).step if checkpoint else -1
-        for written in ("metrics.jsonl", "rollouts.jsonl"):
-            drop_rows_after(folder / written, step)
-        for written in folder.glob("ledger/*.jsonl"):
-            abandon_ledger_rows(written, step)  # what was done twice has cost twice
-
-
-@contextmanager
-def name_free_if_it_never_starts(config: Config, *, is_first: bool) -> Iterator[None]:
-    """What fails here has sampled and trained nothing: once it is mended, the same command starts the run."""
-    try:
-        yield
-    except BaseException:
-        if is_first and not config.run.resume:
-            for written in (CONFIG_FILE, VERSION_FILE):
-                (config.run.path / written).unlink(missing_ok=True)
-        raise
 
 
 def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:

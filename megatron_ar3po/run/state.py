@@ -24,5 +24,19 @@ class RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartingPoint:
+    """Where a run takes up; without a checkpoint it starts anew."""
+
+    checkpoint: Path | None = None
+    state: RunState = RunState()
+
+    @property
+    def last_step(self) -> int:
+        """What was written about later steps is of another try: a run that starts anew keeps nothing, and one that goes
+        on from a checkpoint of step 0 keeps step 0, its first evaluation."""
+        return -1 if self.checkpoint is None else self.state.step
+
+
 def read_state(folder: Path) -> RunState:
     return RunState(**json.loads((folder / "state.json").read_text()))

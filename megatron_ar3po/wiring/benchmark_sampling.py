@@ -12,6 +12,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.rank_logging import setup_logging
+from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import Prompt, ScoredResponse
@@ -46,7 +47,9 @@ def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sample
     control.set_weight_version(0)
     # A lost server that starts again has loaded the right weights itself.
     ranks.offer("republish", lambda url: control.set_weight_version(0))
-    rollout = build_rollout(config, ranks, stack, inputs, servers, router=None)
+    rollout = build_rollout(
+        config, ranks, stack, inputs, servers, router=None, start=StartingPoint()
+    )
     prompts = inputs.training[: config.evaluation.max_prompts or None]
     answers = rollout.sample_for_evaluation(
         prompts,

@@ -1,4 +1,4 @@
-"""The reuse store of this run: which shard, and whose answers it may hold."""
+"""The reuse store of this run: which shard, whose answers it may hold, and when it may change."""
 
 from __future__ import annotations
 
@@ -12,27 +12,58 @@ from megatron_ar3po.interfaces import ReuseShard
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.null_store import NullStore
+from megatron_ar3po.reuse.opening import ShardClaim, claim_shard
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.rollout.server_scorer import ServerScorer
+from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.wiring.sampling import LeaderRollout
 
 
-def open_store(config: Config, ranks: Ranks, stack: ExitStack) -> ReuseShard:
-    """Collective. Leaders open their shard; the other ranks hold a store that nothing calls."""
+def claim_store(
+    config: Config, ranks: Ranks, stack: ExitStack, start: StartingPoint
+) -> ShardClaim | None:
+    """Collective. Each leader claims its shard, held against what the run expects and where it starts. Nothing in
+    RUN/reuse has changed when it returns, or raises. None on other ranks, and with `reuse.enabled=false`."""
     if not config.reuse.enabled:
-        return NullStore()
+        return None
 
-    def open_shard() -> ReuseStore:
-        store = ReuseStore.open(
+    def claim() -> ShardClaim:
+        claimed = claim_shard(
             config.run.path / "reuse",
             dp_rank=ranks.layout.dp_rank,
             dp_size=ranks.layout.data_parallel_size,
-            config=config.reuse,
             run_seed=config.run.seed,
             fingerprint=fingerprint_of(config),
+        )
+        stack.callback(claimed.release)
+        if config.run.resume:
+            claimed.check_rollback(start.state.store_cursor)
+        return claimed
+
+    return ranks.only_on_leader(claim)
+
+
+def open_store(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    claim: ShardClaim | None,
+    start: StartingPoint,
+) -> ReuseShard:
+    """Collective. Leaders open their shard, as of where a resumed run starts; the other ranks hold a store that nothing
+    calls."""
+
+    def open_shard() -> ReuseStore | None:
+        if claim is None:
+            return None
+        store = ReuseStore.open_claimed(
+            claim,
+            config=config.reuse,
             sampler={"temperature": config.rollout.temperature, "top_p": config.rollout.top_p},
         )
         stack.callback(store.close)
+        if config.run.resume:  # killed before its first checkpoint, too: it may have seen steps
+            store.rollback(start.state.store_cursor)
         return store
 
     store = ranks.only_on_leader(open_shard)

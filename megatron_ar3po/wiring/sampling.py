@@ -18,6 +18,7 @@ from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
+from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.servers.counters import server_books
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.servers.router_control import RouterControl
@@ -81,13 +82,14 @@ def build_rollout(
     inputs: PromptsAndVerifier,
     servers: Sequence[RunServer],
     router: RouterAccess | None,
+    start: StartingPoint,
 ) -> LeaderRollout:
     """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
     engine = build_engine(config, ranks, inputs, servers, router)
     shape = read_model_shape(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
-    history.replay(rows_of_run(config.run.path / "ledger"))
+    history.replay(rows_of_run(config.run.path / "ledger", up_to=start.last_step))
     controller = RolloutController(
         engine,
         inputs.verifier,

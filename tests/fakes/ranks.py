@@ -28,7 +28,10 @@ class OneRank:
     def run_on_leader(self, task: Callable[[], Any]) -> Any:
         return task()
 
-    run_on_first = run_on_leader
+    run_on_first = only_on_leader = only_on_first = run_on_leader
+
+    def offer(self, name: str, service: Callable[..., None]) -> None:
+        """Nobody asks for it."""
 
     def any(self, flag: bool) -> bool:
         return flag

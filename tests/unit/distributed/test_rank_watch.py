@@ -29,6 +29,7 @@ from megatron_ar3po.distributed.rank_watch import (
     read_status,
     read_statuses,
     stacks_file,
+    write_status,
 )
 
 NOW = 1000.0
@@ -74,6 +75,15 @@ def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come(
 def test_a_rank_that_never_wrote_is_counted():
     told = describe_stragglers([waiting(0, 1), waiting(1, 1), waiting(2, 1)], NOW)
     assert told == "3 ranks wait for 1 rank that has never written"
+
+
+def test_what_a_run_of_another_size_has_left_is_passed_over(tmp_path):
+    """Two ranks go on with a run that had three: rank 2 is not missing."""
+    for rank in range(3):
+        write_status(tmp_path, status(rank, world_size=3, written=NOW - 600))
+    for rank in range(2):
+        write_status(tmp_path, status(rank, world_size=2, written=NOW))
+    assert [(s.rank, s.world_size) for s in read_statuses(tmp_path)] == [(0, 2), (1, 2)]
 
 
 def test_many_late_ranks_are_counted_not_listed():

@@ -1,0 +1,149 @@
+"""The parts of a run, and the trainer that they make. The one place that puts concrete classes together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.dump import StepDump
+from megatron_ar3po.data.prompt_source import PromptSource
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.interfaces import Actor, ReuseShard, WeightPublisher
+from megatron_ar3po.observability.metrics import Metrics
+from megatron_ar3po.observability.progress import RunProgress
+from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.policy_update import PolicyUpdate
+from megatron_ar3po.reuse.opening import ShardClaim
+from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.checkpoints import CheckpointSaver
+from megatron_ar3po.run.state import RunState, StartingPoint
+from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.trainer import Ar3poTrainer
+from megatron_ar3po.wiring.policy import build_colocation, build_policy
+from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier, load_prompts_and_verifier
+from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
+from megatron_ar3po.wiring.router import start_router
+from megatron_ar3po.wiring.sampling import (
+    LeaderRollout,
+    build_evaluator,
+    build_rollout,
+    build_sampler,
+)
+from megatron_ar3po.wiring.servers import RunServer, start_servers, wait_until_ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunParts:
+    """What a run is made of and may fail to get. None of it has changed what an earlier run has left."""
+
+    servers: list[RunServer]
+    inputs: PromptsAndVerifier
+    prompts: PromptSource
+    store_claim: ShardClaim | None
+    actor: Actor
+    publisher: WeightPublisher
+    rollout: LeaderRollout | None
+    stop: StopRequest
+    check_ownership: Callable[[], None]  # of the run's folder, on any rank
+
+
+def build_parts(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    stop: StopRequest,
+    start: StartingPoint,
+    check_ownership: Callable[[], None],
+) -> RunParts:
+    """Collective. Loads data and model, as of `start`, while the servers start, then waits for them."""
+    servers = start_servers(config, ranks, stack)
+    inputs = load_prompts_and_verifier(config, ranks, stack)
+    prompts = PromptSource(inputs.training, seed=config.run.seed, shuffle=config.data.shuffle)
+    prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
+    prompts.check_batch(prompts_per_round or config.rollout.prompts_per_step)
+    if start.checkpoint is not None:
+        prompts.restore(start.state.prompt_cursor)
+    store_claim = claim_store(config, ranks, stack, start)
+    actor, publisher = build_policy(config, ranks, stack, servers)
+    with ranks.watch.phase("wait for servers"):
+        ranks.run_on_leader(lambda: wait_until_ready(servers))
+    router = start_router(config, ranks, stack, servers)
+    rollout = ranks.only_on_leader(
+        lambda: build_rollout(config, ranks, stack, inputs, servers, router, start)
+    )
+    if start.checkpoint is not None:
+        actor.load(start.checkpoint / "model")
+    return RunParts(
+        servers=servers,
+        inputs=inputs,
+        prompts=prompts,
+        store_claim=store_claim,
+        actor=actor,
+        publisher=publisher,
+        rollout=rollout,
+        stop=stop,
+        check_ownership=check_ownership,
+    )
+
+
+def build_trainer(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    parts: RunParts,
+    store: ReuseShard,
+    state: RunState,
+) -> Ar3poTrainer:
+    """Everything stands at `state`."""
+    folder = config.run.path
+    prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
+    metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
+    metrics.totals.update(state.totals)
+    stack.callback(metrics.close)
+    ranks.watch.steps_done = state.step
+    saver = CheckpointSaver(
+        checkpoint_folder(config),
+        ranks,
+        actor.save,
+        lambda oldest: store.commit_checkpoint(oldest.store_cursor),
+        timeout_s=config.checkpoint.timeout_s,
+    )
+    return Ar3poTrainer(
+        config=config,
+        ranks=ranks,
+        prompts=prompts,
+        sampler=build_sampler(config, ranks, prompts, rollout),
+        store=store,
+        lender=build_lender(config, store, rollout),
+        policy_update=PolicyUpdate(actor, ranks, config, span=metrics.span),
+        actor=actor,
+        weight_publisher=parts.publisher,
+        colocation=build_colocation(config, ranks, actor, parts.publisher, parts.servers),
+        evaluator=build_evaluator(config, ranks, parts.inputs, rollout),
+        metrics=metrics,
+        recorder=RolloutRecorder(
+            folder / "rollouts.jsonl",
+            parts.inputs.decode,
+            num_groups=config.observability.record_groups_per_step,
+            every_steps=config.observability.record_every_steps,
+            is_silent=not ranks.is_first,
+        ),
+        dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
+        saver=saver,
+        stop=parts.stop,
+        check_ownership=parts.check_ownership,
+        progress=RunProgress(
+            config.run.num_steps, config.run.progress, is_silent=not ranks.is_first
+        ),
+        state=state,
+    )
+
+
+def checkpoint_folder(config: Config) -> CheckpointFolder:
+    return CheckpointFolder(
+        config.run.path / "checkpoints",
+        keep_last=config.checkpoint.keep_last,
+        abandoned=config.checkpoint.abandoned,
+    )

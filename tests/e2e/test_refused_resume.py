@@ -1,0 +1,46 @@
+"""A resume that is refused, as a user meets it: the run that was done is still done, and goes on once it is mended."""
+
+import json
+import shutil
+
+LOGS = ("train.log", "status", "logs")  # they go on
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.relative_to(folder).parts[0] not in LOGS
+        and path.suffix != ".owner"
+    }
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was_and_a_mended_one_goes_on(
+    start_run, tiny_task, tmp_path
+):
+    """A prompt is removed from the data; then the marker of the newest checkpoint is lost."""
+    data = tmp_path / "train.jsonl"
+    shutil.copy(tiny_task / "train.jsonl", data)
+    words = [f"data.path={data}", "run.resume=true"]
+    run = start_run("run.num_steps=2", *words).wait().require_success()
+    done = contents(run.folder)
+    assert json.loads(done["DONE"])["step"] == 2
+
+    prompts = data.read_text()
+    data.write_text("".join(prompts.splitlines(keepends=True)[1:]))
+    refused = start_run("run.num_steps=3", *words).wait()
+    assert refused.code == 2 and "the prompts or their order are not those" in refused.err
+    assert contents(run.folder) == done
+
+    data.write_text(prompts)
+    marker = run.folder / "checkpoints/latest"
+    marker.rename(tmp_path / "latest")
+    refused = start_run("run.num_steps=3", *words).wait()
+    assert refused.code == 2 and "write the name of the one to go on from into it" in refused.err
+    shutil.copy(tmp_path / "latest", marker)
+    assert contents(run.folder) == done
+
+    run = start_run("run.num_steps=3", *words).wait().require_success()
+    assert [row["step"] for row in run.metrics] == [0, 1, 2, 3]
+    assert json.loads((run.folder / "DONE").read_text())["step"] == 3

@@ -1,0 +1,71 @@
+"""What a run changes in its folder when it begins; that a refused one changes nothing is in
+tests/unit/wiring/test_refused_start.py."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from megatron_ar3po.config.load import load_config
+from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
+from megatron_ar3po.run.folder import begin_run, check_rows
+from megatron_ar3po.run.state import RunState, StartingPoint
+from megatron_ar3po.run.upgrade import upgrade_run
+
+
+def begin(folder: Path, start: StartingPoint, *words: str) -> None:
+    config = load_config([folder / "resolved_config.yaml"], ["run.resume=true", *words])
+    begin_run(config, start, abandon_ledger_rows=abandon_rows_after)
+
+
+def steps_of(folder: Path, name: str) -> list[int]:
+    return sorted({row["step"] for row in read_rows(folder / name)})
+
+
+def abandoned_steps(folder: Path) -> list[int]:
+    rows = ledger_rows(folder / "ledger/dp00.jsonl")
+    return sorted({row["step"] for row in rows if row.get("abandoned")})
+
+
+def test_a_run_that_goes_on_from_step_2_keeps_the_rows_of_its_first_two_steps(old_run):
+    """Of four. What the later two had cost stays in the ledger, marked."""
+    upgrade_run(old_run)
+    (old_run / "STOPPED").write_text("{}")
+    start = StartingPoint(checkpoint=old_run / "checkpoints/step_00002", state=RunState(step=2))
+    begin(old_run, start, "run.num_steps=9")
+    assert steps_of(old_run, "metrics.jsonl") == [0, 1, 2]
+    assert steps_of(old_run, "rollouts.jsonl") == [1, 2]
+    assert abandoned_steps(old_run) == [3, 4]
+    assert not (old_run / "DONE").exists() and not (old_run / "STOPPED").exists()
+    assert "num_steps: 9" in (old_run / "resolved_config.yaml").read_text()
+
+
+def test_a_run_that_starts_anew_keeps_no_row_as_its_own(old_run):
+    upgrade_run(old_run)
+    begin(old_run, StartingPoint())
+    assert steps_of(old_run, "metrics.jsonl") == steps_of(old_run, "rollouts.jsonl") == []
+    assert abandoned_steps(old_run) == [1, 2, 3, 4]
+
+
+def test_the_history_of_a_run_that_goes_on_from_step_2_ends_there(old_run):
+    """It is read before the later rows are marked."""
+    rows = rows_of_run(old_run / "ledger", up_to=2)
+    assert {row["step"] for row in rows if row["kind"] == "prompt"} == {1, 2}
+    assert rows_of_run(old_run / "ledger", up_to=-1) == []
+
+
+def test_rows_that_cannot_be_read_are_named_before_anything_changes(tmp_path):
+    check_rows(tmp_path)
+    (tmp_path / "rollouts.jsonl").write_text("no JSON\n" + json.dumps({"step": 1}) + "\n")
+    with pytest.raises(ValueError, match=r"rollouts\.jsonl:1 is not JSON"):
+        check_rows(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_refused_by_its_option(old_run):
+    upgrade_run(old_run)
+    (old_run / "STOPPED").mkdir()
+    with pytest.raises(ValueError, match=r"run\.dir=run cannot be written .*STOPPED"):
+        begin(old_run, StartingPoint())

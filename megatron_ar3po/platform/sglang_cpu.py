@@ -7,8 +7,8 @@ What each shim is for (SGLang 0.5.23):
    speculative decoding on the `torch_native` attention calls none of them; a call raises and says so.
 3. `murmur_hash32_cpu`, the one operator that the per-request seed needs, written in torch.
 4. The seeded mode (`--enable-deterministic-inference`) refuses `torch_native`, and turns on Triton matmuls that need an
-   accelerator. Both are opened here; the prefix cache stays on. Tokens are then a function of the seed alone;
-   log-probs agree within 1e-6 across batches, not bit by bit.
+   accelerator. Here it gets `batch_invariance` instead, and attention whose shapes do not depend on the batch either:
+   tokens and log-probs are, bit by bit, a function of prompt, seed and weights.
 5. One attention call per layer for the whole batch: see `sglang_cpu_attention`.
 6. Forked children: by default each child imports SGLang once more (9 CPU seconds each, beside a trainer that imports
    Megatron). Without CUDA nothing forbids a fork, so the children share the launcher's modules.
@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from megatron_ar3po.platform.batch_invariance import install
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
 # The names that SGLang's CPU paths import at module level; none is called on the way described above.
@@ -57,7 +58,7 @@ def apply_shims(*, seeded: bool) -> None:
 
     from megatron_ar3po.platform import sglang_cpu_attention  # imports SGLang: only now
 
-    sglang_cpu_attention.register()
+    sglang_cpu_attention.register(batch_invariant=seeded)
 
 
 def _install_sgl_kernel() -> None:
@@ -126,7 +127,7 @@ def _open_seeded_mode() -> None:
 
     choices.add_deterministic_attention_backend_choices(["torch_native"])
     choices.add_radix_supported_deterministic_attention_backend_choices(["torch_native"])
-    batch_invariant_ops.enable_batch_invariant_mode = lambda *args, **kwargs: None
+    batch_invariant_ops.enable_batch_invariant_mode = lambda *args, **kwargs: install()
 
 
 def _fork_children() -> None:

@@ -4,6 +4,10 @@ SGLang 0.5.23 loops over the sequences in Python, layer by layer, which with a s
 good part of a server's work. Here the sequences of a batch are padded to the longest and masked; what is out of the
 ordinary (encoder-decoder models, sliding windows, very long batches) is left to SGLang's own loop.
 
+The padded length decides the order of summation, so a sequence's last bits depend on its neighbours, on what of it was
+cached and on whether its tokens came one by one. `BatchInvariantAttention` computes each token in a shape that depends
+on its position alone.
+
 Imported in the server's processes only, after the shims.
 """
 
@@ -19,6 +23,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 # Padded keys and values are copies: a batch that would need more than this many elements goes through the loop.
 _MAX_PADDED_ELEMENTS = 64 * 1024 * 1024
+
+BLOCK = 32
 
 
 class BatchedTorchNativeAttention(TorchNativeAttnBackend):
@@ -95,6 +101,86 @@ class BatchedTorchNativeAttention(TorchNativeAttnBackend):
         return output
 
 
+class BatchInvariantAttention(BatchedTorchNativeAttention):
+    """Queries come in blocks of `BLOCK` positions, 0 to 31, 32 to 63, ...; a block's keys end where it ends. A token is
+    computed at its place in its block, whether or not the others of the block are new: one generated token costs as
+    much as 32. There is one call for the blocks with one number, of whatever sequences."""
+
+    def _run_sdpa_forward_decode(
+        self,
+        query: Tensor,
+        output: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        req_to_token: Tensor,
+        req_pool_indices: Tensor,
+        seq_lens: Tensor,
+        encoder_lens: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        ones = torch.ones_like(seq_lens)
+        return self._run_sdpa_forward_extend(
+            query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens,
+            seq_lens - 1, ones, encoder_lens, **{**options, "causal": True},
+        )  # fmt: skip
+
+    def _run_sdpa_forward_extend(
+        self,
+        query: Tensor,
+        output: Tensor,
+        k_cache: Tensor,
+        v_cache: Tensor,
+        req_to_token: Tensor,
+        req_pool_indices: Tensor,
+        seq_lens: Tensor,
+        extend_prefix_lens: Tensor,
+        extend_seq_lens: Tensor,
+        encoder_lens: Tensor | None = None,
+        **options: Any,
+    ) -> Tensor:
+        _check_plain(encoder_lens, options)
+        # Where a sequence's position 0 would lie among the new tokens.
+        starts = extend_seq_lens.cumsum(0) - extend_seq_lens - extend_prefix_lens  # [N]
+        for block in range(int(seq_lens.max() + BLOCK - 1) // BLOCK):
+            begin, end = block * BLOCK, (block + 1) * BLOCK
+            rows = ((extend_prefix_lens < end) & (seq_lens > begin)).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            position = torch.arange(begin, end)  # [Q]
+            is_new = (position >= extend_prefix_lens[rows, None]) & (
+                position < seq_lens[rows, None]
+            )  # [N, Q]
+            new = (starts[rows, None] + position)[is_new]  # their places in `query`
+            padded = query.new_zeros(len(rows), BLOCK, *query.shape[1:])
+            padded[is_new] = query[new]
+            slots = req_to_token[req_pool_indices[rows], :end]  # [N, L]
+            keys = torch.arange(slots.shape[1])
+            slots = slots.masked_fill(keys >= seq_lens[rows, None], 0)
+            attended = scaled_dot_product_attention(
+                padded.transpose(1, 2),
+                k_cache[slots].transpose(1, 2).to(query.dtype),
+                v_cache[slots].transpose(1, 2).to(query.dtype),
+                attn_mask=keys <= position[:, None],
+                enable_gqa=options.get("enable_gqa", False),
+                scale=options.get("scaling"),
+            )  # [N, H, Q, D]
+            output[new] = attended.transpose(1, 2)[is_new]
+        return output
+
+
+def _check_plain(encoder_lens: Tensor | None, options: dict[str, Any]) -> None:
+    if (
+        encoder_lens is not None
+        or not options.get("causal", False)
+        or options.get("is_cross_attn", False)
+        or options.get("sliding_window_size") is not None
+    ):
+        raise NotImplementedError(
+            "run.deterministic=true on a CPU serves causal models without sliding windows alone; set "
+            "run.deterministic=false."
+        )
+
+
 def _is_plain(
     num_sequences: int,
     longest: int,
@@ -110,5 +196,6 @@ def _is_plain(
     )
 
 
-def register() -> None:
-    attention_registry.register_attention_backend("torch_native")(BatchedTorchNativeAttention)
+def register(*, batch_invariant: bool) -> None:
+    backend = BatchInvariantAttention if batch_invariant else BatchedTorchNativeAttention
+    attention_registry.register_attention_backend("torch_native")(backend)

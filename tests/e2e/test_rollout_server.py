@@ -199,7 +199,8 @@ def test_every_response_is_whole_and_the_books_balance(server, make_controller, 
     assert sum(r.num_cached_tokens > 0 for r in responses) > len(responses) / 3
 
 
-def test_same_seed_same_tokens_alone_and_in_a_batch(make_controller):
+def test_same_seed_same_tokens_and_logprobs_to_the_bit_alone_and_in_a_batch(make_controller):
+    """Alone the prompts are sampled second: their prefixes are cached then."""
     prompts = [p.prompt for p in make_prompts(6)]
     sampling = SamplingParams(max_response_tokens=12, stop_token_ids=(STOP_TOKEN_ID,))
 
@@ -216,7 +217,8 @@ def test_same_seed_same_tokens_alone_and_in_a_batch(make_controller):
     for batch, single in zip(together, alone, strict=True):
         for a, b in zip(batch, single, strict=True):
             assert a.token_ids.tolist() == b.token_ids.tolist()
-            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+            assert a.logprobs.tolist() == b.logprobs.tolist()
+    assert sum(r.num_cached_tokens for group in alone for r in group) > 0
     first_group = {tuple(r.token_ids.tolist()) for r in together[0]}
     assert len(first_group) == 4  # other seeds, other answers
 
@@ -236,7 +238,30 @@ def test_continuous_and_barrier_give_identical_groups(make_controller):
         assert a.rewards.tolist() == b.rewards.tolist()
         for x, y in zip(a.responses, b.responses, strict=True):
             assert x.response.token_ids.tolist() == y.response.token_ids.tolist()
-            np.testing.assert_allclose(x.response.logprobs, y.response.logprobs, atol=1e-5)
+            assert x.response.logprobs.tolist() == y.response.logprobs.tolist()
+
+
+def test_what_was_sampled_token_by_token_is_scored_to_the_bit(make_controller):
+    """Up to 120 tokens: four blocks of the attention, the last two filled one token at a time."""
+    controller = make_controller(max_response_tokens=40, num_stages=1)
+    prompts = [*make_prompts(4, length=5), *make_prompts(2, length=80)]
+    groups = controller.collect(
+        [StepPrompt(position=i, prompt=p.prompt) for i, p in enumerate(prompts)],
+        step=1,
+        policy_version=0,
+    ).groups
+    sampled = [(g.prompt, r.response) for g in groups for r in g.responses]
+    requests = [
+        ScoringRequest(
+            request_id=f"score{i}",
+            prompt_token_ids=prompt.token_ids,
+            response_token_ids=tuple(response.token_ids.tolist()),
+        )
+        for i, (prompt, response) in enumerate(sampled)
+    ]
+    scorings = controller.score(requests, policy_version=0)
+    for (_, response), scoring in zip(sampled, scorings, strict=True):
+        assert scoring.logprobs.tolist() == response.logprobs.tolist()
 
 
 def test_logprobs_are_those_of_the_model_in_transformers(model, make_controller):

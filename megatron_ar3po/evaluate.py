@@ -21,7 +21,8 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.accuracy import accuracy
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
+from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.manifest import find_damage
 from megatron_ar3po.types import ScoredResponse
@@ -53,6 +55,7 @@ class Policy:
     config: Config  # of the run it comes from, or the given one
     hf_folder: Path
     checkpoint: Path | None = None
+    rendered_at: datetime = field(default_factory=datetime.now)  # a chat template takes it for now
 
     @property
     def name(self) -> str:
@@ -103,7 +106,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
                 config = replace(config, model=replace(config.model, path=str(converted)))
             server_tp = arguments.server_tp or config.actor.tensor_parallel_size
             shutil.rmtree(out / "ledger", ignore_errors=True)  # of an evaluation before
-            sampled = sample_benchmark(config, server_tp, stack)
+            sampled = sample_benchmark(config, server_tp, stack, policy.rendered_at)
     except RolloutEngineError as error:  # the end of the server's log says what happened
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 1
@@ -128,8 +131,9 @@ def find_policy(arguments: argparse.Namespace) -> Policy:
         )
     check_format(folder)
     config = load_config([settings, *arguments.config], words)
+    rendered_at = read_rendered_at(folder)
     if (folder / "hf" / "config.json").is_file() and not arguments.checkpoint:
-        return Policy(config=config, hf_folder=folder / "hf")
+        return Policy(config=config, hf_folder=folder / "hf", rendered_at=rendered_at)
     checkpoints = CheckpointFolder(folder / "checkpoints", keep_last=1)
     named = checkpoints.path / arguments.checkpoint if arguments.checkpoint else None
     checkpoint = named or checkpoints.newest()
@@ -141,7 +145,12 @@ def find_policy(arguments: argparse.Namespace) -> Policy:
         )
     if damage := find_damage(checkpoint):
         raise ValueError(f"{damage}; name another checkpoint by --checkpoint.")
-    return Policy(config=config, hf_folder=Path(config.model.path), checkpoint=checkpoint / "model")
+    return Policy(
+        config=config,
+        hf_folder=Path(config.model.path),
+        checkpoint=checkpoint / "model",
+        rendered_at=rendered_at,
+    )
 
 
 def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config:

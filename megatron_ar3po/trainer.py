@@ -66,7 +66,7 @@ class Ar3poTrainer:
         if self.state.step == 0:
             self.evaluate()
             self.close_step()
-        while not self.is_last_step and not self.stop.agree(self.ranks):
+        while not self.is_last_step and not self.ranks.any(self.stop.is_requested):
             with self.metrics.span("step"):
                 policy_version = self.train_step(self.state.step + 1)
             self.state = self.state.advance(policy_version=policy_version)
@@ -100,10 +100,8 @@ class Ar3poTrainer:
             report = self.policy_update.run(batch, groups)
         self.metrics.add(report.records)
         self.store.record_outcomes(report.loans, step=step)
-        self.stop.fault = report.fault
-        policy_version = self.state.policy_version + report.has_trained
-        self.publish_weights(policy_version)
-        return policy_version
+        self.publish_weights(self.state.policy_version + 1)
+        return self.state.policy_version + 1
 
     def gather_groups(self, step: int) -> list[ResponseGroup]:
         """Leader only: adaptive rollout, then response reuse."""

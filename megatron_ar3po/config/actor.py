@@ -42,17 +42,11 @@ class ActorConfig:
     """Of AdamW, after the warm-up. 1e-6 is common for RL on models of some billion parameters; tiny models want
     more."""
 
-    min_learning_rate: Warn[float] = 0.0
-    """What `actor.lr_decay` falls to; the last update is one step above it, so it learns even where this is 0."""
-
     lr_warmup_steps: Warn[int] = 0
-    """Optimizer steps over which the learning rate rises: with 4, the first runs at a quarter of it and the fourth at
-    all of it."""
+    """Optimizer steps over which the learning rate rises from 0."""
 
     lr_decay: Warn[Literal["constant", "linear", "cosine"]] = "constant"
-    """How the learning rate falls after the warm-up, over the rest of the `run.num_steps` *
-    `algorithm.num_mini_batches` optimizer steps. A resume with another `run.num_steps` goes on at the rate that a run
-    of that length would have there."""
+    """How the learning rate falls to 0, over `run.num_steps` * `algorithm.num_mini_batches` optimizer steps."""
 
     weight_decay: Warn[float] = 0.0
     """Of AdamW."""
@@ -68,11 +62,6 @@ class ActorConfig:
 
     clip_grad: Warn[float] = 1.0
     """Largest norm of the gradient over all parameters; a longer one is scaled down. 0: no clipping."""
-
-    max_skipped_updates: Free[int] = 5
-    """Updates in a row that may be skipped because their loss or gradient is not finite. One more ends the run: it
-    saves, and its exit code is 1. 0: the first one does. A single one is an odd batch; a row of them is a broken run,
-    which costs samples and learns nothing."""
 
     recompute: Free[Literal["none", "full"]] = "none"
     """`full` keeps only the inputs of each layer and computes its activations again in the backward pass: much less
@@ -94,14 +83,6 @@ class ActorConfig:
         ):
             value = getattr(self, name)
             require(value >= 1, f"actor.{name}={value} must be at least 1.")
-        for name in ("min_learning_rate", "lr_warmup_steps", "max_skipped_updates"):
-            value = getattr(self, name)
-            require(value >= 0, f"actor.{name}={value} is negative; use 0 or more.")
-        require(
-            self.min_learning_rate <= self.learning_rate,
-            f"actor.min_learning_rate={self.min_learning_rate:g} is above "
-            f"actor.learning_rate={self.learning_rate:g}, from which it falls; lower it.",
-        )
         require(
             not self.sequence_parallel or self.tensor_parallel_size > 1,
             "actor.sequence_parallel=true needs actor.tensor_parallel_size > 1; raise it or set "

@@ -15,6 +15,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from megatron_ar3po.config.at_resume import AtResume, read_declarations
 from megatron_ar3po.config.presets import PRESETS
 from megatron_ar3po.config.renamed import RENAMED
 from megatron_ar3po.config.schema import Config
@@ -28,6 +29,7 @@ class Option:
     type: str  # "int", or the values it takes: "local | global"
     default: Any
     presets: dict[str, Any]  # the default under each algorithm.name, where that sets one
+    at_resume: str  # "free", "warn" or "fixed": config/at_resume.py
     doc: str  # paragraphs of one line each
 
 
@@ -96,7 +98,7 @@ def as_markdown() -> str:
     lines = [
         "# Options",
         "",
-        *textwrap.wrap(_ABOUT_THE_PAGE, 120),
+        *textwrap.wrap(_with_links(_ABOUT_THE_PAGE), 120),
         *(line for section in all_sections() for line in _markdown_of(section)),
     ]
     return "\n".join(lines) + "\n"
@@ -105,12 +107,17 @@ def as_markdown() -> str:
 _ABOUT_THE_PAGE = (
     "All options, as `ar3po options` prints them; this page is the output of `ar3po options --markdown`. An option "
     "stands in a YAML file under its section, or behind the file on the command line as `section.option=value`. "
-    "`algorithm.name` sets some defaults; what a file or the command line says goes before them."
+    "`algorithm.name` sets some defaults; what a file or the command line says goes before them. What is fixed at a "
+    "resume may not change when a run goes on (`run.resume=true`), what is warned of may, with a line in the log; "
+    "docs/checkpoints.md says why, and how a fixed one is changed all the same."
 )
+
+_AT_RESUME = {"free": "", "warn": "a resume warns of a change", "fixed": "fixed at a resume"}
 
 
 def _section(name: str, cls: type) -> Section:
     hints, docs = typing.get_type_hints(cls), field_docstrings(cls)
+    declared = read_declarations(cls)
     options = tuple(
         Option(
             name=f"{name}.{field.name}",
@@ -121,6 +128,7 @@ def _section(name: str, cls: type) -> Section:
                 for preset, values in PRESETS.items()
                 if field.name in values.get(name, {})
             },
+            at_resume=(declared[field.name] or AtResume.FIXED).value,
             doc=docs.get(field.name, ""),
         )
         for field in dataclasses.fields(cls)
@@ -166,8 +174,9 @@ def _show(value: Any) -> str:
 
 def _presets_of(option: Option) -> str:
     """
-    >>> _presets_of(Option(name="", type="", default=2, presets={"ar3po": 2, "grpo": 1}, doc=""))
-    'by algorithm.name: ar3po 2, grpo 1'
+    >>> two = Option(name="", type="", default=2, presets={"ar3po": 2}, at_resume="free", doc="")
+    >>> _presets_of(two)
+    'by algorithm.name: ar3po 2'
     """
     presets = ", ".join(f"{name} {_show(value)}" for name, value in option.presets.items())
     return f"by algorithm.name: {presets}" if presets else ""
@@ -180,6 +189,7 @@ def _text_of(section: Section, width: int) -> Iterator[str]:
             [
                 f"  {option.name}: {option.type} = {_show(option.default)}",
                 *_fill(_presets_of(option), width),
+                *_fill(_AT_RESUME[option.at_resume], width),
                 *(line for part in option.doc.split("\n\n") for line in _fill(part, width)),
             ]
         )
@@ -192,7 +202,12 @@ def _fill(text: str, width: int) -> list[str]:
 def _markdown_of(section: Section) -> Iterator[str]:
     yield from ("", f"## {section.name}", "", *textwrap.wrap(_with_links(section.doc), 120))
     for option in section.options:
-        facts = [option.type, f"default `{_show(option.default)}`", _presets_of(option)]
+        facts = [
+            option.type,
+            f"default `{_show(option.default)}`",
+            _presets_of(option),
+            _AT_RESUME[option.at_resume],
+        ]
         named = f"**`{option.name}`** ({', '.join(filter(None, facts))})."
         text = " ".join([named, *_with_links(option.doc).split("\n\n")])
         yield from ("", *textwrap.wrap(text, 120))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +23,6 @@ class RunConfig:
     num_steps: Free[int] = 100
     """Training steps. One step samples one batch of `rollout.prompts_per_step` prompts and trains on it once."""
 
-    max_seconds: Free[float] = 0.0
-    """The run stops by itself after the first step that ends so many seconds after its start: it saves, and
-    `run.resume=true` goes on. For machines that are lent for a time: leave room for one step and a save. 0: no
-    limit."""
-
     seed: Fixed[int] = 0
     """Every random choice of the run is a function of it: the order of prompts, the seed of each response, which
     response is borrowed."""
@@ -40,6 +35,10 @@ class RunConfig:
     resume: Free[bool] = False
     """Go on from the newest checkpoint in `run.dir`. false: `run.dir` must not hold a run, so that no run is
     overwritten by mistake."""
+
+    allow_changed: Free[list[str]] = field(default_factory=list[str])
+    """Options fixed at a resume that may change in it all the same, as in `[rollout.max_response_tokens]`: two unlike
+    runs in one curve, then. `run_facts.json` in the run's folder keeps what was changed, and at which step."""
 
     collective_timeout_s: Free[float] = 1800.0
     """Seconds that a rank waits for the others before the run ends with an error. Must exceed the longest difference
@@ -57,10 +56,6 @@ class RunConfig:
         require(
             self.collective_timeout_s > 0,
             f"run.collective_timeout_s={self.collective_timeout_s} must be more than 0 seconds.",
-        )
-        require(
-            self.max_seconds >= 0,
-            f"run.max_seconds={self.max_seconds:g} is negative; use 0 for no limit, or seconds.",
         )
         require(
             self.stall_report_s >= 0,

@@ -5,8 +5,10 @@ to do.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
+from megatron_ar3po.config.load import dotted_options
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
@@ -20,6 +22,7 @@ SERVER_MARGIN_TOKENS = (
 
 def validate(config: Config, layout: ParallelLayout) -> None:
     """Raises ValueError for the first rule that does not hold."""
+    _check_allowed_changes(config)
     _check_algorithm(config)
     _check_files(config)
     shape = read_model_shape(config.model.path)
@@ -37,10 +40,6 @@ def warnings_of(config: Config) -> list[str]:
         lines.append(
             f"reuse.max_logprob_drift={config.reuse.max_logprob_drift:g} has no effect with "
             f"reuse.option={config.reuse.option}: it turns Option I (recompute) into Option II."
-        )
-    if config.actor.min_learning_rate and config.actor.lr_decay == "constant":
-        lines.append(
-            f"actor.min_learning_rate={config.actor.min_learning_rate:g} has no effect with actor.lr_decay=constant."
         )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
@@ -101,6 +100,17 @@ def _rollout_warnings(rollout: RolloutConfig) -> list[str]:
             "rollout.cancelled_counts_as has no effect without rollout.cancel_solved=true."
         )
     return lines
+
+
+def _check_allowed_changes(config: Config) -> None:
+    known = dotted_options()
+    for name in config.run.allow_changed:
+        if not any(f"{name}.".startswith(f"{option}.") for option in known):
+            (near,) = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+            raise ValueError(
+                f"run.allow_changed={config.run.allow_changed} names {name}, which is no option; the nearest one is "
+                f"{near}."
+            )
 
 
 def _check_algorithm(config: Config) -> None:

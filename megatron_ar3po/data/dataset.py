@@ -8,7 +8,8 @@ and refused or left out (`data.unusable_answers`).
 
 Promises: a prompt's identity is a hash of all that decides whether an old answer may serve it again
 (`prompt_id_of`); equal prompts with one answer are loaded once, with two answers never; no token id
-reaches the server that the model does not know.
+reaches the server that the model does not know; a chat template that writes the date writes the one
+it is given.
 """
 
 from __future__ import annotations
@@ -18,9 +19,11 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
 from jinja2 import TemplateError
 
 from megatron_ar3po.config.data import DataConfig
@@ -40,12 +43,13 @@ def load_prompts(
     config: DataConfig,
     *,
     verifier_version: str,
+    rendered_at: datetime,
     vocab_size: int | None = None,
     check_answers: Callable[[list[str]], list[str | None]] | None = None,
 ) -> list[Prompt]:
-    """All prompts of the file, in its order. `vocab_size` (of the model) bounds the token ids; `check_answers` says
-    for each ground truth why it cannot be graded, or None."""
-    reader = _Reader(tokenizer, config, verifier_version, vocab_size)
+    """All prompts of the file, in its order. `rendered_at` is what a chat template takes for now, `vocab_size` (of the
+    model) bounds the token ids; `check_answers` says for each ground truth why it cannot be graded, or None."""
+    reader = _Reader(tokenizer, config, verifier_version, rendered_at, vocab_size)
     prompts: dict[tuple[int, ...], tuple[Prompt, str]] = {}
     num_repeated = 0
     for where, record in _read_records(Path(path)):
@@ -91,6 +95,22 @@ def _refuse_or_tell(unusable: list[str], num_prompts: int, policy: str) -> None:
     logger.warning("%s\nleft out, as data.unusable_answers=skip says", message)
 
 
+def digest_prompts(
+    path: str | Path, config: DataConfig, *, first: int = 0, is_ordered: bool = False
+) -> tuple[int, str]:
+    """How many different prompts the file holds (of the `first` so many; 0: of all), and a checksum of what they ask
+    and what is right. Their order counts where it `is_ordered`; of their other fields only the tolerance does. Raises
+    ValueError for a file that cannot be read."""
+    fields = config.prompt_field, config.answer_field, "error"  # a prompt's own tolerance
+    asked = dict.fromkeys(
+        json.dumps([record.get(name) for name in fields], sort_keys=True)
+        for _, record in _read_records(Path(path))
+    )
+    prompts = list(asked)[: first or None]
+    content = "\n".join(prompts if is_ordered else sorted(prompts))
+    return len(prompts), xxhash.xxh3_128_hexdigest(content.encode("utf-8"))
+
+
 def prompt_id_of(
     token_ids: Sequence[int], ground_truth: str, verifier_version: str, chat_template: str
 ) -> str:
@@ -105,6 +125,7 @@ class _Reader:
     tokenizer: PreTrainedTokenizerBase
     config: DataConfig
     verifier_version: str
+    rendered_at: datetime
     vocab_size: int | None
 
     def prompt(self, record: Mapping[str, Any], where: str) -> Prompt:
@@ -172,7 +193,11 @@ class _Reader:
             )
         try:
             text = self.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
+                messages,
+                tokenize=False,
+                add_generation_prompt=True,
+                # Before transformers' own, which takes the clock: a prompt would change overnight.
+                strftime_now=self.rendered_at.strftime,
             )
         except TemplateError as error:  # templates refuse some orders of roles
             raise ValueError(

@@ -25,6 +25,14 @@ from typing import Any
 
 from megatron_ar3po.types import Prompt, StepPrompt
 
+# What the options and files of a run tell has been compared before (run/resume_comparison.py).
+_OTHER_PROMPTS = (
+    "the prompts or their order are not those of the checkpoint, and no option or file that the run's folder tells of "
+    "explains it: the tokenizer's library is another, or, for a run that has no run_facts.json, the contents of "
+    "data.path or model.path, the verifier's version or the date that a chat template writes; resume with what the run "
+    "started with, or start a new run (run.resume=false and another run.dir)."
+)
+
 
 class PromptSource:
     """`start_step`, then `next_batch` once or more. Every rank holds one and draws the same."""
@@ -82,15 +90,16 @@ class PromptSource:
             "fingerprint": self._fingerprint,
         }
 
-    def restore(self, cursor: Mapping[str, Any]) -> None:
-        """Go on where `cursor` was taken."""
+    def restore(self, cursor: Mapping[str, Any], *, may_differ: bool = False) -> None:
+        """Go on where `cursor` was taken. Other prompts, or another order of them, are refused, or begin with the next
+        epoch where they `may_differ`."""
         if cursor["fingerprint"] != self._fingerprint:
-            raise ValueError(
-                "the prompts or their order are not those of the checkpoint: data.path, "
-                "data.shuffle, run.seed, the verifier or the chat template has changed; resume "
-                "with what the run started with, or start a new run (run.resume=false and another "
-                "run.dir)."
-            )
+            if not may_differ:
+                raise ValueError(_OTHER_PROMPTS)
+            self._start_epoch(int(cursor["epoch"]) + 1)
+            self._put_off = []
+            self.start_step()
+            return
         self._start_epoch(int(cursor["epoch"]))
         self._offset = int(cursor["offset"])
         self._put_off = [str(prompt_id) for prompt_id in cursor["put_off"]]

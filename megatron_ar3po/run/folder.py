@@ -10,6 +10,7 @@ from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import drop_rows_after, read_rows
 from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.facts import write_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format
 from megatron_ar3po.run.state import RunState, StartingPoint
 
@@ -38,14 +39,15 @@ def check_rows(folder: Path) -> None:
 def begin_run(
     config: Config, start: StartingPoint, *, abandon_ledger_rows: Callable[[Path, int], object]
 ) -> None:
-    """RUN becomes this run's: its config and format are written, and the files of an old run go back to `start`. Only
-    from here on has a start changed anything, so whatever may refuse it comes before. Rank 0 only.
+    """RUN becomes this run's: its config, facts and format are written, and the files of an old run go back to `start`.
+    Only from here on has a start changed anything, so whatever may refuse it comes before. Rank 0 only.
     `abandon_ledger_rows(file, step)`: what a resume from `step` does to the ledger's later rows."""
     folder = config.run.path
     try:
         for marker in END_MARKERS:
             (folder / marker).unlink(missing_ok=True)
         write_format(folder)  # before the config: one without a version is of the first format
+        write_facts(folder, start.facts)
         write_durably(folder / CONFIG_FILE, to_yaml(config))
         if config.run.resume:
             for written in STEP_FILES:
@@ -57,6 +59,21 @@ def begin_run(
             f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
             "permissions, or choose another run.dir."
         ) from error
+
+
+def find_finished(config: Config) -> RunState | None:
+    """Where a resume would add nothing: the run is DONE, `run.num_steps` asks for no more, and its policy is exported
+    if it is to be. None otherwise."""
+    folder = config.run.path
+    if not config.run.resume or not (folder / "DONE").is_file():
+        return None
+    try:
+        done = json.loads((folder / "DONE").read_text())
+        state = RunState(step=int(done["step"]), policy_version=int(done["policy_version"]))
+    except (ValueError, KeyError, TypeError):  # cut short; its checkpoint knows where it stands
+        return None
+    is_exported = not config.checkpoint.export_hf or (folder / "hf").is_dir()
+    return state if state.step >= config.run.num_steps and is_exported else None
 
 
 def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:

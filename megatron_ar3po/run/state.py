@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.run.facts import RunFacts
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
@@ -30,6 +32,7 @@ class StartingPoint:
 
     checkpoint: Path | None = None
     state: RunState = RunState()
+    facts: RunFacts = field(default_factory=RunFacts)  # of the run from here on
 
     @property
     def last_step(self) -> int:

@@ -8,7 +8,8 @@ trainer's GPUs take `weight_sync.transport=tensor`.)
 from __future__ import annotations
 
 import datetime
-import secrets
+import itertools
+import os
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
+
+_numbers = itertools.count()
 
 
 class BroadcastTransport:
@@ -91,9 +94,7 @@ class BroadcastTransport:
 
         address, port = own_address(calls.urls[0]), free_port()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        # Never used before: a server that outlived its trainer still knows that one's groups, and in containers each
-        # trainer has the same process id.
-        self._name = f"ar3po-{secrets.token_hex(8)}"
+        self._name = f"ar3po-{os.getpid()}-{next(_numbers)}"
         body = {
             "master_address": address,
             "master_port": port,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch.distributed as dist
 
@@ -33,15 +34,17 @@ class Sampled:
     decode: Callable[[Sequence[int]], str]
 
 
-def sample_benchmark(config: Config, server_tp: int, stack: ExitStack) -> Sampled:
+def sample_benchmark(
+    config: Config, server_tp: int, stack: ExitStack, rendered_at: datetime
+) -> Sampled:
     """The prompts of data.path and evaluation.samples_per_prompt answers of each. One process, all GPUs of this node:
-    as many servers of `server_tp` GPUs as there is room for."""
+    as many servers of `server_tp` GPUs as there is room for. `rendered_at` is what a chat template takes for now."""
     start_process_group(config.run.collective_timeout_s)
     stack.callback(dist.destroy_process_group)
     ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
     setup_logging(ranks.layout, config.observability.log_level)
     servers = _start_servers(config, server_tp, stack)
-    inputs = load_prompts_and_verifier(config, ranks, stack)
+    inputs = load_prompts_and_verifier(config, ranks, stack, rendered_at)
     wait_until_ready(servers)
     control = server_control(config, servers)
     control.set_weight_version(0)

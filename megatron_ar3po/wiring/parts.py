@@ -25,6 +25,7 @@ from megatron_ar3po.wiring.policy import build_colocation, build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier, load_prompts_and_verifier
 from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
 from megatron_ar3po.wiring.router import start_router
+from megatron_ar3po.wiring.run_facts import allows_other_prompts
 from megatron_ar3po.wiring.sampling import (
     LeaderRollout,
     build_evaluator,
@@ -59,12 +60,12 @@ def build_parts(
 ) -> RunParts:
     """Collective. Loads data and model, as of `start`, while the servers start, then waits for them."""
     servers = start_servers(config, ranks, stack)
-    inputs = load_prompts_and_verifier(config, ranks, stack)
+    inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
     prompts = PromptSource(inputs.training, seed=config.run.seed, shuffle=config.data.shuffle)
     prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
     prompts.check_batch(prompts_per_round or config.rollout.prompts_per_step)
     if start.checkpoint is not None:
-        prompts.restore(start.state.prompt_cursor)
+        prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
     store_claim = claim_store(config, ranks, stack, start)
     actor, publisher = build_policy(config, ranks, stack, servers)
     with ranks.watch.phase("wait for servers"):

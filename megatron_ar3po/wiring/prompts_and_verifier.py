@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 from megatron_ar3po.config.schema import Config
@@ -30,7 +31,10 @@ class PromptsAndVerifier:
     held_out: list[Prompt]
 
 
-def load_prompts_and_verifier(config: Config, ranks: Ranks, stack: ExitStack) -> PromptsAndVerifier:
+def load_prompts_and_verifier(
+    config: Config, ranks: Ranks, stack: ExitStack, rendered_at: datetime
+) -> PromptsAndVerifier:
+    """Collective. `rendered_at` is what a chat template takes for now, the same on every rank."""
     tokenizer = load_tokenizer(config.model.path)
     vocab_size = read_model_shape(config.model.path).vocab_size
 
@@ -49,6 +53,7 @@ def load_prompts_and_verifier(config: Config, ranks: Ranks, stack: ExitStack) ->
             tokenizer,
             config.data,
             verifier_version=verifier_version(config.rewards),
+            rendered_at=rendered_at,
             vocab_size=vocab_size,
             check_answers=lambda answers: ranks.run_on_first(
                 lambda: check_ground_truths(answers, config.rewards)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.types import Prompt, Response, Verdict
 
@@ -20,8 +22,10 @@ class Regrader:
     """Made from a run's config; what it starts ends with `stack`."""
 
     def __init__(self, config_file: Path, stack: ExitStack) -> None:
+        rendered_at = datetime.now()
         if config_file.name == CONFIG_FILE:
             check_format(config_file.parent)
+            rendered_at = read_rendered_at(config_file.parent)
         config = load_config([config_file])
         tokenizer = load_tokenizer(config.model.path)
         self._verifier = make_verifier(
@@ -35,6 +39,7 @@ class Regrader:
             tokenizer,
             config.data,
             verifier_version=self._verifier.version,
+            rendered_at=rendered_at,
             vocab_size=read_model_shape(config.model.path).vocab_size,
         )
         self._prompts = {prompt.token_ids: prompt for prompt in prompts}

@@ -18,13 +18,21 @@ from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.checkpoints import choose_checkpoint
-from megatron_ar3po.run.folder import begin_run, check_rows, check_run_folder, mark_end
+from megatron_ar3po.run.folder import (
+    begin_run,
+    check_rows,
+    check_run_folder,
+    find_finished,
+    mark_end,
+)
+from megatron_ar3po.run.resume_comparison import Comparison, add_changes
 from megatron_ar3po.run.state import RunState, StartingPoint, read_state
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.parts import RunParts, build_parts, build_trainer, checkpoint_folder
 from megatron_ar3po.wiring.reuse_store import open_store
 from megatron_ar3po.wiring.router import check_routing
+from megatron_ar3po.wiring.run_facts import compare_start
 
 logger = logging.getLogger(__name__)
 
@@ -45,32 +53,34 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     )
     for line in warnings_of(config):
         logger.warning("%s", line)
-    start = choose_start(config, ranks)
+    comparison = compare_start(config, ranks)
+    if (finished := ranks.run_on_first(lambda: find_finished(config))) is not None:
+        logger.info("%s is DONE after step %d: raise run.num_steps to go on", folder, finished.step)
+        return finished
+    start = choose_start(config, ranks, comparison)
     parts = build_parts(config, ranks, stack, stop, start, check_ownership)
     trainer = begin(config, ranks, stack, parts, start)
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)
     state = trainer.run()
-    is_done = state.step >= config.run.num_steps and not stop.fault
+    is_done = state.step >= config.run.num_steps
     if is_done and config.checkpoint.export_hf:
         trainer.actor.export_hf(folder / "hf")
-    ranks.run_on_first(
-        lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
-    )
+    ranks.run_on_first(lambda: mark_end(folder, state, is_done=is_done, reason=stop.reason))
     return state
 
 
-def choose_start(config: Config, ranks: Ranks) -> StartingPoint:
+def choose_start(config: Config, ranks: Ranks, comparison: Comparison) -> StartingPoint:
     """Collective. Raises where the run's folder cannot be gone on with. Changes nothing."""
     if not config.run.resume:
-        return StartingPoint()
+        return StartingPoint(facts=comparison.facts)
     checkpoint, note = choose_checkpoint(checkpoint_folder(config), ranks)
     if note:
         logger.warning("%s", note)
     ranks.run_on_first(lambda: check_rows(config.run.path))
-    if checkpoint is None:
-        return StartingPoint()
-    return StartingPoint(checkpoint=checkpoint, state=read_state(checkpoint))
+    state = read_state(checkpoint) if checkpoint is not None else RunState()
+    facts = add_changes(comparison.facts, comparison.changes, step=state.step)
+    return StartingPoint(checkpoint=checkpoint, state=state, facts=facts)
 
 
 def begin(

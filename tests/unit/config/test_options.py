@@ -63,6 +63,13 @@ def test_every_option_says_beside_its_declaration_whether_a_resume_may_change_it
     assert silent == []
 
 
+def test_what_a_resume_may_change_is_said_of_an_option():
+    said = {option.name: option.at_resume for s in all_sections() for option in s.options}
+    assert said["run.num_steps"] == said["checkpoint.keep_last"] == "free"
+    assert said["actor.learning_rate"] == said["actor.tensor_parallel_size"] == "warn"
+    assert said["run.seed"] == said["algorithm.name"] == said["rewards.correct"] == "fixed"
+
+
 def test_an_options_default_and_its_presets_are_those_of_a_loaded_config():
     for section in all_sections():
         for option in section.options:
@@ -87,7 +94,7 @@ def test_a_section_is_printed_with_types_defaults_and_presets(capsys, monkeypatc
     assert printed.startswith("ROLLOUT  Adaptive rollout")
     assert (
         "  rollout.num_stages: int = 2\n      by algorithm.name: ar3po 2, grpo 1, dapo 1\n"
-        in printed
+        "      fixed at a resume\n" in printed
     )
     assert "  rollout.stage_scheduling: continuous | barrier = continuous\n" in printed
     assert "  rollout.stage_plan: list of int = []\n" in printed
@@ -114,6 +121,7 @@ def test_a_script_gets_the_values_themselves(capsys):
         "type": "bool",
         "default": False,
         "presets": {"ar3po": False, "grpo": False, "dapo": True},
+        "at_resume": "fixed",
     }
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime, timedelta
 
 import pytest
 from fakes.model_config import write_model_config
 
 from megatron_ar3po.config.data import DataConfig
-from megatron_ar3po.data.dataset import load_prompts, prompt_id_of
+from megatron_ar3po.data.dataset import digest_prompts, load_prompts, prompt_id_of
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 
 CHARACTERS = "_$0123456789+=ab"
@@ -18,6 +19,7 @@ TEMPLATE = (
     "}}{% endif %}"
     "a{{ m.content }}{% endfor %}{% if add_generation_prompt %}b{% endif %}"
 )
+MONDAY = datetime(2026, 11, 23, 23, 59, 59)
 
 
 @pytest.fixture
@@ -53,6 +55,7 @@ def load(tmp_path, tokenizer):
         vocab_size: int | None = None,
         verifier_version: str = "v1",
         check_answers=None,
+        rendered_at: datetime = MONDAY,
         **options,
     ):
         path = tmp_path / "prompts.jsonl"
@@ -63,6 +66,7 @@ def load(tmp_path, tokenizer):
             tokenizer,
             config,
             verifier_version=verifier_version,
+            rendered_at=rendered_at,
             vocab_size=vocab_size,
             check_answers=check_answers,
         )
@@ -99,6 +103,54 @@ def test_a_chat_template_wraps_a_string_or_a_list_of_messages(load):
     assert from_string == from_list
     assert from_string.text == "a1+2=b"
     assert from_string.token_ids == (14, 3, 12, 4, 13, 15)
+
+
+# As Llama 3.x's: a date that nobody gives is today's.
+DATED = [
+    "{{ strftime_now('%d') }}",
+    "{% if date_string is not defined %}{% set date_string = strftime_now('%d') %}{% endif %}"
+    "{{ date_string }}",
+    "{% macro date() %}{{ strftime_now('%d') }}{% endmacro %}{{ date() }}",
+]
+
+
+@pytest.mark.parametrize("date", DATED)
+def test_a_chat_template_that_writes_the_date_writes_the_one_it_is_given(load, tokenizer, date):
+    """Whatever the clock says: the prompts of a run that goes on after midnight have the same tokens and ids."""
+    tokenizer.chat_template = date + TEMPLATE
+    asked = line(prompt="1+2=", answer="3")
+    (first,) = load(asked, apply_chat_template=True)
+    assert first.text == "23a1+2=b"
+    (again,) = load(asked, apply_chat_template=True, rendered_at=MONDAY)
+    assert again == first
+    (next_day,) = load(asked, apply_chat_template=True, rendered_at=MONDAY + timedelta(seconds=1))
+    assert next_day.text == "24a1+2=b" and next_day.prompt_id != first.prompt_id
+
+
+def test_a_files_checksum_is_that_of_what_is_asked_and_what_is_right(tmp_path):
+    """In any order, however often; other fields do not count but for a prompt's own tolerance."""
+
+    def digest(*lines: str, first: int = 0, is_ordered: bool = False, **options: str):
+        path = tmp_path / "prompts.jsonl"
+        path.write_text("".join(lines))
+        return digest_prompts(path, DataConfig(**options), first=first, is_ordered=is_ordered)
+
+    one, two = line(prompt="1=", answer="1"), line(prompt="2=", answer="2")
+    both = digest(one, two)
+    assert both[0] == 2 and both == digest(two, one, "\n", one)
+    assert both == digest(one, line(answer="2", level=3, prompt="2="))
+    assert both == digest(*(text.replace("prompt", "q") for text in (one, two)), prompt_field="q")
+    assert digest(one, two, is_ordered=True) != digest(two, one, is_ordered=True)
+    assert digest(one, two, first=1) == digest(one) != digest(two)
+    others = [
+        digest(one),
+        digest(one, line(prompt="2=", answer="3")),
+        digest(one, line(prompt="3=", answer="2")),
+        digest(one, line(prompt="2=", answer="2", error=0.1)),
+    ]
+    assert len({both, *others}) == 5
+    with pytest.raises(ValueError, match=r"prompts\.jsonl:2: not JSON"):
+        digest(one, "{")
 
 
 def test_identity_changes_with_answer_verifier_and_template_and_with_nothing_else(load):
@@ -183,7 +235,13 @@ def test_an_empty_or_missing_file_is_refused(load, tokenizer, tmp_path):
     with pytest.raises(
         ValueError, match=r"missing.jsonl: the prompts cannot be read \(No such file"
     ):
-        load_prompts(tmp_path / "missing.jsonl", tokenizer, DataConfig(), verifier_version="v1")
+        load_prompts(
+            tmp_path / "missing.jsonl",
+            tokenizer,
+            DataConfig(),
+            verifier_version="v1",
+            rendered_at=MONDAY,
+        )
 
 
 def test_a_chat_without_a_template_is_refused(load, tokenizer):

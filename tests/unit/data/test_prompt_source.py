@@ -132,3 +132,17 @@ def test_a_cursor_of_other_prompts_or_another_seed_is_refused(changed):
     cursor = PromptSource(prompts(5), seed=0, shuffle=True).cursor
     with pytest.raises(ValueError, match=r"resume with what the run started with"):
         changed.restore(cursor)
+
+
+def test_other_prompts_that_may_be_there_begin_with_the_next_epoch():
+    """Epoch 0 of five prompts was under way; a resume has three others."""
+    source = PromptSource(prompts(5), seed=0, shuffle=True)
+    draw_step(source, 2)
+    changed = PromptSource(prompts(3), seed=0, shuffle=False)
+    changed.restore(source.cursor, may_differ=True)
+    assert changed.cursor["epoch"] == 1
+    assert draw_step(changed, 3) == ["p0", "p1", "p2"]
+
+    same = PromptSource(prompts(5), seed=0, shuffle=True)
+    same.restore(source.cursor, may_differ=True)
+    assert same.cursor == source.cursor

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+from datetime import datetime
 
 import pytest
 import torch
@@ -42,7 +43,9 @@ def test_the_folder_loads_as_a_checkpoint_with_prompts(folder):
     config = DataConfig(max_prompt_tokens=8)
     for name, count in (("train", 30), ("heldout", 20)):
         path = folder / f"{name}.jsonl"
-        prompts = load_prompts(path, tokenizer, config, verifier_version="1", vocab_size=20)
+        prompts = load_prompts(
+            path, tokenizer, config, verifier_version="1", rendered_at=datetime.now(), vocab_size=20
+        )
         assert len(prompts) == count
         assert all(len(prompt.token_ids) == 8 for prompt in prompts)
 

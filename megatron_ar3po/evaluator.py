@@ -3,7 +3,8 @@ evaluate` (evaluate.py) does the same to a policy that is not training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from megatron_ar3po.config.evaluation import EvaluationConfig
 from megatron_ar3po.distributed.collectives import Ranks
@@ -11,7 +12,19 @@ from megatron_ar3po.observability.accuracy import evaluation_records
 from megatron_ar3po.records import Records
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
-SampleResponses = Callable[[Sequence[Prompt], int, SamplingParams, int], list[list[ScoredResponse]]]
+
+class SampleResponses(Protocol):
+    """`num_samples` responses of each prompt, after `step` steps of training."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        sampling: SamplingParams,
+        *,
+        step: int,
+        policy_version: int,
+    ) -> list[list[ScoredResponse]]: ...
 
 
 class Evaluator:
@@ -38,10 +51,12 @@ class Evaluator:
     def has_prompts(self) -> bool:
         return self._num_prompts > 0
 
-    def evaluate(self, policy_version: int) -> Records:
+    def evaluate(self, *, step: int, policy_version: int) -> Records:
         """Collective over all ranks. Seeds depend on prompt and sample only: before and after draw the same noise."""
         n = self._config.samples_per_prompt
         answers = self._ranks.run_on_leader(
-            lambda: self._sample(self._mine, n, self._sampling, policy_version)
+            lambda: self._sample(
+                self._mine, n, self._sampling, step=step, policy_version=policy_version
+            )
         )
         return evaluation_records(answers)

@@ -57,13 +57,14 @@ class Ar3poTrainer:
         [], None
     ]  # raises where another process has taken the run's folder over
     state: RunState
+    is_new: bool  # starts anew; a run that goes on from a checkpoint, even of step 0, has been evaluated
 
     def run(self) -> RunState:
         """Trains until the last step or until asked to stop; the last state is saved either way."""
         self.stop.loop_starts()
         self.publish_weights(self.state.policy_version)
         self.progress.start(self.state.step)
-        if self.state.step == 0:
+        if self.is_new:
             self.evaluate()
             self.close_step()
         while not self.is_last_step and not self.ranks.any(self.stop.is_requested):
@@ -126,7 +127,11 @@ class Ar3poTrainer:
         if self.evaluator.has_prompts:
             self.colocation.enter_rollout_phase()
             with self.metrics.span("evaluation"):
-                self.metrics.add(self.evaluator.evaluate(self.state.policy_version))
+                self.metrics.add(
+                    self.evaluator.evaluate(
+                        step=self.state.step, policy_version=self.state.policy_version
+                    )
+                )
 
     def close_step(self) -> None:
         """The step's numbers are reduced, written and shown; a checkpoint that has been written is committed."""

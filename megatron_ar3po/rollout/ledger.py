@@ -4,7 +4,7 @@
     {"kind": "intent", "step": 3, "prompts": 16, "positions": [...], ...}           before the first request
     {"kind": "prompt", "step": 3, "position": 0, "responses": 8, "outcome": "mixed", ...}
     {"kind": "rescued", "step": 3, "positions": [7]}          their outcome, once a stored response was lent to them
-    {"kind": "evaluation", "policy_version": 0, "prompts": 256, "responses": 1024, ...}
+    {"kind": "evaluation", "step": 0, "policy_version": 0, "prompts": 256, "responses": 1024, ...}   after a step
     {"kind": "scoring", "step": 3, "policy_version": 2, "responses": 12, "tokens": 1400, ...}  stored answers weighed
     {"kind": "unused", "step": 3, "aborted_requests": 0, "unused_requests": 0, ...}  work that became no response
     {"kind": "server", "step": 3, "server": "dp0.s0", "restarts": 0, "requests": 512, ...}
@@ -94,12 +94,13 @@ class Ledger:
             self._append([{"kind": "rescued", "step": step, "positions": rescued}])
 
     def record_evaluation(
-        self, answers: Sequence[Sequence[ScoredResponse]], *, policy_version: int
+        self, answers: Sequence[Sequence[ScoredResponse]], *, step: int, policy_version: int
     ) -> None:
         seen = usage_of_responses([scored for answer in answers for scored in answer])
         self._answered += seen
         row = {
             "kind": "evaluation",
+            "step": step,
             "policy_version": policy_version,
             "prompts": len(answers),
             "responses": seen.requests,

@@ -28,7 +28,8 @@ def abandon_rows_after(path: Path, step: int) -> int:
     """A run resumed from `step` does the later steps again. What they had cost stays in the ledger, marked
     `"abandoned": true`: an intent without rows too. Returns how many rows were marked."""
     rows = ledger_rows(path)
-    later = [row for row in rows if row.get("step", step) > step and not row.get("abandoned")]
+    # Rows of an evaluation had no step once: only a run that starts anew knows that they are not its own.
+    later = [row for row in rows if row.get("step", 0) > step and not row.get("abandoned")]
     for row in later:
         row["abandoned"] = True
     if rows:

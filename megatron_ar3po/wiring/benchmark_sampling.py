@@ -58,6 +58,7 @@ def sample_benchmark(
         prompts,
         config.evaluation.samples_per_prompt,
         evaluation_sampling(config, inputs),
+        step=0,
         policy_version=0,
     )
     rollout.ledger.reconcile(step=0)

@@ -18,7 +18,7 @@ from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
-from megatron_ar3po.run.state import RunState, StartingPoint
+from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
@@ -95,15 +95,15 @@ def build_trainer(
     stack: ExitStack,
     parts: RunParts,
     store: ReuseShard,
-    state: RunState,
+    start: StartingPoint,
 ) -> Ar3poTrainer:
-    """Everything stands at `state`."""
+    """Everything stands at `start`."""
     folder = config.run.path
     prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
     metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
-    metrics.totals.update(state.totals)
+    metrics.totals.update(start.state.totals)
     stack.callback(metrics.close)
-    ranks.watch.steps_done = state.step
+    ranks.watch.steps_done = start.state.step
     saver = CheckpointSaver(
         checkpoint_folder(config),
         ranks,
@@ -138,7 +138,8 @@ def build_trainer(
         progress=RunProgress(
             config.run.num_steps, config.run.progress, is_silent=not ranks.is_first
         ),
-        state=state,
+        state=start.state,
+        is_new=start.checkpoint is None,
     )
 
 

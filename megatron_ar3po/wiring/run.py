@@ -90,7 +90,7 @@ def begin(
     asked before. The reuse store goes first: it has most to do, and may meet a full disk."""
     ranks.run_on_first(parts.check_ownership)  # servers and model took their time
     store = open_store(config, ranks, stack, parts.store_claim, start)
-    trainer = build_trainer(config, ranks, stack, parts, store, start.state)
+    trainer = build_trainer(config, ranks, stack, parts, store, start)
     ranks.run_on_first(lambda: begin_run(config, start, abandon_ledger_rows=abandon_rows_after))
     if start.checkpoint is not None:
         trainer.saver.go_on_from(start.checkpoint)

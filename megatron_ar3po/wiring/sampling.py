@@ -51,9 +51,11 @@ class LeaderRollout:
         prompts: Sequence[Prompt],
         num_samples: int,
         sampling: SamplingParams,
+        *,
+        step: int,
         policy_version: int,
     ) -> list[list[ScoredResponse]]:
-        """`num_samples` responses of each prompt, written down as cost of an evaluation."""
+        """`num_samples` responses of each prompt, written down as cost of the evaluation after `step`."""
         responses = self.controller.sample(
             prompts,
             num_samples=num_samples,
@@ -61,7 +63,7 @@ class LeaderRollout:
             seed_key=EVALUATION_SEED_KEY,
             policy_version=policy_version,
         )
-        self.ledger.record_evaluation(responses, policy_version=policy_version)
+        self.ledger.record_evaluation(responses, step=step, policy_version=policy_version)
         return responses
 
 
@@ -189,10 +191,17 @@ def build_evaluator(
     config: Config, ranks: Ranks, inputs: PromptsAndVerifier, rollout: LeaderRollout | None
 ) -> Evaluator:
     def sample(
-        prompts: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
+        prompts: Sequence[Prompt],
+        num_samples: int,
+        sampling: SamplingParams,
+        *,
+        step: int,
+        policy_version: int,
     ) -> list[list[ScoredResponse]]:
         assert rollout is not None, "only leaders sample"
-        return rollout.sample_for_evaluation(prompts, num_samples, sampling, policy_version)
+        return rollout.sample_for_evaluation(
+            prompts, num_samples, sampling, step=step, policy_version=policy_version
+        )
 
     sampling = evaluation_sampling(config, inputs)
     return Evaluator(inputs.held_out, sample, ranks, config.evaluation, sampling)

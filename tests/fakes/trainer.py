@@ -206,9 +206,14 @@ def make_trainer(
     sampler = FakeSampler(prompts, rewards, events)
 
     def sample_held_out(
-        asked: Sequence[Prompt], num_samples: int, sampling: SamplingParams, policy_version: int
+        asked: Sequence[Prompt],
+        num_samples: int,
+        sampling: SamplingParams,
+        *,
+        step: int,
+        policy_version: int,
     ) -> list[list[ScoredResponse]]:
-        events.append(f"evaluate version {policy_version}")
+        events.append(f"evaluate version {policy_version} after step {step}")
         return [list(group([1.0] * num_samples).responses) for _ in asked]
 
     def commit(oldest: RunState) -> None:
@@ -244,5 +249,6 @@ def make_trainer(
         check_ownership=ownership.check,
         progress=RunProgress(config.run.num_steps, "plain", is_silent=True),
         state=state or RunState(),
+        is_new=state is None,
     )
     return TrainerCase(trainer, events, actor, sampler, store, ownership, folder)

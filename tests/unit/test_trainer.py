@@ -54,9 +54,9 @@ def test_a_run_publishes_evaluates_trains_evaluates_and_saves_in_this_order(tmp_
     state = case.trainer.run()
     assert case.events == [
         *("phase sync", "publish version 0"),
-        *("phase rollout", "evaluate version 0"),
+        *("phase rollout", "evaluate version 0 after step 0"),
         *ONE_STEP,
-        *("phase rollout", "evaluate version 1"),
+        *("phase rollout", "evaluate version 1 after step 1"),
         *("phase save", "save", "no way back before {'step': 1}"),
     ]
     assert (state.step, state.policy_version) == (1, 1)
@@ -85,6 +85,21 @@ def test_a_steps_numbers_are_in_its_row(tmp_path):
     }
     assert {name: row[name] for name in expected} == expected
     assert "actor/loss" not in before and before["eval/responses"] == 2
+
+
+def test_a_run_stopped_before_its_first_step_is_evaluated_once_however_often_it_goes_on(tmp_path):
+    """It leaves a checkpoint of step 0: the evaluation is done, and its row is there."""
+    first = make_trainer(tmp_path, config(1))
+    first.trainer.stop.reason = "a stop"
+    assert first.trainer.run().step == 0
+    again = make_trainer(tmp_path, config(1), state=RunState())
+    again.trainer.stop.reason = "a stop"
+    again.trainer.run()
+    third = make_trainer(tmp_path, config(1), state=RunState())
+    third.trainer.run()
+    asked = [e for case in (first, again, third) for e in case.events if e.startswith("evaluate")]
+    assert asked == ["evaluate version 0 after step 0", "evaluate version 1 after step 1"]
+    assert [row["step"] for row in third.rows] == [0, 1]
 
 
 def test_a_step_without_signal_trains_and_publishes_nothing_and_counts(tmp_path, caplog):
@@ -130,7 +145,7 @@ def test_asked_to_stop_in_the_middle_of_a_step_it_ends_the_step_and_saves(tmp_pa
         *("publish version 2", "phase save", "save", "no way back before {'step': 2}")
     ]
     assert read_state(tmp_path / "checkpoints/step_00002").step == 2
-    assert "evaluate version 2" not in case.events  # it is not the last step of the run
+    assert "evaluate version 2 after step 2" not in case.events  # it is not the run's last step
 
 
 def test_a_failing_verifier_stops_the_run_before_anything_is_stored(tmp_path):

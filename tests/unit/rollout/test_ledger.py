@@ -107,10 +107,13 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
 
 def test_evaluation_is_a_class_of_its_own(tmp_path):
     path = tmp_path / "dp00.jsonl"
-    Ledger(path).record_evaluation([[make_scored(), make_scored(tokens=4)]], policy_version=5)
+    Ledger(path).record_evaluation(
+        [[make_scored(), make_scored(tokens=4)]], step=6, policy_version=5
+    )
     assert rows(path) == [
         {
             "kind": "evaluation",
+            "step": 6,
             "policy_version": 5,
             "prompts": 1,
             "responses": 2,
@@ -162,7 +165,7 @@ def test_equal_books_become_a_row_per_server(tmp_path):
     path = tmp_path / "dp00.jsonl"
     book = ServerBook(server="dp0.s0", restarts=1, ours=ours, theirs=theirs)
     ledger = Ledger(path, lambda: [book])
-    ledger.record_evaluation(make_answers(), policy_version=0)
+    ledger.record_evaluation(make_answers(), step=0, policy_version=0)
     ledger.reconcile(step=3)
     assert rows(path)[-1] == {
         "kind": "server",
@@ -197,12 +200,12 @@ def test_a_dead_process_leaves_one_row_that_bounds_what_it_did_not_report(tmp_pa
     theirs = ServerCounters(requests=8, prompt_tokens=40, generated_tokens=90)
     books = [ServerBook(server="s", restarts=0, ours=ours, theirs=theirs)]
     ledger = Ledger(path, lambda: books)
-    ledger.record_evaluation(make_answers(), policy_version=0)
+    ledger.record_evaluation(make_answers(), step=0, policy_version=0)
     ledger.reconcile(step=1)
     ours += ServerUsage(requests=2, prompt_tokens=10, generated_tokens=30)
     ours += ServerUsage(lost_requests=3, lost_prompt_tokens=15, lost_generated_tokens=48)
     books[:] = [ServerBook(server="s", restarts=0, ours=ours, theirs=None)]
-    ledger.record_evaluation(make_answers(2, 30), policy_version=0)
+    ledger.record_evaluation(make_answers(2, 30), step=1, policy_version=0)
     ledger.reconcile(step=2)
     ledger.reconcile(step=3)  # it is written once
     (row,) = [row for row in rows(path) if row["kind"] == "lost_server"]

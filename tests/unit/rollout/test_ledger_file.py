@@ -25,6 +25,23 @@ def test_what_a_resume_does_again_stays_as_cost(tmp_path):
     assert abandon_rows_after(tmp_path / "dp02.jsonl", 1) == 0
 
 
+def test_an_evaluation_that_is_done_again_stays_as_cost(tmp_path):
+    """After steps 0, 2 and 4; killed after step 5, the newest checkpoint is of step 3."""
+    path = tmp_path / "dp00.jsonl"
+    path.write_text("".join(f'{{"kind": "evaluation", "step": {step}}}\n' for step in (0, 2, 4)))
+    assert abandon_rows_after(path, 3) == 1
+    assert [row.get("abandoned", False) for row in ledger_rows(path)] == [False, False, True]
+    assert abandon_rows_after(path, -1) == 2  # it starts anew, its first evaluation too
+
+
+def test_an_evaluation_whose_row_has_no_step_is_of_another_try_when_a_run_starts_anew(tmp_path):
+    """Earlier versions wrote none."""
+    path = tmp_path / "dp00.jsonl"
+    path.write_text('{"kind": "evaluation", "policy_version": 1}\n')
+    assert abandon_rows_after(path, 0) == 0
+    assert abandon_rows_after(path, -1) == 1
+
+
 def test_a_prompt_that_was_lent_a_response_reads_as_rescued(tmp_path):
     """Written after the prompt's own row, and again for a step that a resume did anew, where nothing was lent."""
     path = tmp_path / "dp00.jsonl"

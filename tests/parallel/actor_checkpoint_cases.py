@@ -14,6 +14,7 @@ from actor_harness import (
     Cut,
     assert_weights_equal,
     checkpoint,
+    export_tensors,
     make_actor,
     run_updates,
     saved_weights,
@@ -108,6 +109,53 @@ def a_checkpoint_before_the_first_update_continues_too(distributed: bool) -> Non
     actor.load(target)
     run_updates(actor, range(1), 2)
     assert_weights_equal(actor, reference.weights[0], 1e-5)
+
+
+@CASES.add(1)
+@CASES.add(2, cut=OF_2[:3])
+def a_schedule_goes_on_from_a_checkpoint(cut: Cut | None = None) -> None:
+    """Warm-up 2 of N = 6 updates, then linear: 1/2, 1, 4/5, 3/5, 2/5, 1/5 of the learning rate. Saved after the third."""
+    import torch.distributed as dist
+
+    folder, _ = checkpoint("qwen2", False)
+    falling = {"learning_rate": 0.01, "lr_warmup_steps": 2, "lr_decay": "linear"}
+    whole = make_actor(folder, cut or Cut(), num_steps=6, actor=falling)
+    unbroken = run_updates(whole, range(6), 1)
+    rates = [stats.learning_rate for stats in unbroken]
+    assert all(
+        abs(rate - wanted) < 1e-12
+        for rate, wanted in zip(rates, [0.005, 0.01, 0.008, 0.006, 0.004, 0.002], strict=True)
+    ), rates
+    expected = export_tensors(whole)
+    first = make_actor(folder, cut or Cut(), num_steps=6, actor=falling)
+    run_updates(first, range(3), 1)
+    target = shared_folder()
+    first.save(target).finish()
+    dist.barrier()
+    second = make_actor(folder, cut or Cut(), num_steps=6, actor=falling)
+    second.load(target)
+    assert run_updates(second, range(3, 6), 1) == unbroken[3:]
+    assert_weights_equal(second, {n: x.float() for n, x in expected.items()}, 0.0)
+
+
+@CASES.add(1, distributed=(True, False))
+def a_resumed_optimizer_has_the_settings_of_its_config(distributed: bool) -> None:
+    """Megatron keeps them in its parameter groups, which a load brings back. After 3 of 6 updates, now of 10 with another
+    rate: the fourth of the new schedule, 0.02 * (1 - 3 / 10)."""
+    folder, _ = checkpoint("qwen2", False)
+    plain: dict[str, Any] = {"use_distributed_optimizer": distributed, "lr_decay": "linear"}
+    first = make_actor(folder, Cut(), num_steps=6, actor={**plain, "learning_rate": 0.01})
+    run_updates(first, range(3), 1)
+    target = shared_folder()
+    first.save(target).finish()
+    changed = {"learning_rate": 0.02, "adam_beta2": 0.9, "adam_eps": 1e-6, "weight_decay": 0.3}
+    second = make_actor(folder, Cut(), num_steps=10, actor={**plain, **changed})
+    second.load(target)
+    (stats,) = run_updates(second, range(3, 4), 1)
+    assert abs(stats.learning_rate - 0.02 * 0.7) < 1e-12, stats.learning_rate
+    for group in second.optimizer.inner.param_groups:
+        assert (group["betas"][1], group["eps"]) == (0.9, 1e-6)
+        assert group["weight_decay"] == 0.3 * group["wd_mult"]
 
 
 @CASES.add(1, refresh=(True, False))

@@ -100,7 +100,7 @@ def make_actor(folder: Path, cut: Cut, **overrides: Any) -> Any:
         **overrides.pop("actor", {}),
     }
     config = Config(
-        run=RunConfig(num_steps=10, collective_timeout_s=60),
+        run=RunConfig(num_steps=overrides.pop("num_steps", 10), collective_timeout_s=60),
         model=ModelConfig(
             path=str(folder),
             dtype=overrides.pop("dtype", "float32"),

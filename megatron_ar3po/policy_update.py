@@ -3,13 +3,20 @@
     groups -> samples with signal -> batch -> old log-probs -> drift check -> KL penalty -> mini-batches
 
 The trainer, `debug.mode=train_only` and the tests all come through here, so an update has one form.
+
+An update whose loss or gradient is not finite is skipped on all ranks: weights, optimizer and schedule stay as they
+were, and it is counted (`actor/skipped_updates`). More than `actor.max_skipped_updates` of them in a row are a fault of
+the run, reported in one sentence; the caller saves what is there and ends.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+
+import torch
 
 from megatron_ar3po.algorithm.training_samples import (
     needs_the_whole_step,
@@ -26,11 +33,14 @@ from megatron_ar3po.observability.step_metrics import drift_records
 from megatron_ar3po.records import Max, Records
 from megatron_ar3po.types import (
     LoanOutcome,
+    MiniBatch,
     ResponseGroup,
     TrainingBatch,
     TrainingSample,
     UpdateStats,
 )
+
+logger = logging.getLogger(__name__)
 
 Span = Callable[[str], AbstractContextManager[None]]  # times what runs inside, under a name
 
@@ -43,6 +53,12 @@ class UpdateReport:
     stats: tuple[UpdateStats, ...]  # one for each optimizer step
     loans: tuple[LoanOutcome, ...]  # how every borrowed response trained, part by part
     records: Records
+    fault: str = ""  # why the run must not go on: too many skipped updates in a row
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether the policy is another one now."""
+        return not all(stats.was_skipped for stats in self.stats)
 
 
 class PolicyUpdate:
@@ -60,6 +76,8 @@ class PolicyUpdate:
         self._reuse = config.reuse
         self._builder = BatchBuilder(ranks, config.algorithm, config.actor)
         self._span = span
+        self._max_skipped = config.actor.max_skipped_updates
+        self._skipped_in_a_row = 0
 
     def make_samples(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
         """Collective. `groups`: those of this replica. What is relative to the whole step, and not to a group, sees the
@@ -91,11 +109,47 @@ class PolicyUpdate:
             with self._span("update"):
                 stats.append(self._actor.update(mini_batch))
             records.add_all(stats[-1].records)
+            self._count(stats[-1], mini_batch)
+        records.add("actor/skipped_updates", Max(sum(each.was_skipped for each in stats)))
         records.add("actor/tokens", Max(batch.num_tokens))
         records.add("actor/samples", Max(batch.num_samples))
         records.add("memory/peak_bytes", Max(peak_bytes()))
         loans = (*drifts, *(loan for each in stats for loan in each.loans))
-        return UpdateReport(batch=batch, stats=tuple(stats), loans=loans, records=records)
+        fault = (
+            self._describe_fault(stats[-1]) if self._skipped_in_a_row > self._max_skipped else ""
+        )
+        return UpdateReport(
+            batch=batch, stats=tuple(stats), loans=loans, records=records, fault=fault
+        )
+
+    def _count(self, stats: UpdateStats, mini_batch: MiniBatch) -> None:
+        """Collective where the update was skipped: a rank may hold what the others do not see."""
+        if not stats.was_skipped:
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        found = sorted({n for part in self._ranks.gather(_not_finite(mini_batch)) for n in part})
+        if self._ranks.is_first:
+            logger.warning(
+                "an update was skipped: its loss is %g, its gradient norm %g; %s (%d in a row; "
+                "actor.max_skipped_updates=%d)",
+                stats.loss,
+                stats.grad_norm,
+                f"not finite before it: {', '.join(found)}"
+                if found
+                else "all it was made of is finite",
+                self._skipped_in_a_row,
+                self._max_skipped,
+            )
+
+    def _describe_fault(self, last: UpdateStats) -> str:
+        return (
+            f"{self._skipped_in_a_row} updates in a row had a loss or a gradient that is not finite and were skipped "
+            f"(actor.max_skipped_updates={self._max_skipped}; the last: loss {last.loss:g}, gradient norm "
+            f"{last.grad_norm:g}); the weights are those before them. Look at actor/ratio_max, actor/grad_norm and "
+            "mismatch/logprob_abs_max of the steps before, and in the log for what was not finite first; lower "
+            "actor.learning_rate where they grew, mend the function where it is one of your own, then resume."
+        )
 
     def _penalize(self, batch: TrainingBatch, groups: Sequence[ResponseGroup]) -> TrainingBatch:
         """The advantages of rewards less their KL penalty: only the actor, which has now seen the batch, knows it."""
@@ -105,3 +159,15 @@ class PolicyUpdate:
         penalized = [with_kl_penalty(group, kl, self._algorithm.kl_coef) for group in groups]
         samples = self._builder.gather(self.make_samples(penalized))
         return batch.with_advantages({s.row_key: s.advantage for s in samples})
+
+
+def _not_finite(mini_batch: MiniBatch) -> list[str]:
+    """Of this rank: names of what the loss is made of in which a response token has a value that is not finite."""
+    names = ("advantages", "weights", "behaviour_logprobs", "old_logprobs", "reference_logprobs")
+    found = set()
+    for micro in mini_batch.micro_batches:
+        for name in names:
+            values = getattr(micro, name)
+            if values is not None and not torch.isfinite(values[micro.loss_mask > 0]).all():
+                found.add(name)
+    return sorted(found)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -45,6 +46,10 @@ says what there is).
 """
 
 
+class RunFaultError(RuntimeError):
+    """The run has stopped and saved, since more steps would not have mended it; the message is one sentence."""
+
+
 def add_train_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("train", help="train a policy")
     add_train_arguments(parser)
@@ -77,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def train_command(arguments: argparse.Namespace) -> int:
-    """The exit code: 0 done or stopped and saved, 1 failed, 2 something the user can mend, 130 interrupted."""
+    """The exit code: 0 done or stopped and saved, 1 failed, 2 something the user can mend, 128 + N ended at once by
+    signal N (130 Ctrl-C, 143 SIGTERM)."""
     if (
         os.getcwd() not in sys.path
     ):  # a user's own functions by import path, also from the `ar3po` script
@@ -93,11 +99,19 @@ def train_command(arguments: argparse.Namespace) -> int:
         return _fail(2, error)
     except BrokenPipeError:  # of `--dry-run | head`: the command line knows whether anybody reads
         raise
-    except (RolloutEngineError, WeightPublishError, PeerError, ConnectionError) as error:
+    except (
+        RolloutEngineError,
+        WeightPublishError,
+        PeerError,
+        RunFaultError,
+        ConnectionError,
+    ) as error:
         return _fail(1, error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:  # of a StopRequest, with the signal's name, or Python's
+        name = str(interrupt) or "SIGINT"
         return _fail(
-            130, "interrupted; what was saved before stays, run.resume=true goes on from it"
+            128 + signal.Signals[name],
+            f"ended by {name}; what was saved before stays, run.resume=true goes on from it",
         )
     except (
         Exception
@@ -159,14 +173,14 @@ def describe(config: Config, world_size: int) -> str:
 def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
     # Heavy imports, not wanted for --help and --dry-run.
+    stop = StopRequest(max_seconds=config.run.max_seconds)
+    stop.install()
     from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
-    stop = StopRequest()
-    stop.install()
     with ExitStack() as stack:
         rank, world_size = start_process_group(config.run.collective_timeout_s)
         stack.callback(_end_process_group)
@@ -179,10 +193,12 @@ def run(config: Config) -> None:
             state = train(config, ranks, stack, stop)
             if ranks.is_first:
                 print_summary(summarize(config.run.path))
+            if stop.fault:
+                raise RunFaultError(f"{stop.fault} Saved after step {state.step}.")
             if ranks.is_first and state.step < config.run.num_steps:
                 print(
-                    f"stopped after step {state.step} of {config.run.num_steps}; the same command with "
-                    "run.resume=true goes on."
+                    f"stopped after step {state.step} of {config.run.num_steps} ({stop.reason}); the same command "
+                    "with run.resume=true goes on."
                 )
 
 

@@ -67,7 +67,7 @@ class Ar3poTrainer:
         if self.is_new:
             self.evaluate()
             self.close_step()
-        while not self.is_last_step and not self.ranks.any(self.stop.is_requested):
+        while not self.is_last_step and not self.stop.agree(self.ranks):
             with self.metrics.span("step"):
                 policy_version = self.train_step(self.state.step + 1)
             self.state = self.state.advance(policy_version=policy_version)
@@ -101,8 +101,10 @@ class Ar3poTrainer:
             report = self.policy_update.run(batch, groups)
         self.metrics.add(report.records)
         self.store.record_outcomes(report.loans, step=step)
-        self.publish_weights(self.state.policy_version + 1)
-        return self.state.policy_version + 1
+        self.stop.fault = report.fault
+        policy_version = self.state.policy_version + report.has_trained
+        self.publish_weights(policy_version)
+        return policy_version
 
     def gather_groups(self, step: int) -> list[ResponseGroup]:
         """Leader only: adaptive rollout, then response reuse."""

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from megatron_ar3po.records import Max, Mean, Record, Records, merge_records
+from megatron_ar3po.records import Mean, Record, Records, merge_records
 
 RowKey = tuple[int, str]  # (group position, response id): one row of a step's batch
 FinishReason = Literal["stop", "length", "abort"]
@@ -367,19 +367,21 @@ class UpdateStats:
     loss: float
     grad_norm: float
     learning_rate: float
-    was_skipped: bool  # non-finite gradients: the optimizer did not step
+    was_skipped: bool  # loss or gradient was not finite: the optimizer did not step
     token_records: Mapping[str, Record] = field(default_factory=Records)  # over the response tokens
     loans: tuple[LoanOutcome, ...] = ()  # of the borrowed responses that carried gradient
 
     @property
     def records(self) -> Records:
-        """All of it as metrics."""
+        """All of it as metrics. A skipped update has none: what is not finite would hide what the others of the step
+        came to."""
+        if self.was_skipped:
+            return Records()
         return merge_records(
             {
                 "actor/loss": Mean(self.loss),
                 "actor/grad_norm": Mean(self.grad_norm),
                 "actor/learning_rate": Mean(self.learning_rate),
-                "actor/skipped_updates": Max(float(self.was_skipped)),
             },
             self.token_records,
         )

@@ -107,15 +107,15 @@ class MegatronActor:
             self._loss,
             forward_only=False,
         )
-        step = self.optimizer.step()
         totals = self._totals(losses)
+        step = self.optimizer.step(totals.loss)
         return UpdateStats(
             loss=totals.loss,
             grad_norm=step.grad_norm,
             learning_rate=step.learning_rate,
             was_skipped=step.was_skipped,
             token_records=totals.records,
-            loans=self._loans(losses, mini_batch),
+            loans=() if step.was_skipped else self._loans(losses, mini_batch),
         )
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:

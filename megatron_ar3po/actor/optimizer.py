@@ -45,7 +45,7 @@ def wrap_for_training(model: PolicyModel, actor: ActorConfig) -> DistributedData
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    grad_norm: float
+    grad_norm: float  # before clipping
     learning_rate: float  # of this step
     was_skipped: bool
 
@@ -101,17 +101,19 @@ class Optimizer:
         )
         self.scheduler = make_scheduler(self.inner, actor, total_steps)
 
-    def step(self) -> StepResult:
-        """Collective over all ranks; the same result on each. A gradient that is not finite leaves weights and
-        moments as they were; the schedule goes on."""
+    def step(self, loss: float) -> StepResult:
+        """Collective over all ranks; the same result on each. `loss` is that of all ranks. Where it or the gradient is
+        not finite, weights, moments and schedule stay as they were."""
         self.scheduler.step(1)
         learning_rate = self.inner.param_groups[0]["lr"] if self.inner.param_groups else 0.0
         self.inner.prepare_grads()
         grad_norm = float(self.inner.get_grad_norm())
-        is_finite = math.isfinite(grad_norm)
+        is_finite = math.isfinite(loss) and math.isfinite(grad_norm)
         if is_finite:
             self._clip(grad_norm)
             self.inner.step_with_ready_grads()
+        else:
+            self.scheduler.step(-1)
         return StepResult(grad_norm, learning_rate, was_skipped=not is_finite)
 
     def _clip(self, grad_norm: float) -> None:

@@ -26,6 +26,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from megatron_ar3po.algorithm.log_ratio import hold
 from megatron_ar3po.algorithm.sequences import sequence_sum
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
@@ -48,8 +49,7 @@ def importance_weights(micro_batch: MicroBatch, config: AlgorithmConfig) -> Tens
     difference = mismatch(micro_batch)
     if config.importance_sampling.startswith("sequence"):
         difference = sequence_sum(difference, micro_batch)
-    # e^20 is beyond any sensible cap and keeps the exponential finite
-    rho = difference.clamp(-20, 20).exp()
+    rho = hold(difference).exp()  # e^20 is beyond any sensible cap
     if config.importance_sampling.endswith("mask"):
         return torch.where(rho > config.importance_sampling_cap, 0.0, rho)
     return rho.clamp(max=config.importance_sampling_cap)

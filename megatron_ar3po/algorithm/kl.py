@@ -27,6 +27,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from megatron_ar3po.algorithm.log_ratio import hold
 from megatron_ar3po.types import MicroBatch
 
 KlEstimator = Literal["k1", "k2", "k3", "low_var"]
@@ -42,7 +43,7 @@ def kl_estimate(logprobs: Tensor, reference_logprobs: Tensor, estimator: KlEstim
     if estimator == "k3":
         return d.expm1() - d
     assert estimator == "low_var", f"unknown KL estimator {estimator!r}"
-    d = d.clamp(-20, 20)
+    d = hold(d)
     return (d.expm1() - d).clamp(-10, 10)
 
 

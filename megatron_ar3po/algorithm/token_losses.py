@@ -45,14 +45,11 @@ import torch
 from torch import Tensor
 
 from megatron_ar3po.algorithm.custom import load_policy_loss_function
+from megatron_ar3po.algorithm.log_ratio import hold
 from megatron_ar3po.algorithm.sequences import sequence_mean
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
 from megatron_ar3po.user_functions import is_import_path
-
-# e^20 is far outside every clip range; far beyond it float32 overflows, and inf * 0 would make a
-# NaN of the whole step.
-MAX_ABS_LOG_RATIO = 20.0
 
 
 class TokenLoss(NamedTuple):
@@ -64,9 +61,9 @@ TokenLossFunction = Callable[[Tensor, MicroBatch, AlgorithmConfig], TokenLoss]
 
 
 def log_ratio_of(logprobs: Tensor, micro_batch: MicroBatch) -> Tensor:
-    """[T] log(policy now / policy at the start of the step), held to +-20."""
+    """[T] log(policy now / policy at the start of the step), held to +-20 (log_ratio.py)."""
     assert micro_batch.old_logprobs is not None, "old_logprobs are None: run compute_logprobs first"
-    return (logprobs - micro_batch.old_logprobs).clamp(-MAX_ABS_LOG_RATIO, MAX_ABS_LOG_RATIO)
+    return hold(logprobs - micro_batch.old_logprobs)
 
 
 def ppo(logprobs: Tensor, micro_batch: MicroBatch, config: AlgorithmConfig) -> TokenLoss:

@@ -69,6 +69,11 @@ class ActorConfig:
     clip_grad: Warn[float] = 1.0
     """Largest norm of the gradient over all parameters; a longer one is scaled down. 0: no clipping."""
 
+    max_skipped_updates: Free[int] = 5
+    """Updates in a row that may be skipped because their loss or gradient is not finite. One more ends the run: it
+    saves, and its exit code is 1. 0: the first one does. A single one is an odd batch; a row of them is a broken run,
+    which costs samples and learns nothing."""
+
     recompute: Free[Literal["none", "full"]] = "none"
     """`full` keeps only the inputs of each layer and computes its activations again in the backward pass: much less
     memory for one more forward pass."""
@@ -89,7 +94,7 @@ class ActorConfig:
         ):
             value = getattr(self, name)
             require(value >= 1, f"actor.{name}={value} must be at least 1.")
-        for name in ("min_learning_rate", "lr_warmup_steps"):
+        for name in ("min_learning_rate", "lr_warmup_steps", "max_skipped_updates"):
             value = getattr(self, name)
             require(value >= 0, f"actor.{name}={value} is negative; use 0 or more.")
         require(

@@ -23,6 +23,11 @@ class RunConfig:
     num_steps: Free[int] = 100
     """Training steps. One step samples one batch of `rollout.prompts_per_step` prompts and trains on it once."""
 
+    max_seconds: Free[float] = 0.0
+    """The run stops by itself after the first step that ends so many seconds after its start: it saves, and
+    `run.resume=true` goes on. For machines that are lent for a time: leave room for one step and a save. 0: no
+    limit."""
+
     seed: Fixed[int] = 0
     """Every random choice of the run is a function of it: the order of prompts, the seed of each response, which
     response is borrowed."""
@@ -56,6 +61,10 @@ class RunConfig:
         require(
             self.collective_timeout_s > 0,
             f"run.collective_timeout_s={self.collective_timeout_s} must be more than 0 seconds.",
+        )
+        require(
+            self.max_seconds >= 0,
+            f"run.max_seconds={self.max_seconds:g} is negative; use 0 for no limit, or seconds.",
         )
         require(
             self.stall_report_s >= 0,

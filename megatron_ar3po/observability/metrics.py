@@ -22,6 +22,7 @@ RUNNING_TOTALS = {
     "rollout/responses_generated": "rollout/responses_total",
     "rollout/tokens_generated": "rollout/tokens_total",
     "reuse/borrowed_groups": "reuse/borrowed_groups_total",
+    "actor/skipped_updates": "actor/skipped_updates_total",
 }
 
 

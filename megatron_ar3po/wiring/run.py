@@ -63,10 +63,12 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)
     state = trainer.run()
-    is_done = state.step >= config.run.num_steps
+    is_done = state.step >= config.run.num_steps and not stop.fault
     if is_done and config.checkpoint.export_hf:
         trainer.actor.export_hf(folder / "hf")
-    ranks.run_on_first(lambda: mark_end(folder, state, is_done=is_done, reason=stop.reason))
+    ranks.run_on_first(
+        lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
+    )
     return state
 
 

@@ -3,7 +3,7 @@ down in the order in which it was asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +29,7 @@ class FakeActor:
     events: list[str] = field(default_factory=list)
     drift: float = 0.0  # of every token's log-prob, against the server's
     kl: Mapping[RowKey, float] = field(default_factory=dict)
+    skipped: Collection[int] = ()  # updates, counted from 1, whose loss is NaN
     updated: list[MiniBatch] = field(default_factory=list)
     saved: list[Path] = field(default_factory=list)
 
@@ -48,6 +49,10 @@ class FakeActor:
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
         self.events.append("update")
         self.updated.append(mini_batch)
+        if len(self.updated) in self.skipped:
+            return UpdateStats(
+                loss=float("nan"), grad_norm=0.5, learning_rate=1e-4, was_skipped=True
+            )
         num_tokens = sum(int(mb.loss_mask.sum()) for mb in mini_batch.micro_batches)
         return UpdateStats(
             loss=float(len(self.updated)),

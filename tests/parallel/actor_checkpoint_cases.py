@@ -114,7 +114,7 @@ def a_checkpoint_before_the_first_update_continues_too(distributed: bool) -> Non
 @CASES.add(1)
 @CASES.add(2, cut=OF_2[:3])
 def a_schedule_goes_on_from_a_checkpoint(cut: Cut | None = None) -> None:
-    """Warm-up 2 of N = 6 updates, then linear: 1/2, 1, 4/5, 3/5, 2/5, 1/5 of the learning rate. Saved after the third."""
+    """Warm-up 2 of 6 updates, then linear: 1/2, 1, 4/5, 3/5, 2/5, 1/5 of the learning rate. Saved after the third."""
     import torch.distributed as dist
 
     folder, _ = checkpoint("qwen2", False)
@@ -140,8 +140,8 @@ def a_schedule_goes_on_from_a_checkpoint(cut: Cut | None = None) -> None:
 
 @CASES.add(1, distributed=(True, False))
 def a_resumed_optimizer_has_the_settings_of_its_config(distributed: bool) -> None:
-    """Megatron keeps them in its parameter groups, which a load brings back. After 3 of 6 updates, now of 10 with another
-    rate: the fourth of the new schedule, 0.02 * (1 - 3 / 10)."""
+    """Megatron keeps them in its parameter groups, which a load brings back. After 3 of 6 updates, now of 10 with
+    another rate: the fourth of the new schedule, 0.02 * (1 - 3 / 10)."""
     folder, _ = checkpoint("qwen2", False)
     plain: dict[str, Any] = {"use_distributed_optimizer": distributed, "lr_decay": "linear"}
     first = make_actor(folder, Cut(), num_steps=6, actor={**plain, "learning_rate": 0.01})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -168,20 +170,104 @@ def ranks_and_micro_batches_without_loss_change_nothing(cut: Cut) -> None:
     _updates_match("qwen2", True, cut, num_micro=11)
 
 
-@CASES.add(1)
-def a_non_finite_gradient_leaves_weights_and_moments_alone() -> None:
-    folder, model = checkpoint("qwen2", False)
-    actor = make_actor(folder, Cut())
-    before = export_tensors(actor)
-    batch = actor.compute_logprobs(training_batch(sequences(0), 1, 0, 2))
-    first, second = batch.mini_batches[0].micro_batches
-    broken = dataclasses.replace(second, advantages=second.advantages * float("nan"))
-    mini = dataclasses.replace(batch.mini_batches[0], micro_batches=(first, broken))
-    assert actor.update(mini).was_skipped
+INPUTS = ("advantages", "old_logprobs", "behaviour_logprobs")
+VALUES = (float("nan"), float("-inf"))
+WARM_UP = {"lr_warmup_steps": 4}
+
+
+def _spoil(batch: Any, name: str, value: float) -> Any:
+    """`value` at the last response token of this rank's last micro-batch."""
+    mini = batch.mini_batches[0]
+    last = mini.micro_batches[-1]
+    spoilt = getattr(last, name).clone()
+    spoilt[last.loss_mask.nonzero()[-1]] = value
+    micro_batches = (*mini.micro_batches[:-1], dataclasses.replace(last, **{name: spoilt}))
+    return dataclasses.replace(mini, micro_batches=micro_batches)
+
+
+def _two_updates(
+    folder: Path, cut: Cut, **options: Any
+) -> tuple[list[Any], dict[str, torch.Tensor]]:
+    actor = make_actor(folder, cut, actor=dict(WARM_UP), **options)
+    return run_updates(actor, range(2), 2), export_tensors(actor)
+
+
+def _assert_untouched_and_goes_on(
+    actor: Any, before: dict[str, torch.Tensor], never_skipped: tuple[list[Any], dict[str, Any]]
+) -> None:
+    """The next two updates are those of an actor that never skipped one: weights, moments, step count and rate."""
     assert_weights_equal(actor, before, 0.0)
-    reference = reference_updates(model, steps=1)
-    run_updates(actor, range(1), 2)
-    assert_weights_equal(actor, reference.weights[0], 1e-5)
+    stats, weights = never_skipped
+    assert run_updates(actor, range(2), 2) == stats
+    assert [s.learning_rate for s in stats] == [LEARNING_RATE / 4, LEARNING_RATE / 2]
+    assert_weights_equal(actor, weights, 0.0)
+
+
+@CASES.add(1, name=INPUTS, value=VALUES)
+@CASES.add(2, pairwise=True, name=INPUTS, value=VALUES, cut=OF_2)
+def a_value_that_is_not_finite_on_one_rank_skips_the_update_on_all(
+    name: str, value: float, cut: Cut | None = None
+) -> None:
+    """On the last rank alone, where replicas differ."""
+    folder, _ = checkpoint("qwen2", False)
+    options = {"importance_sampling": "token"}
+    never_skipped = _two_updates(folder, cut or Cut(), **options)
+    actor = make_actor(folder, cut or Cut(), actor=dict(WARM_UP), **options)
+    before = export_tensors(actor)
+    layout = actor.layout
+    dp, dp_rank = layout.data_parallel_size, layout.dp_rank
+    batch = actor.compute_logprobs(training_batch(sequences(0), dp, dp_rank, 2))
+    mini = batch.mini_batches[0]
+    if dp_rank == dp - 1 and (layout.is_last_stage or name != "old_logprobs"):
+        mini = _spoil(batch, name, value)
+    stats = actor.update(mini)
+    assert stats.was_skipped and not stats.records
+    assert_same_on_all_ranks(repr(stats))
+    _assert_untouched_and_goes_on(actor, before, never_skipped)
+
+
+@CASES.add(1)
+@CASES.add(2, cut=OF_2)
+def a_gradient_that_is_not_finite_in_one_shard_skips_the_update_on_all(
+    cut: Cut | None = None,
+) -> None:
+    import torch.distributed as dist
+
+    folder, _ = checkpoint("qwen2", False)
+    never_skipped = _two_updates(folder, cut or Cut())
+    actor = make_actor(folder, cut or Cut(), actor=dict(WARM_UP))
+    before = export_tensors(actor)
+    layout = actor.layout
+    batch = training_batch(sequences(0), layout.data_parallel_size, layout.dp_rank, 2)
+    batch = actor.compute_logprobs(batch)
+    spoilt = next(p for n, p in actor.policy.named_parameters() if n.endswith("linear_fc2.weight"))
+    is_last = dist.get_rank() == dist.get_world_size() - 1
+    hook = spoilt.register_hook(lambda gradient: gradient * (float("inf") if is_last else 1.0))
+    stats = actor.update(batch.mini_batches[0])
+    hook.remove()
+    assert stats.was_skipped and math.isfinite(stats.loss)
+    _assert_untouched_and_goes_on(actor, before, never_skipped)
+
+
+@CASES.add(1)
+@CASES.add(2, cut=OF_2[:3])
+def a_loss_that_is_not_finite_skips_the_update_whatever_the_gradient(
+    cut: Cut | None = None,
+) -> None:
+    from megatron_ar3po.actor.forward_step import run_schedule
+
+    folder, _ = checkpoint("qwen2", False)
+    never_skipped = _two_updates(folder, cut or Cut())
+    actor = make_actor(folder, cut or Cut(), actor=dict(WARM_UP))
+    before = export_tensors(actor)
+    layout = actor.layout
+    batch = training_batch(sequences(0), layout.data_parallel_size, layout.dp_rank, 2)
+    micro_batches = actor.compute_logprobs(batch).mini_batches[0].micro_batches
+    actor.model.zero_grad_buffer()
+    run_schedule(actor.model, micro_batches, actor._loss, forward_only=False)
+    step = actor.optimizer.step(float("inf"))
+    assert step.was_skipped and math.isfinite(step.grad_norm)
+    _assert_untouched_and_goes_on(actor, before, never_skipped)
 
 
 @CASES.add(1)

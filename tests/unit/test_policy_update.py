@@ -3,6 +3,7 @@ torch, at every layout, is shown in tests/parallel/test_objective_layouts.py."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -77,6 +78,47 @@ def test_what_the_updates_report_is_added_up():
     assert report.records["actor/tokens"] == Max(20)
     assert report.records["actor/skipped_updates"] == Max(0)
     assert "reuse/logprob_drift_mean" not in report.records
+
+
+def test_a_skipped_update_is_counted_and_hides_nothing_of_the_others(caplog):
+    """Of three mini-batches the second has loss NaN: the mean is that of losses 1 and 3."""
+    groups = [group([1, 0], position=i) for i in range(3)]
+    with caplog.at_level(logging.WARNING):
+        report = train(FakeActor(skipped=[2]), config(num_mini_batches=3), groups)
+    assert report.records["actor/loss"] == Mean(2.0, 2)
+    assert report.records["actor/skipped_updates"] == Max(1)
+    assert report.has_trained and not report.fault
+    assert "its loss is nan, its gradient norm 0.5; all it was made of is finite" in caplog.text
+
+
+def test_what_was_not_finite_before_the_update_is_named(caplog):
+    train(FakeActor(skipped=[1], drift=float("inf")), config(), [group([1, 0])])
+    assert "not finite before it: old_logprobs" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("skipped", "faults"),
+    [
+        ([1, 2, 3, 4], [False, False, True, True]),
+        ([1, 2, 4, 5], [False, False, False, False]),  # the third was made: counting starts anew
+        ([2, 3, 4], [False, False, False, True]),
+    ],
+)
+def test_more_skipped_updates_in_a_row_than_allowed_are_a_fault_of_the_run(skipped, faults):
+    """Two are allowed, over the steps: one update a step."""
+    settings = config()
+    settings = replace(settings, actor=replace(settings.actor, max_skipped_updates=2))
+    update = make_update(FakeActor(skipped=skipped), settings)
+    groups = [group([1, 0])]
+    reports = [
+        update.run(update.build_batch(update.make_samples(groups)), groups) for _ in range(4)
+    ]
+    assert [bool(report.fault) for report in reports] == faults
+    assert [report.has_trained for report in reports] == [i not in skipped for i in range(1, 5)]
+    for report in reports:
+        assert (
+            not report.fault or "(actor.max_skipped_updates=2; the last: loss nan" in report.fault
+        )
 
 
 def test_a_kl_penalty_in_the_reward_makes_the_advantages_anew():

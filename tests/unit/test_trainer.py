@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from fakes.trainer import TrainerCase, make_trainer
 
+from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.checkpoint import CheckpointConfig
 from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
@@ -146,6 +147,31 @@ def test_asked_to_stop_in_the_middle_of_a_step_it_ends_the_step_and_saves(tmp_pa
     ]
     assert read_state(tmp_path / "checkpoints/step_00002").step == 2
     assert "evaluate version 2 after step 2" not in case.events  # it is not the run's last step
+
+
+def test_a_step_whose_updates_were_all_skipped_keeps_the_version_of_the_policy(tmp_path):
+    """Weights of the same version go to the servers, which gave up theirs to train; the next step is version 1."""
+    case = make_trainer(tmp_path, config(2))
+    case.actor.skipped = [1]
+    state = case.trainer.run()
+    assert (state.step, state.policy_version) == (2, 1)
+    published = [event for event in case.events if event.startswith("publish")]
+    assert published == ["publish version 0", "publish version 0", "publish version 1"]
+    assert "rollout of step 2 by version 0" in case.events
+    assert [row.get("actor/skipped_updates") for row in case.rows] == [None, 1, 0]
+    assert [row.get("actor/skipped_updates_total") for row in case.rows] == [None, 1, 1]
+    assert "actor/loss" not in case.rows[1]
+
+
+def test_too_many_skipped_updates_in_a_row_end_the_run_with_what_it_has_saved(tmp_path):
+    case = make_trainer(tmp_path, config(9, actor=ActorConfig(max_skipped_updates=1)))
+    case.actor.skipped = range(3, 10)
+    state = case.trainer.run()
+    assert (state.step, state.policy_version) == (4, 2)
+    saved = read_state(tmp_path / "checkpoints/step_00004")
+    assert saved.totals["actor/skipped_updates_total"] == 2
+    assert case.trainer.stop.reason == case.trainer.stop.fault
+    assert case.trainer.stop.fault.startswith("2 updates in a row had a loss or a gradient")
 
 
 def test_a_failing_verifier_stops_the_run_before_anything_is_stored(tmp_path):

@@ -1,15 +1,33 @@
+from __future__ import annotations
+
 import os
 import signal
+import time
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import pytest
+from fakes.ranks import OneRank
 
 from megatron_ar3po.run.stop_request import StopRequest
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+ONE_RANK = cast(Any, OneRank())
+
+
+@dataclass
+class TwoRanks(OneRank):
+    """The other rank's answer, given as it would come."""
+
+    other: list[str] = field(default_factory=list)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self.other]
 
 
 @pytest.fixture
 def install():
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-    before = [signal.getsignal(n) for n in numbers]
+    before = [signal.getsignal(n) for n in SIGNALS]
 
     def make(**options):
         request = StopRequest(**options)
@@ -17,7 +35,7 @@ def install():
         return request
 
     yield make
-    for number, handler in zip(numbers, before, strict=True):
+    for number, handler in zip(SIGNALS, before, strict=True):
         signal.signal(number, handler)
 
 
@@ -26,44 +44,99 @@ def stop(install):
     return install()
 
 
-def test_the_first_signal_lets_the_step_end(stop):
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_lets_the_step_end(stop, number):
     stop.loop_starts()
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.is_requested
-    assert stop.reason == "SIGTERM"
+    assert not stop.agree(ONE_RANK)
+    os.kill(os.getpid(), number)
+    assert stop.agree(ONE_RANK)
+    assert stop.reason == signal.Signals(number).name
 
 
 def test_one_ctrl_c_that_arrives_twice_is_one(stop):
     stop.loop_starts()
     os.kill(os.getpid(), signal.SIGINT)
     os.kill(os.getpid(), signal.SIGINT)
-    assert stop.is_requested
+    assert stop.agree(ONE_RANK)
 
 
-def test_a_second_one_later_stops_at_once(install):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_one_later_stops_at_once_and_a_third_disturbs_nothing(install, number):
     stop = install(repeat_after_s=0.0)
     stop.loop_starts()
-    os.kill(os.getpid(), signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name):
+        os.kill(os.getpid(), number)
+    os.kill(os.getpid(), number)
 
 
-def test_before_the_loop_there_is_nothing_to_save(stop):
-    with pytest.raises(KeyboardInterrupt):
-        os.kill(os.getpid(), signal.SIGINT)
+def test_a_second_warning_of_the_cluster_ends_nothing(install):
+    stop = install(repeat_after_s=0.0)
+    stop.loop_starts()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert stop.agree(ONE_RANK)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_the_loop_there_is_nothing_to_save(stop, number):
+    with pytest.raises(KeyboardInterrupt, match=signal.Signals(number).name):
+        os.kill(os.getpid(), number)
 
 
 def test_a_clusters_warning_that_comes_early_is_kept(stop):
     os.kill(os.getpid(), signal.SIGUSR1)
     stop.loop_starts()
-    assert stop.is_requested
+    assert stop.agree(ONE_RANK)
 
 
 def test_the_stop_file_asks_as_well(monkeypatch, tmp_path):
     file = tmp_path / "stop"
     monkeypatch.setenv("AR3PO_STOP_FILE", str(file))
     request = StopRequest()
-    assert not request.is_requested
+    assert not request.agree(ONE_RANK)
     file.touch()
-    assert request.is_requested
+    assert request.agree(ONE_RANK)
     assert str(file) in request.reason
+
+
+def test_a_signal_after_a_file_that_the_loop_has_not_seen_is_the_second_request(
+    install, monkeypatch, tmp_path
+):
+    """The file is a minute old: the step lasts, and somebody has lost patience. One of the same moment is the same
+    request: a scheduler that signals every process of a job reaches launcher and ranks together."""
+    file = tmp_path / "stop"
+    monkeypatch.setenv("AR3PO_STOP_FILE", str(file))
+    stop = install()
+    stop.loop_starts()
+    file.touch()
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.reason == "SIGTERM"
+    later = install()
+    later.loop_starts()
+    os.utime(file, (time.time() - 60, time.time() - 60))
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_what_one_rank_was_asked_is_the_reason_on_all():
+    request = StopRequest()
+    assert not request.agree(cast(Any, TwoRanks(other=[""])))
+    assert request.agree(cast(Any, TwoRanks(other=["SIGUSR1"])))
+    assert request.reason == "SIGUSR1"
+
+
+def test_a_run_stops_when_its_seconds_have_passed_and_not_before():
+    assert not StopRequest(max_seconds=3600).agree(ONE_RANK)
+    assert not StopRequest(max_seconds=0).agree(ONE_RANK)
+    request = StopRequest(max_seconds=0.01)
+    time.sleep(0.02)
+    assert request.agree(ONE_RANK)
+    assert request.reason == "run.max_seconds=0.01 reached"
+
+
+def test_a_fault_stops_the_run_too():
+    request = StopRequest()
+    request.fault = "6 updates in a row were skipped"
+    assert request.agree(ONE_RANK)
+    assert request.reason == request.fault

@@ -7,7 +7,7 @@ Promises:
   is no error: the caller knows which ones it can use.
 
 `HttpClient` is for many calls at once in one event loop, over connections that stay open; `request` is one call over a
-connection of its own, from any thread, also from inside a running loop.
+connection of its own, from any thread, also from inside a running loop. `hold` is a call that the server does not end.
 """
 
 from __future__ import annotations
@@ -81,6 +81,23 @@ class HttpClient:
         except (aiohttp.ClientError, OSError) as error:
             raise HttpError(_explain(method, url, started, _reason(error))) from error
 
+    async def hold(self, method: str, url: str, *, json: Any = None) -> HeldConnection:
+        """As the function of this name; the connection lasts until `close`."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._open_session().request(
+                    method, url, json=json, timeout=aiohttp.ClientTimeout(), allow_redirects=False
+                )
+                return HeldConnection(response, await response.content.readline(), self)
+        except TimeoutError as error:
+            await self.close()
+            reason = f"no response within {self._timeout_s:g} s"
+            raise HttpTimeout(_explain(method, url, started, reason)) from error
+        except (aiohttp.ClientError, OSError) as error:
+            await self.close()
+            raise HttpError(_explain(method, url, started, _reason(error))) from error
+
     async def close(self) -> None:
         session, self._session = self._session, None
         if session is not None:
@@ -113,6 +130,29 @@ async def _request_once(method: str, url: str, *, json: Any, timeout_s: float) -
         return await client.request(method, url, json=json)
     finally:
         await client.close()
+
+
+class HeldConnection:
+    """A response whose first line has come and whose end never does: open until `close`, or with this process."""
+
+    def __init__(self, response: aiohttp.ClientResponse, line: bytes, client: HttpClient) -> None:
+        self.status, self.line = response.status, line
+        self._response = response  # which ends its connection when it is collected
+        self._client = client
+
+    def close(self) -> None:
+        asyncio.run_coroutine_threadsafe(self._close(), _loop_of(os.getpid())).result()
+
+    async def _close(self) -> None:
+        self._response.close()
+        await self._client.close()
+
+
+def hold(method: str, url: str, *, timeout_s: float, json: Any = None) -> HeldConnection:
+    """`timeout_s`: until the first line of the response has come."""
+    client = HttpClient(timeout_s=timeout_s)
+    call = client.hold(method, url, json=json)
+    return asyncio.run_coroutine_threadsafe(call, _loop_of(os.getpid())).result()
 
 
 @functools.cache

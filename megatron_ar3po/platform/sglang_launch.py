@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.platform.process_guard import start_guard
+from megatron_ar3po.platform.server_lease import ServerLease
 
 PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
 PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
@@ -74,12 +75,12 @@ def main() -> None:
         sglang_cpu.apply_shims(seeded=arguments.get("enable_deterministic_inference", False))
 
     from sglang.launch_server import run_server
+    from sglang.srt.entrypoints.http_server import app
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import kill_process_tree
 
+    app.add_middleware(ServerLease)
     if process := os.environ.get(PROCESS_VARIABLE):
-        from sglang.srt.entrypoints.http_server import app
-
         name_answers(app, process)
 
     try:

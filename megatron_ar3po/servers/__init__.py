@@ -10,6 +10,8 @@
     sglang_server.py     a server that this rank starts and ends
     remote_server.py     one of this replica on another node, started by another rank
     external_server.py   one that someone else started (`servers.urls`)
+    lease.py             one trainer at a time uses that one
+    recovery.py          brings it back from where a trainer that died left it
     router.py            the router in front of all servers; router_process.py is the process
     child_process.py     what server and router have in common: a process that never outlives this one
 

@@ -3,6 +3,10 @@
 Promises:
 - nothing here starts, restarts or ends the server; when it is lost the run ends with a message that says whose it is;
 - it is used only if it was started with the options that this run would have started it with;
+- whatever state a trainer that died has left it in (`recovery`), it is brought back from there, and what was done is
+  said in one line; unless that trainer lives: a server that this package started lends itself to one client at a time
+  (`lease`). Another server does not say who uses it: one that has stood paused for `_ABANDONED_AFTER_S` is taken for
+  abandoned;
 - what it counted before this run is not held against the run (`counters_before`). One run at a time: the ledger finds
   out when someone else samples from it meanwhile.
 """
@@ -11,14 +15,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.counters import read_counters
+from megatron_ar3po.servers.lease import Lease, take_lease
+from megatron_ar3po.servers.recovery import drain, load_weights, recover
 from megatron_ar3po.servers.server import parse_process
+from megatron_ar3po.servers.server_info import get_field
 from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
@@ -26,6 +33,9 @@ logger = logging.getLogger(__name__)
 _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
 _INFO_TIMEOUT_S = 30.0
+_ABANDONED_AFTER_S = 60.0  # longer than a publish keeps a server from generating between two calls
+_REPORT_EVERY_S = 10.0
+_FIRST_VERSION = "default"  # SGLang's, of the weights that a server was started with
 
 # Options that do not change what a server samples, or that it rewrites at its start.
 _FREE = {"host", "port", "log_level_http", "decode_log_interval", "skip_server_warmup"}
@@ -44,29 +54,104 @@ class ExternalServer:
         arguments: Mapping[str, Any],
         tensor_parallel_size: int,
         timeout_s: float,
+        client: str,
+        publishes: bool = True,
+        abandoned_after_s: float = _ABANDONED_AFTER_S,
+        report: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`arguments`: of the server that this run would have started itself. `name`: unless it says its own."""
+        """`arguments`: of the server that this run would have started itself. `name`: unless it says its own. `client`:
+        who we are. `publishes`: whether the run gives it weights before it samples; otherwise it gets those that it was
+        started with back."""
         self.url = url.rstrip("/")
         self.name = name
         self.tensor_parallel_size = tensor_parallel_size
         self.counters_before = ServerCounters()
         self._arguments = arguments
         self._timeout_s = timeout_s
+        self._client, self._publishes = client, publishes
+        self._abandoned_after_s = abandoned_after_s
+        self._report = report
+        self._lease: Lease | None = None
 
     def wait_ready(self) -> float:
-        """Until it takes requests; then its options are compared and its counters read."""
+        """Until it takes requests and nobody else uses it; then its options are compared, it is brought back from where
+        another trainer left it, and its counters are read."""
         started = time.monotonic()
-        while not self.is_running():
-            if time.monotonic() - started > self._timeout_s:
+        self._wait_until(self._answers, started)
+        self._lease = take_lease(self.url, self._client)
+        state = None if self._lease is None else self._lease.settled_state()
+        is_left_behind = self._stays_paused() if state is None else state.is_left_behind
+        last = "another client" if state is None else state.last_holder or "another client"
+        if not is_left_behind:
+            self._wait_until(self.is_running, started)
+        self._check_arguments(self._info())
+        done = recover(self.url, state) if is_left_behind else []
+        self._wait_until(self.is_running, started)
+        done += drain(self.url)
+        if not self._publishes and self._version() != _FIRST_VERSION:
+            load_weights(self.url, self._arguments["model_path"])
+            done.append("the weights that it was started with were loaded again")
+        if done:
+            self._report(
+                f"server {self.name} at {self.url} was left behind by {last}: {', '.join(done)}."
+            )
+        self.counters_before = read_counters(self.url)
+        return time.monotonic() - started
+
+    def release(self) -> None:
+        """Somebody else may use it."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _wait_until(self, is_true: Callable[[], bool], started: float) -> None:
+        next_report = time.monotonic() + _REPORT_EVERY_S
+        while not is_true():
+            waited = time.monotonic() - started
+            if waited > self._timeout_s:
                 raise RolloutEngineError(
                     f"servers.urls names {self.url}, but nothing there answered /ready within "
                     f"servers.start_timeout_s={self._timeout_s:g}; start the server first, or leave the option "
                     "empty: then the run starts its own."
                 )
+            if time.monotonic() > next_report:
+                next_report += _REPORT_EVERY_S
+                self._report(
+                    f"waiting for server {self.url}: {waited:.0f} s of at most {self._timeout_s:g} s"
+                )
             time.sleep(_POLL_INTERVAL_S)
-        self._check_arguments(self._info())
-        self.counters_before = read_counters(self.url)
-        return time.monotonic() - started
+
+    def _answers(self) -> bool:
+        """Whatever: it listens."""
+        try:
+            request("GET", self.url + "/ready", timeout_s=_PROBE_TIMEOUT_S)
+        except HttpError:  # not yet
+            return False
+        return True
+
+    def _stays_paused(self) -> bool:
+        """Of a server that lends no lease."""
+        started = time.monotonic()
+        is_reported = False
+        while not self.is_running():
+            if time.monotonic() - started > self._abandoned_after_s:
+                return True
+            if not is_reported:
+                is_reported = True
+                self._report(
+                    f"server {self.url} takes no requests: it starts, or somebody updates its weights. If that lasts "
+                    f"for {self._abandoned_after_s:g} s, that client is taken for dead."
+                )
+            time.sleep(_POLL_INTERVAL_S)
+        return False
+
+    def _version(self) -> str:
+        try:
+            return str(get_field(self.url, "/model_info", "weight_version"))
+        except (HttpError, ValueError) as error:
+            raise RolloutEngineError(
+                f"server {self.name} does not say which weights it holds ({error}). {self.log_tail()}"
+            ) from error
 
     def is_running(self) -> bool:
         try:

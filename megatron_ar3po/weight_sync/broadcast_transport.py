@@ -8,8 +8,7 @@ trainer's GPUs take `weight_sync.transport=tensor`.)
 from __future__ import annotations
 
 import datetime
-import itertools
-import os
+import secrets
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -21,8 +20,6 @@ from torch import Tensor
 
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
-
-_numbers = itertools.count()
 
 
 class BroadcastTransport:
@@ -94,7 +91,9 @@ class BroadcastTransport:
 
         address, port = own_address(calls.urls[0]), free_port()
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        self._name = f"ar3po-{os.getpid()}-{next(_numbers)}"
+        # Never used before: a server that outlived its trainer still knows that one's groups, and in containers each
+        # trainer has the same process id.
+        self._name = f"ar3po-{secrets.token_hex(8)}"
         body = {
             "master_address": address,
             "master_port": port,

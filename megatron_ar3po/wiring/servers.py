@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -45,11 +46,10 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     )
     check_transport(config, placements)
     if config.servers.urls:
-        return (
-            [external_server(config, placement) for placement in placements]
-            if ranks.is_leader
-            else []
-        )
+        external = [external_server(config, p) for p in placements] if ranks.is_leader else []
+        for server in external:
+            stack.callback(server.release)
+        return list(external)
     own: dict[str, SglangServer] = {}
     error = None
     try:
@@ -165,6 +165,8 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
         arguments=arguments,
         tensor_parallel_size=placement.tensor_parallel_size,
         timeout_s=config.servers.start_timeout_s,
+        client=f"process {os.getpid()} on {socket.gethostname()}, run {config.run.path}",
+        publishes=config.debug.mode != "rollout_only",
     )
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +18,22 @@ from harness.publish_stage import TRANSPORTS, Poison, SpoilingTransport, Stage
 from megatron_ar3po.colocation import SharedHostMemory
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.servers.control import ServerControl
+from megatron_ar3po.servers.external_server import ExternalServer
+
+# A trainer that is killed in a publish, with the KV cache released as on a GPU.
+KILLED_IN_A_PUBLISH = """
+import os, signal, sys
+from megatron_ar3po.http_client import request
+from megatron_ar3po.servers.lease import take_lease
+lease = take_lease(sys.argv[1], "the run before")
+for route, body in (
+    ("/release_memory_occupation", {"tags": ["kv_cache"]}),
+    ("/pause_generation", {"mode": "abort"}),
+    ("/begin_weight_update", {"selector": "all"}),
+):
+    assert request("POST", sys.argv[1] + route, json=body, timeout_s=60).status == 200, route
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +106,31 @@ def test_agreement_holds_after_the_policy_has_moved(stage):
             parameter.add_(0.01 * torch.randn_like(parameter))
     stage.poison()
     assert stage.largest_difference(stage.publish(stage.actor)) <= 1e-4
+
+
+def test_a_server_whose_trainer_died_in_a_publish_serves_the_next_run_within_seconds(stage):
+    """Not here: in-flight requests, a living holder, servers without a lease (tests/unit/servers/test_left_behind)."""
+    stage.poison()
+    url = stage.server.url
+    killed = subprocess.run([sys.executable, "-c", KILLED_IN_A_PUBLISH, url], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    lines: list[str] = []
+    attached = ExternalServer(
+        url,
+        name="publish",
+        arguments={"model_path": str(Path(stage.config.model.path).resolve())},
+        tensor_parallel_size=1,
+        timeout_s=60.0,
+        client="this run",
+        report=lines.append,
+    )
+    assert attached.wait_ready() < 20  # a second or two on a quiet machine
+    assert lines == [
+        f"server publish at {url} was left behind by the run before: its memory (kv_cache) was woken, its "
+        "weight-update session was ended, generation was continued."
+    ]
+    assert stage.largest_difference(stage.publish(stage.actor)) <= 1e-4
+    attached.release()
 
 
 def test_a_server_that_dies_while_the_actor_trains_is_replaced_by_the_next_publish(stage):

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.server_lease import ROUTE
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.external_server import ExternalServer
 
@@ -37,6 +38,11 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body.encode())
 
+    def do_POST(self) -> None:
+        """It lends no lease, and is idle."""
+        self.send_response(404 if self.path == ROUTE else 200)
+        self.end_headers()
+
     def log_message(self, format: str, *args: object) -> None:
         pass
 
@@ -58,6 +64,7 @@ def make_server(url: str, **arguments: object) -> ExternalServer:
         arguments={**ARGUMENTS, **arguments},
         tensor_parallel_size=1,
         timeout_s=0.3,
+        client="a test",
     )
 
 

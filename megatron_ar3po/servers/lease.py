@@ -1,0 +1,86 @@
+"""The lease on a server that someone else started: one trainer at a time, and what the one before left behind.
+`platform.server_lease` is the other end, in servers that were started through `platform.sglang_launch`."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+
+from megatron_ar3po.http_client import HeldConnection, hold, request
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.server_lease import ROUTE
+
+_CALL_LIMIT_S = 10.0
+_HOLDER_LIMIT_S = 5.0  # for the server to see that its last client's connection has ended
+_SETTLE_LIMIT_S = 60.0  # for the calls of a client that died in them
+_POLL_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerState:
+    """As the server tells it."""
+
+    holder: str  # who has the lease; empty: nobody
+    last_holder: str
+    is_paused: bool
+    has_session: bool
+    asleep: list[str]  # tags of the memory that is released
+    running: list[str]  # calls that change weights or memory and have not ended yet
+
+    @property
+    def is_left_behind(self) -> bool:
+        """Its last client ended in an update, or while the server slept."""
+        return self.is_paused or self.has_session or bool(self.asleep)
+
+
+class Lease:
+    def __init__(self, url: str, connection: HeldConnection) -> None:
+        self._url, self._connection = url, connection
+
+    def settled_state(self) -> ServerState:
+        """Once the calls of a client that died have come to their end."""
+        deadline = time.monotonic() + _SETTLE_LIMIT_S
+        while (state := read_state(self._url)).running:
+            if time.monotonic() > deadline:
+                raise RolloutEngineError(
+                    f"server {self._url} has been in {', '.join(state.running)} for {_SETTLE_LIMIT_S:g} s, as its last "
+                    f"client ({state.last_holder}) left it; it waits for what never comes. Start it anew."
+                )
+            time.sleep(_POLL_INTERVAL_S)
+        return state
+
+    def release(self) -> None:
+        self._connection.close()
+
+
+def take_lease(url: str, client: str, *, limit_s: float = _HOLDER_LIMIT_S) -> Lease | None:
+    """None for a server that lends none: it was not started by this package. ValueError while another client holds it,
+    after `limit_s`. `client`: who we are, in the words of the one who is refused."""
+    deadline = time.monotonic() + limit_s
+    while True:
+        connection = hold("POST", url + ROUTE, json={"client": client}, timeout_s=_CALL_LIMIT_S)
+        holder = _holder_in(connection.line)
+        if connection.status == 200 and holder is not None:
+            return Lease(url, connection)
+        connection.close()
+        if connection.status != 409 or holder is None:
+            return None
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"servers.urls names {url}, which {holder} is using; one run at a time samples from a server. Wait "
+                "for its end, end it, or start another server."
+            )
+        time.sleep(_POLL_INTERVAL_S)
+
+
+def _holder_in(line: bytes) -> str | None:
+    """None where a server that lends no lease said something."""
+    try:
+        return str(json.loads(line)["holder"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_state(url: str) -> ServerState:
+    return ServerState(**request("GET", url + ROUTE, timeout_s=_CALL_LIMIT_S).json())

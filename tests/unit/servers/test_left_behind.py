@@ -1,0 +1,193 @@
+"""A server that outlived its trainer, and the next trainer that attaches to it. The server keeps SGLang's rules
+(tests/fakes/sglang_app.py); tests/e2e/test_publish.py does it with the real one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fakes.sglang_app import FakeSglang, serve
+
+from megatron_ar3po.http_client import request
+from megatron_ar3po.servers.external_server import ExternalServer
+from megatron_ar3po.servers.lease import read_state, take_lease
+
+ARGUMENTS = {"model_path": "/model", "dtype": "float32"}
+TESTS = Path(__file__).parents[2]
+
+# Takes the lease, leaves the server in the midst of what its words say, and says that it did.
+TRAINER = """
+    import sys, time
+    from megatron_ar3po.http_client import request
+    from megatron_ar3po.servers.lease import take_lease
+    lease = take_lease(sys.argv[1], "run one")
+    for word in sys.argv[2:]:
+        route, _, tags = word.partition("=")
+        request("POST", sys.argv[1] + route, json={"tags": tags.split("+")}, timeout_s=10)
+    print("there", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def sglang() -> FakeSglang:
+    app = FakeSglang()
+    app.stated = dict(ARGUMENTS)
+    return app
+
+
+@pytest.fixture
+def url(sglang: FakeSglang) -> Iterator[str]:
+    with serve(sglang) as url:
+        yield url
+
+
+class Attached:
+    """A run that attaches to a server, and what it said of it."""
+
+    def __init__(self, url: str, *, publishes: bool = True, abandoned_after_s: float = 60.0):
+        self.lines: list[str] = []
+        self.server = ExternalServer(
+            url,
+            name="dp0.s0",
+            arguments=ARGUMENTS,
+            tensor_parallel_size=1,
+            timeout_s=20.0,
+            client="run two",
+            publishes=publishes,
+            abandoned_after_s=abandoned_after_s,
+            report=self.lines.append,
+        )
+
+
+def start_trainer(url: str, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", textwrap.dedent(TRAINER), url, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "there\n"
+    return process
+
+
+def kill_trainer(url: str, *words: str) -> None:
+    process = start_trainer(url, *words)
+    process.kill()
+    process.wait(10)
+
+
+def test_a_trainer_that_died_in_a_publish_leaves_nothing_that_the_next_one_trips_over(sglang, url):
+    kill_trainer(url, "/pause_generation", "/flush_cache", "/begin_weight_update")
+    sglang.num_running = 3  # of a client on a node that is gone: nobody closed its connections
+    attached = Attached(url)
+    assert attached.server.wait_ready() < 5
+    assert attached.lines == [
+        f"server dp0.s0 at {url} was left behind by run one: its weight-update session was ended, generation was "
+        "continued, its requests in flight were aborted."
+    ]
+    assert (sglang.is_paused, sglang.has_session, sglang.num_running) == (False, False, 0)
+    assert sglang.num_aborted == 3
+    assert request("POST", url + "/begin_weight_update", timeout_s=10).status == 200
+    attached.server.release()
+
+
+def test_memory_that_a_dead_trainer_released_is_woken_and_no_other(sglang, url):
+    """Released: both, then the weights woken again for a publish. SGLang dies of a tag that is awake already."""
+    kill_trainer(
+        url,
+        "/release_memory_occupation=kv_cache+weights",
+        "/resume_memory_occupation=weights",
+        "/pause_generation",
+    )
+    assert sglang.asleep == {"kv_cache"}
+    attached = Attached(url)
+    attached.server.wait_ready()
+    assert sglang.asleep == set() and not sglang.is_paused
+    assert "its memory (kv_cache) was woken" in attached.lines[0]
+    attached.server.release()
+
+
+def test_after_a_trainer_that_ended_well_nothing_is_done_and_nothing_is_said(sglang, url):
+    first = Attached(url)
+    first.server.wait_ready()
+    first.server.release()
+    sglang.calls.clear()
+    second = Attached(url)
+    second.server.wait_ready()
+    assert first.lines == second.lines == []
+    assert {"/end_weight_update", "/continue_generation", "/abort_request"}.isdisjoint(sglang.calls)
+    second.server.release()
+
+
+def test_a_server_that_a_living_trainer_uses_is_refused_and_left_alone(sglang, url):
+    trainer = start_trainer(url, "/pause_generation", "/begin_weight_update")
+    try:
+        sglang.calls.clear()
+        with pytest.raises(ValueError, match=f"servers.urls names {url}, which run one is using"):
+            Attached(url).server.wait_ready()
+        assert set(sglang.calls) == {"/ready"}
+        assert sglang.is_paused and sglang.has_session
+    finally:
+        trainer.kill()
+        trainer.wait(10)
+    attached = Attached(url)
+    attached.server.wait_ready()  # and once it is gone it is taken
+    attached.server.release()
+
+
+def test_a_call_in_which_the_trainer_died_is_waited_for(sglang, url):
+    """An update runs on for a second; a session that is ended meanwhile would be ended under it."""
+    sglang.slow_s = 1.0
+    lease = take_lease(url, "run one")
+    assert lease is not None
+    request("POST", url + "/begin_weight_update", timeout_s=10)
+    update = threading.Thread(
+        target=lambda: request("POST", url + "/update_weights_from_tensor", timeout_s=10)
+    )
+    update.start()
+    while "/update_weights_from_tensor" not in read_state(url).running:
+        time.sleep(0.02)
+    lease.release()
+    attached = Attached(url)
+    attached.server.wait_ready()
+    attached.server.release()
+    done, ended = (
+        sglang.calls.index(r) for r in ("/update_weights_from_tensor", "/end_weight_update")
+    )
+    assert done < ended and not update.is_alive()
+
+
+def test_a_server_that_lends_no_lease_is_taken_for_abandoned_when_it_stays_paused(sglang):
+    """A plain SGLang server: who paused it may be at work for a while."""
+    with serve(sglang, with_lease=False) as url:
+        sglang.respond("/pause_generation", {})
+        sglang.respond("/begin_weight_update", {})
+        attached = Attached(url, abandoned_after_s=1.0)
+        assert 1.0 < attached.server.wait_ready() < 6
+        assert "If that lasts for 1 s, that client is taken for dead" in attached.lines[0]
+        assert "left behind by another client: its weight-update session" in attached.lines[1]
+        assert not sglang.has_session
+
+        sglang.respond("/pause_generation", {})
+        threading.Timer(0.3, lambda: sglang.respond("/continue_generation", {})).start()
+        sglang.calls.clear()
+        Attached(url, abandoned_after_s=20.0).server.wait_ready()
+        assert "/continue_generation" not in sglang.calls  # it was at work
+
+
+def test_a_run_that_publishes_nothing_does_not_sample_from_weights_of_another(sglang, url):
+    """debug.mode=rollout_only: the policy is the model that the server was started with."""
+    first = Attached(url, publishes=False)
+    first.server.wait_ready()
+    assert sglang.loaded == ""  # it holds them
+    first.server.release()
+    sglang.version = "unfinished-7"
+    second = Attached(url, publishes=False)
+    second.server.wait_ready()
+    assert (sglang.loaded, sglang.version) == ("/model", "default")
+    assert "the weights that it was started with were loaded again" in second.lines[0]
+    second.server.release()

@@ -85,18 +85,20 @@ class HttpClient:
         """As the function of this name; the connection lasts until `close`."""
         started = time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._open_session().request(
-                    method, url, json=json, timeout=aiohttp.ClientTimeout(), allow_redirects=False
-                )
-                return HeldConnection(response, await response.content.readline(), self)
-        except TimeoutError as error:
+            return await asyncio.wait_for(self._hold(method, url, json), self._timeout_s)
+        except (TimeoutError, asyncio.TimeoutError) as error:
             await self.close()
             reason = f"no response within {self._timeout_s:g} s"
             raise HttpTimeout(_explain(method, url, started, reason)) from error
         except (aiohttp.ClientError, OSError) as error:
             await self.close()
             raise HttpError(_explain(method, url, started, _reason(error))) from error
+
+    async def _hold(self, method: str, url: str, json: Any) -> HeldConnection:
+        response = await self._open_session().request(
+            method, url, json=json, timeout=aiohttp.ClientTimeout(), allow_redirects=False
+        )
+        return HeldConnection(response, await response.content.readline(), self)
 
     async def close(self) -> None:
         session, self._session = self._session, None

@@ -40,8 +40,9 @@ Send = Callable[[Any], Awaitable[None]]
 class ServerLease:
     """ASGI middleware."""
 
-    def __init__(self, app: Any) -> None:
-        self._app = app
+    def __init__(self, app: Any, *, pulse_s: float = _PULSE_S) -> None:
+        """`pulse_s`: how often a byte goes to the holder."""
+        self._app, self._pulse_s = app, pulse_s
         self._holder = ""
         self._last_holder = ""
         self._is_paused = False
@@ -80,7 +81,7 @@ class ServerLease:
         self._holder = client
         try:
             await self._respond(200, send)
-            while not await _has_ended(receive):
+            while not await _has_ended(receive, self._pulse_s):
                 await send({"type": "http.response.body", "body": b"\n", "more_body": True})
         finally:
             self._holder, self._last_holder = "", client
@@ -145,13 +146,13 @@ def _tags_of(body: bytes) -> set[str]:
     return set(json.loads(body or b"{}").get("tags") or _ALL_TAGS)
 
 
-async def _has_ended(receive: Receive) -> bool:
-    """Whether the connection did, within a while."""
+async def _has_ended(receive: Receive, within_s: float) -> bool:
+    """Whether the connection did."""
     try:
-        async with asyncio.timeout(_PULSE_S):
-            return (await receive())["type"] == "http.disconnect"
-    except TimeoutError:
+        message = await asyncio.wait_for(receive(), within_s)
+    except (TimeoutError, asyncio.TimeoutError):
         return False
+    return message["type"] == "http.disconnect"
 
 
 async def _read(receive: Receive) -> bytes:

@@ -89,7 +89,10 @@ class FakeSglang:
 def serve(app: FakeSglang, *, with_lease: bool = True) -> Iterator[str]:
     """Its URL."""
     config = uvicorn.Config(
-        ServerLease(app) if with_lease else app, port=0, log_level="error", lifespan="off"
+        ServerLease(app, pulse_s=0.2) if with_lease else app,
+        port=0,
+        log_level="error",
+        lifespan="off",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -127,6 +127,7 @@ def test_a_server_that_a_living_trainer_uses_is_refused_and_left_alone(sglang, u
     trainer = start_trainer(url, "/pause_generation", "/begin_weight_update")
     try:
         sglang.calls.clear()
+        time.sleep(0.5)  # two of the bytes that the lease is kept alive with
         with pytest.raises(ValueError, match=f"servers.urls names {url}, which run one is using"):
             Attached(url).server.wait_ready()
         assert set(sglang.calls) == {"/ready"}

@@ -48,8 +48,8 @@ def url(sglang: FakeSglang) -> Iterator[str]:
         yield url
 
 
-class Attached:
-    """A run that attaches to a server, and what it said of it."""
+class Attachment:
+    """A run that uses a server of somebody else, and what it said of it."""
 
     def __init__(self, url: str, *, publishes: bool = True, abandoned_after_s: float = 60.0):
         self.lines: list[str] = []
@@ -83,7 +83,7 @@ def kill_trainer(url: str, *words: str) -> None:
 def test_a_trainer_that_died_in_a_publish_leaves_nothing_that_the_next_one_trips_over(sglang, url):
     kill_trainer(url, "/pause_generation", "/flush_cache", "/begin_weight_update")
     sglang.num_running = 3  # of a client on a node that is gone: nobody closed its connections
-    attached = Attached(url)
+    attached = Attachment(url)
     assert attached.server.wait_ready() < 5
     assert attached.lines == [
         f"server dp0.s0 at {url} was left behind by run one: its weight-update session was ended, generation was "
@@ -104,7 +104,7 @@ def test_memory_that_a_dead_trainer_released_is_woken_and_no_other(sglang, url):
         "/pause_generation",
     )
     assert sglang.asleep == {"kv_cache"}
-    attached = Attached(url)
+    attached = Attachment(url)
     attached.server.wait_ready()
     assert sglang.asleep == set() and not sglang.is_paused
     assert "its memory (kv_cache) was woken" in attached.lines[0]
@@ -112,11 +112,11 @@ def test_memory_that_a_dead_trainer_released_is_woken_and_no_other(sglang, url):
 
 
 def test_after_a_trainer_that_ended_well_nothing_is_done_and_nothing_is_said(sglang, url):
-    first = Attached(url)
+    first = Attachment(url)
     first.server.wait_ready()
     first.server.release()
     sglang.calls.clear()
-    second = Attached(url)
+    second = Attachment(url)
     second.server.wait_ready()
     assert first.lines == second.lines == []
     assert {"/end_weight_update", "/continue_generation", "/abort_request"}.isdisjoint(sglang.calls)
@@ -129,13 +129,13 @@ def test_a_server_that_a_living_trainer_uses_is_refused_and_left_alone(sglang, u
         sglang.calls.clear()
         time.sleep(0.5)  # two of the bytes that the lease is kept alive with
         with pytest.raises(ValueError, match=f"servers.urls names {url}, which run one is using"):
-            Attached(url).server.wait_ready()
+            Attachment(url).server.wait_ready()
         assert set(sglang.calls) == {"/ready"}
         assert sglang.is_paused and sglang.has_session
     finally:
         trainer.kill()
         trainer.wait(10)
-    attached = Attached(url)
+    attached = Attachment(url)
     attached.server.wait_ready()  # and once it is gone it is taken
     attached.server.release()
 
@@ -153,7 +153,7 @@ def test_a_call_in_which_the_trainer_died_is_waited_for(sglang, url):
     while "/update_weights_from_tensor" not in read_state(url).running:
         time.sleep(0.02)
     lease.release()
-    attached = Attached(url)
+    attached = Attachment(url)
     attached.server.wait_ready()
     attached.server.release()
     done, ended = (
@@ -167,7 +167,7 @@ def test_a_server_that_lends_no_lease_is_taken_for_abandoned_when_it_stays_pause
     with serve(sglang, with_lease=False) as url:
         sglang.respond("/pause_generation", {})
         sglang.respond("/begin_weight_update", {})
-        attached = Attached(url, abandoned_after_s=1.0)
+        attached = Attachment(url, abandoned_after_s=1.0)
         assert 1.0 < attached.server.wait_ready() < 6
         assert "If that lasts for 1 s, that client is taken for dead" in attached.lines[0]
         assert "left behind by another client: its weight-update session" in attached.lines[1]
@@ -176,18 +176,18 @@ def test_a_server_that_lends_no_lease_is_taken_for_abandoned_when_it_stays_pause
         sglang.respond("/pause_generation", {})
         threading.Timer(0.3, lambda: sglang.respond("/continue_generation", {})).start()
         sglang.calls.clear()
-        Attached(url, abandoned_after_s=20.0).server.wait_ready()
+        Attachment(url, abandoned_after_s=20.0).server.wait_ready()
         assert "/continue_generation" not in sglang.calls  # it was at work
 
 
 def test_a_run_that_publishes_nothing_does_not_sample_from_weights_of_another(sglang, url):
     """debug.mode=rollout_only: the policy is the model that the server was started with."""
-    first = Attached(url, publishes=False)
+    first = Attachment(url, publishes=False)
     first.server.wait_ready()
     assert sglang.loaded == ""  # it holds them
     first.server.release()
     sglang.version = "unfinished-7"
-    second = Attached(url, publishes=False)
+    second = Attachment(url, publishes=False)
     second.server.wait_ready()
     assert (sglang.loaded, sglang.version) == ("/model", "default")
     assert "the weights that it was started with were loaded again" in second.lines[0]

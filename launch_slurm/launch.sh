@@ -16,7 +16,9 @@
 # How a run ends (files in RUN_DIR, written by the trainer, decide):
 #   DONE              exit 0; a later job with the same RUN_DIR ends at once
 #   STOPPED           after USR1 to this script (Slurm's warning before the time limit): requeued and resumed;
-#                     after USR1 to the step (scancel --signal=USR1 JOB.0): exit 0, a later job goes on
+#                     after TERM (scancel JOB, a pre-emption with a grace time), USR1 to the step (scancel
+#                     --signal=USR1 JOB.0) or run.max_seconds: exit 0, a later job goes on. Of TERM only if step and
+#                     save end within Slurm's KillWait (30 s by default) or GraceTime, after which it kills
 #   neither           the first non-zero exit code of a node; Slurm does not start it again
 
 die() {
@@ -77,10 +79,11 @@ srun_arguments() {
   PYTHON=${PYTHON:-python3}
 }
 
-# Slurm's warning before the time limit. A file, not a signal to the step: see megatron_ar3po/launch/node.py.
+# A file, not a signal to the step: see megatron_ar3po/launch/node.py. USR1 is Slurm's warning before the time limit,
+# which asks for a requeue; TERM is somebody's wish to end the job.
 ask_to_stop() {
-  WARNED=1
-  echo "[launch] $(date -Is) USR1: asking the trainer to stop after this step and save"
+  [ "$1" = TERM ] || WARNED=1
+  echo "[launch] $(date -Is) $1: asking the trainer to stop after this step and save"
   : >"$AR3PO_STOP_FILE"
 }
 
@@ -94,7 +97,8 @@ launch() {
     die "restart $RESTART is above MAX_RESTARTS=$MAX_RESTARTS; look into $RUN_DIR/logs, then submit again to go on"
   fi
   WARNED=0
-  trap ask_to_stop USR1
+  trap 'ask_to_stop USR1' USR1
+  trap 'ask_to_stop TERM' TERM
   srun_arguments
   local overrides=(algorithm.name="$ALGORITHM" run.dir="$RUN_DIR" run.resume=true)
   [ -z "${MODEL_PATH:-}" ] || overrides+=(model.path="$MODEL_PATH")
@@ -119,6 +123,7 @@ launch() {
 
 finish() {
   local code=$1
+  trap - TERM # Slurm ends this script with it when it requeues
   rm -f "${AR3PO_CANARY%%=*}" "$AR3PO_STOP_FILE"
   echo "[launch] $(date -Is) srun ended with code $code"
   if [ "$code" -eq 0 ] && [ -e "$RUN_DIR/DONE" ]; then
@@ -127,7 +132,7 @@ finish() {
   fi
   if [ "$code" -eq 0 ] && [ -e "$RUN_DIR/STOPPED" ]; then
     if [ "$WARNED" -eq 0 ]; then
-      echo "[launch] someone stopped the run and it is saved; submit again to go on"
+      echo "[launch] the run was stopped and is saved ($(cat "$RUN_DIR/STOPPED")); submit again to go on"
       exit 0
     fi
     if [ "$RESTART" -ge "$MAX_RESTARTS" ]; then

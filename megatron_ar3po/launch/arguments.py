@@ -67,7 +67,7 @@ def trainer_words(config: str, overrides: Sequence[str]) -> list[str]:
 def torchrun_command(
     config: str, overrides: Sequence[str], *, nproc_per_node: int, rendezvous: Rendezvous
 ) -> list[str]:
-    """One node's torchrun."""
+    """One node's torchrun. `launch.node` starts it with SIGTERM ignored, and here it keeps that."""
     return [
         sys.executable,
         "-m",
@@ -75,6 +75,7 @@ def torchrun_command(
         *rendezvous.torchrun_words(),
         f"--nproc-per-node={nproc_per_node}",
         "--max-restarts=0",
+        "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
         *trainer_words(config, overrides),
     ]
 

@@ -5,6 +5,8 @@
 A scheduler starts this once on every node; on a laptop it is started once. Promises:
 - a node that fails its checks ends at once with code 3 and its name;
 - SIGUSR1, SIGTERM or Ctrl-C ask the trainer to stop after its step and save; a second SIGTERM or Ctrl-C ends it now;
+- torchrun does not shorten that time: of SIGTERM it would end its ranks, and kill them after 30 s, so here it ignores
+  one, also where the scheduler signals every process of the job;
 - torchrun and its ranks do not outlive this process.
 
 A request to stop travels as a file (AR3PO_STOP_FILE), not as a signal: a signal sent before the ranks listen is lost,
@@ -64,13 +66,15 @@ class TorchrunProcess:
             self.stop_file.touch()
         else:
             print(f"[node] {name} again: ending torchrun now", flush=True)
-            self._process.terminate()
+            self._process.send_signal(signal.SIGINT)  # torchrun hands it on, and kills 30 s later
 
 
 def _follow_the_parent() -> None:
-    """In the child, before exec: end when the parent dies, and ignore SIGUSR1, of which torchrun would die."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    """In the child, before exec: end when the parent dies; ignore SIGUSR1, of which torchrun would die, and SIGTERM, of
+    which it would end its ranks. The ranks set handlers of their own."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    for number in (signal.SIGUSR1, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def default_stop_file(run_folder: Path) -> Path:

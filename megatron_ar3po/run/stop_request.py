@@ -26,14 +26,15 @@ _ENDING = (signal.SIGINT, signal.SIGTERM)
 
 class StopRequest:
     def __init__(self, *, max_seconds: float = 0.0, repeat_after_s: float = 2.0) -> None:
-        """`max_seconds`: from now on; 0: no limit. `repeat_after_s`: two signals within it are one. torchrun and a
-        terminal both pass one Ctrl-C on."""
+        """`max_seconds`: from now on, but one step is made whatever the start has taken; 0: no limit.
+        `repeat_after_s`: two signals within it are one. torchrun and a terminal both pass one Ctrl-C on."""
         self._max_seconds, self._started = max_seconds, time.monotonic()
         self._repeat_after_s = repeat_after_s
         self.reason = ""
         self.fault = ""  # of the run itself; it saves and fails
         self._since = 0.0
         self._has_loop = False
+        self._num_asked = 0  # before each step
         file = os.environ.get("AR3PO_STOP_FILE", "")
         self._file = Path(file) if file else None
 
@@ -47,6 +48,7 @@ class StopRequest:
 
     def agree(self, ranks: Ranks) -> bool:
         """Collective over all ranks: whether the run is to stop. What one rank was asked is the reason on all."""
+        self._num_asked += 1
         self._look()
         self.reason = next(filter(None, ranks.gather(self.reason)), "")
         return bool(self.reason)
@@ -60,7 +62,7 @@ class StopRequest:
             self.reason = self.fault
         elif self._file is not None and self._file.exists():
             self.reason = f"the file {self._file} exists"
-        elif 0 < self._max_seconds <= seconds:
+        elif self._num_asked > 1 and 0 < self._max_seconds <= seconds:
             self.reason = f"run.max_seconds={self._max_seconds:g} reached"
         if self.reason:
             logger.warning("stopping: %s; the run is saved", self.reason)

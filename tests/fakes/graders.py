@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,3 +22,11 @@ def always_right(config: dict[str, Any]) -> Callable[[str, str], bool]:
 
 def not_a_number(config: dict[str, Any]) -> Callable[[str, str], Grade]:
     return lambda response, ground_truth: Grade(status="correct", reward=float("nan"))
+
+
+def slow(config: dict[str, Any]) -> Callable[[str, str], bool]:
+    def grade(response: str, ground_truth: str) -> bool:
+        time.sleep(1.0)
+        return False
+
+    return grade

@@ -98,7 +98,7 @@ def test_usr1_to_the_step_stops_and_saves_without_a_requeue(cluster, job_env, ru
     cluster.run("scancel", "--signal=USR1", f"{job_id}.0")
     job = cluster.wait_for_job(job_id)
     assert (job.state, job.restarts) == ("COMPLETED", 0)
-    assert "someone stopped the run and it is saved" in output_of(tmp_path, job_id)
+    assert "the run was stopped and is saved" in output_of(tmp_path, job_id)
 
 
 def test_a_job_of_a_higher_partition_preempts_and_the_run_resumes_from_its_checkpoint(
@@ -150,11 +150,14 @@ def test_a_node_with_a_lost_gpu_ends_the_job_at_once_and_is_named(
     assert "preflight: node node2: 7 GPUs answer, but 8 ranks start here; drain the node" in text
 
 
-def test_scancel_ends_the_job_and_leaves_no_process(cluster, job_env, run_dir):
+def test_scancel_saves_within_slurms_kill_wait_and_leaves_no_process(cluster, job_env, run_dir):
+    """SIGTERM, here to every process of the step, and 5 s later SIGKILL: the step of 1 s ends, and the run saves."""
     job_id = submit(cluster, job_env | {"STAND_IN_STEP_S": "1"}, "run.num_steps=200")
     cluster.wait_for_file(run_dir / "began.0")
     cluster.run("scancel", str(job_id))
     assert cluster.wait_for_job(job_id).state == "CANCELLED"
+    assert json.loads((run_dir / "STOPPED").read_text())["step"] >= 1
+    assert not (run_dir / "DONE").exists()
 
 
 def test_without_pyxis_or_with_a_wrong_variable_the_job_says_what_to_do(

@@ -26,6 +26,7 @@ def test_one_node_runs_torchrun_with_the_trainers_words_last(monkeypatch):
         "--master-port=20007",
         "--nproc-per-node=8",
         "--max-restarts=0",
+        "--signals-to-handle=SIGINT,SIGHUP,SIGQUIT",
         "-m",
         "megatron_ar3po.train",
         "c.yaml",

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -22,6 +23,11 @@ while not stop.exists():
     time.sleep(0.05)
 (run / "STOPPED").touch()
 """
+
+DEAF_TRAINER = TRAINER.replace(
+    "while not stop.exists():\n    time.sleep(0.05)",
+    "try:\n    time.sleep(300)\nexcept KeyboardInterrupt:\n    (run / 'interrupted').touch()\n    sys.exit(130)",
+)
 
 
 @pytest.fixture
@@ -48,12 +54,22 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def wait_for(file: Path, limit_s: float) -> None:
+    end = time.monotonic() + limit_s
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+
+
+def wait_for_stop_file(run: Path) -> None:
+    end = time.monotonic() + 10
+    while not list(run.glob("stop.*")) and time.monotonic() < end:
+        time.sleep(0.05)
+
+
 def test_a_warning_signal_stops_the_run_after_its_step_with_the_code_asked_for(words, tmp_path):
     node = start(tmp_path, "--stopped-exit-code=75", *words)
     try:
-        end = time.monotonic() + 90
-        while not (tmp_path / "run/began").exists() and time.monotonic() < end:
-            time.sleep(0.1)
+        wait_for(tmp_path / "run/began", 90)
         node.send_signal(signal.SIGUSR1)
         output, _ = node.communicate(timeout=60)
     finally:
@@ -62,6 +78,42 @@ def test_a_warning_signal_stops_the_run_after_its_step_with_the_code_asked_for(w
     assert node.returncode == 75, output
     assert "SIGUSR1: asking the trainer to stop after this step and save" in output
     assert not list((tmp_path / "run").glob("stop.*"))
+
+
+def test_sigterm_to_every_process_of_a_job_stops_the_run_after_its_step(words, tmp_path):
+    """As a scheduler does it. torchrun by itself would end its ranks at once."""
+    node = start(tmp_path, *words)
+    try:
+        wait_for(tmp_path / "run/began", 90)
+        for process in [psutil.Process(node.pid), *psutil.Process(node.pid).children()]:
+            process.send_signal(signal.SIGTERM)
+        output, _ = node.communicate(timeout=60)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 0, output
+    assert "SIGTERM: asking the trainer to stop after this step and save" in output
+    assert (tmp_path / "run/STOPPED").exists()
+
+
+def test_a_second_sigterm_ends_torchrun_and_its_ranks_now(words, tmp_path):
+    """A trainer that has not ended its step: the second request reaches it as SIGINT."""
+    (tmp_path / "waiting_trainer.py").write_text(DEAF_TRAINER)
+    node = start(tmp_path, *words)
+    try:
+        wait_for(tmp_path / "run/began", 90)
+        ranks = psutil.Process(node.pid).children(recursive=True)
+        node.send_signal(signal.SIGTERM)
+        wait_for_stop_file(tmp_path / "run")
+        node.send_signal(signal.SIGTERM)
+        output, _ = node.communicate(timeout=60)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode != 0, output
+    assert "SIGTERM again: ending torchrun now" in output
+    assert (tmp_path / "run/interrupted").exists()
+    assert not psutil.wait_procs(ranks, timeout=10)[1]
 
 
 def test_a_node_that_is_not_ready_ends_with_3_and_starts_nothing(words, tmp_path):

@@ -73,7 +73,9 @@ class Ar3poTrainer:
             self.state = self.state.advance(policy_version=policy_version)
             if self.is_due(self.config.algorithm.reference_refresh_steps):
                 self.actor.refresh_reference()
-            if self.is_due(self.config.evaluation.every_steps) or self.is_last_step:
+            every = self.config.evaluation
+            is_due_by_cost = self.metrics.responses_pass(every.every_responses)
+            if is_due_by_cost or self.is_due(every.every_steps) or self.is_last_step:
                 self.evaluate()
             self.close_step()
             if self.is_due(self.config.checkpoint.every_steps) or self.is_last_step:

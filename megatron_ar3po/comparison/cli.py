@@ -32,7 +32,8 @@ Train several variants on equal prompts and paired seeds, and compare them in on
 Algorithms: ar3po, grpo, dapo; grpo_k (GRPO with AR3PO's stage size as its group); adaptive_only, reuse_only; detach,
 recompute, stored (reuse.option); stages_N and k_N (AR3PO with N stages, with N responses a stage). An experiment file
 may add its own. The first is what the others are compared with. Runs follow one another; a finished one is not
-repeated, so the same command goes on after an interruption.
+repeated, so the same command goes on after an interruption. With a budget of responses all are evaluated at the same
+counts of them, at a constant learning rate.
 """
 
 
@@ -56,6 +57,12 @@ def add_comparison_parser(subparsers: Any) -> None:
         type=int,
         default=0,
         help="a run ends at its first evaluation at or beyond them; 0: run.num_steps",
+    )
+    parser.add_argument(
+        "--evaluations",
+        type=int,
+        default=5,
+        help="with --responses: evaluate at so many equal parts of them; default: %(default)s",
     )
     parser.add_argument(
         "--target", type=float, default=0.0, help="pass@1 whose first crossing is reported"
@@ -94,7 +101,13 @@ def comparison_command(arguments: argparse.Namespace) -> int:
 def report(experiment: Experiment, out: Path) -> Comparison:
     """Reads the finished runs, writes table, figures for scripts, and figure."""
     seeds, curves = read_curves(experiment, out)
-    comparison = compare(curves, seeds=seeds, target=experiment.target)
+    comparison = compare(
+        curves,
+        seeds=seeds,
+        target=experiment.target,
+        num_budgets=experiment.evaluations,
+        responses=experiment.responses,
+    )
     (out / "comparison.md").write_text(to_markdown(comparison))
     (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n")
     draw(comparison, curves, out / "comparison.png")
@@ -110,6 +123,7 @@ def _experiment_of(arguments: argparse.Namespace) -> Experiment:
         arguments.seeds,
         arguments.words,
         responses=arguments.responses,
+        evaluations=arguments.evaluations,
         target=arguments.target,
         timeout_s=arguments.timeout,
     )

@@ -6,6 +6,7 @@ of training steps (start-up, evaluation and checkpoints are not in them).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -168,19 +169,40 @@ def no_signal_share(curve: RunCurve, responses: float) -> float | None:
     return 1 - signal / prompts if prompts else None
 
 
-def spent_until(curve: RunCurve, axis: Axis, target: float) -> float | None:
-    """Where the straight line between evaluations first reaches `target`; None when it never does.
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a run had spent when it first reached a target: `low` to `high`. One number where the crossing lies between
+    two evaluations; at most that of the first evaluation where it had crossed by then; at least all it spent where it
+    never did (`high` is infinite)."""
 
-    From 0.4 at 0 to 0.6 at 1,000 responses, 0.5 is reached after 500.
+    low: float
+    high: float
+
+    @property
+    def is_exact(self) -> bool:
+        return self.low == self.high
+
+    @property
+    def is_open(self) -> bool:
+        """It never crossed."""
+        return math.isinf(self.high)
+
+
+def spent_until(curve: RunCurve, axis: Axis, target: float) -> Spent:
+    """Where the straight line between evaluations first reaches `target`.
+
+    From 0.4 at 0 to 0.6 at 1,000 responses, 0.5 is reached after 500, 0.7 after 1,000 at least, and 0.3 by the first
+    evaluation: within 0.
     """
     if curve.points[0].accuracy >= target:
-        return getattr(curve.points[0], axis)
+        return Spent(0.0, getattr(curve.points[0], axis))
     for before, after in zip(curve.points, curve.points[1:], strict=False):
         if after.accuracy >= target:
             low, high = getattr(before, axis), getattr(after, axis)
             part = (target - before.accuracy) / (after.accuracy - before.accuracy)
-            return low + part * (high - low)
-    return None
+            crossing = low + part * (high - low)
+            return Spent(crossing, crossing)
+    return Spent(getattr(curve.points[-1], axis), math.inf)
 
 
 def _total(rows: Sequence[Mapping[str, Any]], name: str) -> float:

@@ -1,4 +1,10 @@
-"""What is compared: variants (a config and some words each), seeds, and the limits every run has alike."""
+"""What is compared: variants (a config and some words each), seeds, and the limits every run has alike.
+
+With a budget of responses, "alike" means at equal responses, whatever a variant's steps cost:
+- every run is evaluated where its responses pass a multiple of responses / evaluations, so that none has more chances
+  to be seen above the target, or a finer curve;
+- the learning rate is constant and without a warm-up: a schedule counts updates, and those come at unlike costs.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +21,11 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.presets import PRESETS
 from megatron_ar3po.config.schema import Config
 
-_KEYS = {"config", "seeds", "responses", "target", "timeout_s", "common", "variants"}
+_KEYS = {
+    *("config", "seeds", "responses", "evaluations", "target", "timeout_s", "common", "variants"),
+}
+_EVALUATIONS = 5
+_OURS = ("evaluation.every_steps", "evaluation.every_responses")  # with a budget
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _AR3PO = PRESETS["ar3po"]["rollout"]
 
@@ -33,26 +43,29 @@ class Experiment:
     seeds: tuple[int, ...]
     common: tuple[str, ...] = ()
     responses: int = 0  # a run ends with its first evaluation at or beyond them; 0: run.num_steps
+    evaluations: int = _EVALUATIONS  # with `responses`: at so many equal parts of them
     target: float = 0.0  # pass@1 whose first crossing is reported; 0: none
     timeout_s: float = 3600.0  # of one run
 
     def words_of(self, variant: Variant, seed: int) -> list[str]:
         """Everything but run.dir."""
         words = [*self.common, *variant.words, f"run.seed={seed}", "run.progress=plain"]
-        return [*words, *self._enough_steps(words)]
+        return [*words, *self._words_of_budget(words)]
 
     def config_of(self, variant: Variant, seed: int) -> Config:
         return load_config([self.config], self.words_of(variant, seed))
 
-    def _enough_steps(self, words: Sequence[str]) -> list[str]:
-        """With a budget of responses the budget ends a run, never the number of steps."""
+    def _words_of_budget(self, words: Sequence[str]) -> list[str]:
+        """The budget ends a run, never the number of steps: there are enough for the cheapest ones."""
         if not self.responses:
             return []
         config = load_config([self.config], words)
         least = config.rollout.prompts_per_step * config.rollout.stage_sizes[0]
-        # one more step than the cheapest steps need, then up to the next evaluation
-        every = max(config.evaluation.every_steps, 1)
-        return [f"run.num_steps={math.ceil(self.responses / least / every) * every}"]
+        return [
+            f"run.num_steps={math.ceil(self.responses / least)}",
+            "evaluation.every_steps=0",
+            f"evaluation.every_responses={math.ceil(self.responses / self.evaluations)}",
+        ]
 
     def check(self) -> None:
         """Every variant's config is read before the first run starts; a broken one is named."""
@@ -61,20 +74,36 @@ class Experiment:
                 config = load_config([self.config], self.words_of(variant, self.seeds[0]))
             except ValueError as error:
                 raise ValueError(f"variant {variant.name}: {error}") from None
-            _require_evaluation(variant, config, needs_curve=bool(self.responses))
+            if not config.evaluation.path:
+                raise ValueError(
+                    f"variant {variant.name}: evaluation.path is empty, so there is no accuracy to compare; name a "
+                    "file of held-out prompts."
+                )
+            self._check_fairness(variant, config)
 
-
-def _require_evaluation(variant: Variant, config: Config, *, needs_curve: bool) -> None:
-    if not config.evaluation.path:
-        raise ValueError(
-            f"variant {variant.name}: evaluation.path is empty, so there is no accuracy to compare; name a file of "
-            "held-out prompts."
-        )
-    if needs_curve and not config.evaluation.every_steps:
-        raise ValueError(
-            f"variant {variant.name}: evaluation.every_steps=0 with a budget of responses; a run ends at an "
-            "evaluation, so say how often there is one, such as evaluation.every_steps=5."
-        )
+    def _check_fairness(self, variant: Variant, config: Config) -> None:
+        """At equal responses every run must have been treated alike."""
+        actor = config.actor
+        if actor.lr_decay != "constant":
+            raise ValueError(
+                f"variant {variant.name}: actor.lr_decay={actor.lr_decay} counts updates, which cost unlike numbers of "
+                "responses, so that the variants would be compared at unlike learning rates; set "
+                "actor.lr_decay=constant."
+            )
+        if not self.responses:
+            return
+        if actor.lr_warmup_steps:
+            raise ValueError(
+                f"variant {variant.name}: actor.lr_warmup_steps={actor.lr_warmup_steps} counts updates, which cost "
+                f"unlike numbers of responses, and the comparison is at equal ones (responses={self.responses}); set "
+                "actor.lr_warmup_steps=0."
+            )
+        for word in (*self.common, *variant.words):
+            if word.partition("=")[0] in _OURS:
+                raise ValueError(
+                    f"variant {variant.name}: {word} with responses={self.responses}; the runs are evaluated at "
+                    f"evaluations={self.evaluations} equal parts of the budget, all alike. Leave it out."
+                )
 
 
 def known_variant(name: str) -> tuple[str, ...] | None:
@@ -163,6 +192,7 @@ def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
             seeds=tuple(seeds) if isinstance(seeds, list) else tuple(range(int(seeds))),  # type: ignore[arg-type]
             common=(*_words(path, "common", read.get("common")), *common),
             responses=int(read.get("responses", 0)),
+            evaluations=int(read.get("evaluations", _EVALUATIONS)),
             target=float(read.get("target", 0.0)),
             timeout_s=float(read.get("timeout_s", 3600.0)),
         )
@@ -182,10 +212,10 @@ def _require_runnable(experiment: Experiment) -> Experiment:
         raise ValueError(f"the variants {names} must be one or more, each named once.")
     if not experiment.seeds or len(set(experiment.seeds)) < len(experiment.seeds):
         raise ValueError(f"seeds={list(experiment.seeds)} must be one or more, each once.")
-    if experiment.responses < 0 or experiment.timeout_s <= 0:
+    if experiment.responses < 0 or experiment.evaluations < 1 or experiment.timeout_s <= 0:
         raise ValueError(
-            f"responses={experiment.responses} must not be negative and timeout_s={experiment.timeout_s} must be "
-            "above 0."
+            f"responses={experiment.responses} must not be negative, evaluations={experiment.evaluations} at least 1 "
+            f"and timeout_s={experiment.timeout_s} above 0."
         )
     experiment.check()
     return experiment

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.comparison.curves import AXES, OUTCOMES, Axis, RunCurve, accuracy_at
-from megatron_ar3po.comparison.results import Comparison, Curves
+from megatron_ar3po.comparison.results import Comparison, Curves, Reached
 from megatron_ar3po.comparison.statistics import Interval, t_interval
 
 _GRID = 60  # points of a mean curve
@@ -35,7 +35,7 @@ def draw(comparison: Comparison, curves: Curves, path: Path) -> None:
                 low, high = [m.low for m in means], [m.high for m in means]
                 panel.fill_between(spent, low, high, alpha=0.15, color=line.get_color())
         if comparison.target:
-            panel.axhline(comparison.target, linestyle=":", color="grey", linewidth=1)
+            _draw_target(comparison, axis, panel)
         panel.set_xlabel(_LABELS[axis])
         panel.set_ylabel("pass@1, held out")
     handles, names = axes[0].get_legend_handles_labels()
@@ -43,6 +43,25 @@ def draw(comparison: Comparison, curves: Curves, path: Path) -> None:
     _draw_outcomes(comparison, axes[3])
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
+
+
+def _draw_target(comparison: Comparison, axis: Axis, panel: Any) -> None:
+    """What the target cost, on its line, in each variant's colour: a dot where all runs crossed, an arrow to the right
+    where it is a lower bound, to the left where an upper one."""
+    panel.axhline(comparison.target, linestyle=":", color="grey", linewidth=1)
+    for variant, line in zip(comparison.variants, panel.get_lines(), strict=False):
+        at, marker = target_mark(variant.to_target[axis])
+        panel.plot([at], [comparison.target], marker, color=line.get_color(), clip_on=False)
+
+
+def target_mark(reached: Reached) -> tuple[float, str]:
+    """Where it stands and matplotlib's name for its shape."""
+    if reached.at_least is not None:
+        return reached.at_least, ">"
+    if reached.at_most is not None:
+        return reached.at_most, "<"
+    assert reached.spent is not None, "every run crossed between two evaluations"
+    return reached.spent.mean, "o"
 
 
 def mean_curve(runs: Sequence[RunCurve], axis: Axis) -> tuple[list[float], list[Interval]]:

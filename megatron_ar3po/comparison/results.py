@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from megatron_ar3po.comparison.curves import (
@@ -23,10 +24,10 @@ from megatron_ar3po.comparison.curves import (
 from megatron_ar3po.comparison.experiment import Experiment
 from megatron_ar3po.comparison.runner import is_finished, metrics_path
 from megatron_ar3po.comparison.statistics import (
+    BoundedRatio,
     Interval,
-    Ratio,
+    bounded_ratio,
     paired_difference,
-    paired_ratio,
     t_interval,
 )
 
@@ -35,9 +36,13 @@ Curves = Mapping[str, Sequence[RunCurve]]  # variant -> one curve a seed, the sa
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reached:
-    """What the target cost the runs that reached it."""
+    """What the target cost."""
 
-    spent: Interval | None
+    spent: Interval | None  # None unless every run's cost is known
+    at_least: float | None  # the mean, where some never crossed: these count with all they spent
+    at_most: (
+        float | None
+    )  # the mean, where some had crossed by their first evaluation: these count with what it cost
     num_reached: int
     num_runs: int
 
@@ -46,8 +51,9 @@ class Reached:
 class TimesFirst:
     """What the target cost this variant, in units of what it cost the first one, seed by seed."""
 
-    ratio: Ratio
-    num_at_least: int  # seeds in which this one never crossed: they count with all they spent
+    bound: BoundedRatio | None  # None: of neither side anything is known
+    num_never: int  # seeds in which this one never crossed
+    num_first_never: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +69,7 @@ class VariantResult:
     no_signal: Interval | None  # share of the prompts drawn until the last budget
     first_minus_no_signal: Interval | None  # first variant - this one, paired
     to_target: Mapping[Axis, Reached]
-    to_target_times_first: Mapping[
-        Axis, TimesFirst | None
-    ]  # None: the first one, or it did not cross
+    to_target_times_first: Mapping[Axis, TimesFirst | None]  # None: the first one
     costs: Mapping[str, Interval | None]
     late_costs: Mapping[str, Interval | None]  # of the last quarter of the steps
     outcomes: Mapping[str, Interval | None]
@@ -105,10 +109,12 @@ def read_curves(
 
 
 def compare(
-    curves: Curves, *, seeds: Sequence[int], target: float, num_budgets: int = 5
+    curves: Curves, *, seeds: Sequence[int], target: float, num_budgets: int = 5, responses: int = 0
 ) -> Comparison:
-    """Budgets are `num_budgets` equal parts of the most responses that every run has."""
+    """Budgets are `num_budgets` equal parts of `responses`, to which every run has come; 0: of the most responses that
+    every run has."""
     common = min(curve.points[-1].responses for runs in curves.values() for curve in runs)
+    common = min(common, responses or common)
     budgets = tuple(int(common * part / num_budgets) for part in range(1, num_budgets + 1))
     first = next(iter(curves.values()))
     return Comparison(
@@ -183,26 +189,30 @@ def _difference_of_pairs(
 
 
 def _measure_reached(runs: Sequence[RunCurve], axis: Axis, target: float) -> Reached:
-    spent = [value for run in runs if (value := spent_until(run, axis, target)) is not None]
-    return Reached(spent=t_interval(spent), num_reached=len(spent), num_runs=len(runs))
+    spent = [spent_until(run, axis, target) for run in runs]
+    lows, highs = [each.low for each in spent], [each.high for each in spent]
+    num_open = sum(each.is_open for each in spent)
+    is_known = all(each.is_exact for each in spent)
+    had_crossed = any(not each.is_exact and not each.is_open for each in spent)
+    return Reached(
+        spent=t_interval(lows) if is_known else None,
+        at_least=fmean(lows) if num_open else None,
+        at_most=fmean(highs) if had_crossed and not num_open else None,
+        num_reached=len(runs) - num_open,
+        num_runs=len(runs),
+    )
 
 
 def _times_first(
     runs: Sequence[RunCurve], first: Sequence[RunCurve], axis: Axis, target: float
-) -> TimesFirst | None:
-    """Also None where the target is no crossing at all, but where both start."""
-    paid = [spent_until(run, axis, target) for run in first]
-    known = [value for value in paid if value]
-    if len(known) < len(paid):
-        return None
-    spent = [spent_until(run, axis, target) for run in runs]
-    all_spent = [getattr(run.points[-1], axis) for run in runs]
-    ratio = paired_ratio(
-        [most if value is None else value for value, most in zip(spent, all_spent, strict=True)],
-        known,
+) -> TimesFirst:
+    ours = [spent_until(run, axis, target) for run in runs]
+    theirs = [spent_until(run, axis, target) for run in first]
+    return TimesFirst(
+        bound=bounded_ratio([(s.low, s.high) for s in ours], [(s.low, s.high) for s in theirs]),
+        num_never=sum(each.is_open for each in ours),
+        num_first_never=sum(each.is_open for each in theirs),
     )
-    assert ratio is not None, "a comparison has at least one seed"
-    return TimesFirst(ratio=ratio, num_at_least=spent.count(None))
 
 
 def _costs(costs: Sequence[Any]) -> dict[str, Interval | None]:

@@ -2,11 +2,12 @@
 servers that are started once.
 
     DIR/runs/VARIANT-sSEED/                  the run, as any other
-    DIR/runs/VARIANT-sSEED/comparison.json   written when it is finished: with which words
+    DIR/runs/VARIANT-sSEED/comparison.json   written when it is finished: with which words it was started
     DIR/logs/VARIANT-sSEED.log               what it said
     DIR/logs/sglang_*.log                    what the servers said
 
-A finished run is not repeated; one that was cut short begins anew. With a budget of responses a run is asked to stop
+A finished run is not repeated, if its resolved config is what this comparison would run; one of another config is
+refused, and one that was cut short begins anew. With a budget of responses a run is asked to stop
 (AR3PO_STOP_FILE) once an evaluation at or beyond it stands in its metrics; what it does until it has stopped is left
 out of the figures. A run beyond its time limit is killed with all it started.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +27,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from megatron_ar3po.comparison.experiment import Experiment, Variant
+from megatron_ar3po.comparison.identity import differing_options
 from megatron_ar3po.comparison.process import Main, RunProcess
 from megatron_ar3po.comparison.servers import SharedServers
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.run.folder_format import CONFIG_FILE
 from megatron_ar3po.train import main as train
 
+MARK = "comparison.json"
 _GRACE_S = 60.0  # from the request to stop to the end of the process
 
 
@@ -56,17 +60,20 @@ def metrics_path(out: Path, variant: Variant, seed: int) -> Path:
 
 
 def is_finished(experiment: Experiment, out: Path, variant: Variant, seed: int) -> bool:
-    """Raises ValueError when a finished run in `out` was made with other words."""
-    name = run_name(variant, seed)
-    path = out / "runs" / name / "comparison.json"
-    if not path.is_file():
+    """Raises ValueError when a finished run in `out` was made with another config, or is shorter than the budget."""
+    folder = out / "runs" / run_name(variant, seed)
+    if not (folder / MARK).is_file():
         return False
-    words, expected = json.loads(path.read_text())["words"], _identity(experiment, variant, seed)
-    if words != expected:
-        differing = sorted(set(words) ^ set(expected))
+    differing = differing_options(folder / CONFIG_FILE, experiment.config_of(variant, seed))
+    if differing:
         raise ValueError(
-            f"{path.parent} was finished with other options ({', '.join(differing)}); a comparison does not mix them. "
-            "Choose another --out."
+            f"{folder} was finished with another config: {'; '.join(differing)}. A comparison does not mix them: "
+            "choose another --out, or delete this folder and it is run anew."
+        )
+    if experiment.responses and not _has_spent(folder / "metrics.jsonl", experiment.responses):
+        raise ValueError(
+            f"{folder} was finished before {experiment.responses} responses were generated and evaluated. Choose "
+            "another --out, or delete this folder and it is run anew."
         )
     return True
 
@@ -150,8 +157,8 @@ def _run_one(
         stop.unlink(missing_ok=True)
     if reason:
         return f"{reason}; its log is {log}"
-    mark = {"words": _identity(experiment, variant, seed)}
-    (folder / "comparison.json").write_text(json.dumps(mark, indent=1) + "\n")
+    mark = {"words": [*experiment.words_of(variant, seed), f"responses={experiment.responses}"]}
+    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
     return ""
 
 
@@ -186,8 +193,3 @@ def _has_spent(metrics: Path, responses: int) -> bool:
         and (row.get("rollout/responses_total") or 0) >= responses
         for row in read_rows(metrics)
     )
-
-
-def _identity(experiment: Experiment, variant: Variant, seed: int) -> list[str]:
-    limits: Sequence[str] = [f"responses={experiment.responses}"]
-    return [*experiment.words_of(variant, seed), *limits]

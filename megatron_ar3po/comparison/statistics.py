@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,49 @@ def paired_ratio(one: Sequence[float], other: Sequence[float]) -> Ratio | None:
         return None
     ends = [None if end is None else math.exp(end) for end in (interval.low, interval.high)]
     return Ratio(math.exp(interval.mean), *ends)
+
+
+Side = Literal["equal", "at_least", "at_most"]
+
+
+@dataclass(frozen=True, slots=True)
+class BoundedRatio:
+    """A ratio of costs, some of which are known from one side only: `side` says what `ratio` is to the true one."""
+
+    side: Side
+    ratio: Ratio
+
+
+def bounded_ratio(
+    one: Sequence[tuple[float, float]], other: Sequence[tuple[float, float]]
+) -> BoundedRatio | None:
+    """one / other, seed by seed, each of them known to lie from low to high (infinite: it has no upper end). None where
+    neither side of the ratio is known in every seed.
+
+    400 and at least 800 against 100 and 300: ratios 4 and at least 8/3, so at least sqrt(4 * 8/3) = 3.265986.
+    300 against at least 400: at most 0.75. At least 800 against at least 400: nothing is known.
+    """
+    bounds = [
+        (_divide(low, most, if_nothing=0.0), _divide(high, least, if_nothing=math.inf))
+        for (low, high), (least, most) in zip(one, other, strict=True)
+    ]
+    lows, highs = [low for low, _ in bounds], [high for _, high in bounds]
+    if all(low > 0 and math.isfinite(low) for low in lows):
+        side: Side = "equal" if lows == highs else "at_least"
+        ratio = paired_ratio(lows, [1.0] * len(lows))
+    elif all(math.isfinite(high) for high in highs):
+        side = "at_most"
+        ratio = paired_ratio(highs, [1.0] * len(highs)) if all(highs) else Ratio(0.0, None, None)
+    else:
+        return None
+    return None if ratio is None else BoundedRatio(side, ratio)
+
+
+def _divide(part: float, whole: float, *, if_nothing: float) -> float:
+    """`if_nothing`: what 0 / 0 is."""
+    if whole:
+        return part / whole
+    return math.inf if part else if_nothing
 
 
 def t_quantile(confidence: float, freedom: int) -> float:

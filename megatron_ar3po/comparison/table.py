@@ -115,16 +115,26 @@ def _format_signed(interval: Interval | None) -> str:
 
 
 def _target_cell(reached: Reached) -> str:
-    return f"{_format(reached.spent, 0)} ({reached.num_reached}/{reached.num_runs})"
+    """As '200 ± 30 (5/5)'; '≥ 600 (1/2)' where a run never crossed; '≤ 80 (2/2)' where one had by its first
+    evaluation."""
+    shown = _format(reached.spent, 0)
+    if reached.at_least is not None:
+        shown = f"≥ {reached.at_least:,.0f}"
+    elif reached.at_most is not None:
+        shown = f"≤ {reached.at_most:,.0f}"
+    return f"{shown} ({reached.num_reached}/{reached.num_runs})"
 
 
 def _ratio_cell(times: TimesFirst | None) -> str:
-    """As 'at least 2.00 (1.50 to 2.67), 1 never crossed'."""
+    """As '≥ 2.00 (1.50 to 2.67), never: 1 of this'; the bracket is the interval of the bound."""
     if times is None:
         return ""
-    shown = f"{times.ratio.mean:.2f}"
-    if times.ratio.low is not None and times.ratio.high is not None:
-        shown += f" ({times.ratio.low:.2f} to {times.ratio.high:.2f})"
-    if times.num_at_least:
-        return f"at least {shown}, {times.num_at_least} never crossed"
-    return shown
+    shown = "-"
+    if (bound := times.bound) is not None:
+        sign = {"equal": "", "at_least": "≥ ", "at_most": "≤ "}[bound.side]
+        shown = f"{sign}{bound.ratio.mean:.2f}"
+        if bound.ratio.low is not None and bound.ratio.high is not None:
+            shown += f" ({bound.ratio.low:.2f} to {bound.ratio.high:.2f})"
+    counts = {"this": times.num_never, "the first": times.num_first_never}
+    never = " and ".join(f"{count} of {who}" for who, count in counts.items() if count)
+    return f"{shown}, never: {never}" if never else shown

@@ -190,6 +190,28 @@ def test_evaluations_are_due_every_so_many_steps_and_at_both_ends(tmp_path, ever
     assert [row["step"] for row in case.rows if "eval/pass_at_1" in row] == evaluated
 
 
+@pytest.mark.parametrize(
+    ("every", "evaluated"),
+    [(4, [0, 1, 2, 3, 4, 5]), (8, [0, 2, 4, 5]), (9, [0, 3, 5]), (20, [0, 5])],
+)
+def test_evaluations_are_due_where_the_responses_pass_a_multiple(tmp_path, every, evaluated):
+    """Two prompts with two responses each are 4 a step, 20 in five: 9 is passed in the third, 18 in the fifth."""
+    evaluation = EvaluationConfig(every_responses=every, samples_per_prompt=1)
+    case = make_trainer(tmp_path, config(5, evaluation=evaluation))
+    case.trainer.run()
+    assert [row["step"] for row in case.rows if "eval/pass_at_1" in row] == evaluated
+
+
+def test_a_resumed_run_is_evaluated_at_the_same_counts(tmp_path):
+    """4 a step from 8 responses on: 9 is passed by the first step after the resume."""
+    evaluation = EvaluationConfig(every_responses=9, samples_per_prompt=1)
+    case = make_trainer(tmp_path, config(5, evaluation=evaluation))
+    case.trainer.state = RunState(step=2, policy_version=2)
+    case.trainer.metrics.totals["rollout/responses_total"] = 8.0
+    case.trainer.run()
+    assert [row["step"] for row in case.rows if "eval/pass_at_1" in row] == [3, 5]
+
+
 def test_without_held_out_prompts_nothing_is_evaluated(tmp_path):
     case = make_trainer(tmp_path, config(), num_held_out=0)
     case.trainer.run()

@@ -8,16 +8,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from megatron_ar3po.config.load import load_config, to_yaml
+
 
 def main(words: Sequence[str]) -> int:
     """Writes a row every 50 ms with 100 responses and an evaluation, until it is asked to stop or has 50."""
     options = dict(word.split("=", 1) for word in words[1:])
+    resolved = to_yaml(load_config(words[:1], words[1:]))
     folder = Path(options["run.dir"])
     folder.mkdir(parents=True)
+    (folder / "resolved_config.yaml").write_text(resolved)
     print("servers", options["servers.urls"], flush=True)
-    if options["algorithm.name"] == "broken":
+    if options["run.name"].startswith("broken"):
         return 3
-    if options["algorithm.name"] == "endless":
+    if options["run.name"].startswith("endless"):
         time.sleep(60)
     with (folder / "metrics.jsonl").open("a") as file:
         for step in range(50):

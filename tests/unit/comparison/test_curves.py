@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
 from megatron_ar3po.comparison.curves import (
+    Spent,
     accuracy_at,
     costs_of,
     curve_of,
@@ -70,11 +72,17 @@ def test_accuracy_between_two_evaluations_lies_on_the_straight_line() -> None:
 def test_the_target_is_reached_at_the_first_crossing() -> None:
     """0.5 lies half-way from 0.4 at 0 to 0.6 at 200 responses; that the curve falls back later does not count."""
     curve = curve_of(ROWS)
-    assert spent_until(curve, "responses", 0.5) == pytest.approx(100)
-    assert spent_until(curve, "responses", 0.7) == pytest.approx(450)
-    assert spent_until(curve, "seconds", 0.7) == pytest.approx(9)
-    assert spent_until(curve, "responses", 0.4) == 0
-    assert spent_until(curve, "responses", 0.95) is None
+    assert spent_until(curve, "responses", 0.5).low == pytest.approx(100)
+    assert spent_until(curve, "responses", 0.7).low == pytest.approx(450)
+    assert spent_until(curve, "seconds", 0.7).low == pytest.approx(9)
+    assert spent_until(curve, "seconds", 0.7).is_exact
+
+
+def test_a_crossing_that_no_evaluation_saw_is_known_from_one_side() -> None:
+    """Never within 500 responses: at least 500. By the first evaluation, at 200 responses: at most 200."""
+    assert spent_until(curve_of(ROWS), "responses", 0.95) == Spent(500, math.inf)
+    assert spent_until(curve_of(ROWS), "responses", 0.4) == Spent(0, 0)  # before it was trained
+    assert spent_until(curve_of(ROWS[1:]), "responses", 0.5) == Spent(0, 200)
 
 
 def test_the_costs_of_dapo_are_per_prompt_drawn_per_filled_slot_and_per_signal_group() -> None:

@@ -53,11 +53,23 @@ def test_pairs_of_runs_share_the_seed_and_everything_the_variant_does_not_say() 
     assert experiment.seeds == (0, 1)
 
 
+WITHOUT_WARMUP = ["actor.lr_warmup_steps=0"]
+
+
 def test_a_budget_of_responses_leaves_steps_enough_for_the_cheapest_ones() -> None:
-    """5,000 responses at 16 x 4 or more a step: at most 79 steps, up to an evaluation every 6: 84."""
-    words = ["evaluation.every_steps=6"]
-    experiment = from_command_line(CONFIG, "ar3po", 1, words, responses=5000)
-    assert "run.num_steps=84" in experiment.words_of(experiment.variants[0], 0)
+    """5,000 responses at 16 x 4 or more a step: at most 79 steps."""
+    experiment = from_command_line(CONFIG, "ar3po", 1, WITHOUT_WARMUP, responses=5000)
+    assert "run.num_steps=79" in experiment.words_of(experiment.variants[0], 0)
+
+
+def test_with_a_budget_every_variant_is_evaluated_at_the_same_counts_of_responses() -> None:
+    """5,000 in 4 parts: at 1,250, 2,500, 3,750 and 5,000, whatever a step of the variant costs."""
+    experiment = from_command_line(
+        CONFIG, "ar3po,grpo,dapo", 1, WITHOUT_WARMUP, responses=5000, evaluations=4
+    )
+    for variant in experiment.variants:
+        evaluation = experiment.config_of(variant, 0).evaluation
+        assert (evaluation.every_responses, evaluation.every_steps) == (1250, 0)
 
 
 FOUR = ("ar3po", "grpo", "grpo_k", "dapo")
@@ -118,7 +130,14 @@ def write_experiment(tmp_path: Path, text: str) -> Path:
         ("variants: {ar3po: [rollout.stages=2]}", "variant ar3po: unknown option rollout.stages"),
         ("variants: {ar3po: []}\nbudget: 3", "unknown key 'budget'"),
         ("variants: {ar3po: []}\nseeds: [1, 1]", "each once"),
-        ("variants: {ar3po: []}\nresponses: 100", "evaluation.every_steps=0"),
+        ("variants: {ar3po: []}\nresponses: 100", "actor.lr_warmup_steps=10 counts updates"),
+        ("variants: {ar3po: [actor.lr_decay=cosine]}", "actor.lr_decay=cosine counts updates"),
+        (
+            "variants: {ar3po: [evaluation.every_steps=6]}\nresponses: 100\n"
+            "common: [actor.lr_warmup_steps=0]",
+            "evaluations=5 equal parts of the budget",
+        ),
+        ("variants: {ar3po: []}\nevaluations: 0", "evaluations=0 at least 1"),
         ("variants: {ar3po: [evaluation.path='']}", "evaluation.path is empty"),
         ("variants: {a/b: [algorithm.name=grpo]}", "names a folder"),
     ],

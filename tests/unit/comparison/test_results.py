@@ -10,10 +10,11 @@ from test_curves import step_row
 from megatron_ar3po.comparison.cli import report
 from megatron_ar3po.comparison.curves import curve_of
 from megatron_ar3po.comparison.experiment import Experiment, Variant
-from megatron_ar3po.comparison.figure import mean_curve
+from megatron_ar3po.comparison.figure import draw, mean_curve, target_mark
 from megatron_ar3po.comparison.results import compare, read_curves
 from megatron_ar3po.comparison.statistics import Interval
 from megatron_ar3po.comparison.table import rows_of, to_markdown
+from megatron_ar3po.config.load import load_config, to_yaml
 
 
 def straight(start: float, end: float, steps: int = 4) -> list[dict]:
@@ -58,27 +59,86 @@ def test_the_mean_of_two_seeds_is_as_sure_as_student_says() -> None:
     assert found.variants[0].after.half_width == pytest.approx(1.270620, abs=1e-6)
 
 
-def test_the_target_counts_the_runs_that_reached_it() -> None:
-    """0.5: seed 0 of ar3po after 100 responses, seed 1 after 300; of dapo seed 0 after 400, seed 1 never."""
+def test_the_target_counts_a_run_that_never_crossed_with_all_it_spent() -> None:
+    """0.5: seed 0 of ar3po after 100 responses, seed 1 after 300; of dapo seed 0 after 400, seed 1 never within 800: at
+    least (400 + 800) / 2."""
     found, _ = comparison()
     ar3po, dapo = (v.to_target["responses"] for v in found.variants)
     assert (sure(ar3po.spent).mean, ar3po.num_reached, ar3po.num_runs) == (pytest.approx(200), 2, 2)
-    assert (sure(dapo.spent).mean, dapo.num_reached, dapo.num_runs) == (pytest.approx(400), 1, 2)
+    assert ar3po.at_least is None and ar3po.at_most is None
+    assert (dapo.spent, dapo.at_least) == (None, pytest.approx(600))
+    assert (dapo.num_reached, dapo.num_runs) == (1, 2)
 
 
-def test_a_run_that_never_crossed_counts_with_all_it_spent() -> None:
+def compared(first: list, other: list, target: float):
+    curves = {"first": [curve_of(first)], "other": [curve_of(other)]}
+    return compare(curves, seeds=(0,), target=target)
+
+
+def ratio_of(found):
+    times = found.variants[1].to_target_times_first["responses"]
+    return times.bound and (times.bound.side, pytest.approx(times.bound.ratio.mean))
+
+
+def test_the_ratio_is_a_lower_bound_where_this_one_never_crossed() -> None:
     """dapo: 400 / 100 with seed 0; with seed 1 never within 800 responses: at least 800 / 300. sqrt(4 * 8 / 3)."""
     found, _ = comparison()
     ar3po, dapo = (v.to_target_times_first["responses"] for v in found.variants)
-    assert ar3po is None and dapo is not None
-    assert dapo.ratio.mean == pytest.approx((32 / 3) ** 0.5)
-    assert dapo.num_at_least == 1
+    assert ar3po is None and dapo is not None and dapo.bound is not None
+    assert (dapo.bound.side, dapo.bound.ratio.mean) == ("at_least", pytest.approx((32 / 3) ** 0.5))
+    assert (dapo.num_never, dapo.num_first_never) == (1, 0)
 
 
-def test_there_is_no_ratio_to_a_run_that_never_crossed() -> None:
+def test_the_ratio_is_an_upper_bound_where_the_first_one_never_crossed() -> None:
+    """0.7: after 300 responses from 0.4 to 0.8; never within the 800 from 0.4 to 0.6. 300 of at least 800, 0.375."""
+    found = compared(straight(0.4, 0.6, steps=8), straight(0.4, 0.8), 0.7)
+    assert ratio_of(found) == ("at_most", 0.375)
+    rows = dict(rows_of(found))
+    assert rows["responses to pass@1 0.7"] == ["≥ 800 (0/1)", "300 (1/1)"]
+    ratio = rows["responses to the target / first's (paired)"]
+    assert ratio == ["", "≤ 0.37, never: 1 of the first"]
+
+
+def test_where_neither_crossed_nothing_is_said_of_their_ratio() -> None:
+    found = compared(ONE[0], OTHER[0], 0.95)
+    assert ratio_of(found) is None
+    [_, cell] = dict(rows_of(found))["responses to the target / first's (paired)"]
+    assert cell == "-, never: 1 of this and 1 of the first"
+
+
+@pytest.mark.parametrize(
+    ("first", "other", "expected"),
+    [
+        (straight(0.4, 0.8), straight(0.6, 0.8), ("at_most", 0.0)),  # 0 responses of 100
+        (straight(0.6, 0.8), straight(0.4, 0.8), None),  # 100 responses of none
+        (straight(0.6, 0.8), straight(0.6, 0.8), None),  # none of none
+        (straight(0.4, 0.8), straight(0.6, 0.8)[1:], ("at_most", 1.0)),  # at most 100 of 100
+        (straight(0.6, 0.8)[1:], straight(0.4, 0.8), ("at_least", 1.0)),  # 100 of at most 100
+    ],
+)
+def test_a_target_that_is_reached_at_the_first_evaluation_is_no_division_by_nothing(
+    first, other, expected, tmp_path
+) -> None:
+    """0.5. The first evaluation comes before the first step, or after it, at 100 responses."""
+    found = compared(first, other, 0.5)
+    assert ratio_of(found) == expected
+    curves = {"first": [curve_of(first)], "other": [curve_of(other)]}
+    draw(found, curves, tmp_path / "figure.png")
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_figure_marks_a_bound_by_an_arrow() -> None:
+    found, _ = comparison()
+    ar3po, dapo = (v.to_target["responses"] for v in found.variants)
+    assert target_mark(ar3po) == (pytest.approx(200), "o")
+    assert target_mark(dapo) == (pytest.approx(600), ">")
+
+
+def test_with_a_budget_accuracies_are_compared_at_its_parts() -> None:
+    """Runs of 400 and 800 responses that were asked for 300: at 100, 200 and 300, where they were evaluated."""
     curves = {"ar3po": [curve_of(ONE[0])], "dapo": [curve_of(OTHER[0])]}
-    found = compare(curves, seeds=(0,), target=0.95)
-    assert found.variants[1].to_target_times_first["responses"] is None
+    found = compare(curves, seeds=(0,), target=0.0, num_budgets=3, responses=300)
+    assert found.budgets == (100, 200, 300)
 
 
 def test_a_mean_curve_ends_where_its_first_run_ends() -> None:
@@ -98,12 +158,13 @@ def test_the_table_has_one_cell_a_variant_and_the_papers_figures_in_their_units(
         "6.25 ± 0.00",
     ]
     assert rows["responses per filled slot, last quarter"][1] == "6.25 ± 0.00 (paper: about 24)"
-    assert rows["responses to pass@1 0.5"][1] == "400 (1/2)"
+    assert rows["responses to pass@1 0.5"] == ["200 ± 1,271 (2/2)", "≥ 600 (1/2)"]
     assert rows["ar3po - this, at 400 (paired)"] == ["", "+0.300 ± 0.000"]
     assert "| pass@1 before | 0.300 ± 1.271 | 0.300 ± 1.271 |" in to_markdown(found)
 
 
 def test_a_report_holds_the_seeds_that_every_variant_has_finished(tmp_path) -> None:
+    (tmp_path / "config.yaml").write_text("evaluation: {path: held_out.jsonl}\n")
     experiment = Experiment(
         config=tmp_path / "config.yaml",
         variants=(Variant(name="ar3po", words=()), Variant(name="dapo", words=())),
@@ -115,8 +176,9 @@ def test_a_report_holds_the_seeds_that_every_variant_has_finished(tmp_path) -> N
         folder = tmp_path / "runs" / name
         folder.mkdir(parents=True)
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-        words = [f"run.seed={name[-1]}", "run.progress=plain", "responses=0"]
-        (folder / "comparison.json").write_text(json.dumps({"words": words}))
+        resolved = load_config([tmp_path / "config.yaml"], [f"run.seed={name[-1]}"])
+        (folder / "resolved_config.yaml").write_text(to_yaml(resolved))
+        (folder / "comparison.json").write_text("{}")
     seeds, curves = read_curves(experiment, tmp_path)
     assert seeds == (0,)
     assert [len(runs) for runs in curves.values()] == [1, 1]

@@ -19,18 +19,6 @@ from megatron_ar3po.config.schema import Config
 RunAll = Callable[..., list[Failure]]
 
 
-class UnreadExperiment(Experiment):
-    """Whose config file nobody reads: the program in the trainer's place has no options to check."""
-
-    __slots__ = ()
-
-    def words_of(self, variant: Variant, seed: int) -> list[str]:
-        return [*self.common, *variant.words, f"run.seed={seed}"]
-
-    def config_of(self, variant: Variant, seed: int) -> Config:
-        return Config()
-
-
 class NamedServers:
     """Counts how often the servers of a run are asked for and thrown away."""
 
@@ -64,8 +52,10 @@ def run_all(servers: NamedServers) -> RunAll:
 
 @pytest.fixture
 def experiment(tmp_path: Path) -> Experiment:
-    return UnreadExperiment(
-        config=tmp_path / "config.yaml",
+    config = tmp_path / "config.yaml"
+    config.write_text("evaluation: {path: held_out.jsonl}\n")
+    return Experiment(
+        config=config,
         variants=(variant("one"),),
         seeds=(0, 1),
         responses=300,
@@ -74,7 +64,7 @@ def experiment(tmp_path: Path) -> Experiment:
 
 
 def variant(name: str) -> Variant:
-    return Variant(name=name, words=(f"algorithm.name={name}",))
+    return Variant(name=name, words=())
 
 
 def lines(out: Path, name: str) -> int:
@@ -125,12 +115,50 @@ def test_a_run_that_ends_before_its_budget_does_not_count(experiment, run_all, t
     assert "before 5000 responses" in failure.reason
 
 
-def test_runs_made_with_other_options_are_not_mixed(experiment, run_all, tmp_path) -> None:
+def test_runs_of_another_config_are_not_mixed(experiment, run_all, tmp_path) -> None:
+    """By a word, or by the same words on a file that says something else."""
+    out = tmp_path / "out"
+    assert run_all(experiment, out) == []
+    other = replace(experiment, common=("actor.learning_rate=1e-3",))
+    with pytest.raises(
+        ValueError, match=r"actor\.learning_rate is 1e-06 there and 0\.001 here.*another --out"
+    ):
+        run_all(other, out)
+    experiment.config.write_text(
+        "evaluation: {path: held_out.jsonl}\nrollout: {temperature: 0.7}\n"
+    )
+    with pytest.raises(ValueError, match=r"rollout\.temperature is 1\.0 there and 0\.7 here"):
+        run_all(experiment, out)
+
+
+def test_another_number_of_evaluations_is_another_config(experiment, run_all, tmp_path) -> None:
+    """300 responses in 5 parts are evaluated every 60, in 3 every 100."""
     out = tmp_path / "out"
     run_all(experiment, out)
-    other = replace(experiment, common=("actor.learning_rate=1e-3",))
-    with pytest.raises(ValueError, match=r"actor\.learning_rate=1e-3.*another --out"):
-        run_all(other, out)
+    with pytest.raises(ValueError, match=r"evaluation\.every_responses is 60 there and 100 here"):
+        run_all(replace(experiment, evaluations=3), out)
+
+
+def test_what_a_run_is_free_to_choose_makes_it_no_other_run(experiment, run_all, tmp_path) -> None:
+    """How it was said, where it stands, how it is watched."""
+    out = tmp_path / "out"
+    run_all(experiment, out)
+    experiment.config.write_text("{}")
+    free = (
+        "evaluation.path=held_out.jsonl",
+        "observability.log_level=DEBUG",
+        "run.stall_report_s=7",
+    )
+    said_otherwise = replace(experiment, common=free)
+    assert all(is_finished(said_otherwise, out, experiment.variants[0], seed) for seed in (0, 1))
+
+
+def test_a_run_that_does_not_say_its_config_is_refused(experiment, run_all, tmp_path) -> None:
+    out = tmp_path / "out"
+    run_all(experiment, out)
+    (out / "runs/one-s0/resolved_config.yaml").write_text("rollout: {deterministic: true}\n")
+    with pytest.raises(ValueError, match=r"does not say with which config.*delete .*one-s0"):
+        run_all(experiment, out)
 
 
 def test_runs_use_the_same_servers_until_one_of_them_fails(

@@ -205,8 +205,8 @@ def test_evaluations_are_due_where_the_responses_pass_a_multiple(tmp_path, every
 def test_a_resumed_run_is_evaluated_at_the_same_counts(tmp_path):
     """4 a step from 8 responses on: 9 is passed by the first step after the resume."""
     evaluation = EvaluationConfig(every_responses=9, samples_per_prompt=1)
-    case = make_trainer(tmp_path, config(5, evaluation=evaluation))
-    case.trainer.state = RunState(step=2, policy_version=2)
+    state = RunState(step=2, policy_version=2)
+    case = make_trainer(tmp_path, config(5, evaluation=evaluation), state=state)
     case.trainer.metrics.totals["rollout/responses_total"] = 8.0
     case.trainer.run()
     assert [row["step"] for row in case.rows if "eval/pass_at_1" in row] == [3, 5]

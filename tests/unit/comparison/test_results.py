@@ -70,7 +70,7 @@ def test_the_target_counts_a_run_that_never_crossed_with_all_it_spent() -> None:
     assert (dapo.num_reached, dapo.num_runs) == (1, 2)
 
 
-def compared(first: list, other: list, target: float):
+def compare_two(first: list, other: list, target: float):
     curves = {"first": [curve_of(first)], "other": [curve_of(other)]}
     return compare(curves, seeds=(0,), target=target)
 
@@ -91,7 +91,7 @@ def test_the_ratio_is_a_lower_bound_where_this_one_never_crossed() -> None:
 
 def test_the_ratio_is_an_upper_bound_where_the_first_one_never_crossed() -> None:
     """0.7: after 300 responses from 0.4 to 0.8; never within the 800 from 0.4 to 0.6. 300 of at least 800, 0.375."""
-    found = compared(straight(0.4, 0.6, steps=8), straight(0.4, 0.8), 0.7)
+    found = compare_two(straight(0.4, 0.6, steps=8), straight(0.4, 0.8), 0.7)
     assert ratio_of(found) == ("at_most", 0.375)
     rows = dict(rows_of(found))
     assert rows["responses to pass@1 0.7"] == ["≥ 800 (0/1)", "300 (1/1)"]
@@ -100,7 +100,7 @@ def test_the_ratio_is_an_upper_bound_where_the_first_one_never_crossed() -> None
 
 
 def test_where_neither_crossed_nothing_is_said_of_their_ratio() -> None:
-    found = compared(ONE[0], OTHER[0], 0.95)
+    found = compare_two(ONE[0], OTHER[0], 0.95)
     assert ratio_of(found) is None
     [_, cell] = dict(rows_of(found))["responses to the target / first's (paired)"]
     assert cell == "-, never: 1 of this and 1 of the first"
@@ -120,7 +120,7 @@ def test_a_target_that_is_reached_at_the_first_evaluation_is_no_division_by_noth
     first, other, expected, tmp_path
 ) -> None:
     """0.5. The first evaluation comes before the first step, or after it, at 100 responses."""
-    found = compared(first, other, 0.5)
+    found = compare_two(first, other, 0.5)
     assert ratio_of(found) == expected
     curves = {"first": [curve_of(first)], "other": [curve_of(other)]}
     draw(found, curves, tmp_path / "figure.png")

@@ -31,6 +31,7 @@ from megatron_ar3po.interfaces import Actor
 from megatron_ar3po.observability.memory import peak_bytes
 from megatron_ar3po.observability.step_metrics import drift_records
 from megatron_ar3po.records import Max, Records
+from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.types import (
     LoanOutcome,
     MiniBatch,
@@ -69,12 +70,15 @@ class PolicyUpdate:
         config: Config,
         *,
         span: Span = lambda name: nullcontext(),
+        digest: PolicyDigest | None = None,
     ) -> None:
+        """`digest`: of what the policy was trained on before."""
         self._actor = actor
         self._ranks = ranks
         self._algorithm = config.algorithm
         self._reuse = config.reuse
         self._builder = BatchBuilder(ranks, config.algorithm, config.actor)
+        self.digest = digest or PolicyDigest(config)
         self._span = span
         self._max_skipped = config.actor.max_skipped_updates
         self._skipped_in_a_row = 0
@@ -110,6 +114,8 @@ class PolicyUpdate:
                 stats.append(self._actor.update(mini_batch))
             records.add_all(stats[-1].records)
             self._count(stats[-1], mini_batch)
+            if not stats[-1].was_skipped:
+                self.digest.advance(mini_batch.samples)
         records.add("actor/skipped_updates", Max(sum(each.was_skipped for each in stats)))
         records.add("actor/tokens", Max(batch.num_tokens))
         records.add("actor/samples", Max(batch.num_samples))

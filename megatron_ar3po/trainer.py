@@ -160,6 +160,7 @@ class Ar3poTrainer:
                 self.state,
                 totals=dict(self.metrics.totals),
                 prompt_cursor=self.prompts.cursor,
+                policy_digest=self.policy_update.digest.value,
                 store_cursor=self.ranks.run_on_leader(lambda: self.store.cursor),
             )
             self.saver.start(state)

@@ -198,6 +198,7 @@ class CollectedStep:
 
     groups: tuple[ResponseGroup, ...]  # by position
     discarded: tuple[ResponseGroup, ...] = ()
+    restored: frozenset[str] = frozenset()  # response ids that this process did not draw
     records: Mapping[str, Record] = field(default_factory=Records)
 
     @property

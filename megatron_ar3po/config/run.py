@@ -45,6 +45,11 @@ class RunConfig:
     """Options fixed at a resume that may change in it all the same, as in `[rollout.max_response_tokens]`: two unlike
     runs in one curve, then. `run_facts.json` in the run's folder keeps what was changed, and at which step."""
 
+    ledger_sync_s: Free[float] = 5.0
+    """Seconds within which a finished response is on the disk, so that it outlives its node
+    (docs/checkpoints.md). It outlives its process at once. 0: it is on the disk before the rollout goes on with it,
+    which costs a disk's answer for each."""
+
     collective_timeout_s: Free[float] = 1800.0
     """Seconds that a rank waits for the others before the run ends with an error. Must exceed the longest difference
     between two replicas in a step, and the longest save."""
@@ -65,6 +70,10 @@ class RunConfig:
         require(
             self.max_seconds >= 0,
             f"run.max_seconds={self.max_seconds:g} is negative; use 0 for no limit, or seconds.",
+        )
+        require(
+            self.ledger_sync_s >= 0,
+            f"run.ledger_sync_s={self.ledger_sync_s} is negative; use 0 for every response at once, or seconds.",
         )
         require(
             self.stall_report_s >= 0,

@@ -7,6 +7,7 @@ Promises:
 - each response is verified as it arrives, while others are still being sampled;
 - every response of a step was sampled by the policy version that was asked for;
 - an aborted answer is drawn again, never graded; no response is lost or counted twice;
+- a response that the log holds from a process that was killed is not drawn again (`response_log`);
 - a prompt that does not fit never reaches a server;
 - behind a router a controller whose prompts wait uses the room that others leave.
 
@@ -25,7 +26,7 @@ from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
-from megatron_ar3po.records import Records
+from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
@@ -33,6 +34,7 @@ from megatron_ar3po.rollout.prompt_rollout import (
     run_continuously,
     run_with_barriers,
 )
+from megatron_ar3po.rollout.response_log import NoResponseLog, ResponseLog
 from megatron_ar3po.rollout.slots import PrioritySlots
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.token_budget import TokenBudget
@@ -79,13 +81,16 @@ class RolloutController:
         kv_tokens: int = 0,
         num_clients: int = 1,
         history: PromptHistory | None = None,
+        log: ResponseLog | None = None,
         look_every_s: float = 1.0,
     ) -> None:
         """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
         the router, each with as many servers of its own. `history`: of the steps before, for a resumed run.
-        `look_every_s`: how often the router is asked what the other clients leave free."""
+        `log`: where the responses of a step are written down as they come; None: nowhere. `look_every_s`: how often
+        the router is asked what the other clients leave free."""
         self.engine = engine
         self.verifier = verifier
+        self.log: ResponseLog = log or NoResponseLog()
         self.history = history or PromptHistory(decay=config.history_decay)
         self.rule = make_stage_rule(config, self.history)
         self.sampling = SamplingParams(
@@ -113,9 +118,11 @@ class RolloutController:
         policy_version: int,
     ) -> CollectedStep:
         """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages. The records are of
-        early cancel, where `rollout.cancel_solved` is on."""
+        early cancel, where `rollout.cancel_solved` is on, and of responses that came from the log."""
         for step_prompt in prompts:
             self._check_prompt(step_prompt.prompt, self.sampling)
+        self.log.open_step(step)
+        restored_before = self.log.restored
         context = self._make_context(len(prompts), step, policy_version)
         rollouts = [PromptRollout(context, step_prompt) for step_prompt in prompts]
         self._size_slots(longest_sequence([p.prompt for p in prompts], self.sampling))
@@ -126,7 +133,10 @@ class RolloutController:
         groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
         self.history.learn(groups)
         records = context.cancels.records if self._config.cancel_solved else Records()
-        return CollectedStep(groups=tuple(groups), records=records)
+        restored = self.log.restored - restored_before
+        if restored:
+            records.add("rollout/restored_responses", Sum(len(restored)))
+        return CollectedStep(groups=tuple(groups), restored=restored, records=records)
 
     def sample(
         self,
@@ -157,7 +167,7 @@ class RolloutController:
             for prompt_index, prompt in enumerate(prompts)
             for index in range(num_samples)
         ]
-        scored = self._run(gather(self.draw(draw) for draw in draws))
+        scored = self._run(gather(self._sample_and_grade(draw, None) for draw in draws))
         return [scored[i : i + num_samples] for i in range(0, len(scored), num_samples)]
 
     def score(self, requests: Sequence[ScoringRequest], *, policy_version: int) -> list[Scoring]:
@@ -194,8 +204,28 @@ class RolloutController:
     async def draw(
         self, draw: Draw, cancellation: Cancellation | None = None
     ) -> ScoredResponse | None:
-        """One response, sampled and graded. With a `cancellation` that was set meanwhile: None when it had not been
-        sent, and one with finish_reason 'abort' that no verifier has seen when it was cut off."""
+        """One response, from the log or sampled and graded. With a `cancellation` that was set meanwhile: None when it
+        had not been sent, and one with finish_reason 'abort' that no verifier has seen when it was cut off."""
+        is_cancelled = cancellation is not None and cancellation.is_set
+        found = self.log.find(draw, is_cancelled=is_cancelled)
+        if found is not None and found.has_verdict:
+            return found.scored
+        if found is not None:
+            response = found.scored.response
+            verdict = await self.verifier.verify(draw.prompt, response)
+            scored = ScoredResponse(response=response, verdict=verdict)
+        else:
+            scored = await self._sample_and_grade(draw, cancellation)
+        if scored is not None:
+            await self.log.append(scored, num_prompt_tokens=len(draw.prompt.token_ids))
+        return scored
+
+    def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
+        return self.log.find_winner(draws)
+
+    async def _sample_and_grade(
+        self, draw: Draw, cancellation: Cancellation | None
+    ) -> ScoredResponse | None:
         generation = await self._generate(draw, cancellation)
         if generation is None:
             return None
@@ -231,6 +261,8 @@ class RolloutController:
         """The server may abort a request of its own accord (a pause, a restart): what it had is no answer, and it is
         drawn again. What we cancelled is not."""
         cancellation = cancellation or Cancellation()
+        if cancellation.is_set:
+            return None
         for attempt in range(self._servers.max_retries + 1):
             request = GenerationRequest(
                 request_id=draw.response_id

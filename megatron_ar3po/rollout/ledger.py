@@ -83,7 +83,13 @@ class Ledger:
                     group, step=step, policy_version=policy_version, is_discarded=is_discarded
                 )
                 rows.append(row)
-                self._answered += usage_of_responses(group.responses)
+                self._answered += usage_of_responses(
+                    [
+                        scored
+                        for scored in group.responses
+                        if scored.response.response_id not in collected.restored
+                    ]
+                )
         self._append(rows)
         self.reconcile(step=step)
 

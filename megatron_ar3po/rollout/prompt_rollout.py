@@ -31,6 +31,11 @@ class Sampler(Protocol):
 
     async def cancel(self, cancellation: Cancellation) -> None: ...
 
+    def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
+        """Of one stage's draws: the first correct response that a process before this one was given, if it cancelled
+        others then."""
+        ...
+
 
 @dataclass(slots=True, kw_only=True)
 class StepContext:
@@ -114,11 +119,12 @@ class PromptRollout:
     async def _sample_until_solved(self, draws: Sequence[Draw]) -> list[ScoredResponse]:
         """Early cancel: at the first correct answer the others are aborted. One that finished all the same is graded
         and kept; one that was cut off is never graded: `rollout.cancelled_counts_as` says what it is."""
-        cancellation = Cancellation()
+        winner = self._context.sampler.find_winner(draws)
+        cancellation = Cancellation(is_set=winner is not None)
+        winner_tokens = winner.response.num_tokens if winner is not None else 0
         tasks = [
             asyncio.ensure_future(self._sample_and_grade(draw, cancellation)) for draw in draws
         ]
-        winner_tokens = 0
         try:
             for next_done in asyncio.as_completed(tasks):
                 scored = await next_done

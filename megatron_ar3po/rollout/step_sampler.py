@@ -114,6 +114,7 @@ class DynamicSampler:
         groups: list[ResponseGroup] = []
         signal_positions: list[int] = []  # over all replicas
         records = Records()
+        restored: frozenset[str] = frozenset()
         num_rounds = 0
         while num_rounds < self._max_rounds and len(signal_positions) < self._prompts_per_step:
             prompts = self._next_prompts(self._prompts_per_round)
@@ -123,12 +124,15 @@ class DynamicSampler:
             drawn = self._round(prompts, step, policy_version)
             groups += drawn.groups
             records.add_all(drawn.records)
+            restored |= drawn.restored
             signal_positions += self._positions_everywhere(drawn.groups)
         kept = set(sorted(signal_positions)[: self._prompts_per_step])
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
         records.add_all(rollout_records(trained, discarded))
-        collected = CollectedStep(groups=trained, discarded=discarded, records=records)
+        collected = CollectedStep(
+            groups=trained, discarded=discarded, restored=restored, records=records
+        )
         if self._ledger is not None:
             self._ledger.record_step(collected, step=step, policy_version=policy_version)
         return collected

@@ -21,6 +21,7 @@ class RunState:
     totals: dict[str, float] = field(default_factory=dict)  # running totals of the metrics
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
     store_cursor: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    policy_digest: str = ""  # of all that the policy was trained on
 
     def advance(self, *, policy_version: int) -> RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)

@@ -18,11 +18,13 @@ from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
-from megatron_ar3po.run.state import StartingPoint
+from megatron_ar3po.run.policy_digest import PolicyDigest
+from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_colocation, build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier, load_prompts_and_verifier
+from megatron_ar3po.wiring.response_log import open_response_log
 from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
 from megatron_ar3po.wiring.router import start_router
 from megatron_ar3po.wiring.run_facts import allows_other_prompts
@@ -45,6 +47,7 @@ class RunParts:
     store_claim: ShardClaim | None
     actor: Actor
     publisher: WeightPublisher
+    policy_digest: PolicyDigest  # advanced by each update
     rollout: LeaderRollout | None
     stop: StopRequest
     check_ownership: Callable[[], None]  # of the run's folder, on any rank
@@ -71,8 +74,12 @@ def build_parts(
     with ranks.watch.phase("wait for servers"):
         ranks.run_on_leader(lambda: wait_until_ready(servers))
     router = start_router(config, ranks, stack, servers)
+    policy_digest = PolicyDigest(config, start.state.policy_digest)
+    log = ranks.only_on_leader(
+        lambda: open_response_log(config, ranks, stack, inputs, policy_digest, check_ownership)
+    )
     rollout = ranks.only_on_leader(
-        lambda: build_rollout(config, ranks, stack, inputs, servers, router, start)
+        lambda: build_rollout(config, ranks, stack, inputs, servers, router, start, log)
     )
     if start.checkpoint is not None:
         actor.load(start.checkpoint / "model")
@@ -83,6 +90,7 @@ def build_parts(
         store_claim=store_claim,
         actor=actor,
         publisher=publisher,
+        policy_digest=policy_digest,
         rollout=rollout,
         stop=stop,
         check_ownership=check_ownership,
@@ -104,13 +112,12 @@ def build_trainer(
     metrics.totals.update(start.state.totals)
     stack.callback(metrics.close)
     ranks.watch.steps_done = start.state.step
-    saver = CheckpointSaver(
-        checkpoint_folder(config),
-        ranks,
-        actor.save,
-        lambda oldest: store.commit_checkpoint(oldest.store_cursor),
-        timeout_s=config.checkpoint.timeout_s,
-    )
+
+    def commit(oldest: RunState) -> None:
+        assert rollout is not None, "on leaders"
+        store.commit_checkpoint(oldest.store_cursor)
+        rollout.forget_up_to(oldest.step)
+
     return Ar3poTrainer(
         config=config,
         ranks=ranks,
@@ -118,7 +125,9 @@ def build_trainer(
         sampler=build_sampler(config, ranks, prompts, rollout),
         store=store,
         lender=build_lender(config, store, rollout),
-        policy_update=PolicyUpdate(actor, ranks, config, span=metrics.span),
+        policy_update=PolicyUpdate(
+            actor, ranks, config, span=metrics.span, digest=parts.policy_digest
+        ),
         actor=actor,
         weight_publisher=parts.publisher,
         colocation=build_colocation(config, ranks, actor, parts.publisher, parts.servers),
@@ -132,7 +141,13 @@ def build_trainer(
             is_silent=not ranks.is_first,
         ),
         dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
-        saver=saver,
+        saver=CheckpointSaver(
+            checkpoint_folder(config),
+            ranks,
+            actor.save,
+            commit,
+            timeout_s=config.checkpoint.timeout_s,
+        ),
         stop=parts.stop,
         check_ownership=parts.check_ownership,
         progress=RunProgress(

@@ -17,6 +17,7 @@ from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
+from megatron_ar3po.rollout.response_log import ResponseLogFolder
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.servers.counters import server_books
@@ -45,6 +46,12 @@ class LeaderRollout:
 
     controller: RolloutController
     ledger: Ledger
+    log: ResponseLogFolder | None  # None: responses are not written down as they come
+
+    def forget_up_to(self, step: int) -> None:
+        """No resume will do this step again, nor an earlier one."""
+        if self.log is not None:
+            self.log.remove_up_to(step)
 
     def sample_for_evaluation(
         self,
@@ -85,6 +92,7 @@ def build_rollout(
     servers: Sequence[RunServer],
     router: RouterAccess | None,
     start: StartingPoint,
+    log: ResponseLogFolder | None = None,
 ) -> LeaderRollout:
     """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
@@ -104,19 +112,20 @@ def build_rollout(
         kv_tokens=sum(server.kv_tokens() for server in servers),
         num_clients=1 if router is None else ranks.layout.data_parallel_size,
         history=history,
+        log=log,
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
     before = counters_before(servers)
     if config.servers.routing == "local":
         ledger = Ledger(path, lambda: server_books(engine, before=before))
-        return LeaderRollout(controller=controller, ledger=ledger)
+        return LeaderRollout(controller=controller, ledger=ledger, log=log)
     ledger = Ledger(
         path,
         lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
         seen=lambda: sum(engine.usage.values(), ServerUsage()),
     )
-    return LeaderRollout(controller=controller, ledger=ledger)
+    return LeaderRollout(controller=controller, ledger=ledger, log=log)
 
 
 def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, ServerUsage]]:

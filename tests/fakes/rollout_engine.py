@@ -17,6 +17,9 @@ from megatron_ar3po.types import (
     ScoringRequest,
 )
 
+TOKEN_S = 0.01
+ABORTED_TOKENS = 4
+
 
 def answer_from_seed(request: GenerationRequest) -> list[int]:
     """Two tokens that depend on prompt and seed alone, as those of a server that honours seeds."""
@@ -78,3 +81,39 @@ class FakeRolloutEngine:
 
     async def close(self) -> None:
         self.is_closed = True
+
+
+@dataclass
+class AbortableEngine:
+    """Index i of a stage has `lengths[i]` tokens, one every 10 ms; None goes on until it is aborted, and then has
+    four."""
+
+    lengths: tuple[int | None, ...]
+    sent: list[str] = field(default_factory=list)
+    aborted: dict[str, asyncio.Event] = field(default_factory=dict)
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        self.sent.append(request.request_id)
+        stop = self.aborted.setdefault(request.request_id, asyncio.Event())
+        length, reason = self.lengths[int(request.request_id.split(".")[3])], "stop"
+        try:
+            await asyncio.wait_for(stop.wait(), None if length is None else length * TOKEN_S)
+            length, reason = ABORTED_TOKENS, "abort"
+        except asyncio.TimeoutError:
+            assert length is not None
+        return Generation(
+            token_ids=np.full(length, 5, dtype=np.int32),
+            logprobs=np.full(length, -0.5, dtype=np.float32),
+            finish_reason=reason,
+            policy_version=0,
+            server="fake",
+        )
+
+    async def abort(self, request_id: str) -> None:
+        self.aborted[request_id].set()
+
+    async def repair_all(self) -> None:
+        return None
+
+    async def close(self) -> None:
+        return None

@@ -191,3 +191,24 @@ def test_what_is_relative_to_a_group_asks_nobody():
     ranks = TwoReplicas(others=["nobody should look at this"])
     samples = make_update(FakeActor(), config(), ranks).make_samples([group([1, 0])])
     assert [s.advantage for s in samples] == pytest.approx([1, -1], abs=1e-5)
+
+
+def digest_after(
+    actor: FakeActor, groups: list[ResponseGroup], ranks: OneRank | None = None
+) -> str:
+    update = make_update(actor, config(num_mini_batches=2), ranks)
+    update.run(update.build_batch(update.make_samples(groups)), groups)
+    return update.digest.value
+
+
+def test_the_policys_digest_tells_what_trained_it_and_not_on_how_many_replicas():
+    groups = [group([1, 0], position=0), group([1, 0], position=1)]
+    whole = digest_after(FakeActor(), groups)
+    others = make_update(FakeActor(), config()).make_samples(groups[1:])
+    assert digest_after(FakeActor(), groups[:1], TwoReplicas(others=others)) == whole != ""
+
+
+def test_a_skipped_update_leaves_the_policys_digest():
+    groups = [group([1, 0], position=0), group([1, 0], position=1)]
+    assert digest_after(FakeActor(skipped=[1, 2]), groups) == ""
+    assert digest_after(FakeActor(skipped=[1]), groups) == digest_after(FakeActor(), groups[1:])

@@ -2,57 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
-
-import numpy as np
 import pytest
+from fakes.rollout_engine import ABORTED_TOKENS, AbortableEngine
 from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.rollout.controller import RolloutController
-from megatron_ar3po.types import Generation, GenerationRequest, Prompt, StepPrompt
-
-TOKEN_S = 0.01
-ABORTED_TOKENS = 4
-
-
-@dataclass
-class AbortableEngine:
-    """Index i of a stage has `lengths[i]` tokens, one every 10 ms; None goes on until it is aborted, and then has
-    four."""
-
-    lengths: tuple[int | None, ...]
-    sent: list[str] = field(default_factory=list)
-    aborted: dict[str, asyncio.Event] = field(default_factory=dict)
-
-    async def generate(self, request: GenerationRequest) -> Generation:
-        self.sent.append(request.request_id)
-        stop = self.aborted.setdefault(request.request_id, asyncio.Event())
-        length, reason = self.lengths[int(request.request_id.split(".")[3])], "stop"
-        try:
-            await asyncio.wait_for(stop.wait(), None if length is None else length * TOKEN_S)
-            length, reason = ABORTED_TOKENS, "abort"
-        except asyncio.TimeoutError:
-            assert length is not None
-        return Generation(
-            token_ids=np.full(length, 5, dtype=np.int32),
-            logprobs=np.full(length, -0.5, dtype=np.float32),
-            finish_reason=reason,
-            policy_version=0,
-            server="fake",
-        )
-
-    async def abort(self, request_id: str) -> None:
-        self.aborted[request_id].set()
-
-    async def repair_all(self) -> None:
-        return None
-
-    async def close(self) -> None:
-        return None
+from megatron_ar3po.types import Prompt, StepPrompt
 
 
 def prompts(count=1):

@@ -1,0 +1,95 @@
+"""`AppendFile`: lines that outlive the process at once, and the node a little later."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+
+class AppendFile:
+    """`append` hands a line to the kernel in one write: a process that is killed loses none. A thread of its own
+    brings them to the disk every `sync_s` seconds, for nobody to wait; with `sync_s=0` the caller does it (`sync`).
+
+    A line that a killed process left half written is ended first, so that it spoils no other."""
+
+    def __init__(
+        self, path: Path, *, sync_s: float, fsync: Callable[[int], None] = os.fsync
+    ) -> None:
+        """Raises ValueError where the file cannot be written, as every method does."""
+        self.path = path
+        self._fsync = fsync
+        self._is_dirty = False
+        self._failure: OSError | None = None
+        self._stop = threading.Event()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            size = os.fstat(self._fd).st_size
+            if size and os.pread(self._fd, 1, size - 1) != b"\n":
+                os.write(self._fd, b"\n")
+            self._sync_folder()
+        except OSError as error:
+            raise self._explain(error) from error
+        self._thread = threading.Thread(
+            target=self._sync_every, args=(sync_s,), name="response log", daemon=True
+        )
+        if sync_s > 0:
+            self._thread.start()
+
+    def append(self, line: bytes) -> None:
+        if self._failure is not None:
+            raise self._explain(self._failure) from self._failure
+        try:
+            written = os.write(self._fd, line)
+            while written < len(line):  # a disk about to be full takes a part
+                written += os.write(self._fd, line[written:])
+        except OSError as error:
+            raise self._explain(error) from error
+        self._is_dirty = True
+
+    def sync(self) -> None:
+        """What was appended is on the disk when this returns."""
+        if not self._is_dirty:
+            return
+        self._is_dirty = False
+        try:
+            self._fsync(self._fd)
+        except OSError as error:
+            raise self._explain(error) from error
+
+    def close(self) -> None:
+        """On the disk, too."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        try:
+            self.sync()
+        finally:
+            os.close(self._fd)
+
+    def _sync_every(self, seconds: float) -> None:
+        while not self._stop.wait(seconds):
+            if self._is_dirty:
+                self._is_dirty = False
+                try:
+                    self._fsync(self._fd)
+                except OSError as error:  # raised where the next line is appended
+                    self._failure = error
+                    return
+
+    def _sync_folder(self) -> None:
+        """A new file's name."""
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            self._fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _explain(self, error: OSError) -> ValueError:
+        """A user can mend it: no space, no rights, a file in the way."""
+        return ValueError(
+            f"{self.path} cannot be written ({error.strerror}); make room or mend its permissions. "
+            "run.resume=true goes on with the responses that were written before."
+        )

@@ -1,0 +1,308 @@
+"""`ResponseLog`: the finished responses of a rollout, written down as they come: a kill costs none of them twice.
+
+    RUN/ledger/responses/step_00017.dp01-of-02.jsonl      one line for each response (`response_rows`)
+
+Promises:
+- a response is in the file before its prompt hears of it: a process killed at any moment loses none that was graded,
+  a node that dies those of the last `run.ledger_sync_s` seconds;
+- whoever does the step again gets those responses back as they were, tokens, log-probs and verdict to the bit, and
+  draws only what is missing, at any data-parallel size: what a replica wrote is read by whoever owns the prompt now;
+- a response comes back only for the same draw (id, prompt, seed, policy version) with the same settings, by a policy
+  that was trained on the same. Other rows, and damaged ones, are left where they are, and said;
+- a verdict that the verifier failed to give, or gave under other settings, is asked for again.
+
+`append_file` brings the lines to the disk; `PolicyDigest` (run/) says which policy it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.rollout.append_file import AppendFile
+from megatron_ar3po.rollout.draws import Draw
+from megatron_ar3po.rollout.response_rows import (
+    DamagedRowError,
+    LoggedResponse,
+    Origin,
+    decode_row,
+    encode_row,
+)
+from megatron_ar3po.types import ScoredResponse
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step_(\d{5,})\.dp(\d+)-of-(\d+)\.jsonl")
+_LOOK_AT_OWNER_EVERY_S = 1.0
+
+
+class FoundResponse(NamedTuple):
+    scored: ScoredResponse
+    has_verdict: bool  # False: to be graded again
+
+
+class ResponseLog(Protocol):
+    """What the controller asks of it. Leader only."""
+
+    def open_step(self, step: int) -> None:
+        """Before a step's draws; again for the same step does nothing."""
+        ...
+
+    def find(self, draw: Draw, *, is_cancelled: bool) -> FoundResponse | None:
+        """The response to this draw, if it is there already; it counts as claimed then. One that was cut off is there
+        for a draw that is cancelled, and for no other."""
+        ...
+
+    def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
+        """Of the draws of one stage: the first correct response that is there, if it came before others had ended:
+        under `rollout.cancel_solved` those were cancelled then."""
+        ...
+
+    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+        """A response that was drawn, or graded, just now. Raises ValueError where it cannot be written."""
+        ...
+
+    @property
+    def restored(self) -> frozenset[str]:
+        """The response ids of this step that were claimed."""
+        ...
+
+    @property
+    def unclaimed(self) -> Redone:
+        """After the step's draws: what is in the log of the step and was asked for by nobody."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redone:
+    """Responses that an earlier process drew for a step and that the step, done again, did not use: their cost was in
+    vain. Damaged rows are not among them: nobody knows what they held."""
+
+    responses: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    cached_prompt_tokens: int = 0
+
+
+class NoResponseLog:
+    """Remembers nothing."""
+
+    restored: frozenset[str] = frozenset()
+    unclaimed = Redone()
+
+    def open_step(self, step: int) -> None:
+        return None
+
+    def find(self, draw: Draw, *, is_cancelled: bool) -> FoundResponse | None:
+        return None
+
+    def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
+        return None
+
+    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+        return None
+
+
+class ResponseLogFolder:
+    """The `ResponseLog` of one replica, in a folder that all replicas share."""
+
+    def __init__(
+        self,
+        folder: Path,
+        layout: ParallelLayout,
+        *,
+        settings: str,
+        grading: str,
+        policy_digest: Callable[[], str] = lambda: "",
+        sync_s: float = 5.0,
+        check_ownership: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`settings`, `grading`: digests of what determines a response, and its verdict. `policy_digest`: of the policy
+        as it is now. `check_ownership` raises where another process has taken the run over."""
+        self._folder, self._layout = folder, layout
+        self._settings, self._grading = settings, grading
+        self._policy_digest = policy_digest
+        self._sync_s = sync_s
+        self._check_ownership = check_ownership
+        self._checked_at = 0.0
+        self._step = -1
+        self._origin = Origin(settings, "", grading)
+        self._there: list[LoggedResponse] = []  # of this step and replica, in the order written
+        self._usable: dict[str, LoggedResponse] = {}
+        self._claimed: set[str] = set()
+        self._file: AppendFile | None = None
+
+    def open_step(self, step: int) -> None:
+        if step == self._step:
+            return
+        self.close()
+        self._step = step
+        self._origin = Origin(self._settings, self._policy_digest(), self._grading)
+        self._there, self._usable, self._claimed = [], {}, set()
+        for path in self._files_of(step):
+            self._read(path)
+        if self._usable:
+            logger.info(
+                "step %d: %d responses are in %s already and are not drawn again",
+                step,
+                len(self._usable),
+                self._folder,
+            )
+
+    def find(self, draw: Draw, *, is_cancelled: bool) -> FoundResponse | None:
+        row = self._usable.get(draw.response_id)
+        if row is None or not _is_of(row, draw):
+            return None
+        was_cut_off = row.scored.response.finish_reason == "abort"
+        if was_cut_off and not is_cancelled:
+            return None
+        self._claimed.add(draw.response_id)
+        return FoundResponse(row.scored, was_cut_off or self._has_verdict(row))
+
+    def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
+        by_id = {draw.response_id: draw for draw in draws}
+        ended = [
+            row
+            for response_id, row in self._usable.items()
+            if response_id in by_id and _is_of(row, by_id[response_id])
+        ]
+        for position, row in enumerate(ended, start=1):
+            if row.scored.is_correct and self._has_verdict(row):
+                return row.scored if position < len(draws) else None
+        return None
+
+    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+        self._look_at_owner()
+        if self._file is None:
+            self._file = AppendFile(self._path_of(self._step), sync_s=self._sync_s)
+        self._file.append(encode_row(scored, self._origin, num_prompt_tokens=num_prompt_tokens))
+        if not self._sync_s:
+            await asyncio.to_thread(self._file.sync)
+
+    @property
+    def restored(self) -> frozenset[str]:
+        return frozenset(self._claimed)
+
+    @property
+    def unclaimed(self) -> Redone:
+        """A response that was graded twice has two rows and was drawn once."""
+        drawn = {(row.origin[:2], row.scored.response.response_id): row for row in self._there}
+        rows = [
+            row
+            for (_, response_id), row in drawn.items()
+            if not (response_id in self._claimed and row is self._usable[response_id])
+        ]
+        return Redone(
+            responses=len(rows),
+            tokens=sum(row.scored.response.num_tokens for row in rows),
+            prompt_tokens=sum(row.num_prompt_tokens for row in rows),
+            cached_prompt_tokens=sum(row.scored.response.num_cached_tokens for row in rows),
+        )
+
+    def remove_up_to(self, step: int) -> None:
+        """No resume will do this step again, nor an earlier one."""
+        for path, written in self._all_files():
+            if int(written[1]) <= step:
+                path.unlink(missing_ok=True)  # every replica comes by
+
+    def close(self) -> None:
+        """What was appended is on the disk when this returns."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _has_verdict(self, row: LoggedResponse) -> bool:
+        return row.origin.grading == self._grading and row.scored.verdict.status != "error"
+
+    def _path_of(self, step: int) -> Path:
+        layout = self._layout
+        replica = f"dp{layout.dp_rank:02d}-of-{layout.data_parallel_size:02d}"
+        return self._folder / f"step_{step:05d}.{replica}.jsonl"
+
+    def _all_files(self) -> Iterator[tuple[Path, re.Match[str]]]:
+        for path in self._folder.glob("step_*.jsonl"):
+            if (written := _NAME.fullmatch(path.name)) is not None:
+                yield path, written
+
+    def _files_of(self, step: int) -> list[Path]:
+        """In which this replica's prompts can be, the oldest first: its own, and those of other layouts."""
+        found: list[tuple[float, Path]] = []
+        for path, written in self._all_files():
+            of_step, dp_rank, dp_size = map(int, written.groups())
+            is_of_this_layout = dp_size == self._layout.data_parallel_size
+            if of_step == step and (not is_of_this_layout or dp_rank == self._layout.dp_rank):
+                found.append((path.stat().st_mtime, path))
+        return [path for _, path in sorted(found)]
+
+    def _read(self, path: Path) -> None:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            logger.warning(
+                "%s cannot be read (%s); its responses are drawn again", path, error.strerror
+            )
+            return
+        num_damaged, num_other = 0, 0
+        for row in _decode_lines(content):
+            if row is None:
+                num_damaged += 1
+            elif self._layout.owner_dp_rank(row.scored.response.prompt_id) == self._layout.dp_rank:
+                self._there.append(row)
+                if row.origin[:2] == self._origin[:2]:
+                    self._usable[row.scored.response.response_id] = row
+                else:
+                    num_other += 1
+        if num_damaged:
+            logger.warning(
+                "%s damaged; %s drawn again",
+                _count(num_damaged, f"of {path}"),
+                "its response is" if num_damaged == 1 else "their responses are",
+            )
+        if num_other:
+            logger.warning(
+                "%s of other settings or of another policy and left alone",
+                _count(num_other, f"of {path}"),
+            )
+
+    def _look_at_owner(self) -> None:
+        """By the wall clock: a process that was stopped, or a laptop that slept, looks before it writes."""
+        now = time.time()
+        if not 0 <= now - self._checked_at < _LOOK_AT_OWNER_EVERY_S:
+            self._check_ownership()
+            self._checked_at = now
+
+
+def _decode_lines(content: bytes) -> Iterable[LoggedResponse | None]:
+    """None for each line that is damaged, one that was cut off at the end included."""
+    for line in content.split(b"\n"):
+        if line:
+            try:
+                yield decode_row(line)
+            except DamagedRowError:
+                yield None
+
+
+def _is_of(row: LoggedResponse, draw: Draw) -> bool:
+    response = row.scored.response
+    drawn = (response.response_id, response.prompt_id, response.seed, response.policy_version)
+    return drawn == (
+        draw.response_id,
+        draw.prompt.prompt_id,
+        draw.seed,
+        draw.policy_version,
+    )
+
+
+def _count(rows: int, where: str) -> str:
+    """
+    >>> _count(1, "of FILE"), _count(2, "of FILE")
+    ('1 row of FILE is', '2 rows of FILE are')
+    """
+    return f"{rows} {'row' if rows == 1 else 'rows'} {where} {'is' if rows == 1 else 'are'}"

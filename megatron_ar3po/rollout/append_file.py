@@ -21,6 +21,7 @@ class AppendFile:
         self.path = path
         self._fsync = fsync
         self._is_dirty = False
+        self._is_named = False  # on the disk: in its folder
         self._failure: OSError | None = None
         self._stop = threading.Event()
         try:
@@ -29,7 +30,6 @@ class AppendFile:
             size = os.fstat(self._fd).st_size
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
                 os.write(self._fd, b"\n")
-            self._sync_folder()
         except OSError as error:
             raise self._explain(error) from error
         self._thread = threading.Thread(
@@ -51,11 +51,8 @@ class AppendFile:
 
     def sync(self) -> None:
         """What was appended is on the disk when this returns."""
-        if not self._is_dirty:
-            return
-        self._is_dirty = False
         try:
-            self._fsync(self._fd)
+            self._sync()
         except OSError as error:
             raise self._explain(error) from error
 
@@ -71,16 +68,22 @@ class AppendFile:
 
     def _sync_every(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
-            if self._is_dirty:
-                self._is_dirty = False
-                try:
-                    self._fsync(self._fd)
-                except OSError as error:  # raised where the next line is appended
-                    self._failure = error
-                    return
+            try:
+                self._sync()
+            except OSError as error:  # raised where the next line is appended
+                self._failure = error
+                return
+
+    def _sync(self) -> None:
+        if not self._is_dirty:
+            return
+        self._is_dirty = False
+        self._fsync(self._fd)
+        if not self._is_named:
+            self._sync_folder()
+            self._is_named = True
 
     def _sync_folder(self) -> None:
-        """A new file's name."""
         folder = os.open(self.path.parent, os.O_RDONLY)
         try:
             self._fsync(folder)

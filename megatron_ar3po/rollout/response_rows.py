@@ -23,6 +23,7 @@ import xxhash
 from megatron_ar3po.response_json import provenance_json, verdict_json
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
+_BEFORE_DATA = b', "data": "'
 _BEFORE_CHECKSUM = b', "xxh3": "'
 _CHECKSUM_CHARS = 16
 _TAIL_BYTES = len(_BEFORE_CHECKSUM) + _CHECKSUM_CHARS + len(b'"}')
@@ -64,7 +65,7 @@ def encode_row(scored: ScoredResponse, origin: Origin, *, num_prompt_tokens: int
         "verdict": verdict_json(scored.verdict),
     }
     head = json.dumps(fields)[:-1].encode()  # ASCII: whatever a verifier says is on one line
-    body = b'%s, "data": "%s"' % (head, b64encode(token_ids + logprobs))
+    body = b'%s%s%s"' % (head, _BEFORE_DATA, b64encode(token_ids + logprobs))
     return b'%s%s%s"}\n' % (body, _BEFORE_CHECKSUM, _checksum(body))
 
 
@@ -74,11 +75,12 @@ def decode_row(line: bytes) -> LoggedResponse:
     if tail != b'%s%s"}' % (_BEFORE_CHECKSUM, _checksum(body)):
         raise DamagedRowError("its bytes do not match their checksum")
     try:
-        fields: dict[str, Any] = json.loads(body + b"}")
+        head, _, data = body[:-1].rpartition(_BEFORE_DATA)  # there are no quotes in base64
+        fields: dict[str, Any] = json.loads(head + b"}")
         origin = Origin(**{name: fields.pop(name) for name in Origin._fields})
         verdict = Verdict(**fields.pop("verdict"))
         num_prompt_tokens, num_tokens = fields.pop("num_prompt_tokens"), fields.pop("num_tokens")
-        data = b64decode(fields.pop("data"))
+        data = b64decode(data)
         response = Response(
             token_ids=np.frombuffer(data, dtype="<i4", count=num_tokens).astype(np.int32),
             logprobs=np.frombuffer(data, dtype="<f4", offset=4 * num_tokens).astype(np.float32),

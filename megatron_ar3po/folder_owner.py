@@ -19,16 +19,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
+import xxhash
+
+logger = logging.getLogger(__name__)
 
 NAME = "owner.json"
 HEARTBEAT_S = 5.0
@@ -100,14 +105,16 @@ class FolderOwner:
         """Makes the folder where there is none. Raises `FolderOwnedError` where it has another owner."""
         me = me or this_process()
         there = read_owner(folder)
+        if there is None and (folder / NAME).exists():
+            _refuse_unreadable(folder, stale_after_s=stale_after_s)
         if there is not None:
             why_not = why_it_stays(folder, there, me, stale_after_s=stale_after_s)
             if why_not:
                 raise FolderOwnedError(
-                    f"run.dir={folder} has an owner: {there.describe()} ({why_not}). Two processes would destroy each "
-                    "other's files: let that one end, or give this run its own run.dir or run.name."
+                    f"run.dir={folder} has an owner (its {NAME}): {there.describe()} ({why_not}). Two processes would "
+                    "destroy each other's files: let that one end, or give this run its own run.dir or run.name."
                 )
-        _put(folder, me)
+        write_owner(folder, me)
         time.sleep(_SETTLE_S)  # another newcomer may have put its note over this one
         check_owner(folder, me.token)
         return cls(folder, me, heartbeat_s=heartbeat_s)
@@ -144,11 +151,26 @@ def check_owner(folder: Path, token: str) -> None:
 
 
 def read_owner(folder: Path) -> Owner | None:
-    """None where nobody owns it, or where what stands there is no note (it was cut off by a full disk)."""
+    """None where nobody owns it, or where what stands there is no note any more (it was damaged)."""
     try:
-        return Owner(**json.loads((folder / NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        written = content.pop("xxh3")
+        return Owner(**content) if written == _digest_of(content) else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+def _refuse_unreadable(folder: Path, *, stale_after_s: float) -> None:
+    """Somebody's note, damaged: as long as it may be of a process that writes, nobody takes over."""
+    path = folder / NAME
+    silent_s = _seconds_since_heartbeat(folder)
+    if silent_s <= stale_after_s:
+        raise FolderOwnedError(
+            f"{path} is damaged: who owns run.dir={folder} cannot be told, and the owner was heard of "
+            f"{max(silent_s, 0.0):.0f} s ago. When it is sure that nothing writes there, remove the file; after "
+            f"{stale_after_s:g} s without a sign of life it counts as left behind."
+        )
+    logger.warning("%s is damaged; its owner has given no sign of life and counts as gone", path)
 
 
 def why_it_stays(folder: Path, there: Owner, me: Owner, *, stale_after_s: float) -> str:
@@ -186,13 +208,13 @@ def _seconds_since_heartbeat(folder: Path) -> float:
         probe.unlink(missing_ok=True)
 
 
-def _put(folder: Path, me: Owner) -> None:
+def write_owner(folder: Path, me: Owner) -> None:
     """The note is there whole or not at all."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{NAME}.{me.token}"
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(me), file, indent=1)
+            json.dump({**asdict(me), "xxh3": _digest_of(asdict(me))}, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(folder / NAME)
@@ -201,6 +223,10 @@ def _put(folder: Path, me: Owner) -> None:
             f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "
             "permissions, or choose another run.dir."
         ) from error
+
+
+def _digest_of(content: Mapping[str, object]) -> str:
+    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _pid_namespace() -> str:

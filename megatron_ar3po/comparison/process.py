@@ -35,6 +35,12 @@ class RunProcess:
         )
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        """Of the process, and of its group."""
+        assert self._process.pid is not None, "started"
+        return self._process.pid
+
     def poll(self) -> int | None:
         """The exit code; None while it runs. Negative: ended by that signal."""
         return self._process.exitcode
@@ -44,9 +50,8 @@ class RunProcess:
         for number in (signal.SIGTERM, signal.SIGKILL):
             if self.poll() is not None:
                 return
-            assert self._process.pid is not None
             try:
-                os.killpg(self._process.pid, number)
+                os.killpg(self.pid, number)
             except ProcessLookupError:  # it has not come to a group of its own yet
                 self._process.kill()
             self._process.join(_GRACE_S)

@@ -128,9 +128,13 @@ def drop_rows_after(path: Path, step: int) -> int:
     if not path.is_file():
         return 0
     rows = read_rows(path)
-    kept = [row for row in rows if row.get("step", step) <= step]
+    lines = path.read_bytes().split(b"\n")
+    kept = [
+        line + b"\n"
+        for line, row in zip(lines, rows, strict=False)  # a torn last line is no row
+        if row.get("step", step) <= step
+    ]
     temporary = path.with_suffix(".tmp")
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in kept)
-    temporary.write_text("".join(lines), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))  # to the byte: a checkpoint knows their checksum
     temporary.replace(path)
     return len(rows) - len(kept)

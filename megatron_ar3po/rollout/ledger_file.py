@@ -6,14 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.observability.metrics import read_rows
+
 
 def ledger_rows(path: Path) -> list[dict[str, Any]]:
     """Whole lines only: a killed run may have left half of one at the end. A prompt that was lent a response has the
     outcome 'rescued' in its row."""
-    if not path.is_file():
-        return []
-    text = path.read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    rows = read_rows(path) if path.is_file() else []
     latest: dict[tuple[int, int], dict[str, Any]] = {}
     for row in rows:
         if row["kind"] == "prompt":
@@ -27,7 +26,7 @@ def ledger_rows(path: Path) -> list[dict[str, Any]]:
 def abandon_rows_after(path: Path, step: int) -> int:
     """A run resumed from `step` does the later steps again. What they had cost stays in the ledger, marked
     `"abandoned": true`: an intent without rows too. Returns how many rows were marked."""
-    rows = ledger_rows(path)
+    rows = read_rows(path) if path.is_file() else []
     # Rows of an evaluation had no step once: only a run that starts anew knows that they are not its own.
     later = [row for row in rows if row.get("step", 0) > step and not row.get("abandoned")]
     for row in later:

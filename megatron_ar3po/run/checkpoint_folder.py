@@ -22,13 +22,16 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.manifest import (
+    NAME as MANIFEST,
+)
 from megatron_ar3po.run.manifest import (
     DamagedCheckpointError,
     Manifest,
@@ -107,6 +110,23 @@ class CheckpointFolder:
             f"{self.path / 'latest'} {found}, but {self.path} holds {', '.join(p.name for p in there)}; write the name "
             "of the one to go on from into it, or start a new run (run.resume=false and another run.dir)."
         )
+
+    def note_on(self, chosen: Path, problems: Sequence[str]) -> str:
+        """What a person should know of a resume from `chosen`; "" where it is plain. `problems`: of newer ones."""
+        notes = []
+        if problems:
+            notes.append(f"going on from {chosen}, an earlier checkpoint: {'; '.join(problems)}")
+        if not (chosen / MANIFEST).is_file():
+            notes.append(
+                f"{chosen / MANIFEST} is missing (of a version that wrote none, or removed): whether its files are "
+                "what was written cannot be told"
+            )
+        later = [p.name for p in self.checkpoints() if p != chosen and chosen in self.lineage(p)]
+        if later and not problems:
+            notes.append(
+                f"{self.path / 'latest'} goes back to {chosen.name}, from which {', '.join(later)} went on"
+            )
+        return "; ".join(notes)
 
     def lineage(self, newest: Path) -> list[Path]:
         """`newest` and its ancestors that are still there, newest first."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import PendingSave
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder, name_of
 from megatron_ar3po.run.manifest import find_damage
+from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState
 
 logger = logging.getLogger(__name__)
@@ -40,13 +42,8 @@ def choose_checkpoint(folder: CheckpointFolder, ranks: Ranks) -> Choice:
         mine = find_damage(checkpoint, part=ranks.layout.rank, num_parts=ranks.layout.world_size)
         damage = next(filter(None, ranks.gather(mine)), "")
         if not damage:
-            passed_over = "; ".join(problems)
-            return Choice(
-                checkpoint,
-                f"going on from {checkpoint}, an earlier checkpoint: {passed_over}"
-                if problems
-                else "",
-            )
+            note = ranks.run_on_first(partial(folder.note_on, checkpoint, problems))
+            return Choice(checkpoint, note)
         problems.append(damage)
     if problems:
         raise ValueError(
@@ -67,10 +64,13 @@ class CheckpointSaver:
         on_commit: Callable[[RunState], None],
         *,
         timeout_s: float,
+        row_files: RowFiles | None = None,
     ) -> None:
-        """`on_commit(oldest)`, on leaders: no resume will go back before the state `oldest`."""
+        """`on_commit(oldest)`, on leaders: no resume will go back before the state `oldest`. `row_files`: of the run,
+        measured with each checkpoint."""
         self._folder, self._ranks, self._save_model = folder, ranks, save_model
         self._on_commit, self._timeout_s = on_commit, timeout_s
+        self._row_files = row_files
         self._pending: _OnItsWay | None = None
         self._resumed_from = ""
 
@@ -86,6 +86,8 @@ class CheckpointSaver:
         if name_of(state.step) == self._resumed_from:
             return
         folder = self._ranks.run_on_first(lambda: self._folder.begin(state.step))
+        if (rows := self._row_files) is not None:
+            state = replace(state, row_files=self._ranks.run_on_first(rows.measure))
         self._pending = _OnItsWay(state, folder, self._save_model(folder / "model"))
 
     def poll(self) -> Path | None:

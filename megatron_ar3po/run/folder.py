@@ -8,8 +8,8 @@ from pathlib import Path
 
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.observability.metrics import drop_rows_after, read_rows
-from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.observability.metrics import drop_rows_after
+from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.facts import write_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format
 from megatron_ar3po.run.state import RunState, StartingPoint
@@ -29,13 +29,6 @@ def check_run_folder(config: Config) -> None:
     check_format(folder)
 
 
-def check_rows(folder: Path) -> None:
-    """Raises ValueError where the rows that a resume goes on with cannot be read. Rank 0 only."""
-    for written in STEP_FILES:
-        if (folder / written).is_file():
-            read_rows(folder / written)
-
-
 def begin_run(
     config: Config, start: StartingPoint, *, abandon_ledger_rows: Callable[[Path, int], object]
 ) -> None:
@@ -47,8 +40,8 @@ def begin_run(
         for marker in END_MARKERS:
             (folder / marker).unlink(missing_ok=True)
         write_format(folder)  # before the config: one without a version is of the first format
-        write_facts(folder, start.facts)
-        write_durably(folder / CONFIG_FILE, to_yaml(config))
+        write_durably(folder / CONFIG_FILE, add_checksum(to_yaml(config)))
+        write_facts(folder, start.facts)  # after it: where facts are, the config has a checksum
         if config.run.resume:
             for written in STEP_FILES:
                 drop_rows_after(folder / written, start.last_step)

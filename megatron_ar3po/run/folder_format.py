@@ -51,9 +51,14 @@ def check_format(folder: Path) -> None:
     found = read_format(folder)
     if found is not None and found < FORMAT:
         raise ValueError(
-            f"{folder} has format {found}, of a version before this one; `ar3po upgrade {folder}` brings it to format "
-            f"{FORMAT}."
+            f"{folder} has format {found}, of a version before this one{_why_first(folder)}; `ar3po upgrade {folder}` "
+            f"brings it to format {FORMAT}."
         )
+
+
+def _why_first(folder: Path) -> str:
+    is_named = (folder / VERSION_FILE).is_file()
+    return "" if is_named else f" (or {VERSION_FILE} was removed: bring it back then)"
 
 
 def _read_version(folder: Path) -> dict[str, Any]:

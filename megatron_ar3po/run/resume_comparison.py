@@ -18,6 +18,7 @@ import yaml
 from megatron_ar3po.config.at_resume import AtResume, read_declarations
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.run.durable import has_valid_checksum
 from megatron_ar3po.run.facts import FACTS_FILE, Fact, RunFacts, read_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE
 
@@ -54,7 +55,10 @@ def compare_with_run(config: Config, facts: Sequence[Fact], now: datetime) -> Co
     folder = config.run.path
     if not config.run.resume or not folder.is_dir():
         return Comparison(new_facts)
-    old, old_facts = _read_options(folder / CONFIG_FILE), read_facts(folder)
+    old_facts = read_facts(
+        folder
+    )  # a version that wrote them wrote a checksum beside the options too
+    old = _read_options(folder / CONFIG_FILE, has_checksum=old_facts is not None)
     options = compare_options(old, config) if old else []
     changes = [*options, *compare_facts(old_facts, facts)]
     allowed = config.run.allow_changed
@@ -106,9 +110,12 @@ def compare_facts(old: RunFacts | None, facts: Iterable[Fact]) -> list[Change]:
     ]
 
 
-def _read_options(path: Path) -> dict[str, dict[str, Any]] | None:
+def _read_options(path: Path, *, has_checksum: bool) -> dict[str, dict[str, Any]] | None:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if has_checksum and not has_valid_checksum(text):
+            raise ValueError("its checksum differs: it was edited, or the disk has changed it")
+        content = yaml.safe_load(text)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.run.facts import RunFacts
 
 
@@ -22,6 +23,8 @@ class RunState:
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
     store_cursor: Mapping[str, Any] = field(default_factory=dict[str, Any])
     policy_digest: str = ""  # of all that the policy was trained on
+    # How far metrics, rollouts and ledger were written, and what that came to (`row_files`).
+    row_files: Mapping[str, FileDigest] = field(default_factory=dict[str, FileDigest])
 
     def advance(self, *, policy_version: int) -> RunState:
         return replace(self, step=self.step + 1, policy_version=policy_version)
@@ -43,4 +46,6 @@ class StartingPoint:
 
 
 def read_state(folder: Path) -> RunState:
-    return RunState(**json.loads((folder / "state.json").read_text()))
+    content = json.loads((folder / "state.json").read_text())
+    row_files = {name: FileDigest(*digest) for name, digest in content.get("row_files", {}).items()}
+    return RunState(**{**content, "row_files": row_files})

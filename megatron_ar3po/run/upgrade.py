@@ -18,7 +18,7 @@ import yaml
 from megatron_ar3po.config.load import config_from_dict, to_yaml
 from megatron_ar3po.config.renamed import RENAMED, rename_options, renamed_options
 from megatron_ar3po.distributed.rank_watch import SILENT_AFTER_S, read_statuses
-from megatron_ar3po.run.durable import write_durably
+from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.folder_format import (
     CONFIG_FILE,
     FORMAT,
@@ -72,7 +72,7 @@ def upgrade_run(folder: Path, *, is_dry_run: bool = False) -> Upgrade | None:
     config = config_from_dict(rename_options(values))
     if not is_dry_run:
         write_durably(kept, text)
-        write_durably(folder / CONFIG_FILE, to_yaml(config))
+        write_durably(folder / CONFIG_FILE, add_checksum(to_yaml(config)))
         write_format(folder)
     dumps = sorted(str(path.relative_to(folder)) for path in folder.glob("dumps/*.pt"))
     return Upgrade(renamed=dict(renamed_options(values)), lost_dumps=tuple(dumps))

@@ -19,6 +19,7 @@ from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
 from megatron_ar3po.run.policy_digest import PolicyDigest
+from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
@@ -147,6 +148,7 @@ def build_trainer(
             actor.save,
             commit,
             timeout_s=config.checkpoint.timeout_s,
+            row_files=RowFiles(folder),
         ),
         stop=parts.stop,
         check_ownership=parts.check_ownership,

@@ -20,12 +20,12 @@ from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.checkpoints import choose_checkpoint
 from megatron_ar3po.run.folder import (
     begin_run,
-    check_rows,
     check_run_folder,
     find_finished,
     mark_end,
 )
 from megatron_ar3po.run.resume_comparison import Comparison, add_changes
+from megatron_ar3po.run.row_files import check_row_files
 from megatron_ar3po.run.state import RunState, StartingPoint, read_state
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
@@ -79,8 +79,9 @@ def choose_start(config: Config, ranks: Ranks, comparison: Comparison) -> Starti
     checkpoint, note = choose_checkpoint(checkpoint_folder(config), ranks)
     if note:
         logger.warning("%s", note)
-    ranks.run_on_first(lambda: check_rows(config.run.path))
     state = read_state(checkpoint) if checkpoint is not None else RunState()
+    for line in ranks.run_on_first(lambda: check_row_files(config.run.path, state.row_files)):
+        logger.warning("%s", line)
     facts = add_changes(comparison.facts, comparison.changes, step=state.step)
     return StartingPoint(checkpoint=checkpoint, state=state, facts=facts)
 

@@ -13,7 +13,7 @@ def test_a_second_process_is_refused_and_the_first_is_untouched(start_run):
     settings = (first.folder / "resolved_config.yaml").read_bytes()
     second = start_run(f"run.dir={first.folder}", "run.resume=true", *words).wait(60)
     assert second.code == 2
-    said = f"run.dir={first.folder} has an owner: process {first.process.pid} on "
+    said = f"run.dir={first.folder} has an owner (its owner.json): process {first.process.pid} on "
     assert said in second.err and "(it is running)" in second.err
     assert (first.folder / "owner.json").read_bytes() == note
     assert (first.folder / "resolved_config.yaml").read_bytes() == settings

@@ -3,13 +3,12 @@ that a whole run is refused beside another one is shown in tests/e2e/test_run_ow
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +21,7 @@ from megatron_ar3po.folder_owner import (
     check_owner,
     read_owner,
     this_process,
+    write_owner,
 )
 
 
@@ -33,7 +33,7 @@ def elsewhere(**changes: object) -> Owner:
 
 def leave_note(folder: Path, owner: Owner, *, age_s: float = 0.0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / NAME).write_text(json.dumps(asdict(owner)))
+    write_owner(folder, owner)
     then = time.time() - age_s
     os.utime(folder / NAME, (then, then))
 
@@ -184,3 +184,24 @@ def test_of_newcomers_at_one_moment_one_becomes_the_owner(tmp_path):
     for process in processes:
         process.join(30)
     assert told == ["owner", *["refused"] * 5]
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b"[1]", b'{"host": "node17"}'])
+def test_a_note_that_was_damaged_is_somebodys_until_it_has_been_silent_for_long(tmp_path, content):
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(FolderOwnedError, match=rf"{NAME} is damaged: .* heard of \d s ago"):
+        FolderOwner.claim(tmp_path)
+    assert (tmp_path / NAME).read_bytes() == content
+    long_ago = time.time() - 1000
+    os.utime(tmp_path / NAME, (long_ago, long_ago))
+    FolderOwner.claim(tmp_path).release()
+
+
+def test_one_byte_of_a_note_changed_is_seen(tmp_path):
+    write_owner(tmp_path, this_process())
+    note = (tmp_path / NAME).read_text()
+    for old, new in (('"restart": 0', '"restart": 1'), ('"pid": ', '"pid": 1')):
+        (tmp_path / NAME).write_text(note.replace(old, new))
+        assert read_owner(tmp_path) is None
+    (tmp_path / NAME).write_text(note)
+    assert read_owner(tmp_path) is not None

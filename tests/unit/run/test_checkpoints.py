@@ -162,3 +162,26 @@ def test_where_no_step_was_made_since_the_resume_nothing_is_saved_again(tmp_path
     saving.saver.wait()
     assert saving.saves == []
     assert sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*")) == before
+
+
+def test_a_checkpoint_without_its_manifest_is_taken_and_that_is_said(tmp_path, ranks):
+    folder = CheckpointFolder(tmp_path, keep_last=2)
+    newest = save(folder, 2)
+    (newest / "manifest.json").unlink()
+    chosen, note = choose_checkpoint(folder, ranks)
+    assert chosen == newest
+    assert note.startswith(f"{newest / 'manifest.json'} is missing (of a version that wrote none")
+
+
+def test_going_back_to_an_earlier_checkpoint_is_said(tmp_path, ranks):
+    """A user writes the name into `latest`; so may a bit that has flipped."""
+    folder = CheckpointFolder(tmp_path, keep_last=3)
+    for step in (2, 4, 6):
+        save(folder, step)
+    (tmp_path / "latest").write_text("step_00002")
+    chosen, note = choose_checkpoint(folder, ranks)
+    assert chosen == tmp_path / "step_00002"
+    assert (
+        note
+        == f"{tmp_path / 'latest'} goes back to step_00002, from which step_00004, step_00006 went on"
+    )

@@ -15,6 +15,7 @@ from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.run import facts as facts_module
 from megatron_ar3po.run import resume_comparison
+from megatron_ar3po.run.durable import add_checksum
 from megatron_ar3po.run.facts import Fact, RunFacts, read_facts, read_rendered_at, write_facts
 from megatron_ar3po.run.resume_comparison import (
     Comparison,
@@ -34,7 +35,7 @@ def run(tmp_path: Path) -> Path:
     """A run's folder as its first start left it."""
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "resolved_config.yaml").write_text(to_yaml(config_of(folder)))
+    (folder / "resolved_config.yaml").write_text(add_checksum(to_yaml(config_of(folder))))
     facts = RunFacts(
         rendered_at=FIRST_START, values={fact.name: fact.value for fact in (PROMPTS, SGLANG)}
     )
@@ -149,7 +150,8 @@ def test_an_option_that_this_version_no_longer_knows_is_warned_of():
 def test_an_option_that_came_later_had_its_default(run):
     text = (run / "resolved_config.yaml").read_text()
     assert "  temperature: 1.0\n" in text
-    (run / "resolved_config.yaml").write_text(text.replace("  temperature: 1.0\n", ""))
+    older = text.rpartition("# xxh3")[0].replace("  temperature: 1.0\n", "")
+    (run / "resolved_config.yaml").write_text(add_checksum(older))
     assert resume(run).changes == ()
     assert "  rollout.temperature was 1.0 and is 0.5 now" in refusal_of(
         run, "rollout.temperature=0.5"
@@ -188,6 +190,14 @@ def test_a_resume_in_a_folder_without_a_run_starts_one(tmp_path):
     for folder in (tmp_path, tmp_path / "new"):
         found = resume(folder)
         assert (found.changes, found.note, found.facts.rendered_at) == ((), "", NOW)
+
+
+def test_options_that_were_edited_in_place_or_changed_by_the_disk_are_no_ground_to_compare_on(run):
+    """Else a config that is this very file would be compared with itself."""
+    path = run / "resolved_config.yaml"
+    path.write_text(path.read_text().replace("temperature: 1.0", "temperature: 1.5"))
+    (line,) = refusal_of(run)
+    assert line.startswith(f"{path} is damaged (its checksum differs: it was edited, or")
 
 
 @pytest.mark.parametrize("damage", [b"", b"run: [", b"\xff\xfe", b"just words", b"run: 3\n"])

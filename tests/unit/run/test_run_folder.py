@@ -4,6 +4,7 @@ tests/unit/wiring/test_refused_start.py."""
 from __future__ import annotations
 
 import json
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
-from megatron_ar3po.run.folder import begin_run, check_rows
+from megatron_ar3po.run.folder import begin_run
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.upgrade import upgrade_run
 
@@ -57,11 +58,16 @@ def test_the_history_of_a_run_that_goes_on_from_step_2_ends_there(old_run):
     assert rows_of_run(old_run / "ledger", up_to=-1) == []
 
 
-def test_rows_that_cannot_be_read_are_named_before_anything_changes(tmp_path):
-    check_rows(tmp_path)
-    (tmp_path / "rollouts.jsonl").write_text("no JSON\n" + json.dumps({"step": 1}) + "\n")
-    with pytest.raises(ValueError, match=r"rollouts\.jsonl:1 is not JSON"):
-        check_rows(tmp_path)
+def test_the_rows_that_a_resume_keeps_are_kept_to_the_byte(old_run):
+    """A checkpoint knows their checksum. In this ledger two prompts were rescued in step 2."""
+    upgrade_run(old_run)
+    names = ("metrics.jsonl", "rollouts.jsonl", "ledger/dp00.jsonl")
+    before = {name: (old_run / name).read_bytes() for name in names}
+    begin(old_run, StartingPoint(checkpoint=old_run, state=RunState(step=2)))
+    for name in names:
+        lines = before[name].splitlines()
+        kept = [*takewhile(lambda line: json.loads(line).get("step", 0) <= 2, lines)]
+        assert kept and (old_run / name).read_bytes().splitlines()[: len(kept)] == kept
 
 
 def test_a_folder_that_cannot_be_written_is_refused_by_its_option(old_run):

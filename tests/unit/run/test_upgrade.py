@@ -25,7 +25,8 @@ from megatron_ar3po.run.upgrade import upgrade_run
 from megatron_ar3po.wiring.reuse_store import fingerprint_of
 
 REFUSAL = (
-    "run has format 1, of a version before this one; `ar3po upgrade run` brings it to format 2."
+    "run has format 1, of a version before this one (or version.json was removed: bring it back then); `ar3po "
+    "upgrade run` brings it to format 2."
 )
 STORED = ["s1.p2.2.1", "s1.p3.2.0", "s2.p3.2.0", "s3.p1.1.2", "s3.p2.1.3", "s4.p2.1.3", "s4.p3.1.2"]
 

@@ -11,7 +11,7 @@ import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,7 @@ from fakes.ranks import OneRank
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.folder_owner import this_process
+from megatron_ar3po.folder_owner import this_process, write_owner
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.reuse.admin.maintenance import reshard
 from megatron_ar3po.reuse.opening import claim_shard
@@ -140,7 +140,7 @@ def lose_a_shard() -> None:
 
 def own_it_elsewhere() -> None:
     there = replace(this_process(), host="node17", pid=4711, namespace="pid:[1]", token="aa")
-    (RUN / "owner.json").write_text(json.dumps(asdict(there)))
+    write_owner(RUN, there)
 
 
 def lock_the_store() -> None:
@@ -171,7 +171,7 @@ def nothing() -> None:
         (give_the_store_to_another_run, (), r"answers of another run 'another'"),
         (let_the_store_commit_step_5, (), r"cannot go back to step 4"),
         (lose_a_shard, (), r"only a part of its shards: dp01_of_02.*\.sqlite is missing"),
-        (own_it_elsewhere, (), r"has an owner: process 4711 on node17"),
+        (own_it_elsewhere, (), r"has an owner \(its owner.json\): process 4711 on node17"),
         (lock_the_store, (), r"dp00_of_01\.sqlite (is already open|has another writer)"),
         (nothing, ("run.resume=false",), r"already holds a run; set run\.resume=true"),
         (nothing, allow_change("rewards.verifier=no_such:make"), r"rewards\.verifier=no_such:make"),

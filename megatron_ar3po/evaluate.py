@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.interfaces import RolloutEngineError
@@ -107,7 +108,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
             server_tp = arguments.server_tp or config.actor.tensor_parallel_size
             shutil.rmtree(out / "ledger", ignore_errors=True)  # of an evaluation before
             sampled = sample_benchmark(config, server_tp, stack, policy.rendered_at)
-    except RolloutEngineError as error:  # the end of the server's log says what happened
+    # An engine's message ends with what the server said, a verifier's with its first reason.
+    except (RolloutEngineError, VerifierFailedError) as error:
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 1
     result = {"policy": policy.name, "data": config.data.path} | facts(config, sampled.answers)
@@ -241,7 +243,8 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     table.add_row("length, tokens", f"{result['length_tokens']:.0f}")
     table.add_row("truncated", f"{result['truncated_frac']:.1%}")
     for status, count in sorted(result["verdicts"].items()):
-        table.add_row(f"graded {status}", str(count))
+        label = "not graded, as the verifier failed" if status == "error" else f"graded {status}"
+        table.add_row(label, str(count))
     table.add_row("sampling", f"temperature {result['temperature']:g}, top_p {result['top_p']:g}")
     table.add_row("files", str(out))
     Console().print(table)

@@ -84,8 +84,9 @@ class SleepingServers(Protocol):
 
 
 class Verifier(Protocol):
-    """Grades one response. Leader only. Untrusted text never raises: it becomes a verdict with reward 0 and a status
-    that says why ('timeout', 'error', ...)."""
+    """Grades one response. Leader only. Untrusted text never raises: it becomes a verdict with the reward of an
+    incorrect response and a status that says why ('no_answer', 'ungradable', ...). Nor does a verifier that fails: its
+    verdict is 'error' and has no reward."""
 
     @property
     def version(self) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
+from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.schema import Config
@@ -102,6 +103,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     except (
         RolloutEngineError,
         WeightPublishError,
+        VerifierFailedError,
         PeerError,
         RunFaultError,
         ConnectionError,

@@ -26,7 +26,7 @@ RowKey = tuple[int, str]  # (group position, response id): one row of a step's b
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
 VerdictStatus = Literal[
-    "correct", "incorrect", "no_answer", "truncated", "timeout", "too_large", "error"
+    "correct", "incorrect", "no_answer", "truncated", "too_large", "ungradable", "error"
 ]
 
 
@@ -131,9 +131,10 @@ class Response:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a verifier says of one response. `reason` is one readable line."""
+    """What a verifier says of one response. `reason` is one readable line. `ungradable`: the response itself exhausts
+    the verifier's time or memory, and is incorrect. `error`: the verifier failed and says nothing."""
 
-    reward: float
+    reward: float | None  # None where status is 'error'
     status: VerdictStatus
     extracted: str | None = None
     reason: str = ""
@@ -142,8 +143,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoredResponse:
-    """A graded response. `is_correct` decides adaptive rollout and reuse; `verdict.reward`, less the KL penalty where
-    there is one, feeds the advantage."""
+    """A response with its verdict. `is_correct` decides adaptive rollout and reuse; `verdict.reward`, less the KL
+    penalty where there is one, feeds the advantage."""
 
     response: Response
     verdict: Verdict
@@ -152,7 +153,14 @@ class ScoredResponse:
 
     @property
     def reward(self) -> float:
+        """Only of one that `is_graded`."""
+        assert self.verdict.reward is not None, f"{self.response.response_id} has no reward"
         return self.verdict.reward
+
+    @property
+    def is_graded(self) -> bool:
+        """False where the verifier failed: it may be right or wrong."""
+        return self.verdict.status != "error"
 
     @property
     def is_correct(self) -> bool:
@@ -161,12 +169,18 @@ class ScoredResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseGroup:
-    """All responses of one prompt in one step, in the order (stage, index). Groups have unequal sizes."""
+    """All graded responses of one prompt in one step, in the order (stage, index). Groups have unequal sizes, and one
+    whose verifier failed for every response has none."""
 
     position: int
     prompt: Prompt
     responses: tuple[ScoredResponse, ...]
     stop_reason: str = ""  # why no more were sampled: solved, stages_done, token_cap
+    left_out: tuple[ScoredResponse, ...] = ()  # sampled, no members: cut off, or without a verdict
+
+    @property
+    def sampled(self) -> tuple[ScoredResponse, ...]:  # in this step, whatever became of it
+        return (*(r for r in self.responses if r.origin == "fresh"), *self.left_out)
 
     @property
     def is_solved(self) -> bool:
@@ -177,9 +191,14 @@ class ResponseGroup:
         return sum(r.origin == "reused" for r in self.responses)
 
     @property
+    def errored(self) -> tuple[ScoredResponse, ...]:
+        """Those left out because the verifier failed: cost, and nothing else."""
+        return tuple(r for r in self.left_out if not r.is_graded)
+
+    @property
     def num_stages(self) -> int:
         """Stages this prompt went through in this step."""
-        return max((r.response.stage for r in self.responses if r.origin == "fresh"), default=0)
+        return max((r.response.stage for r in self.sampled), default=0)
 
     @property
     def rewards(self) -> np.ndarray:

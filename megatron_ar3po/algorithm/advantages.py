@@ -60,13 +60,18 @@ Advantages = NDArray[np.float64]
 
 
 def carries_signal(group: ResponseGroup) -> bool:
-    """Whether the group's rewards differ, so that a group-relative advantage is not 0."""
+    """Whether the group's rewards differ, so that a group-relative advantage is not 0. Those of a
+    group without graded responses do not."""
+    if not group.responses:
+        return False
     check_rewards(group)
     return not _are_equal(group.rewards)
 
 
 def is_mixed(group: ResponseGroup) -> bool:
     """0 < correct < all: DAPO (arXiv:2503.14476), Eq. 11, whatever the rewards are."""
+    if not group.responses:
+        return False
     check_rewards(group)
     num_correct = sum(scored.is_correct for scored in group.responses)
     return 0 < num_correct < len(group.responses)
@@ -92,8 +97,10 @@ def group_advantages(rewards: Rewards, config: AlgorithmConfig) -> Advantages:
 
 
 def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> list[Advantages]:
-    """Advantages of all groups, one [G] array each. Give it the groups of the whole step, of every
-    replica, where `needs_the_whole_step`."""
+    """Advantages of all groups, none of them empty, one [G] array each. Give it the groups of the
+    whole step, of every replica, where `needs_the_whole_step`."""
+    for group in groups:
+        check_rewards(group)
     has_spread = [carries_signal(group) for group in groups]
     if is_import_path(config.advantage):
         return _custom_advantages(groups, config)

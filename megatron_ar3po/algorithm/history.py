@@ -35,7 +35,7 @@ class PromptHistory:
         self._total_length = 0.0  # over all that were seen
 
     def learn(self, groups: Sequence[ResponseGroup]) -> None:
-        """After each rollout. Aborted answers say nothing of a prompt."""
+        """After each rollout. Aborted answers say nothing of a prompt, nor do those for which the verifier failed."""
         for group in groups:
             graded = [s for s in group.responses if s.response.finish_reason != "abort"]
             self._add(
@@ -51,9 +51,11 @@ class PromptHistory:
             if row.get("kind") == "prompt" and not row.get("abandoned"):
                 self._add(
                     row["prompt_id"],
-                    num_responses=row["responses"] - row["cancelled"],
+                    num_responses=row["responses"] - row["cancelled"] - row.get("ungraded", 0),
                     num_correct=row["correct"],
-                    tokens=row["response_tokens"] - row["cancelled_tokens"],
+                    tokens=row["response_tokens"]
+                    - row["cancelled_tokens"]
+                    - row.get("ungraded_tokens", 0),
                 )
 
     def is_known(self, prompt_id: str) -> bool:

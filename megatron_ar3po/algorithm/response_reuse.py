@@ -19,8 +19,9 @@ from megatron_ar3po.types import ResponseGroup, ScoredResponse
 
 
 def needs_a_loan(group: ResponseGroup) -> bool:
-    """Unsolved after its last stage: no response is correct."""
-    return not group.is_solved
+    """Unsolved after its last stage: no response is correct. Of a group without graded responses
+    that is not known."""
+    return bool(group.responses) and not group.is_solved
 
 
 def with_borrowed(
@@ -71,8 +72,8 @@ def loans_beyond_the_cap(groups: Sequence[ResponseGroup], max_frac: float) -> fr
 def _check_loan(group: ResponseGroup, borrowed: ScoredResponse, step: int) -> None:
     """Only our own code can break these."""
     own, response = group.prompt.prompt_id, borrowed.response
-    assert needs_a_loan(group), f"prompt {own} is solved and borrows nothing"
     assert group.responses, f"prompt {own} has no response that could be replaced"
+    assert needs_a_loan(group), f"prompt {own} is solved and borrows nothing"
     assert borrowed.is_correct, (
         f"prompt {own} was lent {response.response_id}, which is not correct"
     )

@@ -2,8 +2,9 @@
 
     down-sampling -> advantages -> the cap on borrowed groups -> their weight -> samples
 
-A group whose advantages are all 0 gives nothing, nor does one that borrowed beyond
-`reuse.max_borrowed_frac`. In the others every response that is left gives one sample, except
+A group whose advantages are all 0 gives nothing, nor does one without graded responses (the
+verifier failed for all of them), nor one that borrowed beyond `reuse.max_borrowed_frac`. In the
+others every response that is left gives one sample, except
 
 - a borrowed response under Option II (`reuse.option: detach`): it has served the normalisation and
   counts nowhere else;
@@ -30,7 +31,7 @@ from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.types import ResponseGroup, RowKey, ScoredResponse, TrainingSample
 
-GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued"]
+GroupOutcome = Literal["all_correct", "mixed", "all_wrong", "rescued", "verifier_error"]
 
 
 def needs_the_whole_step(algorithm: AlgorithmConfig, reuse: ReuseConfig) -> bool:
@@ -67,7 +68,8 @@ def _groups_that_train(
 ) -> list[tuple[ResponseGroup, Advantages]]:
     """By position, with their advantages."""
     assert len({g.position for g in everyone}) == len(everyone), "two groups share a position"
-    kept = [downsample(g, algorithm) for g in sorted(everyone, key=lambda g: g.position)]
+    graded = sorted((g for g in everyone if g.responses), key=lambda g: g.position)
+    kept = [downsample(g, algorithm) for g in graded]
     pairs = zip(kept, advantages_of(kept, algorithm), strict=True)
     with_signal = [(group, advantages) for group, advantages in pairs if advantages.any()]
     beyond = loans_beyond_the_cap([group for group, _ in with_signal], reuse.max_borrowed_frac)
@@ -94,7 +96,10 @@ def with_kl_penalty(
 
 
 def group_outcome(group: ResponseGroup) -> GroupOutcome:
-    """How a group ended, after lending: 'rescued' was all wrong until it borrowed."""
+    """How a group ended, after lending: 'rescued' was all wrong until it borrowed, 'verifier_error' has no graded
+    response."""
+    if not group.responses:
+        return "verifier_error"
     if group.num_borrowed:
         return "rescued"
     num_correct = sum(scored.is_correct for scored in group.responses)

@@ -8,22 +8,29 @@ from megatron_ar3po.algorithm.advantages import check_rewards
 from megatron_ar3po.types import ResponseGroup, ScoredResponse
 
 
-def is_verifier_failure(scored: ScoredResponse) -> bool:
-    """The verifier could not say; the response itself may have been right."""
-    return scored.verdict.status in ("timeout", "error")
+class VerifierFailedError(RuntimeError):
+    """The verifier gave no grade too often: the message says why and what to do."""
 
 
 def check_verdicts(groups: Sequence[ResponseGroup], *, max_error_frac: float) -> None:
     """`groups`: all that a step had graded, discarded ones included. Raises ValueError for a reward that no advantage
-    can be made of, and RuntimeError for a verifier that failed too often: it would teach the policy that everything is
-    wrong."""
+    can be made of, and VerifierFailedError for a verifier that failed too often."""
     for group in groups:
-        check_rewards(group)
-    scored = [r for g in groups for r in g.responses]
-    failed = [r for r in scored if is_verifier_failure(r)]
-    if len(failed) > max_error_frac * len(scored):
-        raise RuntimeError(
-            f"the verifier failed for {len(failed)} of {len(scored)} responses of this step, more than "
+        if group.responses:
+            check_rewards(group)
+    check_error_share(
+        [r for g in groups for r in g.sampled], max_error_frac=max_error_frac, of="this step"
+    )
+
+
+def check_error_share(sampled: Sequence[ScoredResponse], *, max_error_frac: float, of: str) -> None:
+    """`sampled`: all that was sampled for `of`. Raises VerifierFailedError where the verifier gave no grade to more
+    than this share. Ungradable responses count: one may be a trick of the policy's, many are a verifier that hangs,
+    and that would teach that everything is wrong."""
+    failed = [r for r in sampled if r.verdict.status in ("ungradable", "error")]
+    if len(failed) > max_error_frac * len(sampled):
+        raise VerifierFailedError(
+            f"the verifier failed for {len(failed)} of {len(sampled)} responses of {of}, more than "
             f"rewards.max_error_frac={max_error_frac}; the first reason: "
             f"{failed[0].verdict.reason or 'none given'}. Mend the "
             "verifier or the ground truths (ar3po grade shows one), then resume with run.resume=true."

@@ -18,8 +18,8 @@ class RewardsConfig:
     'package.module:factory' of a factory that returns your own grader."""
 
     timeout_s: Warn[float] = 5.0
-    """Seconds of grading for each response. Past them the worker is killed, and the verdict is `timeout` with the
-    reward of an incorrect response; ordinary answers take milliseconds."""
+    """Seconds of grading for each response. Past them the worker is killed and the response tried once more; a second
+    time it is `ungradable`, with the reward of an incorrect response. Ordinary answers take milliseconds."""
 
     num_workers: Free[int] = 1
     """Verifier processes of each replica. Grading runs beside sampling, so one is enough until responses wait for
@@ -35,8 +35,8 @@ class RewardsConfig:
     """Reward of any other response."""
 
     max_error_frac: Free[float] = 0.5
-    """When more than this share of a step's verdicts are errors or time-outs, the run halts: a verifier that cannot
-    say would teach that everything is wrong."""
+    """When more than this share of the verdicts of a step, or of an evaluation, are `error` or `ungradable`, the run
+    halts: a verifier that cannot say teaches nothing, or that everything is wrong."""
 
     overlong_penalty_tokens: Fixed[int] = 0
     """DAPO's soft overlong punishment: over the last so many tokens before `rollout.max_response_tokens` the reward
@@ -61,8 +61,8 @@ class RewardsConfig:
     goes before it. 0: exact."""
 
     worker_memory_mb: Warn[int] = 1024
-    """MiB that a verifier process may use beyond what it has after its start; past them the verdict is `error` and
-    the process is started again. At least 256, which SymPy needs."""
+    """MiB that a verifier process may use beyond what it has after its start. Past them it is started again and the
+    response tried once more; a second time it is `ungradable`. At least 256, which SymPy needs."""
 
     def __post_init__(self) -> None:
         require(

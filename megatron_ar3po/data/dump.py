@@ -70,7 +70,8 @@ def _to_plain(value: Any) -> Any:
 def _to_group(row: dict[str, Any]) -> ResponseGroup:
     prompt = Prompt(**{**row["prompt"], "token_ids": tuple(row["prompt"]["token_ids"])})
     responses = tuple(_to_scored(scored) for scored in row["responses"])
-    return ResponseGroup(**{**row, "prompt": prompt, "responses": responses})
+    left_out = tuple(_to_scored(scored) for scored in row.get("left_out", ()))
+    return ResponseGroup(**{**row, "prompt": prompt, "responses": responses, "left_out": left_out})
 
 
 def _to_scored(row: dict[str, Any]) -> ScoredResponse:

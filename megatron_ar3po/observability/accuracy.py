@@ -1,4 +1,8 @@
-"""How good a policy is on prompts, as metrics and as a result: pass@1 (the mean over all samples) and pass@k."""
+"""How good a policy is on prompts, as metrics and as a result: pass@1 (the mean over all samples) and pass@k.
+
+A sample for which the verifier failed is neither right nor wrong: a prompt counts with those of its samples that are
+graded, at pass@k if they are at least k, and not at all when none is.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +23,16 @@ def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> Records:
             "eval/prompts": Sum(prompts),
             "eval/responses": Sum(sum(len(a) for a in answers)),
             "eval/tokens": Sum(sum(r.response.num_tokens for a in answers for r in a)),
+            "eval/verifier_errors": Sum(sum(not r.is_graded for a in answers for r in a)),
         }
     )
     if not prompts:
         return records
     n = len(answers[0])
-    correct = [sum(r.is_correct for r in a) for a in answers]
-    records["eval/pass_at_1"] = Mean(sum(correct) / (n * prompts), prompts)
-    if n > 1:
-        solved = sum(pass_at_k(n, c, n) for c in correct)
-        records[f"eval/pass_at_{n}"] = Mean(solved / prompts, prompts)
+    for k in {1, n}:
+        chances = pass_at_k_of_prompts(answers, k)
+        if chances:
+            records[f"eval/pass_at_{k}"] = Mean(mean(chances), len(chances))
     lengths = [r.response.num_tokens for a in answers for r in a]
     records["eval/length_tokens"] = Mean(sum(lengths) / len(lengths), len(lengths))
     truncated = sum(r.response.finish_reason == "length" for a in answers for r in a)
@@ -47,21 +51,34 @@ class Accuracy:
         float  # from the spread over prompts; samples of one prompt are not independent
     )
     pass_at_k: Mapping[int, float]  # k = 1, 2, 4, ... and n
+    verifier_errors: int = 0  # samples that are not graded
 
 
 def accuracy(answers: Sequence[Sequence[ScoredResponse]]) -> Accuracy:
-    """`answers`: at least one prompt, n samples each."""
+    """`answers`: at least one prompt, n samples each, of which at least one is graded."""
     n = len(answers[0])
-    correct = [sum(r.is_correct for r in a) for a in answers]
-    rates = [c / n for c in correct]
+    rates = pass_at_k_of_prompts(answers, 1)
+    if not rates:
+        raise ValueError(
+            f"the verifier failed for all {n * len(answers)} responses, so there is no accuracy; mend it "
+            "(rewards.verifier) and evaluate again."
+        )
     ks = sorted({*(2**i for i in range(n.bit_length())), n})
+    by_k = {k: pass_at_k_of_prompts(answers, k) for k in ks}
     return Accuracy(
         prompts=len(answers),
         samples_per_prompt=n,
         pass_at_1=mean(rates),
         pass_at_1_stderr=stdev(rates) / sqrt(len(rates)) if len(rates) > 1 else 0.0,
-        pass_at_k={k: mean(pass_at_k(n, c, k) for c in correct) for k in ks},
+        pass_at_k={k: mean(chances) for k, chances in by_k.items() if chances},
+        verifier_errors=sum(not r.is_graded for a in answers for r in a),
     )
+
+
+def pass_at_k_of_prompts(answers: Sequence[Sequence[ScoredResponse]], k: int) -> list[float]:
+    """pass@k of every prompt that has at least k graded samples."""
+    marks = [[r.is_correct for r in answer if r.is_graded] for answer in answers]
+    return [pass_at_k(len(m), sum(m), k) for m in marks if len(m) >= k]
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -45,7 +45,7 @@ class RolloutRecorder:
             "stages": group.num_stages,
             "responses": [
                 readable_json(scored, self._decode(scored.response.token_ids.tolist()), _FIELDS)
-                for scored in group.responses
+                for scored in (*group.responses, *group.errored)
             ],
             "prompt_id": group.prompt.prompt_id,
         }

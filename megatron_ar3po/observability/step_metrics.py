@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import get_args
 
-from megatron_ar3po.algorithm.training_samples import group_outcome
-from megatron_ar3po.algorithm.verdict_checks import is_verifier_failure
+from megatron_ar3po.algorithm.response_reuse import needs_a_loan
+from megatron_ar3po.algorithm.training_samples import GroupOutcome, group_outcome
 from megatron_ar3po.records import Max, Mean, Records, Sum
 from megatron_ar3po.types import LoanOutcome, ResponseGroup, ScoredResponse, TrainingSample
 
@@ -17,21 +18,22 @@ def rollout_records(
     """Of fresh groups, before anything is borrowed. `discarded` (dynamic sampling) are cost: they count as generated
     and as prompts, not as groups that train."""
     everything = [*groups, *discarded]
-    responses = [r for g in everything for r in g.responses]
+    responses = [r for g in everything for r in g.sampled]
     records = Records(
         {
             "rollout/prompts": Sum(len(everything)),
             "rollout/responses_generated": Sum(len(responses)),
             "rollout/tokens_generated": Sum(sum(r.response.num_tokens for r in responses)),
-            "rollout/responses_discarded": Sum(sum(len(g.responses) for g in discarded)),
+            "rollout/responses_discarded": Sum(sum(len(g.sampled) for g in discarded)),
+            "rollout/verifier_errors": Sum(sum(len(g.errored) for g in everything)),
         }
     )
     for group in everything:
-        records.add("rollout/responses_per_prompt", Mean(len(group.responses)))
+        records.add("rollout/responses_per_prompt", Mean(len(group.sampled)))
         records.add("rollout/solved_frac", Mean(float(group.is_solved)))
         for stage in range(1, group.num_stages + 1):
             records.add(f"rollout/stage_{stage}/active_prompts", Sum(1))
-        for scored in group.responses:
+        for scored in group.sampled:
             records.add(f"rollout/stage_{scored.response.stage}/responses", Sum(1))
     if discarded:
         filled = len(responses) / max(len(groups), 1)
@@ -42,10 +44,13 @@ def rollout_records(
 
 
 def _add_response(records: Records, scored: ScoredResponse) -> None:
+    """Means of rewards are those of graded responses."""
     response = scored.response
-    records.add("reward/mean", Mean(scored.reward))
-    records.add("reward/correct_frac", Mean(float(scored.is_correct)))
-    records.add("reward/verifier_error_frac", Mean(float(is_verifier_failure(scored))))
+    if scored.is_graded:
+        records.add("reward/mean", Mean(scored.reward))
+        records.add("reward/correct_frac", Mean(float(scored.is_correct)))
+    records.add("reward/ungradable_frac", Mean(float(scored.verdict.status == "ungradable")))
+    records.add("reward/verifier_error_frac", Mean(float(not scored.is_graded)))
     records.add("response/length_tokens", Mean(response.num_tokens))
     records.add("response/length_max_tokens", Max(response.num_tokens))
     records.add("response/truncated_frac", Mean(float(response.finish_reason == "length")))
@@ -57,7 +62,7 @@ def group_records(groups: Sequence[ResponseGroup], samples: Sequence[TrainingSam
     records = Records({"group/signal_groups": Sum(num_signal)})
     if groups:
         outcomes = Counter(group_outcome(group) for group in groups)
-        for name in ("all_correct", "mixed", "all_wrong", "rescued"):
+        for name in get_args(GroupOutcome):
             records.add(f"group/{name}_frac", Mean(outcomes[name] / len(groups), len(groups)))
         records.add("group/no_signal_frac", Mean(1 - num_signal / len(groups), len(groups)))
     return records
@@ -70,7 +75,7 @@ def reuse_records(
     records = Records({"reuse/borrowed_groups": Sum(sum(g.num_borrowed > 0 for g in after))})
     for before, group in zip(fresh, after, strict=True):
         records.add("reuse/borrowed_frac", Mean(float(group.num_borrowed > 0)))
-        if not before.is_solved:
+        if needs_a_loan(before):
             records.add("reuse/hit_frac", Mean(float(group.num_borrowed > 0)))
         for scored in group.responses:
             if scored.origin == "reused":

@@ -115,7 +115,8 @@ def _grade_pair(args: argparse.Namespace) -> int:
         print(f"{number:3d}  {line}")
     print(f"extracted  {grade.extracted}")
     print(f"status     {grade.status}  ({grade.reason})")
-    print(f"reward     {_reward(grade):g}")
+    reward = _reward(grade)
+    print(f"reward     {'none' if reward is None else f'{reward:g}'}")
     return 0
 
 
@@ -241,5 +242,7 @@ def _write(
     output.write(json.dumps({**row, **verdict_json(verdict)}, ensure_ascii=False) + "\n")
 
 
-def _reward(grade: Grade) -> float:
+def _reward(grade: Grade) -> float | None:
+    if grade.status == "error":
+        return None
     return 1.0 if grade.status == "correct" else 0.0

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-GradeStatus = Literal["correct", "incorrect", "no_answer", "timeout", "too_large", "error"]
+# ungradable: the response exhausts the time or the memory of the grader, which says something of the response. error:
+# the grader failed, which says nothing.
+GradeStatus = Literal["correct", "incorrect", "no_answer", "too_large", "ungradable", "error"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,16 @@
 """A pool of worker processes with hard limits for each item.
 
-Promises: every submitted item gets exactly one grade; an item that hangs costs its own verdict ('timeout') and one
-worker, never its neighbours; a worker killed from outside costs nothing (its items are graded again, and only an item
-at which workers die twice is an 'error'); the grade of an item does not depend on the number of workers or on its
-place; closing the pool, or the death of this process, ends all workers.
+Promises: every submitted item gets exactly one grade; the grade of an item does not depend on the number of workers or
+on its place; closing the pool, or the death of this process, ends all workers; an item that goes wrong never costs its
+neighbours anything but time.
+
+What goes wrong once is tried once more. What goes wrong twice is told apart by whose doing it was:
+
+    ungradable   both times the item itself exhausted a worker: its time limit, its memory limit or its stack, the
+                 second time alone in a fresh worker. Also where that ended the process by a signal of its own (SIGABRT,
+                 SIGSEGV, SIGBUS), as C code dies that gets no memory.
+    error        at least once something else failed: the grader raised, or its process was killed from outside, ended
+                 by itself or wrote what cannot be read.
 
 Each worker has a thread here that feeds it batches and reads one line per item. Batches make a crowd of items cheap; a
 single item is sent alone and at once.
@@ -11,48 +18,26 @@ single item is sent alone and at once.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import select
-import subprocess
-import sys
-import tempfile
 import threading
-import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.worker_process import START_TIMEOUT_S, PoolSettings, WorkerProcess
 
 MAX_BATCH = 64
 MAX_BATCH_CHARS = 1_000_000
-START_TIMEOUT_S = 120.0
 _CROWD = 16
-_PAUSE_S = 0.002
 _GRACE_S = 1.0  # after the worker's own limit, before it is killed
 _MAX_FAILED_STARTS = 3
-_MAX_DEATHS = 2  # of workers at one item
+_MAX_TRIES = 2  # of one item
 
 
 class VerifierPoolError(RuntimeError):
     """The workers cannot run at all; the message holds what they said."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolSettings:
-    """What the workers are to do. `grader` is math, check or an import path; `options` and `rewards` are for them."""
-
-    grader: str = "math"
-    options: dict[str, Any] = field(default_factory=dict)
-    rewards: dict[str, Any] = field(default_factory=dict)
-    num_workers: int = 1
-    timeout_s: float = 5.0
-    memory_bytes: int = 1024**3
 
 
 @dataclass
@@ -60,7 +45,9 @@ class PoolCounts:
     """What happened so far."""
 
     items: int = 0
-    timeouts: int = 0
+    retries: int = 0
+    ungradable: int = 0
+    errors: int = 0
     killed: int = 0  # workers that did not heed their own limit
     deaths: int = 0  # workers that ended by themselves or from outside
     restarts: int = 0
@@ -72,7 +59,7 @@ class _Item:
     ground_truth: str
     overrides: Mapping[str, Any]
     future: Future[Grade] = field(default_factory=Future)
-    deaths: int = 0
+    failures: list[Grade] = field(default_factory=list)
     is_running: bool = False
 
 
@@ -169,10 +156,13 @@ class VerifierPool:
                     num_chars += len(item.text) + len(item.ground_truth)
             return batch
 
-    def _return(self, items: Sequence[_Item]) -> None:
+    def _return(self, items: Sequence[_Item], *, at_the_end: bool = False) -> None:
         with self._changed:
             if not self._is_closed:
-                self._queue.extendleft(reversed(items))
+                if at_the_end:
+                    self._queue.extend(items)
+                else:
+                    self._queue.extendleft(reversed(items))
                 self._changed.notify_all()
                 return
         for item in items:
@@ -211,6 +201,25 @@ def _grade_of(answer: list[Any]) -> Grade:
     )
 
 
+def judge_failures(failures: Sequence[Grade]) -> Grade:
+    """What an item is that went wrong every time: 'ungradable' where each time was its own doing, else 'error'.
+
+    >>> slow, raised = Grade(status="ungradable", reason="slow"), Grade(status="error", reason="KeyError")
+    >>> judge_failures([slow, slow]).reason, judge_failures([slow, raised]).reason
+    ('slow, twice', 'slow, then KeyError')
+    >>> judge_failures([slow, raised]).status
+    'error'
+    """
+    first, last = failures
+    is_own_doing = all(failure.status == "ungradable" for failure in failures)
+    same = first.reason == last.reason
+    return replace(
+        last,
+        status="ungradable" if is_own_doing else "error",
+        reason=f"{last.reason}, twice" if same else f"{first.reason}, then {last.reason}",
+    )
+
+
 class _Feeder(threading.Thread):
     """One worker process and the thread that feeds it. The thread lives as long as the pool: the kernel ends the
     worker when the thread that started it ends."""
@@ -219,15 +228,11 @@ class _Feeder(threading.Thread):
         super().__init__(name=f"verifier-{number}", daemon=True)
         self._pool = pool
         self._settings = pool.settings
-        self._process: subprocess.Popen[bytes] | None = None
-        self._was_ended = False  # by us, or its death is counted already
-        self._received = b""
-        self._readable = select.poll()
+        self._worker = WorkerProcess(pool.settings)
 
     @property
     def pid(self) -> int | None:
-        process = self._process
-        return process.pid if process is not None and process.poll() is None else None
+        return self._worker.pid
 
     def run(self) -> None:
         try:
@@ -237,81 +242,89 @@ class _Feeder(threading.Thread):
                     self._grade(batch)
         except VerifierPoolError as error:
             self._pool._break(str(error))
+        except Exception as error:  # a fault of ours: whoever waits for a grade learns of it
+            self._pool._break(f"the verifier's own code failed: {error!r}")
         finally:
             self.kill()
 
     def kill(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        self._was_ended = True
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None and threading.current_thread() is self:
-                with contextlib.suppress(OSError):
-                    pipe.close()
+        self._worker.kill()
 
     # --- one batch
 
     def _grade(self, batch: list[_Item]) -> None:
+        """Every item gets its grade, or goes back into the queue. One that exhausted the worker has its second chance
+        at once, alone in a fresh one."""
         waiting = deque(batch)
+        again: _Item | None = None
         try:
             self._ensure_started()
-            self._send([[item.text, item.ground_truth, item.overrides] for item in batch])
+            self._worker.send([[item.text, item.ground_truth, item.overrides] for item in batch])
             while waiting:
                 is_crowd = len(waiting) > _CROWD
-                answer = self._receive(self._settings.timeout_s + _GRACE_S, is_crowd=is_crowd)
-                self._finish(waiting.popleft(), _grade_of(answer))
+                answer = self._worker.receive(
+                    self._settings.timeout_s + _GRACE_S, is_crowd=is_crowd
+                )
+                item = waiting.popleft()
+                is_done = self._settle(item, _grade_of(answer))
                 if answer[0]:
+                    again = None if is_done else item
                     self.kill()
                     break
+                if not is_done:
+                    self._pool._return([item], at_the_end=True)
         except TimeoutError:
             self.kill()
             self._pool.counts.killed += 1
-            self._finish(
-                waiting.popleft(),
-                Grade(status="timeout", reason="the worker did not answer and was killed"),
-            )
-        except (EOFError, OSError):
+            reason = f"not decided within {self._settings.timeout_s:g} s, nor did its worker heed the alarm"
+            again = self._blame_first(waiting, Grade(status="ungradable", reason=reason))
+        except (EOFError, OSError, ValueError) as error:  # ValueError: a line that is no JSON
             self._pool.counts.deaths += 1
-            self.kill()
-            self._blame(waiting)
-        except VerifierPoolError as error:
+            again = self._blame_first(waiting, self._worker.explain_death(error))
+        except (
+            Exception
+        ) as error:  # no worker starts any more, or a fault of ours: nobody waits in vain
             for item in waiting:
                 _give_up(item, error)
             raise
         if waiting:
             self._pool._return(list(waiting))
+        if again is not None:
+            self._grade([again])
 
-    def _blame(self, waiting: deque[_Item]) -> None:
-        """The worker died at the first of these; once may be an accident from outside."""
+    def _blame_first(self, waiting: deque[_Item], failure: Grade) -> _Item | None:
+        """The worker ended at the first of these. Returns it if it is to be tried again."""
         if not waiting:
-            return
-        waiting[0].deaths += 1
-        if waiting[0].deaths >= _MAX_DEATHS:
-            self._finish(
-                waiting.popleft(),
-                Grade(status="error", reason="the worker died at this item, twice"),
-            )
+            return None
+        item = waiting.popleft()
+        return None if self._settle(item, failure) else item
 
-    def _finish(self, item: _Item, grade: Grade) -> None:
+    def _settle(self, item: _Item, grade: Grade) -> bool:
+        """Whether this is the item's grade; False: it gets a second chance."""
         counts = self._pool.counts
+        if grade.status in ("ungradable", "error"):
+            item.failures.append(grade)
+            if len(item.failures) < _MAX_TRIES:
+                counts.retries += 1
+                return False
+            grade = judge_failures(item.failures)
         counts.items += 1
-        counts.timeouts += grade.status == "timeout"
+        counts.ungradable += grade.status == "ungradable"
+        counts.errors += grade.status == "error"
         item.future.set_result(grade)
+        return True
 
     # --- the process
 
     def _ensure_started(self) -> None:
         failures = []
-        while self._process is None or self._process.poll() is not None:
+        while self._worker.pid is None:
             if self._pool._is_closed:
                 raise VerifierPoolError("the verifier pool was closed")
-            if self._process is not None:
+            if self._worker.was_started:
                 self._pool.counts.restarts += 1
-                self._pool.counts.deaths += not self._was_ended
-            said = self._start()
+                self._pool.counts.deaths += not self._worker.was_ended
+            said = self._worker.start()
             if said is None:
                 self._pool._report_ready()
                 return
@@ -321,70 +334,3 @@ class _Feeder(threading.Thread):
                     f"rewards.verifier={self._settings.grader}: a worker failed to start {len(failures)} times. "
                     f"It said:\n{said}"
                 )
-
-    def _start(self) -> str | None:
-        """None when the worker is ready, else the end of what it wrote."""
-        settings = {
-            "grader": self._settings.grader,
-            "options": self._settings.options,
-            "rewards": self._settings.rewards,
-            "timeout_s": self._settings.timeout_s,
-            "memory_bytes": self._settings.memory_bytes,
-            "parent": os.getpid(),
-        }
-        package_root = str(Path(__file__).resolve().parents[2])
-        search_path = [package_root, *(entry for entry in sys.path if entry)]
-        with tempfile.TemporaryFile() as words:
-            self._received, self._was_ended = b"", False
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "megatron_ar3po.rewards.worker", json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(search_path))},
-            )
-            assert self._process.stdin is not None and self._process.stdout is not None
-            self._readable = select.poll()
-            self._readable.register(self._process.stdout.fileno(), select.POLLIN)
-            os.set_blocking(self._process.stdin.fileno(), False)
-            try:
-                self._receive(START_TIMEOUT_S)
-                return None
-            except (EOFError, TimeoutError, OSError) as error:
-                self.kill()
-                words.seek(0, os.SEEK_END)
-                words.seek(max(0, words.tell() - 2000))
-                return (
-                    words.read().decode(errors="replace").strip()
-                    or f"nothing ({type(error).__name__})"
-                )
-
-    def _send(self, items: list[list[Any]]) -> None:
-        """Write a batch; a worker that does not take it in time is as good as dead."""
-        assert self._process is not None and self._process.stdin is not None
-        descriptor = self._process.stdin.fileno()
-        data = memoryview(json.dumps(items).encode() + b"\n")
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while data:
-            if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                raise EOFError("the worker does not read")
-            data = data[os.write(descriptor, data) :]
-
-    def _receive(self, timeout_s: float, *, is_crowd: bool = False) -> Any:
-        """The next line of the worker. In a crowd of items nobody waits for this one: let a few lines come together,
-        waking up for each would cost more than reading it."""
-        assert self._process is not None and self._process.stdout is not None
-        descriptor = self._process.stdout.fileno()
-        while b"\n" not in self._received:
-            if not self._readable.poll(timeout_s * 1000):
-                raise TimeoutError
-            if is_crowd:
-                time.sleep(_PAUSE_S)
-            chunk = os.read(descriptor, 65536)
-            if not chunk:
-                raise EOFError
-            self._received += chunk
-        line, _, self._received = self._received.partition(b"\n")
-        return json.loads(line)

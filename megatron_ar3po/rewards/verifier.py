@@ -1,6 +1,7 @@
 """The verifier of a run: tokens in, verdict out.
 
-Promises: model text never raises, it becomes a verdict with the lowest reward and a status that says why; a truncated
+Promises: model text never raises, it becomes a verdict with the lowest reward and a status that says why; where the
+verifier itself fails the verdict is an 'error' without a reward; a truncated
 response is not graded unless `rewards.truncated=grade`; nothing blocks the event loop, so verification overlaps
 generation; `version` changes whenever the same text could be graded differently. Reading answers is left to the
 graders, processes and their limits to the pool.
@@ -147,7 +148,7 @@ class ResponseVerifier:
         text = self._tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True)
         grade = await self._grade(text, prompt)
         return Verdict(
-            reward=self._reward(grade) + penalty,
+            reward=None if grade.status == "error" else self._reward(grade) + penalty,
             status=grade.status,
             extracted=grade.extracted,
             reason=grade.reason,
@@ -168,14 +169,19 @@ class ResponseVerifier:
                 reason=grade.reason,
                 elapsed_s=time.perf_counter() - started,
             )
-        return await asyncio.wrap_future(
-            self._pool.submit(
-                text, prompt.ground_truth, **own_tolerance(prompt.metadata.get("error"))
+        try:
+            return await asyncio.wrap_future(
+                self._pool.submit(
+                    text, prompt.ground_truth, **own_tolerance(prompt.metadata.get("error"))
+                )
             )
-        )
+        except VerifierPoolError as error:
+            # No worker runs any more. `rewards.max_error_frac` ends the run with these words, after what was graded
+            # before has been accounted for.
+            return Grade(status="error", reason=str(error))
 
     def _reward(self, grade: Grade) -> float:
-        if grade.reward is not None:
+        if grade.reward is not None and grade.status != "ungradable":
             return grade.reward
         reward = self._config.correct if grade.status == "correct" else self._config.incorrect
         return reward + self._config.format_reward * grade.is_marked

@@ -1,9 +1,11 @@
 """The process that reads model text: `python -m megatron_ar3po.rewards.worker SETTINGS`, started by the pool.
 
-It grades one item after another and writes one line for each. What an item does to it stays with that item: a soft
-time limit (an alarm that no `except Exception` of a library can swallow) ends it with verdict 'timeout', a memory limit
-with 'error'. What the alarm cannot interrupt, the pool kills. It ends with its parent, however that ends: by the end of
-its input, and by the kernel's parent-death signal should it be busy.
+It grades one item after another and writes one line for each. What an item does to it stays with that item: one that
+exhausts the time (a soft limit: an alarm that no `except Exception` of a library can swallow), the memory or the stack
+is 'ungradable' here, whatever the grader raises is an 'error', and the pool gives either a second chance. A worker
+that was exhausted ends, so that the next item meets a fresh one. What the alarm cannot interrupt, the pool kills. It
+ends with its parent, however that ends: by the end of its input, and by the kernel's parent-death signal should it be
+busy.
 
 It imports neither torch nor the heavy rest of the package, so it starts in about a second.
 """
@@ -20,9 +22,9 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
-from megatron_ar3po.rewards.grade import Grade, Grader
+from megatron_ar3po.rewards.grade import Grade, Grader, GradeStatus
 from megatron_ar3po.user_functions import (
     UserFunctionError,
     check_parameters,
@@ -55,7 +57,7 @@ class Alarm:
             signal.setitimer(signal.ITIMER_REAL, limit_s, 0.5)
             return grade(item)
         except Expired:
-            return Grade(status="timeout", reason=f"not decided within {limit_s:g} s")
+            return Grade(status="ungradable", reason=f"not decided within {limit_s:g} s")
         finally:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -92,18 +94,19 @@ def main() -> None:
 def grade_one(alarm: Alarm, grade: GradeItem, item: list[Any], limit_s: float) -> list[Any]:
     """[whether the worker ends now, then the fields of the grade in their order]."""
     started = time.perf_counter()
-    needs_restart = False
     try:
         result = alarm.run(grade, item, limit_s)
     except MemoryError:
-        result = Grade(status="error", reason="it needs more memory than a worker may use")
-        needs_restart = True  # the heap is full of its remains
+        result = Grade(
+            status="ungradable", reason="it needs more memory than a verifier worker may use"
+        )
     except RecursionError:
-        result = Grade(status="error", reason="nested too deeply")
+        result = Grade(status="ungradable", reason="nested too deeply")
     except Exception as error:
         # The door where untrusted text is graded: whatever it provokes becomes a counted verdict, never a crash.
         result = Grade(status="error", reason=f"{type(error).__name__}: {error}"[:300])
     elapsed_s = time.perf_counter() - started
+    needs_restart = result.status == "ungradable"  # the heap may be full of its remains
     fields = (result.status, result.extracted, result.reason, result.reward, result.is_marked)
     return [needs_restart, *fields, elapsed_s, result.tried]
 
@@ -198,6 +201,10 @@ def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
 def as_grade(answer: Grade | bool | float, correct: float) -> Grade:
     """What a user's grader may return, as a grade."""
     if isinstance(answer, Grade):
+        if answer.status not in get_args(GradeStatus):
+            raise ValueError(
+                f"a Grade has one of the statuses {', '.join(get_args(GradeStatus))}, not {answer.status!r}"
+            )
         return answer
     if isinstance(answer, bool):
         return Grade(status="correct" if answer else "incorrect")

@@ -86,7 +86,7 @@ class Ledger:
                 self._answered += usage_of_responses(
                     [
                         scored
-                        for scored in group.responses
+                        for scored in group.sampled
                         if scored.response.response_id not in collected.restored
                     ]
                 )
@@ -172,7 +172,7 @@ def usage_of_responses(responses: Sequence[ScoredResponse]) -> ServerUsage:
 def prompt_row(
     group: ResponseGroup, *, step: int, policy_version: int, is_discarded: bool
 ) -> dict[str, Any]:
-    responses = [scored.response for scored in group.responses]
+    responses = [scored.response for scored in group.sampled]
     return {
         "kind": "prompt",
         "step": step,
@@ -185,6 +185,9 @@ def prompt_row(
         "stages": group.num_stages,
         "responses": len(responses),
         "correct": sum(scored.is_correct for scored in group.responses),
+        "ungradable": sum(s.verdict.status == "ungradable" for s in group.responses),
+        "ungraded": len(group.errored),
+        "ungraded_tokens": sum(scored.response.num_tokens for scored in group.errored),
         "prompt_tokens": len(group.prompt.token_ids) * len(responses),
         "cached_prompt_tokens": sum(r.num_cached_tokens for r in responses),
         "response_tokens": sum(r.num_tokens for r in responses),
@@ -226,15 +229,14 @@ def lost_server_row(book: ServerBook, reported: ServerCounters, step: int) -> di
 
 
 def outcome(group: ResponseGroup) -> str:
-    """How sampling ended for a prompt, before anything is borrowed; unsolved ones say why, if known."""
+    """How sampling ended for a prompt, before anything is borrowed; unsolved ones say why, if known. Only the graded
+    responses have a say."""
     graded = [scored for scored in group.responses if scored.response.finish_reason != "abort"]
     correct = [scored.is_correct for scored in graded]
     if any(correct):
         return "all_correct" if all(correct) else "mixed"
     if not graded:
-        return "cancelled"
-    if any(scored.verdict.status in ("error", "timeout") for scored in graded):
-        return "verifier_error"
+        return "verifier_error" if group.errored else "cancelled"
     if all(scored.response.finish_reason == "length" for scored in graded):
         return "truncated"
     return "all_wrong"

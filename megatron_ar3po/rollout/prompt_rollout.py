@@ -61,6 +61,7 @@ class PromptRollout:
         self._context = context
         self._step_prompt = step_prompt
         self._scored: list[ScoredResponse] = []
+        self._left_out: list[ScoredResponse] = []
         self._solved_by_stage: list[bool] = []
         self._stop_reason = ""
 
@@ -73,7 +74,8 @@ class PromptRollout:
             await self.run_stage()
 
     async def run_stage(self) -> None:
-        """Nothing when there is none left, or when the step's tokens are spoken for."""
+        """Nothing when there is none left, or when the step's tokens are spoken for. A stage with responses for which
+        the verifier failed is decided on the others."""
         context = self._context
         stage = len(self._solved_by_stage) + 1
         size = self._next_stage_size()
@@ -87,7 +89,8 @@ class PromptRollout:
             scored = await self._sample_until_solved(draws)
         else:
             scored = await gather(self._sample_and_grade(draw) for draw in draws)
-        self._scored += scored
+        self._scored += [response for response in scored if response.is_graded]
+        self._left_out += [response for response in scored if not response.is_graded]
         self._solved_by_stage.append(any(response.is_correct for response in scored))
         if self._solved_by_stage[-1]:
             self._stop("solved")
@@ -100,6 +103,7 @@ class PromptRollout:
             prompt=self._step_prompt.prompt,
             responses=tuple(self._scored),
             stop_reason=self._stop_reason,
+            left_out=tuple(self._left_out),
         )
 
     def _next_stage_size(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.algorithm.verdict_checks import check_error_share
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
@@ -46,6 +47,7 @@ class LeaderRollout:
 
     controller: RolloutController
     ledger: Ledger
+    max_error_frac: float  # rewards.max_error_frac
     log: ResponseLogFolder | None  # None: responses are not written down as they come
 
     def forget_up_to(self, step: int) -> None:
@@ -62,7 +64,8 @@ class LeaderRollout:
         step: int,
         policy_version: int,
     ) -> list[list[ScoredResponse]]:
-        """`num_samples` responses of each prompt, written down as cost of the evaluation after `step`."""
+        """`num_samples` responses of each prompt, written down as cost of the evaluation after `step`. Raises where the
+        verifier fails for too many of them."""
         responses = self.controller.sample(
             prompts,
             num_samples=num_samples,
@@ -71,6 +74,11 @@ class LeaderRollout:
             policy_version=policy_version,
         )
         self.ledger.record_evaluation(responses, step=step, policy_version=policy_version)
+        check_error_share(
+            [scored for of_prompt in responses for scored in of_prompt],
+            max_error_frac=self.max_error_frac,
+            of="this evaluation",
+        )
         return responses
 
 
@@ -119,13 +127,23 @@ def build_rollout(
     before = counters_before(servers)
     if config.servers.routing == "local":
         ledger = Ledger(path, lambda: server_books(engine, before=before))
-        return LeaderRollout(controller=controller, ledger=ledger, log=log)
+        return LeaderRollout(
+            controller=controller,
+            ledger=ledger,
+            max_error_frac=config.rewards.max_error_frac,
+            log=log,
+        )
     ledger = Ledger(
         path,
         lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
         seen=lambda: sum(engine.usage.values(), ServerUsage()),
     )
-    return LeaderRollout(controller=controller, ledger=ledger, log=log)
+    return LeaderRollout(
+        controller=controller,
+        ledger=ledger,
+        max_error_frac=config.rewards.max_error_frac,
+        log=log,
+    )
 
 
 def usage_of_all(engine: SglangEngine, ranks: Ranks) -> list[dict[Process, ServerUsage]]:

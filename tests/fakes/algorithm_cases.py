@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -49,6 +49,13 @@ def make_scored(
     return ScoredResponse(
         response=response, verdict=Verdict(reward=reward, status=status), origin=origin
     )
+
+
+def make_errored(*, prompt_id: str = "p0", name: str = "e", num_tokens: int = 3) -> ScoredResponse:
+    """A response for which the verifier failed."""
+    scored = make_scored(0.0, prompt_id=prompt_id, name=name, num_tokens=num_tokens)
+    verdict = Verdict(reward=None, status="error", reason="sympy died, twice")
+    return replace(scored, verdict=verdict)
 
 
 def group(

@@ -133,7 +133,7 @@ def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig
             response = replace(response, prompt_id=today.prompt_id)
             scored = ScoredResponse(response=response, verdict=grader.verify(today, response))
             if not scored.is_correct:
-                counts["not_correct"] += 1
+                counts["not_correct" if scored.is_graded else "verifier_failed"] += 1
                 continue
             batch.append((today, scored))
             if len(batch) == _LINES_AT_A_TIME:
@@ -208,6 +208,11 @@ def _regrade_row(
         return "unknown_prompt"
     response = replace(row.scored.response, prompt_id=prompt.prompt_id)
     scored = ScoredResponse(response=response, verdict=grader.verify(prompt, response))
+    if not scored.is_graded:
+        raise ReuseStoreError(
+            f"the verifier failed for stored response {response.response_id} ({scored.verdict.reason}), so it is not "
+            "known whether it stays; nothing was changed. Mend the verifier and regrade again."
+        )
     if not scored.is_correct:
         return "not_correct"
     prompt_row = encode_prompt(prompt)

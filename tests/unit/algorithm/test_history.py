@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fakes.algorithm_cases import group, make_scored
+from fakes.algorithm_cases import group, make_errored, make_scored
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.rollout.ledger import prompt_row
@@ -34,6 +34,15 @@ def test_an_aborted_response_is_neither_right_nor_wrong_and_has_no_length() -> N
     history = learn_and_replay(replace(solved, responses=(*solved.responses, *cut_off)))
     assert history.beta("p0") == (PRIOR + 1, PRIOR + 1)
     assert history.likely_chain_tokens("p0", ()) == 3.0
+
+
+def test_a_response_that_the_verifier_failed_for_teaches_nothing() -> None:
+    """One right of 3 tokens, two failures of 9: Beta(2, 1) and a length of 3."""
+    failed = make_errored(num_tokens=9)
+    history = learn_and_replay(replace(group([1.0]), left_out=(failed, failed)))
+    assert history.beta("p0") == (PRIOR + 1, PRIOR)
+    assert history.likely_chain_tokens("p0", ()) == 3.0
+    assert not learn_and_replay(replace(group([]), left_out=(failed,))).is_known("p0")
 
 
 def test_of_a_prompt_whose_responses_were_all_aborted_nothing_is_known() -> None:

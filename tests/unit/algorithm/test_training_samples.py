@@ -1,11 +1,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
-from fakes.algorithm_cases import group, stored_answer
+from fakes.algorithm_cases import group, make_errored, stored_answer
 
-from megatron_ar3po.algorithm.response_reuse import with_borrowed
+from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
+from megatron_ar3po.algorithm.response_reuse import (
+    needs_a_loan,
+    responses_worth_keeping,
+    with_borrowed,
+)
 from megatron_ar3po.algorithm.training_samples import (
     group_outcome,
     needs_the_whole_step,
@@ -185,3 +191,32 @@ def test_a_group_that_differs_in_its_kl_alone_teaches_nothing(advantage: str) ->
     groups = [with_kl_penalty(group([1, 1]), kl, 0.1), group([1, 0], position=1)]
     samples = samples_with_signal(groups, AlgorithmConfig(advantage=advantage), ReuseConfig())
     assert {s.group_position for s in samples} == {1}
+
+
+@pytest.mark.parametrize(
+    "advantage", ["group", "rloo", "leave_one_out", "global", "global_baseline"]
+)
+def test_a_group_is_what_is_graded_of_it(advantage: Any) -> None:
+    """Rewards 1 0 and two responses that the verifier failed for train as a group of two; a group for which it failed
+    altogether trains nothing, and the step's mean and std do not see it."""
+    config = AlgorithmConfig(advantage=advantage)
+    graded = group([1, 0])
+    failed = (make_errored(name="e0"), make_errored(name="e1"))
+    groups = [replace(graded, left_out=failed), replace(group([], position=1), left_out=failed)]
+    samples = samples_with_signal(groups, config, ReuseConfig())
+    expected = samples_with_signal([graded], config, ReuseConfig())
+    assert [(s.response_id, s.advantage) for s in samples] == [
+        (s.response_id, s.advantage) for s in expected
+    ]
+    assert [s.response_id for s in samples] == ["p0.0", "p0.1"]
+    if advantage == "group":
+        assert [s.advantage for s in samples] == pytest.approx([0.999998, -0.999998])
+
+
+def test_a_group_without_graded_responses_borrows_nothing_and_is_counted() -> None:
+    lost = replace(group([]), left_out=(make_errored(),))
+    assert group_outcome(lost) == "verifier_error"
+    assert not needs_a_loan(lost)
+    assert not carries_signal(lost) and not is_mixed(lost)
+    assert responses_worth_keeping([lost]) == []
+    assert why_nothing_trains([lost]).startswith("1 groups: 1 verifier_error")

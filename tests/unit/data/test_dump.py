@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-from fakes.algorithm_cases import group, stored_answer
+from fakes.algorithm_cases import group, make_errored, stored_answer
 from fakes.ranks import OneRank
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
@@ -29,13 +29,14 @@ def plain(whole: ResponseGroup) -> object:
 
 
 def test_a_dump_comes_back_whole_and_by_position(tmp_path):
-    """A group with metadata and a KL penalty, and one that has borrowed."""
+    """A group with metadata, a KL penalty and a response that the verifier failed for, and one that has borrowed."""
     first = group([1.0, 0.5], position=0)
     first = replace(
         first,
         prompt=replace(first.prompt, metadata={"level": 3, "tags": ["a"]}),
         responses=(replace(first.responses[0], kl_penalty=0.25), first.responses[1]),
         stop_reason="solved",
+        left_out=(make_errored(),),
     )
     lent = stored_answer(position=4, num_tokens=5)
     rescued = with_borrowed(group([0] * 4, position=4), lent, seed=0, step=5)

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 
 from megatron_ar3po.observability.accuracy import accuracy, evaluation_records, pass_at_k
+from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
 
-def answer(is_correct: bool) -> ScoredResponse:
+def answer(is_correct: bool | None) -> ScoredResponse:
+    """None: the verifier failed."""
     response = Response(
         response_id="r",
         prompt_id="p",
@@ -17,8 +19,14 @@ def answer(is_correct: bool) -> ScoredResponse:
         stage=1,
         index=0,
     )
+    if is_correct is None:
+        return ScoredResponse(response=response, verdict=Verdict(reward=None, status="error"))
     status = "correct" if is_correct else "incorrect"
     return ScoredResponse(response=response, verdict=Verdict(reward=0, status=status))
+
+
+def answers(*marks: tuple[bool | None, ...]) -> list[list[ScoredResponse]]:
+    return [[answer(mark) for mark in of_prompt] for of_prompt in marks]
 
 
 def test_pass_at_1_is_the_share_of_right_samples_and_pass_at_2_of_solved_prompts():
@@ -48,6 +56,26 @@ def test_accuracy_over_prompts_with_its_standard_error():
     assert found.pass_at_1 == 5 / 12
     assert found.pass_at_1_stderr == pytest.approx(0.5204 / 3**0.5, abs=1e-4)
     assert found.pass_at_k == pytest.approx({1: 5 / 12, 2: 1.5 / 3, 4: 2 / 3})
+
+
+def test_a_sample_that_the_verifier_failed_for_is_neither_right_nor_wrong():
+    """Of two samples: (right, failed), (right, wrong), (failed, failed). Rates 1 and 1/2, the third prompt has none;
+    two graded samples has the second prompt alone, and it is solved."""
+    failing = answers((True, None), (True, False), (None, None))
+    records = evaluation_records(failing)
+    assert records["eval/pass_at_1"] == Mean(0.75, 2)
+    assert records["eval/pass_at_2"] == Mean(1.0, 1)
+    assert records["eval/verifier_errors"] == Sum(3)
+    assert records["eval/responses"] == Sum(6)
+    found = accuracy(failing)
+    assert (found.pass_at_1, found.verifier_errors) == (0.75, 3)
+    assert found.pass_at_k == {1: 0.75, 2: 1.0}
+
+
+def test_without_a_graded_response_there_is_no_accuracy():
+    assert "eval/pass_at_1" not in evaluation_records(answers((None, None)))
+    with pytest.raises(ValueError, match="the verifier failed for all 2 responses"):
+        accuracy(answers((None, None)))
 
 
 def test_one_sample_of_one_prompt_has_no_spread():

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from fakes.algorithm_cases import group, stored_answer
+from fakes.algorithm_cases import group, make_errored, stored_answer
 
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
-from megatron_ar3po.observability.step_metrics import group_records, loan_records
+from megatron_ar3po.observability.step_metrics import group_records, loan_records, rollout_records
 from megatron_ar3po.records import Mean, Sum
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.types import ResponseGroup, Verdict
 
 
 def make_rescued(position: int) -> ResponseGroup:
@@ -46,8 +48,39 @@ def test_groups_are_counted_by_how_they_ended_and_by_whether_they_teach() -> Non
         "group/mixed_frac": Mean(0.25, 4),
         "group/all_wrong_frac": Mean(0.25, 4),
         "group/rescued_frac": Mean(0.25, 4),
+        "group/verifier_error_frac": Mean(0.0, 4),
         "group/no_signal_frac": Mean(0.5, 4),
     }
+
+
+def test_a_response_that_the_verifier_failed_for_is_cost_without_a_reward() -> None:
+    """Rewards 1 0 and one failure; a group of two failures. Five responses of 3 tokens, a mean of 1/2 over two."""
+    failed = make_errored()
+    groups = [
+        replace(group([1, 0]), left_out=(failed,)),
+        replace(group([], position=1), left_out=(failed, failed)),
+    ]
+    records = rollout_records(groups)
+    assert records["rollout/responses_generated"] == Sum(5)
+    assert records["rollout/tokens_generated"] == Sum(15)
+    assert records["rollout/responses_per_prompt"] == Mean(2.5, 2)
+    assert records["rollout/verifier_errors"] == Sum(3)
+    assert records["reward/mean"] == records["reward/correct_frac"] == Mean(0.5, 2)
+    assert records["reward/verifier_error_frac"] == Mean(pytest.approx(3 / 5), 5)
+    samples = samples_with_signal(groups, AlgorithmConfig(), ReuseConfig())
+    of_groups = group_records(groups, samples)
+    assert of_groups["group/verifier_error_frac"] == Mean(0.5, 2)
+    assert of_groups["group/no_signal_frac"] == Mean(0.5, 2)
+
+
+def test_an_ungradable_response_is_counted_and_has_its_reward() -> None:
+    verdict = Verdict(reward=-1.0, status="ungradable")
+    whole = group([1, 0])
+    punished = replace(whole.responses[1], verdict=verdict)
+    records = rollout_records([replace(whole, responses=(whole.responses[0], punished))])
+    assert records["reward/mean"] == Mean(0.0, 2)
+    assert records["reward/ungradable_frac"] == Mean(0.5, 2)
+    assert records["reward/verifier_error_frac"] == Mean(0.0, 2)
 
 
 def test_a_replica_without_groups_reports_no_shares() -> None:

@@ -12,6 +12,12 @@ from collections.abc import Callable
 
 from megatron_ar3po.config.rewards import RewardsConfig
 
+SEEN: list[str] = []  # by this worker
+
+
+def grade_deeply() -> bool:
+    return grade_deeply()
+
 
 def make_grader(config: RewardsConfig) -> Callable[[str, str], bool | float]:
     return grade
@@ -40,8 +46,30 @@ def grade(response: str, ground_truth: str) -> bool | float:
             open(path, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
         return True
+    if response == "crash":  # as C code does that gets no memory
+        os.abort()
+    if response == "exit":
+        os._exit(3)
+    if response == "deep":
+        return grade_deeply()
     if response == "raise":
         raise RuntimeError("no such luck")
+    if response.startswith("raise once "):  # the name of a file that remembers
+        path = response.removeprefix("raise once ")
+        if not os.path.exists(path):
+            open(path, "w").close()
+            raise RuntimeError("no such luck")
+        return True
+    if response.startswith("loop then raise "):
+        path = response.removeprefix("loop then raise ")
+        if os.path.exists(path):
+            raise RuntimeError("no such luck")
+        open(path, "w").close()
+        while True:
+            pass
+    if response == "how many":
+        return float(len(SEEN))
+    SEEN.append(response)
     if response == "slow":
         time.sleep(0.2)
     if response == "half":

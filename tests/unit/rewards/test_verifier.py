@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from megatron_ar3po.config.rewards import RewardsConfig
+from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.ground_truths import check_ground_truth, check_ground_truths
 from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty, verifier_version
+from megatron_ar3po.rewards.worker import as_grade
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -127,7 +129,7 @@ def test_many_responses_are_verified_at_once_and_the_event_loop_stays_free() -> 
 
     statuses, ticks = asyncio.run(run())
     right, wrong = "correct", "incorrect"
-    assert statuses == [right, "timeout", right, wrong, right, wrong, right, right]
+    assert statuses == [right, "ungradable", right, wrong, right, wrong, right, right]
     assert ticks >= 5
 
 
@@ -142,6 +144,37 @@ def test_a_prompt_may_bring_its_own_tolerance() -> None:
             assert verdict.status == status
     finally:
         verifier.close()
+
+
+def test_an_ungradable_response_has_the_reward_of_an_incorrect_one() -> None:
+    """Twice not decided within its time; at full length it is punished for that besides."""
+    config = RewardsConfig(
+        verifier="chaos_grader:make_grader",
+        timeout_s=0.5,
+        incorrect=-0.5,
+        overlong_penalty_tokens=2,
+    )
+    verdict = verify(config, "loop", "1", limit=len("loop") + 1)
+    assert (verdict.status, verdict.reward) == ("ungradable", -1.5)
+
+
+def test_a_verifier_that_fails_says_nothing_and_gives_no_reward() -> None:
+    """A grader that raises, and workers that are gone."""
+    config = RewardsConfig(verifier="chaos_grader:make_grader", incorrect=-1.0)
+    verdict = verify(config, "raise", "1")
+    assert (verdict.status, verdict.reward) == ("error", None)
+    assert verdict.reason == "RuntimeError: no such luck, twice"
+    verifier = make_verifier(config, CharTokenizer())
+    verifier.close()
+    prompt = Prompt(prompt_id="p", token_ids=(1,), ground_truth="1")
+    verdict = asyncio.run(verifier.verify(prompt, response_of("1")))
+    assert (verdict.status, verdict.reward) == ("error", None)
+    assert verdict.reason == "the verifier pool is closed"
+
+
+def test_a_grade_with_a_status_that_we_do_not_know_is_an_error_that_names_those_we_do() -> None:
+    with pytest.raises(ValueError, match=r"one of the statuses .*ungradable, error, not 'timeout'"):
+        as_grade(Grade(status="timeout"), correct=1.0)  # type: ignore[arg-type]
 
 
 def test_the_ground_truths_of_a_dataset_are_checked_once_each() -> None:

@@ -68,19 +68,20 @@ def test_ten_thousand_items_with_disasters_among_them_are_all_graded_right_and_i
     statuses = [future.result(timeout=120).status for future in futures]
 
     expected = {
-        "hang": "timeout",
-        "loop": "timeout",
-        "bomb": "error",
+        "hang": "ungradable",
+        "loop": "ungradable",
+        "bomb": "ungradable",
         "die": "error",
-        "stubborn": "timeout",
+        "stubborn": "ungradable",
     }
     assert {name: statuses[index] for index, name in disasters.items()} == expected
     for index, status in enumerate(statuses):
         if index not in disasters:
             assert status == ("correct" if index % 3 or index == 0 else "incorrect"), index
     assert pool.counts.items == 10_000
-    assert pool.counts.timeouts == 3
-    assert pool.counts.killed == 1  # only the deaf one needed it
+    assert (pool.counts.ungradable, pool.counts.errors) == (4, 1)
+    assert pool.counts.retries >= 5
+    assert pool.counts.killed == 2  # only the deaf one needed it, both times
     assert pool.counts.deaths >= 3  # killed from outside, and twice at "die"
 
 
@@ -113,8 +114,63 @@ def test_a_worker_that_dies_at_an_item_once_is_an_accident(
 
 
 def test_a_grader_that_raises_gives_a_counted_error(make_pool: MakePool) -> None:
-    grade = make_pool().submit("raise", "x").result(timeout=60)
-    assert (grade.status, grade.reason) == ("error", "RuntimeError: no such luck")
+    pool = make_pool()
+    grade = pool.submit("raise", "x").result(timeout=60)
+    assert (grade.status, grade.reason) == ("error", "RuntimeError: no such luck, twice")
+    assert (pool.counts.retries, pool.counts.errors, pool.counts.restarts) == (1, 1, 0)
+
+
+def test_a_grader_that_raises_once_is_tried_again(make_pool: MakePool, tmp_path: Path) -> None:
+    pool = make_pool()
+    grade = pool.submit(f"raise once {tmp_path / 'raised'}", "x").result(timeout=60)
+    assert grade.status == "correct"
+    assert (pool.counts.retries, pool.counts.errors, pool.counts.items) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "status", "reason"),
+    [
+        ("loop", "ungradable", "not decided within 0.5 s, twice"),
+        ("bomb", "ungradable", "it needs more memory than a verifier worker may use, twice"),
+        ("deep", "ungradable", "nested too deeply, twice"),
+        ("crash", "ungradable", "its worker crashed (SIGABRT), twice"),
+        ("die", "error", "its worker was killed (SIGKILL), twice"),
+        ("exit", "error", "its worker ended (3), twice"),
+    ],
+)
+def test_what_goes_wrong_twice_is_told_apart_by_whose_doing_it_was(
+    make_pool: MakePool, text: str, status: str, reason: str
+) -> None:
+    pool = make_pool(timeout_s=0.5, memory_bytes=512 * 1024**2)
+    grade = pool.submit(text, "x").result(timeout=60)
+    assert (grade.status, grade.reason) == (status, reason)
+    assert pool.submit("1", "1").result(timeout=60).status == "correct"
+
+
+def test_a_response_that_exhausts_the_time_and_then_meets_a_fault_is_not_condemned(
+    make_pool: MakePool, tmp_path: Path
+) -> None:
+    grade = make_pool(timeout_s=0.5).submit(f"loop then raise {tmp_path / 'looped'}", "x")
+    found = grade.result(timeout=60)
+    assert found.status == "error"
+    assert found.reason == "not decided within 0.5 s, then RuntimeError: no such luck"
+
+
+def test_the_second_chance_of_an_exhausted_worker_is_a_fresh_one_without_company(
+    make_pool: MakePool,
+) -> None:
+    """Ten items in a batch, the sixth loops. The worker that is asked at the end has seen at most the four behind it:
+    the five before it were another's, and so was the second try, which ended its worker too."""
+    pool = make_pool(timeout_s=0.5)
+    futures = pool.submit_all(
+        [(str(i), str(i)) for i in range(5)]
+        + [("loop", "x")]
+        + [(str(i), str(i)) for i in range(6, 10)]
+    )
+    statuses = [future.result(timeout=60).status for future in futures]
+    assert statuses == ["correct"] * 5 + ["ungradable"] + ["correct"] * 4
+    assert pool.counts.restarts == 2
+    assert pool.submit("how many", "x").result(timeout=60).reward == 4.0
 
 
 def test_a_users_grader_may_return_a_reward(make_pool: MakePool) -> None:

@@ -61,6 +61,25 @@ def test_unsolved_prompt_enters_the_next_stage_and_solved_prompt_retires():
     assert len(engine.requests) == 10
 
 
+def test_a_stage_is_decided_on_the_responses_that_are_graded():
+    """Two stages of two; the verifier fails for the first of each. Prompt 0: the other is right, it retires. Prompt 1:
+    the other is wrong, it enters the second stage. Prompt 2: the verifier fails for all, nothing is known of it."""
+
+    def fails(prompt, response):
+        return response.index == 0 or prompt.ground_truth == "2"
+
+    verifier = FakeVerifier(lambda prompt, response: prompt.ground_truth == "0", fails=fails)
+    controller = make_controller(FakeRolloutEngine(), verifier)
+    groups = controller.collect(make_prompts(3), step=1, policy_version=0).groups
+    assert [len(g.responses) for g in groups] == [1, 2, 0]
+    assert [len(g.errored) for g in groups] == [1, 2, 4]
+    assert [g.num_stages for g in groups] == [1, 2, 2]
+    assert [g.stop_reason for g in groups] == ["solved", "stages_done", "stages_done"]
+    history = controller.history
+    assert [history.is_known(f"{i:032x}") for i in range(3)] == [True, True, False]
+    assert history.beta(f"{1:032x}") == (1, 3)  # two wrong, and one of each from the prior
+
+
 def test_continuous_stages_do_not_wait_for_the_slowest_prompt():
     """Prompt 0's stage-1 answers come after 0.2 s. Prompt 1, unsolved, must be in stage 2 before that."""
     engine = FakeRolloutEngine(

@@ -42,12 +42,18 @@ def make_scored(
         num_cached_tokens=1,
         elapsed_s=0.5,
     )
-    return ScoredResponse(response=response, verdict=Verdict(reward=0.0, status=status))
+    reward = None if status == "error" else 0.0
+    return ScoredResponse(response=response, verdict=Verdict(reward=reward, status=status))
 
 
 def group(*responses, position=0):
     prompt = Prompt(prompt_id="ab", token_ids=(1, 2), ground_truth="1")
-    return ResponseGroup(position=position, prompt=prompt, responses=responses)
+    return ResponseGroup(
+        position=position,
+        prompt=prompt,
+        responses=tuple(scored for scored in responses if scored.is_graded),
+        left_out=tuple(scored for scored in responses if not scored.is_graded),
+    )
 
 
 def rows(path):
@@ -58,8 +64,11 @@ def rows(path):
     ("responses", "expected"),
     [
         ([make_scored("correct"), make_scored("correct")], "all_correct"),
-        ([make_scored("correct"), make_scored("error")], "mixed"),
-        ([make_scored(), make_scored("timeout")], "verifier_error"),
+        ([make_scored("correct"), make_scored("ungradable")], "mixed"),
+        ([make_scored("correct"), make_scored("error")], "all_correct"),
+        ([make_scored(), make_scored("error")], "all_wrong"),
+        ([make_scored("ungradable"), make_scored("ungradable")], "all_wrong"),
+        ([make_scored("error"), make_scored("error")], "verifier_error"),
         (
             [make_scored(finish_reason="length"), make_scored("truncated", finish_reason="length")],
             "truncated",
@@ -93,6 +102,9 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
         "stages": 2,
         "responses": 2,
         "correct": 1,
+        "ungradable": 0,
+        "ungraded": 0,
+        "ungraded_tokens": 0,
         "prompt_tokens": 4,
         "cached_prompt_tokens": 2,
         "response_tokens": 8,
@@ -103,6 +115,34 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
         "servers": ["dp0.s0"],
     }
     assert (second["position"], second["discarded"]) == (1, True)
+
+
+def test_responses_that_the_verifier_failed_for_are_cost_and_counted_apart(tmp_path):
+    """Right with 5 tokens, ungradable with 3, failed with 4 and 2: 14 tokens of 4 responses, as the server counted."""
+    path = tmp_path / "dp00.jsonl"
+    seen = ServerUsage(requests=4, generated_tokens=14)
+    counted = ServerCounters(requests=4, generated_tokens=14)
+    ledger = Ledger(
+        path,
+        lambda: [ServerBook(server="dp0.s0", restarts=0, ours=seen, theirs=counted)],
+    )
+    failed = (make_scored("error", tokens=4), make_scored("error", tokens=2, stage=2))
+    step = CollectedStep(
+        groups=(group(make_scored("correct", tokens=5), make_scored("ungradable"), *failed),)
+    )
+    ledger.record_step(step, step=2, policy_version=5)
+    row = rows(path)[0]
+    expected = {
+        "outcome": "mixed",
+        "stages": 2,
+        "responses": 4,
+        "response_tokens": 14,
+        "correct": 1,
+        "ungradable": 1,
+        "ungraded": 2,
+        "ungraded_tokens": 6,
+    }
+    assert {name: row[name] for name in expected} == expected
 
 
 def test_evaluation_is_a_class_of_its_own(tmp_path):

@@ -114,7 +114,7 @@ class ResponseScorer(Protocol):
     def mean_logprobs(
         self, asked: Sequence[tuple[Prompt, Response]], *, step: int, policy_version: int
     ) -> list[float]:
-        """One mean token log-prob (temperature 1) for each; a response id is asked about once in a step."""
+        """One mean token log-prob (temperature 1) for each; a prompt's response is asked about once in a step."""
         ...
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,12 +22,20 @@ from torch import Tensor
 
 from megatron_ar3po.records import Mean, Record, Records, merge_records
 
-RowKey = tuple[int, str]  # (group position, response id): one row of a step's batch
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
 VerdictStatus = Literal[
     "correct", "incorrect", "no_answer", "truncated", "too_large", "ungradable", "error"
 ]
+
+
+class RowKey(NamedTuple):
+    """One row of a step's batch. A response that was lent to two groups has a row in each; a borrowed response may have
+    the name of a fresh one of its group, as those of every run are named alike."""
+
+    position: int  # of its group
+    response_id: str
+    origin: Origin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,8 +255,7 @@ class TrainingSample:
 
     @property
     def row_key(self) -> RowKey:
-        """A response that was lent to two groups of a step has two."""
-        return (self.group_position, self.response_id)
+        return RowKey(self.group_position, self.response_id, self.origin)
 
     @property
     def num_response_tokens(self) -> int:

@@ -250,13 +250,13 @@ class MegatronActor:
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             for result, micro_batch in zip(losses, mini_batch.micro_batches, strict=True):
                 rows = result.borrowed_rows.tolist()
-                for (position, response_id), row in zip(micro_batch.row_keys, rows, strict=False):
+                for key, row in zip(micro_batch.row_keys, rows, strict=False):
                     num_tokens, ratios, num_clipped = row
                     if num_tokens:
                         mine.append(
                             LoanOutcome(
-                                position=position,
-                                response_id=response_id,
+                                position=key.position,
+                                response_id=key.response_id,
                                 ratio=ratios / num_tokens,
                                 clip_frac=num_clipped / num_tokens,
                             )

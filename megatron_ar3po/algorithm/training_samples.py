@@ -88,7 +88,8 @@ def with_kl_penalty(
     responses = [
         replace(
             scored,
-            kl_penalty=coefficient * kl.get((group.position, scored.response.response_id), 0.0),
+            kl_penalty=coefficient
+            * kl.get(RowKey(group.position, scored.response.response_id, scored.origin), 0.0),
         )
         for scored in group.responses
     ]

@@ -7,6 +7,7 @@ stands in each token's weight: the loss is then a plain sum, whatever the split.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,6 +30,7 @@ class BatchBuilder:
     def build(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """Collective over all ranks. `samples`: those of this replica, the same on each of its ranks."""
         samples = self.gather(samples)
+        check_row_keys(samples)
         layout = self._ranks.layout
         minis = []
         for part in split_by_group(samples, self._algorithm.num_mini_batches):
@@ -61,6 +63,16 @@ class BatchBuilder:
         return sorted(
             everyone, key=lambda s: s.group_position
         )  # stable: a group keeps the order of its responses
+
+
+def check_row_keys(samples: Sequence[TrainingSample]) -> None:
+    """Rows are found again by their keys (drift, KL penalty): two with one key would train with one's numbers."""
+    counts = Counter(sample.row_key for sample in samples)
+    repeated = [key for key, count in counts.items() if count > 1]
+    assert not repeated, (
+        f"{len(repeated)} responses stand twice in the step's batch; the first is {repeated[0].response_id} "
+        f"({repeated[0].origin}) of the group at position {repeated[0].position}"
+    )
 
 
 def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[list[TrainingSample]]:

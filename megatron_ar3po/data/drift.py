@@ -32,12 +32,12 @@ def detach_drifted(
     beyond = {row for row, drift in drifts.items() if drift > max_drift > 0}
     outcomes = [
         LoanOutcome(
-            position=position,
-            response_id=response_id,
-            option="detach" if (position, response_id) in beyond else "recompute",
+            position=row.position,
+            response_id=row.response_id,
+            option="detach" if row in beyond else "recompute",
             drift=drift,
         )
-        for (position, response_id), drift in sorted(drifts.items())
+        for row, drift in sorted(drifts.items())
     ]
     return (drop_rows(batch, beyond, aggregation) if beyond else batch), outcomes
 

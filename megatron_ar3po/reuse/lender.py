@@ -7,6 +7,7 @@ servers are asked about the shortlists of all groups at once, before anything is
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,8 @@ from megatron_ar3po.interfaces import ResponseScorer, ReuseShard
 from megatron_ar3po.observability.step_metrics import reuse_records
 from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.types import Prompt, Response, ResponseGroup
+
+_Scores = Mapping[str, Mapping[str, float]]  # by prompt id, then by response id
 
 
 class Lent(NamedTuple):
@@ -53,11 +56,13 @@ class Lender:
         records.add_all(reuse_records(groups, lent, step=step))
         return Lent(lent, records)
 
-    def _lend_to(
-        self, group: ResponseGroup, scores: Mapping[str, float], step: int
-    ) -> ResponseGroup:
+    def _lend_to(self, group: ResponseGroup, scores: _Scores, step: int) -> ResponseGroup:
+        prompt_id = group.prompt.prompt_id
         borrowed = self._store.borrow(
-            group.prompt.prompt_id, step=step, position=group.position, mean_logprobs=scores
+            prompt_id,
+            step=step,
+            position=group.position,
+            mean_logprobs=scores.get(prompt_id, {}),
         )
         return with_borrowed(group, borrowed, seed=self._run_seed, step=step)
 
@@ -68,14 +73,15 @@ class Lender:
         *,
         step: int,
         policy_version: int,
-    ) -> dict[str, float]:
-        """By response id. Two groups of one prompt share what is known of its answers."""
-        asked: dict[str, tuple[Prompt, Response]] = {}
+    ) -> _Scores:
+        """Two groups of one prompt share what is known of its answers."""
+        asked: dict[tuple[str, str], tuple[Prompt, Response]] = {}
         for group in unsolved:
             for scored in self._store.shortlist(
                 group.prompt.prompt_id, step=step, position=group.position
             ):
-                asked[scored.response.response_id] = (group.prompt, scored.response)
+                key = (group.prompt.prompt_id, scored.response.response_id)
+                asked[key] = (group.prompt, scored.response)
         if not asked:
             return {}
         assert self._scorer is not None, "the store wants scores, and there is nobody to ask"
@@ -84,4 +90,7 @@ class Lender:
         )
         records.add("reuse/scored_responses", Sum(len(asked)))
         records.add("reuse/scored_tokens", Sum(sum(r.num_tokens for _, r in asked.values())))
-        return dict(zip(asked, answers, strict=True))
+        scores: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        for (prompt_id, response_id), score in zip(asked, answers, strict=True):
+            scores[prompt_id][response_id] = score
+        return scores

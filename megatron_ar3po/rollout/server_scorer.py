@@ -35,7 +35,7 @@ class ServerScorer:
             return []
         requests = [
             ScoringRequest(
-                request_id=f"score.s{step}.{response.response_id}",
+                request_id=f"score.s{step}.{prompt.prompt_id[:16]}.{response.response_id}",
                 prompt_token_ids=prompt.token_ids,
                 response_token_ids=tuple(response.token_ids.tolist()),
             )

@@ -16,7 +16,7 @@ from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.policy_update import PolicyUpdate, UpdateReport
 from megatron_ar3po.records import Max, Mean
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.types import ResponseGroup, RowKey
 
 
 @dataclass
@@ -123,7 +123,7 @@ def test_more_skipped_updates_in_a_row_than_allowed_are_a_fault_of_the_run(skipp
 
 def test_a_kl_penalty_in_the_reward_makes_the_advantages_anew():
     """The worked example of `with_kl_penalty`: rewards 1 0 0 0, KL 2 0 -1 4, coefficient 0.1."""
-    kl = {(0, f"p0.{i}"): value for i, value in enumerate([2.0, 0.0, -1.0, 4.0])}
+    kl = {RowKey(0, f"p0.{i}", "fresh"): value for i, value in enumerate([2.0, 0.0, -1.0, 4.0])}
     actor = FakeActor(kl=kl)
     settings = config(kl_in="reward", kl_coef=0.1)
     report = train(actor, settings, [group([1, 0, 0, 0])])
@@ -132,10 +132,26 @@ def test_a_kl_penalty_in_the_reward_makes_the_advantages_anew():
     assert advantages_of_rows(report) == pytest.approx(expected, abs=1e-5)
 
 
+def test_a_borrowed_response_with_the_name_of_a_fresh_one_trains_with_its_own_sign():
+    """Two wrong responses, one of which makes room for a stored one that is named like the other, as two runs name
+    theirs alike. Rewards 1 0 and a KL of 0: the borrowed one has +1, the fresh one -1."""
+    unsolved = group([0, 0])
+    lent = with_borrowed(unsolved, stored_answer(), seed=0, step=5)
+    (index,) = [i for i, scored in enumerate(lent.responses) if scored.origin == "reused"]
+    same_name = lent.responses[1 - index].response.response_id
+    borrowed = lent.responses[index]
+    borrowed = replace(borrowed, response=replace(borrowed.response, response_id=same_name))
+    lent = with_borrowed(unsolved, borrowed, seed=0, step=5)
+    assert len({scored.response.response_id for scored in lent.responses}) == 1
+    report = train(FakeActor(), config(kl_in="reward", kl_coef=0.1), [lent])
+    expected = [1.0, -1.0] if index == 0 else [-1.0, 1.0]
+    assert advantages_of_rows(report) == pytest.approx(expected, abs=1e-5)
+
+
 @pytest.mark.parametrize("settings", [{"kl_in": "loss", "kl_coef": 0.1}, {"kl_coef": 0.0}])
 def test_a_kl_in_the_loss_or_none_leaves_the_advantages(settings):
     """Rewards 1 0 0 0: (1 - 0.25) / 0.433013 = 1.732047 with the divisor's guard, and -0.577349."""
-    actor = FakeActor(kl={(0, "p0.0"): 100.0})
+    actor = FakeActor(kl={RowKey(0, "p0.0", "fresh"): 100.0})
     report = train(actor, config(**settings), [group([1, 0, 0, 0])])
     assert "reference_kl" not in actor.events
     expected = [1.732047, -0.577349, -0.577349, -0.577349]

@@ -21,7 +21,7 @@ from megatron_ar3po.algorithm.training_samples import (
 )
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.types import ResponseGroup, RowKey
 
 PLAIN = AlgorithmConfig()
 
@@ -161,7 +161,7 @@ def test_a_step_in_which_everything_is_masked_gives_nothing_and_says_why() -> No
 def test_a_kl_penalty_is_taken_off_the_reward_before_the_normalisation() -> None:
     """Rewards 1 0 0 0 less 0.1 * (2, 0, -1, 4) are 0.8 0 0.1 -0.4: mean 0.125, centred 0.675 -0.125 -0.025 -0.525,
     std sqrt(0.74750 / 4) = 0.432290."""
-    kl = {(0, "p0.0"): 2.0, (0, "p0.1"): 0.0, (0, "p0.2"): -1.0, (0, "p0.3"): 4.0}
+    kl = {RowKey(0, f"p0.{i}", "fresh"): kl for i, kl in enumerate([2.0, 0.0, -1.0, 4.0])}
     penalised = with_kl_penalty(group([1, 0, 0, 0]), kl, 0.1)
     samples = samples_with_signal([penalised], PLAIN, ReuseConfig())
     expected = [1.561447, -0.289156, -0.057831, -1.214459]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from fakes.ranks import OneRank
 from hypothesis import given
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
-from megatron_ar3po.data.batch_builder import BatchBuilder, pack, split_by_group
-from megatron_ar3po.types import MiniBatch, TrainingBatch, TrainingSample
+from megatron_ar3po.data.batch_builder import BatchBuilder, check_row_keys, pack, split_by_group
+from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, TrainingSample
 
 
 def sample(position: int, prompt=(7, 8), response=(3, 4), advantage=0.5, origin="fresh", **more):
@@ -59,10 +60,28 @@ def test_new_advantages_find_their_rows_by_group_and_response():
         num_samples=3,
         num_tokens=11,
     )
-    changed = batch.with_advantages({(0, "s1.p0.1.0"): 2.0, (1, "s1.p1.1.0"): -3.0, (9, "x"): 7.0})
+    changed = batch.with_advantages(
+        {
+            RowKey(0, "s1.p0.1.0", "fresh"): 2.0,
+            RowKey(1, "s1.p1.1.0", "fresh"): -3.0,
+            RowKey(9, "x", "fresh"): 7.0,
+        }
+    )
     first, dummy = changed.micro_batches
     assert first.advantages.tolist() == [0, 2, 2, 0, 0, -3, -3, 0, 0, 0, 0]
     assert dummy.advantages.tolist() == [0, 0]
+
+
+def test_a_row_that_stands_twice_in_a_batch_is_refused_by_name():
+    """A borrowed and a fresh response of one name are two rows; two fresh ones are a fault of ours."""
+    fresh = sample(3)
+    check_row_keys([fresh, replace(fresh, origin="reused"), sample(4)])
+    with pytest.raises(
+        AssertionError, match=r"1 responses stand twice .* s1\.p3\.1\.0 \(fresh\) .* position 3"
+    ):
+        BatchBuilder(OneRank(), AlgorithmConfig(), ActorConfig(max_tokens_per_microbatch=16)).build(
+            [fresh, fresh]
+        )
 
 
 def test_no_sample_makes_a_row_that_weighs_nothing():

@@ -15,7 +15,7 @@ from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.drift import detach_drifted, drift_of_rows, drop_rows
-from megatron_ar3po.types import MicroBatch, TrainingBatch, TrainingSample
+from megatron_ar3po.types import MicroBatch, RowKey, TrainingBatch, TrainingSample
 
 AGGREGATIONS = ("token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "prompt_mean")
 
@@ -55,7 +55,9 @@ def with_drifts(batch: TrainingBatch, drift: dict[str, float]) -> TrainingBatch:
     """Old log-probs that lie so far from the stored ones, up and down by turns."""
 
     def old(mb: MicroBatch) -> torch.Tensor:
-        far = torch.tensor([drift.get(name, 0.0) for _, name in mb.row_keys])[mb.sequence_ids]
+        far = torch.tensor([drift.get(key.response_id, 0.0) for key in mb.row_keys])[
+            mb.sequence_ids
+        ]
         sign = torch.where(torch.arange(mb.num_tokens) % 2 == 0, 1.0, -1.0)
         return (mb.behaviour_logprobs + far * sign) * mb.loss_mask
 
@@ -67,7 +69,7 @@ def per_token(batch: TrainingBatch) -> dict[tuple[str, int], tuple[float, ...]]:
     found = {}
     for mb in batch.micro_batches:
         for t in torch.nonzero(mb.loss_mask)[:, 0].tolist():
-            name = mb.row_keys[int(mb.sequence_ids[t])][1]
+            name = mb.row_keys[int(mb.sequence_ids[t])].response_id
             assert mb.old_logprobs is not None
             found[name, int(mb.target_ids[t])] = tuple(
                 round(float(x[t]), 6)
@@ -79,7 +81,7 @@ def per_token(batch: TrainingBatch) -> dict[tuple[str, int], tuple[float, ...]]:
 def test_drift_is_the_mean_absolute_change_over_the_tokens_of_a_borrowed_response() -> None:
     batch = with_drifts(build(SAMPLES), {"p0.0": 9.0, "p0.1": 0.25, "p1.0": 2.0})
     drifts = drift_of_rows(batch)
-    assert {name: round(x, 6) for (_, name), x in drifts.items()} == {
+    assert {key.response_id: round(x, 6) for key, x in drifts.items()} == {
         "p0.1": 0.25,
         "p1.0": 2.0,
         "p2.0": 0.0,
@@ -128,11 +130,11 @@ def test_a_limit_of_0_measures_and_changes_nothing() -> None:
 def test_a_mini_batch_of_which_nothing_is_left_is_dropped() -> None:
     full = with_drifts(build(SAMPLES, parts=3), {})
     assert [mini.num_sequences for mini in full.mini_batches] == [2, 2, 1]
-    batch = drop_rows(full, {(2, "p2.0")}, "token_mean")
+    batch = drop_rows(full, {RowKey(2, "p2.0", "reused")}, "token_mean")
     assert [mini.num_sequences for mini in batch.mini_batches] == [2, 2]
     assert batch.num_samples == 4
 
 
 def test_a_row_that_is_nowhere_cannot_leave() -> None:
     with pytest.raises(AssertionError, match="is in no mini-batch"):
-        drop_rows(with_drifts(build(SAMPLES), {}), {(7, "p7.0")}, "token_mean")
+        drop_rows(with_drifts(build(SAMPLES), {}), {RowKey(7, "p7.0", "fresh")}, "token_mean")

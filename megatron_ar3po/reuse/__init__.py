@@ -24,7 +24,8 @@ replica. The promises, each held by a test:
     shards.py      the files of a folder; which of them are current
     resharding.py  from any DP size to any other
     inspection.py  reading a store beside a running job: stats, rows, verify
-    maintenance.py changing a store while no job runs: gc, import, regrade, reshard
+    maintenance.py changing a store while no job runs: gc, regrade, reshard
+    importing.py   the same: responses of a file become stored ones
     cli.py         `ar3po reuse ...`; looking.py and exporting.py have its reading verbs
 
 Imports go down to the ground floor and to algorithm/. Verifiers and servers come in as callables and ports.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from megatron_ar3po.config.reuse import ReuseConfig
@@ -17,7 +18,7 @@ from megatron_ar3po.reuse.choice import Candidate, LoanRequest
 from megatron_ar3po.reuse.codec import DamagedRowError, decode_response, read_payload
 from megatron_ar3po.reuse.loans import Loan
 from megatron_ar3po.reuse.shards import prompt_key
-from megatron_ar3po.types import ScoredResponse
+from megatron_ar3po.types import Response, ScoredResponse
 
 _ROWS = (
     "SELECT r.id, r.step, r.num_tokens, r.lottery, COUNT(l.step), MAX(l.step) "
@@ -101,6 +102,24 @@ def name_of(connection: sqlite3.Connection, candidate: Candidate) -> str:
         "SELECT response_id FROM arrivals WHERE id = ?", (candidate.id,)
     ).fetchone()
     return str(found[0]) if found else f"in row {candidate.id}"
+
+
+def find_named(
+    connection: sqlite3.Connection, prompt_id: str, is_wanted: Callable[[str], bool]
+) -> list[Response]:
+    """Of a prompt, by their ids, evicted ones too. Damaged ones are left out."""
+    rows = connection.execute(
+        "SELECT r.id, a.response_id FROM prompts p JOIN responses r ON r.prompt = p.id "
+        "JOIN arrivals a ON a.id = r.id WHERE p.key = ?",
+        (prompt_key(prompt_id),),
+    )
+    found: list[Response] = []
+    for row, name in rows.fetchall():
+        payload = read_payload(connection, row) if is_wanted(name) else None
+        if payload is not None:
+            with suppress(DamagedRowError):
+                found.append(decode_response(payload).response)
+    return found
 
 
 def _with_pending(candidate: Candidate, pending: PendingLoans) -> Candidate:

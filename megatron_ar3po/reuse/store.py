@@ -21,7 +21,7 @@ import logging
 import secrets
 import sqlite3
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timezone
@@ -46,6 +46,7 @@ from megatron_ar3po.reuse.lending import (
     earlier_candidates,
     filter_likely,
     filter_trusted,
+    find_named,
     name_of,
     read_response,
 )
@@ -53,7 +54,7 @@ from megatron_ar3po.reuse.loans import Loan, insert_loans
 from megatron_ar3po.reuse.opening import ShardClaim, check_committed, claim_shard
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.undo import delete_evicted, undo_steps_after
-from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
+from megatron_ar3po.types import LoanOutcome, Prompt, Response, ScoredResponse
 
 logger = logging.getLogger(__name__)
 
@@ -264,6 +265,11 @@ class ReuseStore:
             self._state = replace(self._state, committed=step)
 
     # -- what it holds ------------------------------------------------------------------------------------------
+
+    def find_named(self, prompt_id: str, is_wanted: Callable[[str], bool]) -> list[Response]:
+        """Stored responses to a prompt by their ids, evicted ones that may come back too; damaged ones are left out."""
+        with self._read_transaction():
+            return find_named(self._connection, prompt_id, is_wanted)
 
     def __len__(self) -> int:
         """Responses that are alive."""

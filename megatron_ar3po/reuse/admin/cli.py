@@ -16,12 +16,12 @@ from typing import Any
 
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.admin.exporting import export
+from megatron_ar3po.reuse.admin.importing import import_lines
 from megatron_ar3po.reuse.admin.inspection import find_shards
 from megatron_ar3po.reuse.admin.looking import ls, show, stats, verify
 from megatron_ar3po.reuse.admin.maintenance import (
     Grader,
     collect_garbage,
-    import_lines,
     regrade,
     reshard,
 )

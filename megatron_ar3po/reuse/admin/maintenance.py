@@ -1,21 +1,17 @@
-"""Changing a store while no run writes to it: clear up, import, regrade, reshard. Every shard is locked meanwhile."""
+"""Changing a store while no run writes to it: clear up, regrade, reshard (importing.py: import). Every shard is locked
+meanwhile."""
 
 from __future__ import annotations
 
 import heapq
-import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-
-from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.admin.inspection import (
     Problem,
@@ -43,10 +39,7 @@ from megatron_ar3po.reuse.shards import (
     prompt_key,
     remove_other_sets,
 )
-from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.types import Prompt, Response, ScoredResponse, Verdict
-
-_LINES_AT_A_TIME = 1000
 
 
 class Grader(Protocol):
@@ -101,51 +94,9 @@ def collect_garbage(
     return dict(counts)
 
 
-def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig) -> dict[str, int]:
-    """Deposits the responses of a JSONL file (the format of an export) that today's verifier calls correct. A file
-    can be imported again: what is there already is left alone."""
-    folder, shard_set, state = _require_whole_store(path)
-    counts: Counter[str] = Counter()
-    with ExitStack() as stack:
-        stores = [
-            stack.enter_context(
-                ReuseStore.open(
-                    folder,
-                    dp_rank=rank,
-                    dp_size=shard_set.dp_size,
-                    config=config,
-                    run_seed=0,
-                    fingerprint=state.fingerprint,
-                    sampler={"imported_from": lines.name},
-                )
-            )
-            for rank in range(shard_set.dp_size)
-        ]
-        file = stack.enter_context(lines.open(encoding="utf-8"))
-        batch: list[tuple[Prompt, ScoredResponse]] = []
-        for number, line in enumerate(file, start=1):
-            counts["read"] += 1
-            prompt, response = _parse(line, f"{lines}:{number}", step=state.clock)
-            today = grader.current_prompt(prompt)
-            if today is None:
-                counts["unknown_prompt"] += 1
-                continue
-            response = replace(response, prompt_id=today.prompt_id)
-            scored = ScoredResponse(response=response, verdict=grader.verify(today, response))
-            if not scored.is_correct:
-                counts["not_correct" if scored.is_graded else "verifier_failed"] += 1
-                continue
-            batch.append((today, scored))
-            if len(batch) == _LINES_AT_A_TIME:
-                counts["imported"] += _deposit(stores, batch, step=state.clock)
-                batch = []
-        counts["imported"] += _deposit(stores, batch, step=state.clock)
-    return dict(counts)
-
-
 def reshard(path: Path, dp_size: int) -> ShardSet:
     """The store cut anew for another DP size. Returns the set that is current now."""
-    folder, old, _ = _require_whole_store(path)
+    folder, old, _ = require_whole_store(path)
     if old.dp_size == dp_size:
         return old
     new = ShardSet(old.version + 1, dp_size)
@@ -159,7 +110,7 @@ def reshard(path: Path, dp_size: int) -> ShardSet:
 def regrade(path: Path, grader: Grader) -> dict[str, int]:
     """Every stored response before today's verifier: correct ones move to today's prompt ids with their new verdict,
     the others are dropped. The new shards take the place of the old ones when all are whole."""
-    folder, old, _ = _require_whole_store(path)
+    folder, old, _ = require_whole_store(path)
     new = ShardSet(old.version + 1, old.dp_size)
     remove_other_sets(folder, old)
     counts: Counter[str] = Counter()
@@ -238,7 +189,7 @@ def _regrade_row(
     return "kept"
 
 
-def _require_whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
+def require_whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
     """(reuse folder, its current set, the state of the newest shard) of a store that is there as a whole."""
     shards = find_shards(path)
     folder = shards[0].parent
@@ -273,54 +224,3 @@ def _delete_doomed(connection: sqlite3.Connection, shard: Path) -> int:
     num_deleted = connection.execute(f"DELETE FROM responses WHERE id IN {doomed}").rowcount
     write_state(connection, recount(connection, read_state(connection, shard)))
     return num_deleted
-
-
-def _deposit(
-    stores: list[ReuseStore], batch: list[tuple[Prompt, ScoredResponse]], *, step: int
-) -> int:
-    num_new = 0
-    for rank, store in enumerate(stores):
-        mine = [pair for pair in batch if owner_dp_rank(pair[0].prompt_id, len(stores)) == rank]
-        prompts = {prompt.prompt_id: prompt for prompt, _ in mine}
-        num_new += store.deposit([scored for _, scored in mine], prompts=prompts, step=step)
-    return num_new
-
-
-def _parse(line: str, where: str, *, step: int) -> tuple[Prompt, Response]:
-    try:
-        fields: Mapping[str, Any] = json.loads(line)
-        prompt_fields = fields["prompt"]
-        prompt = Prompt(
-            prompt_id=str(fields.get("prompt_id", "")),
-            token_ids=tuple(map(int, prompt_fields["token_ids"])),
-            ground_truth=str(prompt_fields["ground_truth"]),
-            text=str(prompt_fields.get("text", "")),
-            source=str(prompt_fields.get("source", "")),
-            metadata=dict(prompt_fields.get("metadata", {})),
-        )
-        tokens = np.asarray(fields["token_ids"], dtype=np.int32)
-        logprobs = np.asarray(fields["logprobs"], dtype=np.float32)
-        if tokens.ndim != 1 or tokens.shape != logprobs.shape or not np.isfinite(logprobs).all():
-            raise ValueError(
-                f"{tokens.size} token_ids and {logprobs.size} finite logprobs do not go together"
-            )
-        made_up_id = f"import-{blake2b(tokens.tobytes(), digest_size=8).hexdigest()}"
-        response = Response(
-            response_id=str(fields.get("response_id", made_up_id)),
-            prompt_id=prompt.prompt_id,
-            token_ids=tokens,
-            logprobs=logprobs,
-            finish_reason=fields.get("finish_reason", "stop"),
-            policy_version=int(fields.get("policy_version", 0)),
-            step=step,
-            stage=int(fields.get("stage", 1)),
-            index=int(fields.get("index", 0)),
-            server=str(fields.get("server", "")),
-        )
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise ReuseStoreError(
-            f"{where} is not a response to import ({type(error).__name__}: {error}); it needs token_ids, logprobs, "
-            "prompt.token_ids and prompt.ground_truth, as `ar3po reuse export` writes them. "
-            "Importing the mended file again is safe."
-        ) from error
-    return prompt, response

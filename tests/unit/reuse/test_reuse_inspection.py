@@ -10,8 +10,10 @@ import signal
 import sqlite3
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from fakes.reuse_cases import (
     alive,
@@ -23,6 +25,7 @@ from fakes.reuse_cases import (
 )
 
 from megatron_ar3po.reuse.admin.cli import add_reuse_parser
+from megatron_ar3po.reuse.admin.importing import imported_id, original_id
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
@@ -204,7 +207,8 @@ def test_an_export_imports_back_what_todays_verifier_calls_correct(
     other = tmp_path / "other"
     open_store(other / "reuse").close()
     (other / "config.yaml").write_text("{}")
-    for imported in (8, 0):  # a second time changes nothing
+    read = {"read": 12, "unknown_prompt": 2, "not_correct": 2}
+    for imported in ({"imported": 8}, {"already_there": 8, "imported": 0}):
         assert (
             reuse(
                 "import", other, tmp_path / "all.jsonl", "--config", other / "config.yaml", "--json"
@@ -212,13 +216,85 @@ def test_an_export_imports_back_what_todays_verifier_calls_correct(
             == 0
         )
         counts = json.loads(capsys.readouterr().out)
-        assert counts == {"read": 12, "unknown_prompt": 2, "not_correct": 2, "imported": imported}
+        assert counts == {**read, **imported}
     with open_store(other / "reuse") as store:
         borrowed = store.borrow(make_prompt(101).prompt_id, step=1)
     assert borrowed is not None and borrowed.verdict.reason == "today's"
-    given = make_response(make_prompt(1), int(borrowed.response.response_id[1])).response
+    given = make_response(
+        make_prompt(1), int(original_id(borrowed.response.response_id)[1])
+    ).response
     assert borrowed.response.token_ids.tolist() == given.token_ids.tolist()
     assert borrowed.response.logprobs.tobytes() == given.logprobs.tobytes()
+
+
+def import_into(store: Path, lines: Path, capsys: pytest.CaptureFixture) -> dict[str, int]:
+    assert reuse("import", store, lines, "--config", store / "config.yaml", "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_an_imported_response_never_has_the_name_of_one_of_this_run(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """An answer of another run to this run's prompt 0, named as this run's own of step 3 is. Both are stored."""
+    reuse("export", run, tmp_path / "all.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "all.jsonl").read_text().splitlines()]
+    own = next(line for line in lines if line["response_id"] == "s3-p0-i0")
+    foreign = {**own, "token_ids": [7, 7, 7], "logprobs": [-0.5, -0.5, -0.5]}
+    (tmp_path / "foreign.jsonl").write_text(json.dumps(foreign) + "\n")
+    (run / "config.yaml").write_text("{}")
+    capsys.readouterr()
+    assert import_into(run, tmp_path / "foreign.jsonl", capsys) == {"read": 1, "imported": 1}
+    capsys.readouterr()
+    reuse("export", run, tmp_path / "both.jsonl")
+    stored = [json.loads(line) for line in (tmp_path / "both.jsonl").read_text().splitlines()]
+    names = {tuple(line["token_ids"]): line["response_id"] for line in stored}
+    assert names[tuple(own["token_ids"])] == "s3-p0-i0"
+    imported = names[7, 7, 7]
+    assert imported.startswith("import-") and original_id(imported) == "s3-p0-i0"
+
+
+def test_what_a_store_has_exported_it_does_not_import_again(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Under its own names, nor what it has imported: neither comes back under a third name."""
+    (run / "config.yaml").write_text("{}")
+    without_a_name = {
+        "prompt_id": make_prompt(0).prompt_id,
+        "prompt": {"token_ids": list(make_prompt(0).token_ids), "ground_truth": "0"},
+        "token_ids": [5],
+        "logprobs": [-1.0],
+    }
+    (tmp_path / "new.jsonl").write_text(json.dumps(without_a_name) + "\n")
+    assert import_into(run, tmp_path / "new.jsonl", capsys) == {"read": 1, "imported": 1}
+    reuse("export", run, tmp_path / "all.jsonl")
+    of_prompt_0 = [
+        line
+        for line in (tmp_path / "all.jsonl").read_text().splitlines(keepends=True)
+        if json.loads(line)["prompt_id"] == make_prompt(0).prompt_id
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(of_prompt_0))
+    capsys.readouterr()
+    assert import_into(run, tmp_path / "mine.jsonl", capsys) == {
+        "read": 3,
+        "already_there": 3,
+        "imported": 0,
+    }
+
+
+def test_an_imported_name_tells_prompts_and_tokens_apart() -> None:
+    name = partial(imported_id, "s1.p0.1.0")
+    first = name(prompt_token_ids=(1, 2), tokens=np.array([3], np.int32))
+    assert first == name(prompt_token_ids=(1, 2), tokens=np.array([3], np.int32))
+    assert first == imported_id(
+        first, prompt_token_ids=(1, 2), tokens=np.array([3], np.int32)
+    )  # of an import of an export
+    others = [
+        name(prompt_token_ids=(1, 3), tokens=np.array([3], np.int32)),
+        name(prompt_token_ids=(1, 2), tokens=np.array([4], np.int32)),
+        imported_id("s2.p0.1.0", prompt_token_ids=(1, 2), tokens=np.array([3], np.int32)),
+        imported_id("", prompt_token_ids=(1, 2), tokens=np.array([3], np.int32)),
+    ]
+    assert len({first, *others}) == 5
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ class RowKey(NamedTuple):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prompt:
     """One question. `prompt_id` is its identity for ownership and for the reuse store: a hash of (token ids, ground
-    truth, verifier version, chat template), so that a changed verifier or template never meets old answers."""
+    truth, verifier version, chat template, a tolerance of its own), so that a changed verifier or template never meets
+    old answers."""
 
     prompt_id: str
     token_ids: tuple[int, ...]

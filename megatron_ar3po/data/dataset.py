@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+VerdictOptions = Callable[[Mapping[str, object]], Mapping[str, str]]
+
 _MAX_LISTED = 10  # unusable answers named in a message
 
 
@@ -44,12 +46,14 @@ def load_prompts(
     *,
     verifier_version: str,
     rendered_at: datetime,
+    verdict_options: VerdictOptions = lambda metadata: {},
     vocab_size: int | None = None,
     check_answers: Callable[[list[str]], list[str | None]] | None = None,
 ) -> list[Prompt]:
-    """All prompts of the file, in its order. `rendered_at` is what a chat template takes for now, `vocab_size` (of the
-    model) bounds the token ids; `check_answers` says for each ground truth why it cannot be graded, or None."""
-    reader = _Reader(tokenizer, config, verifier_version, rendered_at, vocab_size)
+    """All prompts of the file, in its order. `rendered_at` is what a chat template takes for now, `verdict_options`
+    what of a prompt's metadata the verifier goes by; `vocab_size` (of the model) bounds the token ids; `check_answers`
+    says for each ground truth why it cannot be graded, or None."""
+    reader = _Reader(tokenizer, config, verifier_version, rendered_at, verdict_options, vocab_size)
     prompts: dict[tuple[int, ...], tuple[Prompt, str]] = {}
     num_repeated = 0
     for where, record in _read_records(Path(path)):
@@ -59,6 +63,13 @@ def load_prompts(
             raise ValueError(
                 f"{where}: the prompt is that of {first_where}, but its answer is "
                 f"{prompt.ground_truth!r} and not {first.ground_truth!r}; keep the line that is "
+                "right."
+            )
+        options = [dict(verdict_options(p.metadata)) for p in (prompt, first)]
+        if options[0] != options[1]:
+            raise ValueError(
+                f"{where}: the prompt and its answer are those of {first_where}, but it is graded with "
+                f"{options[0] or 'no tolerance'} and not with {options[1] or 'no tolerance'}; keep the line that is "
                 "right."
             )
         num_repeated += first_where != where
@@ -112,11 +123,19 @@ def digest_prompts(
 
 
 def prompt_id_of(
-    token_ids: Sequence[int], ground_truth: str, verifier_version: str, chat_template: str
+    token_ids: Sequence[int],
+    ground_truth: str,
+    verifier_version: str,
+    chat_template: str,
+    verdict_options: Mapping[str, str] | None = None,
 ) -> str:
     """128 bits in hex. A changed verifier or chat template gives new ids, so the reuse store never
-    lends an answer that was graded or asked for differently."""
-    content = json.dumps([list(token_ids), ground_truth, verifier_version, chat_template])
+    lends an answer that was graded or asked for differently. `verdict_options` of the prompt's own
+    count where it has some: the others keep the ids that they had before these did."""
+    parts = [list(token_ids), ground_truth, verifier_version, chat_template]
+    content = json.dumps(
+        [*parts, dict(verdict_options)] if verdict_options else parts, sort_keys=True
+    )
     return hashlib.blake2b(content.encode("utf-8"), digest_size=16).hexdigest()
 
 
@@ -126,6 +145,7 @@ class _Reader:
     config: DataConfig
     verifier_version: str
     rendered_at: datetime
+    verdict_options: VerdictOptions
     vocab_size: int | None
 
     def prompt(self, record: Mapping[str, Any], where: str) -> Prompt:
@@ -138,13 +158,20 @@ class _Reader:
         token_ids = self._tokenize(text, uses_template, where)
         template = str(self.tokenizer.chat_template) if uses_template else ""
         fields = {self.config.prompt_field, self.config.answer_field, "source"}
+        metadata = {name: value for name, value in record.items() if name not in fields}
         return Prompt(
-            prompt_id=prompt_id_of(token_ids, ground_truth, self.verifier_version, template),
+            prompt_id=prompt_id_of(
+                token_ids,
+                ground_truth,
+                self.verifier_version,
+                template,
+                self.verdict_options(metadata),
+            ),
             token_ids=token_ids,
             ground_truth=ground_truth,
             text=text,
             source=str(record.get("source", "")),
-            metadata={name: value for name, value in record.items() if name not in fields},
+            metadata=metadata,
         )
 
     def _read_prompt_field(

@@ -20,9 +20,9 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from urllib.parse import quote
@@ -35,7 +35,7 @@ BUSY_TIMEOUT_S = 60.0
 
 SCHEMA = """
 CREATE TABLE shard (              -- one row: what this file is, and where it stands
-    fingerprint TEXT NOT NULL,    -- JSON: run, model, tokenizer
+    fingerprint TEXT NOT NULL,    -- JSON: run, model, tokenizer, settings of the verifier
     dp_rank INTEGER NOT NULL,
     dp_size INTEGER NOT NULL,
     created TEXT NOT NULL,
@@ -110,12 +110,15 @@ class ReuseStoreError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fingerprint:
-    """Whose answers a shard holds. `tokenizer_path` is where text can be decoded; it is noted, never compared."""
+    """Whose answers a shard holds. `tokenizer_path` is where text can be decoded; it is noted, never compared.
+    `verdicts`: the settings that they were graded with, by dotted name; empty where nobody knows, as in a shard of
+    0.1.0, and then never compared."""
 
     run: str
     model: str
     tokenizer: str
     tokenizer_path: str = ""
+    verdicts: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def differences(self, other: Fingerprint) -> list[str]:
         """One line for each thing that makes `other` a stranger."""
@@ -123,6 +126,14 @@ class Fingerprint:
             f"{name} '{getattr(other, name)}' (expected '{getattr(self, name)}')"
             for name in ("run", "model", "tokenizer")
             if getattr(self, name) != getattr(other, name)
+        ]
+
+    def other_verdicts(self, other: Fingerprint) -> list[tuple[str, str, str]]:
+        """(setting, its value there, its value here) of those that both know."""
+        return [
+            (name, other.verdicts[name], value)
+            for name, value in self.verdicts.items()
+            if other.verdicts.get(name, value) != value
         ]
 
 
@@ -236,6 +247,19 @@ def refuse_strangers(state: ShardState, fingerprint: Fingerprint, path: Path) ->
             f"{path} holds answers of another {' and '.join(differences)}; they must not train this policy. Use the "
             "run.dir that belongs to this run, or remove the reuse folder to start with an empty store."
         )
+    changed = fingerprint.other_verdicts(state.fingerprint)
+    if changed and state.next_id > 1:  # it has held responses
+        there = " and ".join(f"{name}={old}" for name, old, _ in changed)
+        here = " and ".join(f"{name}={new}" for name, _, new in changed)
+        raise ReuseStoreError(
+            f"{path} holds responses graded with {there}, here it is {here}: their rewards would stand beside rewards "
+            "of another kind. Set it back, grade them anew with `ar3po reuse regrade RUN --config YOUR_CONFIG`, or "
+            "remove the reuse folder to start with an empty store."
+        )
+
+
+def write_fingerprint(connection: sqlite3.Connection, fingerprint: Fingerprint) -> None:
+    connection.execute("UPDATE shard SET fingerprint = ?", (json.dumps(asdict(fingerprint)),))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from megatron_ar3po.reuse.database import (
@@ -20,6 +20,8 @@ from megatron_ar3po.reuse.database import (
     read_state,
     refuse_strangers,
     seal_database,
+    transaction,
+    write_fingerprint,
 )
 from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.resharding import open_sources, reshard_one
@@ -72,6 +74,7 @@ class ShardClaim:
             if is_new:
                 self._create()
             connection = open_for_writing(self.path)
+            self._note_verdicts(connection)
             # While others of a new size are missing, their leaders are still at it: the old set stays until then.
             if not self.shard_set.missing(self.folder):
                 removed = remove_other_sets(self.folder, self.shard_set)
@@ -81,6 +84,16 @@ class ShardClaim:
             self.release()
             raise
         return OpenShard(connection=connection, path=self.path, owner=self.owner, is_new=is_new)
+
+    def _note_verdicts(self, connection: sqlite3.Connection) -> None:
+        """What its responses are graded with, in a shard that does not say it, or that is empty."""
+        with explain_errors(self.path):
+            noted = read_state(connection, self.path).fingerprint
+            if self.fingerprint.verdicts and noted.verdicts != self.fingerprint.verdicts:
+                with transaction(connection, self.path):
+                    write_fingerprint(
+                        connection, replace(noted, verdicts=dict(self.fingerprint.verdicts))
+                    )
 
     def release(self) -> None:
         """A second call does nothing."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Protocol
 
@@ -89,6 +90,17 @@ def grading_options(config: RewardsConfig) -> GradingOptions:
         fallback=config.answer_fallback,
         tolerance=repr(config.tolerance),
     )
+
+
+def verdict_options(metadata: Mapping[str, object], config: RewardsConfig) -> dict[str, str]:
+    """What of a prompt's metadata its verdicts hang on, as options of the grader: a tolerance of its own (`math`).
+
+    >>> verdict_options({"error": "1e-1", "level": 3}, RewardsConfig())
+    {'tolerance': '0.1'}
+    >>> verdict_options({"error": "1e-1"}, RewardsConfig(verifier="last_number"))
+    {}
+    """
+    return own_tolerance(metadata.get("error")) if config.verifier == "math" else {}
 
 
 def verifier_version(config: RewardsConfig) -> str:
@@ -172,7 +184,7 @@ class ResponseVerifier:
         try:
             return await asyncio.wrap_future(
                 self._pool.submit(
-                    text, prompt.ground_truth, **own_tolerance(prompt.metadata.get("error"))
+                    text, prompt.ground_truth, **verdict_options(prompt.metadata, self._config)
                 )
             )
         except VerifierPoolError as error:

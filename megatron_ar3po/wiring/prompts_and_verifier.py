@@ -15,7 +15,7 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Verifier
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.rewards.ground_truths import check_ground_truths
-from megatron_ar3po.rewards.verifier import make_verifier, verifier_version
+from megatron_ar3po.rewards.verifier import make_verifier, verdict_options, verifier_version
 from megatron_ar3po.types import Prompt
 
 
@@ -54,6 +54,7 @@ def load_prompts_and_verifier(
             config.data,
             verifier_version=verifier_version(config.rewards),
             rendered_at=rendered_at,
+            verdict_options=lambda metadata: verdict_options(metadata, config.rewards),
             vocab_size=vocab_size,
             check_answers=lambda answers: ranks.run_on_first(
                 lambda: check_ground_truths(answers, config.rewards)

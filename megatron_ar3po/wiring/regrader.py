@@ -12,7 +12,8 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.model_shape import read_model_shape
-from megatron_ar3po.rewards.verifier import make_verifier
+from megatron_ar3po.rewards.verdict_settings import verdict_settings
+from megatron_ar3po.rewards.verifier import make_verifier, verdict_options
 from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.types import Prompt, Response, Verdict
@@ -27,6 +28,7 @@ class Regrader:
             check_format(config_file.parent)
             rendered_at = read_rendered_at(config_file.parent)
         config = load_config([config_file])
+        self._verdicts = verdict_settings(config)
         tokenizer = load_tokenizer(config.model.path)
         self._verifier = make_verifier(
             config.rewards,
@@ -40,11 +42,16 @@ class Regrader:
             config.data,
             verifier_version=self._verifier.version,
             rendered_at=rendered_at,
+            verdict_options=lambda metadata: verdict_options(metadata, config.rewards),
             vocab_size=read_model_shape(config.model.path).vocab_size,
         )
         self._prompts = {prompt.token_ids: prompt for prompt in prompts}
         self._loop = asyncio.new_event_loop()
         stack.callback(self._loop.close)
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        return self._verdicts
 
     def current_prompt(self, prompt: Prompt) -> Prompt | None:
         return self._prompts.get(prompt.token_ids)

@@ -14,6 +14,7 @@ from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.null_store import NullStore
 from megatron_ar3po.reuse.opening import ShardClaim, claim_shard
 from megatron_ar3po.reuse.store import ReuseStore
+from megatron_ar3po.rewards.verdict_settings import verdict_settings
 from megatron_ar3po.rollout.server_scorer import ServerScorer
 from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.wiring.sampling import LeaderRollout
@@ -89,4 +90,5 @@ def fingerprint_of(config: Config) -> Fingerprint:
         model=digest("config.json"),
         tokenizer=digest("tokenizer.json", "tokenizer.model", "vocab.json"),
         tokenizer_path=str(Path(config.model.path).resolve()),
+        verdicts=verdict_settings(config),
     )

@@ -46,7 +46,7 @@ def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig
                     dp_size=shard_set.dp_size,
                     config=config,
                     run_seed=0,
-                    fingerprint=state.fingerprint,
+                    fingerprint=replace(state.fingerprint, verdicts=dict(grader.verdicts)),
                     sampler={"imported_from": lines.name},
                 )
             )

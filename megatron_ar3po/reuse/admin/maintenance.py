@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -50,6 +50,11 @@ class Grader(Protocol):
         ...
 
     def verify(self, prompt: Prompt, response: Response) -> Verdict: ...
+
+    @property
+    def verdicts(self) -> Mapping[str, str]:
+        """The settings that it grades with, by dotted name."""
+        ...
 
 
 def collect_garbage(
@@ -109,7 +114,8 @@ def reshard(path: Path, dp_size: int) -> ShardSet:
 
 def regrade(path: Path, grader: Grader) -> dict[str, int]:
     """Every stored response before today's verifier: correct ones move to today's prompt ids with their new verdict,
-    the others are dropped. The new shards take the place of the old ones when all are whole."""
+    the others are dropped. The new shards, which note today's settings, take the place of the old ones when all are
+    whole."""
     folder, old, _ = require_whole_store(path)
     new = ShardSet(old.version + 1, old.dp_size)
     remove_other_sets(folder, old)
@@ -124,7 +130,7 @@ def regrade(path: Path, grader: Grader) -> dict[str, int]:
             stack.enter_context(
                 ShardBuilder(
                     new.path(folder, rank),
-                    fingerprint=states[0].fingerprint,
+                    fingerprint=replace(states[0].fingerprint, verdicts=dict(grader.verdicts)),
                     dp_rank=rank,
                     dp_size=new.dp_size,
                     hash_seed=states[0].hash_seed,

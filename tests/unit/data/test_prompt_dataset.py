@@ -56,6 +56,7 @@ def load(tmp_path, tokenizer):
         verifier_version: str = "v1",
         check_answers=None,
         rendered_at: datetime = MONDAY,
+        verdict_options=lambda metadata: {},
         **options,
     ):
         path = tmp_path / "prompts.jsonl"
@@ -67,6 +68,7 @@ def load(tmp_path, tokenizer):
             config,
             verifier_version=verifier_version,
             rendered_at=rendered_at,
+            verdict_options=verdict_options,
             vocab_size=vocab_size,
             check_answers=check_answers,
         )
@@ -151,6 +153,33 @@ def test_a_files_checksum_is_that_of_what_is_asked_and_what_is_right(tmp_path):
     assert len({both, *others}) == 5
     with pytest.raises(ValueError, match=r"prompts\.jsonl:2: not JSON"):
         digest(one, "{")
+
+
+def own_tolerance(metadata):
+    return {"tolerance": metadata["error"]} if "error" in metadata else {}
+
+
+def test_two_prompts_that_differ_in_their_tolerance_alone_are_two(load):
+    """A prompt without one has the id that it would have if nobody had any."""
+
+    def id_of(**error) -> str:
+        record = line(prompt="1+2=", answer="3", **error)
+        (prompt,) = load(record, verdict_options=own_tolerance)
+        return prompt.prompt_id
+
+    plain = prompt_id_of((3, 12, 4, 13), "3", "v1", "")
+    assert id_of() == plain
+    assert len({plain, id_of(error="0.1"), id_of(error="0.2")}) == 3
+    (unread,) = load(line(prompt="1+2=", answer="3", error="0.1"))  # another verifier ignores it
+    assert unread.prompt_id == plain
+
+
+def test_one_prompt_with_two_tolerances_is_refused_with_both_lines(load):
+    twice = line(prompt="1+2=", answer="3", error="0.1") + line(prompt="1+2=", answer="3")
+    with pytest.raises(
+        ValueError, match=r"jsonl:2: .* those of .*jsonl:1, .*no tolerance and not .*'0\.1'"
+    ):
+        load(twice, verdict_options=own_tolerance)
 
 
 def test_identity_changes_with_answer_verifier_and_template_and_with_nothing_else(load):

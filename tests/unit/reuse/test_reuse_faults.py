@@ -112,6 +112,42 @@ def test_a_shard_of_another_run_model_or_tokenizer_is_refused(tmp_path: Path, na
         )
 
 
+def open_graded(folder: Path, *, dp_size: int = 1, **verdicts: str) -> ReuseStore:
+    return ReuseStore.open(
+        folder,
+        dp_rank=0,
+        dp_size=dp_size,
+        config=ReuseConfig(),
+        run_seed=0,
+        fingerprint=replace(
+            FINGERPRINT, verdicts={f"rewards.{name}": value for name, value in verdicts.items()}
+        ),
+    )
+
+
+def test_a_store_of_other_verdicts_is_refused_with_the_settings_old_and_new(tmp_path: Path) -> None:
+    """A store of a version that noted none is taken as it is, and is of these settings from then on."""
+    before = contents(fill(tmp_path))
+    store = open_graded(tmp_path, correct="1.0", verifier="math")
+    store.close()
+    assert contents(store.path) == before
+    open_graded(tmp_path, correct="1.0", verifier="math").close()
+    open_graded(tmp_path, correct="1.0", verifier="math", new_option="7").close()
+    said = r"graded with rewards.correct=1.0, here it is rewards.correct=2.0: .*reuse regrade RUN"
+    for dp_size in (1, 2):
+        with pytest.raises(ReuseStoreError, match=said):
+            open_graded(tmp_path, dp_size=dp_size, correct="2.0", verifier="math")
+    open_graded(tmp_path, correct="1.0", verifier="math").close()
+
+
+def test_an_empty_store_takes_the_settings_of_who_opens_it(tmp_path: Path) -> None:
+    for correct in ("1.0", "2.0"):
+        open_graded(tmp_path, correct=correct).close()
+    fill(tmp_path)
+    with pytest.raises(ReuseStoreError, match=r"graded with rewards\.correct=2\.0"):
+        open_graded(tmp_path, correct="1.0")
+
+
 def test_a_moved_tokenizer_folder_is_no_reason_to_refuse(tmp_path: Path) -> None:
     fingerprint = replace(FINGERPRINT, tokenizer_path="/elsewhere")
     before = contents(fill(tmp_path))

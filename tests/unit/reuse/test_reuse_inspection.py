@@ -8,10 +8,11 @@ import multiprocessing
 import os
 import signal
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -26,11 +27,14 @@ from fakes.reuse_cases import (
 
 from megatron_ar3po.reuse.admin.cli import add_reuse_parser
 from megatron_ar3po.reuse.admin.importing import imported_id, original_id
+from megatron_ar3po.reuse.admin.maintenance import regrade
 from megatron_ar3po.types import Prompt, Response, Verdict
 
 
 class GraderOfToday:
     """Odd prompts have another id by now; prompt 4 is no longer asked; the answer to prompt 2 is wrong now."""
+
+    verdicts: ClassVar = {"rewards.correct": "2.0"}
 
     def current_prompt(self, prompt: Prompt) -> Prompt | None:
         number = int(prompt.ground_truth)
@@ -403,6 +407,10 @@ def test_regrade_moves_correct_answers_to_todays_prompts_and_drops_the_others(
         "unknown_prompt": 3,
     }
     assert reuse("verify", run) == 0
+    for shard in shards_of(run):
+        with closing(sqlite3.connect(shard)) as connection:
+            (noted,) = connection.execute("SELECT fingerprint FROM shard").fetchone()
+        assert json.loads(noted)["verdicts"] == GraderOfToday.verdicts
     with open_store(run / "reuse", dp_rank=1, dp_size=2) as store:
         assert store.borrow(make_prompt(1).prompt_id, step=4) is None
         borrowed = store.borrow(make_prompt(101).prompt_id, step=4)
@@ -412,6 +420,36 @@ def test_regrade_moves_correct_answers_to_todays_prompts_and_drops_the_others(
         assert len(store) == 2
         store.rollback({"step": 2})  # the way back is kept, too
         assert alive(store.path) == {"s1-p0-i0", "s2-p0-i0"}
+
+
+def test_a_store_of_other_verdicts_takes_no_imports_until_it_is_regraded(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    reuse("export", run, tmp_path / "all.jsonl")
+    for shard in shards_of(run):
+        with sqlite3.connect(shard) as connection:
+            (noted,) = connection.execute("SELECT fingerprint FROM shard").fetchone()
+            noted = json.dumps({**json.loads(noted), "verdicts": {"rewards.correct": "1.0"}})
+            connection.execute("UPDATE shard SET fingerprint = ?", (noted,))
+        connection.close()
+    (run / "config.yaml").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"graded with rewards\.correct=1\.0, here it is rewards\.correct=2\.0"
+    ):
+        reuse("import", run, tmp_path / "all.jsonl", "--config", run / "config.yaml")
+    assert reuse("regrade", run) == 0
+    assert reuse("import", run, tmp_path / "all.jsonl", "--config", run / "config.yaml") == 0
+
+
+def test_a_regrade_that_the_verifier_fails_in_changes_nothing(run: Path) -> None:
+    class FailingGrader(GraderOfToday):
+        def verify(self, prompt: Prompt, response: Response) -> Verdict:
+            return Verdict(reward=None, status="error", reason="sympy died, twice")
+
+    before = {path: path.read_bytes() for path in shards_of(run)}
+    with pytest.raises(ValueError, match=r"failed for stored response .*\(sympy died, twice\)"):
+        regrade(run, FailingGrader())
+    assert {path: path.read_bytes() for path in shards_of(run)} == before
 
 
 def test_reading_is_possible_beside_the_writer_and_changing_is_not(

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from megatron_ar3po.config.rewards import RewardsConfig
+from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.last_number import plain_number
 from megatron_ar3po.rewards.math.answers import plain_value
 from megatron_ar3po.rewards.math.grader import unusable_ground_truth
-from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
+from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
 
 
 def check_ground_truth(text: str, verifier: str = "math") -> str | None:
@@ -27,7 +28,7 @@ def check_ground_truth(text: str, verifier: str = "math") -> str | None:
 
 def check_ground_truths(texts: Sequence[str], config: RewardsConfig) -> list[str | None]:
     """`check_ground_truth` for every text of a dataset, each distinct one once, in worker processes with the limits of
-    the run."""
+    the run. Raises VerifierPoolError where a worker fails: that says nothing of the text."""
     if config.verifier != "math":
         return [check_ground_truth(text, config.verifier) for text in texts]
     distinct = list(dict.fromkeys(texts))
@@ -44,5 +45,15 @@ def check_ground_truths(texts: Sequence[str], config: RewardsConfig) -> list[str
             for text, grade in zip(
                 hard, pool.grade_all([("", text) for text in hard]), strict=True
             ):
-                reasons[text] = None if grade.status == "correct" else grade.reason or grade.status
+                reasons[text] = why_unusable(text, grade)
     return [reasons[text] for text in texts]
+
+
+def why_unusable(text: str, grade: Grade) -> str | None:
+    """`grade`: of this ground truth held against itself. Raises VerifierPoolError where there is none."""
+    if grade.status == "error":
+        raise VerifierPoolError(
+            f"the ground truth {text[:80]!r} could not be checked: {grade.reason}. Start again; if it happens again, "
+            "look for what ends the verifier's workers."
+        )
+    return None if grade.status == "correct" else grade.reason or grade.status

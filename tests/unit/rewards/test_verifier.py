@@ -12,7 +12,12 @@ import pytest
 
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.rewards.grade import Grade
-from megatron_ar3po.rewards.ground_truths import check_ground_truth, check_ground_truths
+from megatron_ar3po.rewards.ground_truths import (
+    check_ground_truth,
+    check_ground_truths,
+    why_unusable,
+)
+from megatron_ar3po.rewards.pool import VerifierPoolError
 from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty, verifier_version
 from megatron_ar3po.rewards.worker import as_grade
 from megatron_ar3po.types import Prompt, Response, Verdict
@@ -183,6 +188,15 @@ def test_the_ground_truths_of_a_dataset_are_checked_once_each() -> None:
     assert [reason is None for reason in reasons] == [True, True, False, False, True, False]
     assert reasons[2] == "it is empty"
     assert check_ground_truths(["x"], RewardsConfig(verifier="last_number")) != [None]
+
+
+def test_a_ground_truth_that_could_not_be_checked_is_not_called_unusable() -> None:
+    """Left out with data.unusable_answers=skip, a prompt would be gone because a worker was killed."""
+    slow = Grade(status="ungradable", reason="not decided within 5 s, twice")
+    assert why_unusable("7", slow) == "not decided within 5 s, twice"
+    assert why_unusable("7", Grade(status="correct")) is None
+    with pytest.raises(VerifierPoolError, match=r"'7' could not be checked: its worker was killed"):
+        why_unusable("7", Grade(status="error", reason="its worker was killed (SIGKILL), twice"))
 
 
 def test_the_version_follows_every_option_that_can_change_a_verdict() -> None:

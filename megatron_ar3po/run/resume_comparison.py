@@ -33,6 +33,10 @@ class Change(NamedTuple):
     def option(self) -> str:
         return self.name.partition(" ")[0]
 
+    @property
+    def is_fact(self) -> bool:
+        return self.name != self.option
+
     def describe(self) -> str:
         """
         >>> Change("actor.lr_decay", "constant", "linear", AtResume.WARN).describe()
@@ -64,8 +68,7 @@ def compare_with_run(config: Config, facts: Sequence[Fact], now: datetime) -> Co
     allowed = config.run.allow_changed
     refused = [c for c in changes if c.at_resume is AtResume.FIXED and not _is_allowed(c, allowed)]
     if refused:
-        options = {change.option for change in refused}
-        raise ValueError(_explain_refusal(folder, [c for c in changes if c.option in options]))
+        raise ValueError(_explain_refusal(folder, refused, changes))
     warned = tuple(change for change in changes if change.at_resume is not AtResume.FREE)
     if old_facts:
         new_facts = replace(old_facts, values=values)
@@ -154,12 +157,16 @@ def _is_allowed(change: Change, allowed: Sequence[str]) -> bool:
     return any(f"{change.option}.".startswith(f"{name}.") for name in allowed)
 
 
-def _explain_refusal(folder: Path, refused: Sequence[Change]) -> str:
+def _explain_refusal(folder: Path, refused: Sequence[Change], changes: Sequence[Change]) -> str:
+    """A fact may have changed for another option of its section, as prompts for `data.prompt_field`: those stand beside
+    it, whatever their class."""
+    sections = {change.name.partition(".")[0] for change in refused if change.is_fact}
+    shown = [c for c in changes if c in refused or c.name.partition(".")[0] in sections]
     options = list(dict.fromkeys(change.option for change in refused))
     return "\n".join(
         [
             f"run.dir={folder} cannot go on with this config: two unlike runs would be one curve.",
-            *(f"  {change.describe()}" for change in refused),
+            *(f"  {change.describe()}" for change in shown),
             f"Set back what was ({folder / CONFIG_FILE}); or start a new run (run.resume=false, another run.name or "
             f"run.dir), from this one's policy with model.path={folder / 'hf'} (checkpoint.export_hf=true writes it); "
             f"or, if one curve is what you want, add run.allow_changed=[{','.join(options)}].",

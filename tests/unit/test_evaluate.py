@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from megatron_ar3po import cli
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
+from megatron_ar3po.run.facts import RunFacts, write_facts
 from megatron_ar3po.run.folder_format import write_format
 from megatron_ar3po.wiring.benchmark_sampling import benchmark_placements
 
@@ -50,6 +52,18 @@ def test_a_run_stands_for_its_newest_checkpoint_then_for_what_it_exported(run):
     exported = hf_folder(run / "hf")
     policy = find_policy(parse(str(run)))
     assert (policy.checkpoint, policy.hf_folder) == (None, exported)
+
+
+def test_a_run_is_evaluated_with_the_date_of_its_own_prompts(run):
+    """A chat template may write it. Of a run that does not say it, and of any other folder, it is today's."""
+    before = datetime.now()
+    assert find_policy(parse(str(run))).rendered_at >= before
+    first_start = datetime(2026, 11, 27, 23, 59)
+    write_facts(run, RunFacts(rendered_at=first_start))
+    assert find_policy(parse(str(run))).rendered_at == first_start
+    hf_folder(run / "hf")
+    assert find_policy(parse(str(run))).rendered_at == first_start
+    assert find_policy(parse(str(run / "hf"))).rendered_at >= before
 
 
 def test_a_damaged_checkpoint_is_not_evaluated(run):

@@ -69,6 +69,17 @@ def test_a_clash_between_sections_names_both_sides_and_the_way_out(words, more, 
         check(words, *more)
 
 
+def test_a_change_to_allow_must_be_of_an_option(words):
+    allowed = "run.allow_changed=[run.seed,actor.megatron.attention_dropout,servers.sglang]"
+    assert check(words, allowed) == []
+    with pytest.raises(
+        ValueError, match=r"names rollout\.temprature, .* nearest one is rollout\.tem"
+    ):
+        check(words, "run.allow_changed=[rollout.temprature]")
+    with pytest.raises(ValueError, match=r"names rollout, which is no option"):
+        check(words, "run.allow_changed=[rollout]")
+
+
 def test_fewer_prompts_than_replicas_are_refused(words):
     with pytest.raises(ValueError, match=r"prompts_per_step=3 is below the data-parallel size 4"):
         check(words, "rollout.prompts_per_step=3", world_size=4)

@@ -104,6 +104,18 @@ def test_what_a_file_is_called_is_told_beside_what_it_holds(run):
     ]
 
 
+def test_why_a_fact_has_changed_is_told_beside_it(run):
+    """A verifier of one's own is given all of rewards.*, so its version changes with each of them."""
+    before = Fact("rewards.verifier", "version", "mine:make:aa", AtResume.FIXED)
+    write_facts(run, RunFacts(values={before.name: before.value}))
+    words = ["rewards.num_workers=8", "run.num_steps=7"]
+    lines = refusal_of(run, *words, facts=(before._replace(value="mine:make:bb"),))
+    assert lines[1:-1] == [
+        "  rewards.num_workers was 1 and is 8 now",
+        "  rewards.verifier (version) was mine:make:aa and is mine:make:bb now",
+    ]
+
+
 def test_a_file_that_was_moved_is_the_same_file(run):
     (moved,) = resume(run, "data.path=elsewhere/train.jsonl").changes
     assert moved.describe() == "data.path was empty and is elsewhere/train.jsonl now"

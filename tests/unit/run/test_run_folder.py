@@ -12,7 +12,7 @@ import pytest
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
-from megatron_ar3po.run.folder import begin_run
+from megatron_ar3po.run.folder import begin_run, find_finished
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.upgrade import upgrade_run
 
@@ -68,6 +68,27 @@ def test_the_rows_that_a_resume_keeps_are_kept_to_the_byte(old_run):
         lines = before[name].splitlines()
         kept = [*takewhile(lambda line: json.loads(line).get("step", 0) <= 2, lines)]
         assert kept and (old_run / name).read_bytes().splitlines()[: len(kept)] == kept
+
+
+def test_a_done_run_of_which_nothing_more_is_asked_is_finished(old_run):
+    """Four steps. The marker tells it; where that was cut short, the run itself does."""
+    upgrade_run(old_run)
+
+    def find(*words: str) -> RunState | None:
+        files = [old_run / "resolved_config.yaml"]
+        return find_finished(load_config(files, ["run.resume=true", *words]))
+
+    assert find("run.num_steps=4") == RunState(step=4, policy_version=4)
+    assert find("run.num_steps=3") is not None
+    assert find("run.num_steps=5") is None
+    assert find("run.num_steps=4", "run.resume=false") is None
+    assert find("run.num_steps=4", "checkpoint.export_hf=true") is None
+    (old_run / "hf").mkdir()
+    assert find("run.num_steps=4", "checkpoint.export_hf=true") is not None
+    (old_run / "DONE").write_text('{"step": 4')
+    assert find("run.num_steps=4") is None
+    (old_run / "DONE").rename(old_run / "STOPPED")
+    assert find("run.num_steps=4") is None
 
 
 def test_a_folder_that_cannot_be_written_is_refused_by_its_option(old_run):

@@ -7,7 +7,9 @@ import json
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import cast
 
@@ -16,11 +18,15 @@ from fakes.ranks import OneRank
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.data.dataset import load_prompts
+from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.run.facts import read_facts, write_facts
+from megatron_ar3po.rewards.verifier import verifier_version
+from megatron_ar3po.run.facts import RunFacts, read_facts, write_facts
 from megatron_ar3po.run.upgrade import upgrade_run
 from megatron_ar3po.wiring.model_identity import digest_weights
+from megatron_ar3po.wiring.regrader import Regrader
 from megatron_ar3po.wiring.run_facts import allows_other_prompts, compare_start, find_facts
 
 MODEL, PROMPTS = Path("model"), Path("prompts.jsonl")
@@ -163,3 +169,66 @@ def test_a_start_says_what_it_changes_a_line_each_and_writes_nothing(task, caplo
 )
 def test_which_allowed_changes_may_bring_other_prompts(task, allowed, prompts_too):
     assert allows_other_prompts(config_of(f"run.allow_changed=[{allowed}]")) == prompts_too
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "sentence"),
+    [
+        (lambda: None, ("rollout.temperature=0.5",), "rollout.temperature was 1.0 and is 0.5 now"),
+        (lambda: None, ("algorithm.name=grpo",), "algorithm.name was ar3po and is grpo now"),
+        (
+            lambda: None,
+            ("rewards.verifier=math",),
+            "rewards.verifier was last_number and is math now",
+        ),
+        (
+            lambda: rewrite(PROMPTS, lambda t: t.partition("\n")[2]),
+            (),
+            "data.path (prompts) was 6 with checksum ",
+        ),
+        (
+            lambda: change_json(MODEL / "config.json", rope_theta=7.0),
+            (),
+            "model.path (config.json) was ",
+        ),
+        (
+            lambda: flip_a_byte_of_every_page(MODEL / "model.safetensors"),
+            (),
+            "model.path (weights) was ",
+        ),
+    ],
+    ids=["temperature", "algorithm", "verifier", "data", "model", "weights"],
+)
+def test_another_run_is_refused_and_nothing_is_written(task, change, words, sentence):
+    write_facts(task, compare_start(config_of("run.resume=true"), cast("Ranks", OneRank())).facts)
+    change()
+    before = {path: path.read_bytes() for path in task.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError) as error:
+        compare_start(config_of("run.resume=true", *words), cast("Ranks", OneRank()))
+    assert f"  {sentence}" in str(error.value)
+    assert {path: path.read_bytes() for path in task.rglob("*") if path.is_file()} == before
+
+
+def test_prompts_are_graded_anew_with_the_date_of_the_runs_first_start(task):
+    """A chat template that writes the date: the prompts of `ar3po reuse regrade` are those the store knows."""
+    (MODEL / "chat_template.jinja").write_text(
+        "{{ strftime_now('%y') }}{{ messages[0].content.replace('xx', '') }}"
+    )
+    rewrite(
+        task / "resolved_config.yaml", lambda t: t.replace("_template: false", "_template: true")
+    )
+    first_start = datetime(2001, 1, 1)
+    write_facts(task, RunFacts(rendered_at=first_start))
+    config = config_of()
+    assert config.data.apply_chat_template
+    known = load_prompts(
+        PROMPTS,
+        load_tokenizer(MODEL),
+        config.data,
+        verifier_version=verifier_version(config.rewards),
+        rendered_at=first_start,
+    )
+    assert known[0].text == "013+8+4="
+    with ExitStack() as stack:
+        regrader = Regrader(task / "resolved_config.yaml", stack)
+        assert [regrader.current_prompt(prompt) for prompt in known] == known

@@ -15,6 +15,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,23 @@ def describe(config: Config, world_size: int) -> str:
         f"# a run: {config.run.num_steps} steps, {least * config.run.num_steps} to {most * config.run.num_steps} "
         f"responses; files in {config.run.path}",
         *(f"# note: {line}" for line in warnings_of(config)),
+        *(f"# {line}" for line in describe_resume(config, layout)),
     ]
     return "\n".join(lines)
+
+
+def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
+    """What a resume would change, a line each. Raises ValueError with what it may not."""
+    if not config.run.resume:
+        return []
+    from megatron_ar3po.run.folder import check_run_folder
+    from megatron_ar3po.run.resume_comparison import compare_with_run
+    from megatron_ar3po.wiring.run_facts import find_facts
+
+    check_run_folder(config)
+    found = compare_with_run(config, find_facts(config, layout), datetime.now())
+    changed = [f"changed at this resume: {change.describe()}" for change in found.changes]
+    return [f"note: {found.note}", *changed] if found.note else changed
 
 
 def run(config: Config) -> None:

@@ -8,6 +8,9 @@ import pytest
 from fakes.model_config import write_model_config
 
 from megatron_ar3po.cli import main
+from megatron_ar3po.config.load import to_yaml
+from megatron_ar3po.run.folder_format import write_format
+from megatron_ar3po.train import read_arguments
 
 
 @pytest.fixture
@@ -30,6 +33,26 @@ def test_a_dry_run_prints_config_layout_and_arithmetic(config, capsys):
     assert "num_stages: 2" in out
     assert "tp 1 x pp 1 x dp 1 = 1 ranks" in out
     assert "16 prompts, 64 to 128 responses" in out
+
+
+def test_a_dry_run_of_a_resume_says_what_it_would_change(config, tmp_path, capsys):
+    words = ["train", config, "--dry-run", f"run.dir={tmp_path}/run", "run.resume=true"]
+    data = tmp_path / "train.jsonl"
+    data.write_text('{"prompt": "1=", "answer": "1"}\n')
+    assert main(words) == 0
+    assert "at this resume" not in capsys.readouterr().out  # there is no run yet
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/resolved_config.yaml").write_text(to_yaml(read_arguments(words[1:2])))
+    write_format(tmp_path / "run")
+    assert main([*words, "actor.learning_rate=0.5"]) == 0
+    changed = "# changed at this resume: actor.learning_rate was 1.0e-06 and is 0.5 now"
+    assert changed in capsys.readouterr().out
+    assert main([*words, "run.seed=9"]) == 2
+    assert "  run.seed was 0 and is 9 now\n" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "resolved_config.yaml",
+        "version.json",
+    ]
 
 
 def test_words_may_stand_behind_an_option(config, capsys):

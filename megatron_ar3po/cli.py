@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.command_line import parse_with_late_words
+from megatron_ar3po.disk_faults import describe_disk_fault
 
 _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
@@ -55,10 +56,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if isinstance(error, BrokenPipeError) and _is_unread():
             return 1
-        if error.filename is None:
+        said = describe_disk_fault(error)
+        if error.filename is None and not said:
             raise
         # A file that cannot be read or written: its name is in the message, and a traceback says no more.
-        print(f"ar3po: error: {error}", file=sys.stderr)
+        print(f"ar3po: error: {said or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:  # the user knows why
         print("ar3po: interrupted", file=sys.stderr)

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from megatron_ar3po.disk_faults import naming
+
 
 def write_hf_folder(
     buckets: Iterable[Sequence[tuple[str, Tensor]]], *, source: Path, target: Path
@@ -43,7 +45,8 @@ class HfFolderWriter:
         path = self._next_file()
         beside = path.with_suffix(".new")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bucket}
-        save_file(tensors, beside, metadata={"format": "pt"})
+        with naming(path):
+            save_file(tensors, beside, metadata={"format": "pt"})
         beside.rename(path)
         self._count(path, list(tensors))
 

@@ -25,6 +25,11 @@ from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate, warnings_of
+from megatron_ar3po.disk_faults import (
+    CheckpointNotWrittenError,
+    describe_disk_fault,
+    silence_threads_that_end_of_one,
+)
 from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
@@ -107,6 +112,7 @@ def train_command(arguments: argparse.Namespace) -> int:
         VerifierFailedError,
         PeerError,
         RunFaultError,
+        CheckpointNotWrittenError,
         ConnectionError,
     ) as error:
         return _fail(1, error)
@@ -119,6 +125,8 @@ def train_command(arguments: argparse.Namespace) -> int:
     except (
         Exception
     ) as error:  # the outermost frame: everything else is a bug, and its traceback is what helps
+        if said := describe_disk_fault(error):  # but for a full disk
+            return _fail(2, said)
         traceback.print_exc()
         return _fail(1, f"{type(error).__name__}: {error}")
 
@@ -193,6 +201,7 @@ def run(config: Config) -> None:
     # Heavy imports, not wanted for --help and --dry-run.
     stop = StopRequest(max_seconds=config.run.max_seconds)
     stop.install()
+    silence_threads_that_end_of_one()
     from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 

@@ -24,6 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import SerializationFormat, _write_item
 from torch.distributed.checkpoint.storage import WriteResult
 
+from megatron_ar3po.disk_faults import CheckpointNotWrittenError, naming
 from megatron_ar3po.file_digests import DigestingFile, FileDigest
 
 Buckets = list[tuple[Any, ...]]  # Megatron's: (path, storage key, (byte items, tensor items))
@@ -55,11 +56,12 @@ class BackgroundSave:
         if self._thread is not None:
             self._thread.join()  # the caller asks is_written first and bounds its waiting
         try:
-            for finalize in self._request.finalize_fns:
-                finalize()
+            with naming(self.folder):
+                for finalize in self._request.finalize_fns:
+                    finalize()
         except CheckpointException as error:  # no Exception: it would pass every door of ours
             reasons = "; ".join(f"rank {r}: {why[0]}" for r, why in error.failures.items())
-            raise RuntimeError(
+            raise CheckpointNotWrittenError(
                 f"the checkpoint {self.folder} could not be written ({reasons or 'see the log of rank 0'}). The one "
                 "before it stays whole; make room, then resume with run.resume=true."
             ) from error

@@ -39,6 +39,7 @@ from megatron_ar3po.actor.megatron_folder import check_folder, pieces_of
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
 from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
+from megatron_ar3po.disk_faults import naming
 
 _SETTINGS = ("max_lr", "min_lr", "betas", "eps")  # of a parameter group; the schedule sets the rest
 
@@ -56,7 +57,10 @@ def save_weights(folder: Path, model: PolicyModel) -> BackgroundSave:
 
 def _start(folder: Path, state: dict[str, Any]) -> BackgroundSave:
     results_in_this_process()
-    request = dist_checkpointing.save(state, str(folder), _save_strategy(), async_sharded_save=True)
+    with naming(folder):
+        request = dist_checkpointing.save(
+            state, str(folder), _save_strategy(), async_sharded_save=True
+        )
     assert request is not None
     return BackgroundSave(folder, request)
 

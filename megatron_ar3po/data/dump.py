@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
 
@@ -43,10 +44,12 @@ def save_groups(
     path: Path, groups: Sequence[ResponseGroup], *, step: int, policy_version: int
 ) -> None:
     rows = [_to_plain(asdict(group)) for group in sorted(groups, key=lambda g: g.position)]
+    content = {"format": _FORMAT, "step": step, "policy_version": policy_version, "groups": rows}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(
-        {"format": _FORMAT, "step": step, "policy_version": policy_version, "groups": rows}, path
-    )
+    unfinished = path.with_name(path.name + ".tmp")
+    with naming(path):
+        torch.save(content, unfinished)
+    unfinished.replace(path)
 
 
 def load_groups(path: Path) -> list[ResponseGroup]:

@@ -7,6 +7,7 @@ them twice.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -14,8 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
+
+logger = logging.getLogger(__name__)
 
 # What has been spent since the run began, kept over a resume.
 RUNNING_TOTALS = {
@@ -34,13 +38,15 @@ class Metrics:
         self._records = Records()
         self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS.values(), 0.0)
         self._path = folder / "metrics.jsonl"
-        self._board = None
+        self._board_path = folder / "tensorboard"
+        self._board: Any = None
         if tensorboard and ranks.is_first:
             from torch.utils.tensorboard.writer import (
                 SummaryWriter,
             )  # slow to import, and not wanted everywhere
 
-            self._board = SummaryWriter(str(folder / "tensorboard"))
+            with self._losing_the_board():
+                self._board = SummaryWriter(str(self._board_path))
 
     def add(self, *many: Mapping[str, Record]) -> None:
         if self._ranks.is_leader:
@@ -86,16 +92,32 @@ class Metrics:
         return row
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **{k: _plain(v) for k, v in row.items()}}) + "\n")
-        if self._board is not None:
-            for name, value in row.items():
+        line = json.dumps({"step": step, **{k: _plain(v) for k, v in row.items()}}) + "\n"
+        with naming(self._path), self._path.open("a") as file:
+            file.write(line)
+        with self._losing_the_board():
+            for name, value in row.items() if self._board is not None else ():
                 self._board.add_scalar(name, value, step)
-            self._board.flush()
+            if self._board is not None:
+                self._board.flush()
 
     def close(self) -> None:
-        if self._board is not None:
-            self._board.close()
+        with self._losing_the_board():
+            if self._board is not None:
+                self._board.close()
+
+    @contextmanager
+    def _losing_the_board(self) -> Iterator[None]:
+        """TensorBoard is a view of what metrics.jsonl holds: a disk that does not take it ends it, and not the run."""
+        try:
+            yield
+        except OSError as error:
+            self._board = None
+            logger.warning(
+                "%s cannot be written (%s): no more of it; metrics.jsonl has the same numbers",
+                self._board_path,
+                error.strerror or error,
+            )
 
 
 def _plain(value: float) -> float | int | None:
@@ -135,6 +157,7 @@ def drop_rows_after(path: Path, step: int) -> int:
         if row.get("step", step) <= step
     ]
     temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(b"".join(kept))  # to the byte: a checkpoint knows their checksum
+    with naming(path):
+        temporary.write_bytes(b"".join(kept))  # to the byte: a checkpoint knows their checksum
     temporary.replace(path)
     return len(rows) - len(kept)

@@ -13,6 +13,20 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 ROOT = "megatron_ar3po"
 
 
+class _LogFile(logging.FileHandler):
+    """A disk that takes no more is said once, and the run goes on: what it was told stands on the console too."""
+
+    _is_told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._is_told:
+            self._is_told = True
+            print(f"{self.baseFilename} cannot be written ({error.strerror})", file=sys.stderr)
+
+
 class _CurrentStderr(logging.StreamHandler[TextIO]):
     """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar and not through it."""
 
@@ -41,7 +55,7 @@ def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = N
     handlers: list[logging.Handler] = [_CurrentStderr()]
     if folder is not None and layout.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(folder / "train.log"))
+        handlers.append(_LogFile(folder / "train.log"))
     for handler in handlers:
         handler.setFormatter(formatter)
         logger.addHandler(handler)

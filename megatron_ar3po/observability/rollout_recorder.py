@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.types import ResponseGroup
 
@@ -33,7 +34,7 @@ class RolloutRecorder:
     def record(self, step: int, groups: Sequence[ResponseGroup]) -> None:
         if self._num_groups < 1 or step % self._every_steps:
             return
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             for group in sorted(groups, key=_least_interesting)[: self._num_groups]:
                 file.write(json.dumps(self._readable(step, group), ensure_ascii=False) + "\n")
 

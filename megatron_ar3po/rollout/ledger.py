@@ -26,6 +26,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.types import (
     CollectedStep,
     ResponseGroup,
@@ -156,7 +157,7 @@ class Ledger:
         return lost_server_row(book, self._reported.get(key, ServerCounters()), step)
 
     def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             if durably:
                 file.flush()

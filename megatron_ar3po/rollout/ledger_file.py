@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.observability.metrics import read_rows
 
 
@@ -33,7 +34,8 @@ def abandon_rows_after(path: Path, step: int) -> int:
         row["abandoned"] = True
     if rows:
         temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        with naming(path):
+            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(path)
     return len(later)
 

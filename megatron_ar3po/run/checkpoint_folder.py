@@ -27,6 +27,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
+from megatron_ar3po.disk_faults import NoRoomError, missing_room
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.run.durable import write_durably
 from megatron_ar3po.run.manifest import (
@@ -50,9 +51,16 @@ class CheckpointFolder:
     """Rank 0 calls the methods that write."""
 
     def __init__(
-        self, path: Path, *, keep_last: int, abandoned: Literal["keep", "delete"] = "keep"
+        self,
+        path: Path,
+        *,
+        keep_last: int,
+        abandoned: Literal["keep", "delete"] = "keep",
+        first_bytes: int = 0,
     ) -> None:
+        """`first_bytes`: about what the first checkpoint will take; later ones take what the one before took."""
         self.path = path
+        self._first_bytes = first_bytes
         self._keep_last = keep_last
         self._abandoned = abandoned
         self._parent = ""  # of the checkpoint that is written next
@@ -64,12 +72,34 @@ class CheckpointFolder:
             self._move_marker(checkpoint)
 
     def begin(self, step: int) -> Path:
-        """An empty temporary folder for the actor's part. What a killed run has left in the middle goes."""
+        """An empty temporary folder for the actor's part. What a killed run has left in the middle goes. Raises
+        `NoRoomError` before anything is written."""
         for left in self.path.glob("step_*.tmp"):
             shutil.rmtree(left)
+        self.check_room()
         folder = self.path / f"{name_of(step)}.tmp"
         (folder / "model").mkdir(parents=True)
         return folder
+
+    def check_room(self) -> None:
+        """Raises `NoRoomError` where one more checkpoint would not fit."""
+        if missing := self.missing_room():
+            raise NoRoomError(
+                f"{missing}, so none was begun; make room, or lower checkpoint.keep_last, then resume with "
+                "run.resume=true. The newest one is whole."
+            )
+
+    def missing_room(self) -> str:
+        """Why one more checkpoint would not fit; "" where it would."""
+        return missing_room(self.path, self._bytes_of_newest() or self._first_bytes)
+
+    def _bytes_of_newest(self) -> int:
+        newest = max(self.checkpoints(), key=lambda p: p.stat().st_mtime_ns, default=None)
+        try:
+            manifest = read_manifest(newest) if newest is not None else None
+        except DamagedCheckpointError:
+            manifest = None
+        return sum(digest.num_bytes for digest in manifest.files.values()) if manifest else 0
 
     def commit(
         self, folder: Path, state: RunState, digests: Mapping[str, FileDigest] | None = None

@@ -103,6 +103,8 @@ class CheckpointSaver:
         oldest = self._ranks.run_on_first(self._folder.oldest)
         self._ranks.run_on_leader(lambda: self._on_commit(oldest))
         logger.info("saved %s (%.1f s on its way)", path, time.monotonic() - pending.started)
+        if missing := self._ranks.run_on_first(self._folder.missing_room):
+            logger.warning("%s: the next save would end the run", missing)
         return path
 
     def wait(self) -> None:

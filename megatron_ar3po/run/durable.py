@@ -7,13 +7,15 @@ from pathlib import Path
 
 import xxhash
 
+from megatron_ar3po.disk_faults import naming
+
 _MARK = "# xxh3 of the lines above (edit a copy, not this file): "
 
 
 def write_durably(path: Path, text: str) -> None:
     """Whole or not at all, also after a power failure."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w") as file:
+    with naming(path), temporary.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

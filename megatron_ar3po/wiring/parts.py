@@ -11,6 +11,7 @@ from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, ReuseShard, WeightPublisher
+from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
@@ -165,4 +166,13 @@ def checkpoint_folder(config: Config) -> CheckpointFolder:
         config.run.path / "checkpoints",
         keep_last=config.checkpoint.keep_last,
         abandoned=config.checkpoint.abandoned,
+        first_bytes=_bytes_of_a_checkpoint(config),
     )
+
+
+def _bytes_of_a_checkpoint(config: Config) -> int:
+    """Weights as they are trained, and AdamW's copy of them and two moments in fp32."""
+    if config.debug.mode == "rollout_only":
+        return 0
+    weight_bytes = 4 if config.model.dtype == "float32" else 2
+    return read_policy_shape(config.model.path).num_parameters * (weight_bytes + 12)

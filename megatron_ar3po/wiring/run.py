@@ -58,6 +58,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
         logger.info("%s is DONE after step %d: raise run.num_steps to go on", folder, finished.step)
         return finished
     start = choose_start(config, ranks, comparison)
+    ranks.run_on_first(checkpoint_folder(config).check_room)
     parts = build_parts(config, ranks, stack, stop, start, check_ownership)
     trainer = begin(config, ranks, stack, parts, start)
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())

@@ -6,7 +6,7 @@ floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
 floor 2   algorithm/   observability/
 floor 1   types   records   usage   interfaces   hf_folder   http_client   async_tasks
-          user_functions   model_shape   response_json   file_digests   folder_owner
+          user_functions   model_shape   response_json   file_digests   folder_owner   disk_faults
           config/   distributed/   platform/
 """
 
@@ -22,7 +22,14 @@ PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 FLOORS = [
     {
         *("types", "records", "usage", "interfaces", "hf_folder", "http_client", "async_tasks"),
-        *("user_functions", "model_shape", "response_json", "file_digests", "folder_owner"),
+        *(
+            "user_functions",
+            "model_shape",
+            "response_json",
+            "file_digests",
+            "folder_owner",
+            "disk_faults",
+        ),
         *("config", "distributed", "platform"),
     },
     {"algorithm", "observability"},

@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from harness.tiny_disk import mount_tiny_disk
 
+from megatron_ar3po.disk_faults import NoRoomError
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.manifest import NAME as MANIFEST
 from megatron_ar3po.run.state import RunState, read_state
@@ -196,3 +198,21 @@ def test_an_older_checkpoint_that_was_damaged_since_does_not_end_the_run(tmp_pat
     (tmp_path / "step_00002/state.json").write_text(content)
     assert folder.oldest().step == 4
     assert "step_00002/state.json cannot be read any more" in caplog.text
+
+
+def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path):
+    """On a disk of 2 MiB: the first by its estimate, the next by what the one before took, here 1.2 MiB."""
+    with mount_tiny_disk(tmp_path / "disk", mib=2) as disk:
+        path = disk.path / "checkpoints"
+        with pytest.raises(NoRoomError, match=r"room for 2\.0 MiB of the 3\.0 MiB"):
+            CheckpointFolder(path, keep_last=1, first_bytes=3 * 2**20).begin(1)
+        assert not path.exists()
+        folder = CheckpointFolder(path, keep_last=1, first_bytes=2**20)
+        begun = folder.begin(1)
+        (begun / "model/weights").write_bytes(bytes(1_258_291))
+        folder.commit(begun, RunState(step=1))
+        assert "of the 1.2 MiB that a checkpoint takes" in folder.missing_room()
+        with pytest.raises(NoRoomError, match="so none was begun; make room"):
+            folder.begin(2)
+        assert names(path) == ["step_00001"]
+        assert folder.newest() == path / "step_00001"

@@ -102,7 +102,8 @@ def train_command(arguments: argparse.Namespace) -> int:
             return 0
         run(config)
         return 0
-    except ValueError as error:  # a user can mend it: the message is the help page
+    except (ValueError, CheckpointNotWrittenError) as error:
+        # A user can mend it: the message is the help page.
         return _fail(2, error)
     except BrokenPipeError:  # of `--dry-run | head`: the command line knows whether anybody reads
         raise
@@ -112,7 +113,6 @@ def train_command(arguments: argparse.Namespace) -> int:
         VerifierFailedError,
         PeerError,
         RunFaultError,
-        CheckpointNotWrittenError,
         ConnectionError,
     ) as error:
         return _fail(1, error)

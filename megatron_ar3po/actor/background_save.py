@@ -73,7 +73,8 @@ class BackgroundSave:
         try:
             written: dict[int, list[WriteResult]] = {}
             for number, bucket in enumerate(buckets):
-                written[number], digest = write_bucket(bucket, transforms)
+                with naming(Path(bucket[0])):
+                    written[number], digest = write_bucket(bucket, transforms)
                 self._digests[os.path.relpath(bucket[0], self.folder)] = digest
         except Exception as error:  # Megatron raises it on every rank when it collects the results
             results.put(error)

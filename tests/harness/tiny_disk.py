@@ -17,7 +17,7 @@ class TinyDisk:
 
     def fill(self) -> None:
         """Until not one byte more fits."""
-        with (self.path / "filler").open("wb", buffering=0) as file:
+        with (self.path / "ballast").open("wb", buffering=0) as file:
             for chunk in (2**20, 4096, 1):
                 try:
                     while file.write(b"x" * chunk):
@@ -26,7 +26,7 @@ class TinyDisk:
                     assert error.errno == errno.ENOSPC
 
     def make_room(self) -> None:
-        (self.path / "filler").unlink()
+        (self.path / "ballast").unlink()
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 LOGS = ("train.log", "status", "logs")  # they go on
 
 
@@ -23,7 +25,7 @@ def test_a_refused_resume_leaves_the_run_as_it_was_and_a_mended_one_goes_on(
     was is still done, and more steps may be asked of it."""
     data = tmp_path / "train.jsonl"
     shutil.copy(tiny_task / "train.jsonl", data)
-    words = [f"data.path={data}", "run.resume=true"]
+    words = [f"data.path={data}", "run.resume=true", "actor.lr_warmup_steps=0"]
     run = start_run("run.num_steps=2", *words).wait().require_success()
     done = contents(run.folder)
     assert json.loads(done["DONE"])["step"] == 2
@@ -59,5 +61,6 @@ def test_a_refused_resume_leaves_the_run_as_it_was_and_a_mended_one_goes_on(
     assert json.loads((run.folder / "run_facts.json").read_text())["changes"] == [
         {"after_step": 2, "option": "actor.learning_rate", "old": 0.00018, "new": 0.002}
     ]
+    assert run.metrics[-1]["actor/learning_rate"] == pytest.approx(0.002)
     assert [row["step"] for row in run.metrics] == [0, 1, 2, 3]
     assert json.loads((run.folder / "DONE").read_text())["step"] == 3

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Record
@@ -30,6 +28,9 @@ from megatron_ar3po.types import (
     UpdateStats,
     Verdict,
 )
+
+if TYPE_CHECKING:  # slow to import, and the command line reads this page
+    from torch import Tensor
 
 
 class RolloutEngine(Protocol):

@@ -30,10 +30,10 @@ from megatron_ar3po.disk_faults import (
     describe_disk_fault,
     silence_threads_that_end_of_one,
 )
-from megatron_ar3po.distributed.collectives import PeerError, Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.peer_error import PeerError
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
-from megatron_ar3po.observability.run_summary import print_summary, summarize
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.stop_request import StopRequest
 
@@ -198,35 +198,53 @@ def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
 
 def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
-    # Heavy imports, not wanted for --help and --dry-run.
     stop = StopRequest(max_seconds=config.run.max_seconds)
     stop.install()
     silence_threads_that_end_of_one()
+    # As torchrun or srun says; one process without them.
+    rank, world_size = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
+    layout = layout_of(config, rank, world_size)
+    validate(config, layout)
+    with ExitStack() as stack:
+        owner = None
+        if rank == 0 and config.debug.mode != "train_only":
+            owner = FolderOwner.claim(config.run.path)
+            stack.callback(owner.release)
+        _run_as_owner(config, layout, stop, stack, owner)
+
+
+def _run_as_owner(
+    config: Config,
+    layout: ParallelLayout,
+    stop: StopRequest,
+    stack: ExitStack,
+    owner: FolderOwner | None,
+) -> None:
+    """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds to minutes."""
+    from megatron_ar3po.distributed.collectives import Ranks, start_process_group
+    from megatron_ar3po.observability.run_summary import print_summary, summarize
     from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
-    with ExitStack() as stack:
-        rank, world_size = start_process_group(config.run.collective_timeout_s)
-        stack.callback(_end_process_group)
-        layout = layout_of(config, rank, world_size)
-        ranks = Ranks(layout, config.run.collective_timeout_s)
-        validate(config, layout)
-        if config.debug.mode == "train_only":
-            replay(config, ranks, stack)
-        else:
-            state = train(config, ranks, stack, stop)
-            if ranks.is_first:
-                print_summary(summarize(config.run.path))
-            if stop.fault:
-                raise RunFaultError(f"{stop.fault} Saved after step {state.step}.")
-            if ranks.is_first and state.step < config.run.num_steps:
-                print(
-                    f"stopped after step {state.step} of {config.run.num_steps} ({stop.reason}); the same command "
-                    "with run.resume=true goes on."
-                )
+    start_process_group(config.run.collective_timeout_s)
+    stack.callback(_end_process_group)
+    ranks = Ranks(layout, config.run.collective_timeout_s)
+    if config.debug.mode == "train_only":
+        replay(config, ranks, stack)
+        return
+    state = train(config, ranks, stack, stop, owner)
+    if ranks.is_first:
+        print_summary(summarize(config.run.path))
+    if stop.fault:
+        raise RunFaultError(f"{stop.fault} Saved after step {state.step}.")
+    if ranks.is_first and state.step < config.run.num_steps:
+        print(
+            f"stopped after step {state.step} of {config.run.num_steps} ({stop.reason}); the same command with "
+            "run.resume=true goes on."
+        )
 
 
 def _end_process_group() -> None:

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from megatron_ar3po.records import Mean, Record, Records, merge_records
+
+if TYPE_CHECKING:  # slow to import: a run owns its folder before it is
+    import torch
+    from torch import Tensor
 
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
@@ -299,6 +301,8 @@ class MicroBatch:
         return int(self.cu_seqlens.numel()) - 1
 
     def to(self, device: torch.device | str) -> MicroBatch:
+        from torch import Tensor
+
         moved = {
             name: value.to(device, non_blocking=True)
             for name in self.__dataclass_fields__
@@ -344,8 +348,8 @@ class TrainingBatch:
         def fill(mb: MicroBatch) -> MicroBatch:
             fresh = next(remaining)
             if fresh is not None:
-                fresh = torch.where(
-                    mb.uses_stored_logprobs, mb.behaviour_logprobs, fresh.to(mb.weights.device)
+                fresh = fresh.to(mb.weights.device).where(
+                    ~mb.uses_stored_logprobs, mb.behaviour_logprobs
                 )
             return replace(mb, old_logprobs=fresh)
 

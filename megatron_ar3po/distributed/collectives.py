@@ -16,16 +16,13 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.distributed.rank_watch import RankWatch
 
 Value = TypeVar("Value")
 
 _ALL, _REPLICA, _PEERS = "all ranks", "its replica", "its peers in other replicas"
 _DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
-
-
-class PeerError(RuntimeError):
-    """Another rank failed; this one stops with it."""
 
 
 def start_process_group(timeout_s: float) -> tuple[int, int]:

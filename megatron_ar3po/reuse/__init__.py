@@ -20,7 +20,7 @@ replica. The promises, each held by a test:
     lender.py      Lender: a step's unsolved groups borrow; the servers are asked where the store wants to know
     database.py    the SQLite file: schema, durability settings, errors in plain words
     codec.py       responses and prompts as rows: compact integers, exact log-probs, a checksum
-    owner.py       one writer per shard: a lock, and a note that says who holds it
+    owner.py       one writer per shard: a note that says who it is
     shards.py      the files of a folder; which of them are current
     resharding.py  from any DP size to any other
     inspection.py  reading a store beside a running job: stats, rows, verify

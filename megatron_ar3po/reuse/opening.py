@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from megatron_ar3po.reuse.database import (
     transaction,
     write_fingerprint,
 )
-from megatron_ar3po.reuse.owner import OwnerLock
+from megatron_ar3po.reuse.owner import ShardOwner, check_no_writer
 from megatron_ar3po.reuse.resharding import open_sources, reshard_one
 from megatron_ar3po.reuse.shards import ShardSet, current_set, has_answers, remove_other_sets
 
@@ -42,7 +42,7 @@ class ShardClaim:
     committed: int  # no rollback goes to before the end of this step
     run_seed: int
     fingerprint: Fingerprint
-    owner: OwnerLock
+    owner: ShardOwner
 
     @property
     def path(self) -> Path:
@@ -63,6 +63,7 @@ class ShardClaim:
         """From here on the folder changes. A failure releases the shard."""
         try:
             if self.source is not None:
+                _check_no_writers(self.source.paths(self.folder))
                 reshard_one(
                     self.folder,
                     self.source,
@@ -118,7 +119,7 @@ class OpenShard:
 
     connection: sqlite3.Connection
     path: Path
-    owner: OwnerLock
+    owner: ShardOwner
     is_new: bool  # made just now, empty
 
     def release(self) -> None:
@@ -141,9 +142,10 @@ def claim_shard(
     is_other_size = current.dp_size != dp_size
     shard_set = ShardSet(current.version + 1, dp_size) if is_other_size else current
     path = shard_set.path(folder, dp_rank)
-    owner = OwnerLock(path)
+    owner = ShardOwner(path)
     try:
         if is_other_size:
+            _check_no_writers(current.paths(folder))
             with ExitStack() as stack:
                 sources = open_sources(stack, current.paths(folder))
                 states = [
@@ -179,6 +181,12 @@ def check_committed(path: Path, committed: int, step: int) -> None:
             "evicted is gone. Resume from that checkpoint or a later one, or remove the reuse folder to resume with "
             "an empty store."
         )
+
+
+def _check_no_writers(shards: Sequence[Path]) -> None:
+    """Of another size: a run that uses it, or a command. Leaders of this run only read them."""
+    for shard in shards:
+        check_no_writer(shard)
 
 
 def _check_shard(

@@ -1,107 +1,108 @@
-"""One writer per shard: a lock held for the writer's lifetime, and a note beside the shard that says who it is.
+"""One writer per shard: `folder_owner`, with the store's own sentences. The note lies beside the shard, `SHARD.owner`.
 
-The lock is a POSIX record lock on `SHARD.owner`. The kernel drops it when the process ends in whatever way, and a
-forked verifier worker does not inherit it, so a killed trainer never blocks its own resume. Its two traps are dealt
-with here: it does not see a second opener in the same process (hence `_held_here`), and closing any descriptor of the
-file drops it (hence the file is opened once).
+A run's leaders own their shards and its first rank the run's folder; a command that changes a store owns the shards
+that it changes and makes sure that nobody owns the folder. Either puts down its own note before it looks at the
+other's, so of two at one moment at least one sees the other.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import socket
-import struct
-from datetime import datetime, timezone
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from megatron_ar3po.folder_owner import NAME, FolderOwnedError, FolderOwner, living_owner
 from megatron_ar3po.reuse.database import ReuseStoreError
 
 _NO_LOCKS_HERE = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
-_FLOCK = "hhqqi"  # struct flock: type, whence, start, length, pid
-_held_here: set[str] = set()
 
 
-class OwnerLock:
-    """Held by the writer of one shard until `release`."""
+class ShardOwner:
+    """The writer of one shard, until `release`."""
 
-    def __init__(self, shard: Path, *, shared: bool = False) -> None:
-        """`shared` is for reading a shard that must not change meanwhile (resharding)."""
-        self.path = shard.with_suffix(".owner")
-        self._key = os.path.realpath(self.path)
-        if self._key in _held_here:
-            raise ReuseStoreError(
-                f"{shard} is already open for writing in this process; close that store first."
-            )
+    def __init__(self, shard: Path) -> None:
+        """Raises `ReuseStoreError` where it has another writer, or where its folder is no place for a store."""
         try:
-            self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            _check_locks(shard.parent)
+            self._owner = FolderOwner.claim_note(note_of(shard))
+        except FolderOwnedError as error:
+            raise ReuseStoreError(_describe_other_writer(shard, str(error))) from error
         except OSError as error:
             raise ReuseStoreError(
-                f"cannot write {self.path}: {error.strerror}; the reuse store needs a folder it may write to."
+                f"cannot write {note_of(shard)}: {error.strerror}; the reuse store needs a folder it may write to."
             ) from error
+        self._shard = shard
+
+    def check(self) -> None:
+        """Before a write. Raises `FolderOwnedError` where it was taken over from."""
         try:
-            fcntl.lockf(
-                self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-            )
-        except OSError as error:
-            note = _read_note(self._descriptor)
-            os.close(self._descriptor)
-            if error.errno in _NO_LOCKS_HERE:
-                raise ReuseStoreError(
-                    f"the file system of {shard.parent} has no file locks ({error.strerror}), so two writers could "
-                    "damage a shard; put run.dir on a file system with locks (Lustre: mount with -o flock)."
-                ) from error
-            raise ReuseStoreError(
-                f"{shard} has another writer: {note}; a shard has one. Stop that run, or give this one its own run.dir."
-            ) from error
-        if not shared:
-            _held_here.add(self._key)
-            self._write_note()
-        self._shared = shared
+            self._owner.check()
+        except FolderOwnedError as error:
+            raise FolderOwnedError(f"{self._shard} {error}.") from error
 
     def release(self) -> None:
-        if self._descriptor < 0:
-            return
-        os.close(self._descriptor)
-        self._descriptor = -1
-        if not self._shared:
-            _held_here.discard(self._key)
-
-    def _write_note(self) -> None:
-        note = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "job": os.environ.get("SLURM_JOB_ID", ""),
-            "since": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        }
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps(note).encode(), 0)
+        """A second call does nothing."""
+        self._owner.release()
 
 
-def _read_note(descriptor: int) -> str:
-    try:
-        note = json.loads(os.pread(descriptor, 4096, 0))
-        job = f", Slurm job {note['job']}" if note["job"] else ""
-        return f"process {note['pid']} on {note['host']}{job}, since {note['since']}"
-    except (ValueError, KeyError):  # the writer is just writing its note
-        return "a process that has not left its name yet"
+def note_of(shard: Path) -> Path:
+    return shard.with_suffix(".owner")
 
 
 def owner_of(shard: Path) -> str | None:
     """Who writes to the shard now, or None where nobody does."""
-    path = shard.with_suffix(".owner")
-    if os.path.realpath(path) in _held_here:
-        return f"process {os.getpid()} on {socket.gethostname()} (this one)"
+    owner = living_owner(note_of(shard))
+    return None if owner is None else owner.describe()
+
+
+def check_no_writer(shard: Path) -> None:
+    """Before it is read for a resharding: it must not change meanwhile."""
+    writer = owner_of(shard)
+    if writer is not None:
+        raise ReuseStoreError(_describe_other_writer(shard, writer))
+
+
+@contextmanager
+def owned_by_a_command(shards: Sequence[Path]) -> Iterator[None]:
+    """For a command that changes shards of one folder while no run is under way there."""
+    with ExitStack() as stack:
+        for shard in shards:
+            stack.callback(ShardOwner(shard).release)
+        check_no_run(shards[0].parent)
+        yield
+
+
+def check_no_run(folder: Path) -> None:
+    """Raises where the reuse folder is that of a run which is under way, or is just starting."""
+    run = folder.parent
+    owner = living_owner(run / NAME)
+    if owner is not None:
+        raise ReuseStoreError(
+            f"{run} belongs to a run that is under way: {owner.describe()}. Its store can be changed when it has ended."
+        )
+
+
+def _describe_other_writer(shard: Path, writer: str) -> str:
+    return f"{shard} has another writer: {writer}; a shard has one. Stop that run, or give this one its own run.dir."
+
+
+def _check_locks(folder: Path) -> None:
+    """SQLite needs locks of the file system for readers beside the writer; its own message would not say so."""
+    probe = folder / f".locks.{secrets.token_hex(4)}"
+    descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:  # no note: nobody ever opened it here, or it is a copy
-        return None
-    try:
-        # Asking (F_GETLK) instead of trying: a lock held for a moment could turn away a run that is just starting.
-        query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        kind = struct.unpack(_FLOCK, fcntl.fcntl(descriptor, fcntl.F_GETLK, query))[0]
-        return _read_note(descriptor) if kind == fcntl.F_WRLCK else None
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:
+            raise
+        raise ReuseStoreError(
+            f"the file system of {folder} has no file locks ({error.strerror}), so a reader could damage what is just "
+            "written; put run.dir on a file system with locks (Lustre: mount with -o flock)."
+        ) from error
     finally:
         os.close(descriptor)
+        probe.unlink()

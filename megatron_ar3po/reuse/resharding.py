@@ -30,7 +30,6 @@ from megatron_ar3po.reuse.database import (
     write_state,
 )
 from megatron_ar3po.reuse.loans import Loan, insert_loans, read_loans
-from megatron_ar3po.reuse.owner import OwnerLock
 from megatron_ar3po.reuse.shards import ShardSet
 
 logger = logging.getLogger(__name__)
@@ -170,11 +169,10 @@ def reshard_one(
 
 
 def open_sources(stack: ExitStack, paths: Sequence[Path]) -> list[sqlite3.Connection]:
-    """Locked against writers for as long as the stack lives. Open for writing only to play a crash's journal back."""
+    """For as long as the stack lives; the caller sees to it that nobody writes meanwhile (owner.py). Open for writing
+    only to play a crash's journal back."""
     sources = []
     for path in paths:
-        lock = OwnerLock(path, shared=True)
-        stack.callback(lock.release)
         sources.append(stack.enter_context(closing(open_for_writing(path))))
     return sources
 

@@ -52,7 +52,7 @@ from megatron_ar3po.reuse.lending import (
 )
 from megatron_ar3po.reuse.loans import Loan, insert_loans
 from megatron_ar3po.reuse.opening import ShardClaim, check_committed, claim_shard
-from megatron_ar3po.reuse.owner import OwnerLock
+from megatron_ar3po.reuse.owner import ShardOwner
 from megatron_ar3po.reuse.undo import delete_evicted, undo_steps_after
 from megatron_ar3po.types import LoanOutcome, Prompt, Response, ScoredResponse
 
@@ -66,14 +66,14 @@ class ReuseStore:
         self,
         connection: sqlite3.Connection,
         path: Path,
-        owner: OwnerLock,
+        owner: ShardOwner,
         *,
         config: ReuseConfig,
         run_seed: int,
     ) -> None:
         self.path = path
         self._connection = connection
-        self._owner: OwnerLock | None = owner
+        self._owner: ShardOwner | None = owner
         self._config = config
         self._run_seed = run_seed
         with explain_errors(path):
@@ -81,6 +81,7 @@ class ReuseStore:
         self._session: int | None = None
         self._sampler = "{}"
         self._was_made_now = False
+        self._check_ownership: Callable[[], None] = lambda: None
         self._pending: PendingLoans = {}
         self._counts: Counter[str] = Counter()  # what was decided in the step that it stands at
 
@@ -110,8 +111,10 @@ class ReuseStore:
         *,
         config: ReuseConfig,
         sampler: Mapping[str, object] | None = None,
+        check_ownership: Callable[[], None] = lambda: None,
     ) -> ReuseStore:
-        """The second half of `open`, for a run that has more to check before it changes anything."""
+        """The second half of `open`, for a run that has more to check before it changes anything. `check_ownership`:
+        raises where another process has the run's folder now; the shard's own note is looked at anyway."""
         shard = claim.open()
         try:
             store = cls(
@@ -122,6 +125,7 @@ class ReuseStore:
             raise
         store._sampler = json.dumps(dict(sampler or {}))
         store._was_made_now = shard.is_new
+        store._check_ownership = check_ownership
         return store
 
     # -- the step -----------------------------------------------------------------------------------------------
@@ -334,7 +338,11 @@ class ReuseStore:
 
     @contextmanager
     def _write_transaction(self) -> Iterator[None]:
-        """One transaction that takes the pending loans along. A failure leaves file and memory as they were."""
+        """One transaction that takes the pending loans along. A failure leaves file and memory as they were; an owner
+        that was taken over from writes nothing."""
+        assert self._owner is not None, "the store is closed"
+        self._owner.check()
+        self._check_ownership()
         before = (self._state, self._session)
         try:
             with transaction(self._connection, self.path):

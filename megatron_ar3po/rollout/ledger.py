@@ -54,11 +54,13 @@ class Ledger:
         books: Callable[[], Sequence[ServerBook]] = lambda: (),
         *,
         seen: Callable[[], ServerUsage] | None = None,
+        check_ownership: Callable[[], None] = lambda: None,
     ) -> None:
         """`seen`: what this client was answered, where other clients use its servers and it uses theirs
-        (`servers.routing=global`)."""
+        (`servers.routing=global`). `check_ownership`: raises where another process has the run's folder now."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._path = path
+        self._check_ownership = check_ownership
         self._books = books
         self._seen = seen
         self._answered = ServerUsage()  # what the rows written by this process come to
@@ -157,6 +159,7 @@ class Ledger:
         return lost_server_row(book, self._reported.get(key, ServerCounters()), step)
 
     def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
+        self._check_ownership()
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.writelines(json.dumps(row) + "\n" for row in rows)
             if durably:

@@ -65,9 +65,12 @@ class CheckpointSaver:
         *,
         timeout_s: float,
         row_files: RowFiles | None = None,
+        check_ownership: Callable[[], None] = lambda: None,
     ) -> None:
         """`on_commit(oldest)`, on leaders: no resume will go back before the state `oldest`. `row_files`: of the run,
-        measured with each checkpoint."""
+        measured with each checkpoint. `check_ownership` raises where another process has the run's folder now:
+        nothing is begun or committed then."""
+        self._check_ownership = check_ownership
         self._folder, self._ranks, self._save_model = folder, ranks, save_model
         self._on_commit, self._timeout_s = on_commit, timeout_s
         self._row_files = row_files
@@ -85,6 +88,7 @@ class CheckpointSaver:
         self.wait()
         if name_of(state.step) == self._resumed_from:
             return
+        self._ranks.run_on_first(self._check_ownership)
         folder = self._ranks.run_on_first(lambda: self._folder.begin(state.step))
         if (rows := self._row_files) is not None:
             state = replace(state, row_files=self._ranks.run_on_first(rows.measure))
@@ -97,6 +101,7 @@ class CheckpointSaver:
         pending, self._pending = self._pending, None
         mine = pending.model.finish()
         digests = {f"model/{n}": d for part in self._ranks.gather(mine) for n, d in part.items()}
+        self._ranks.run_on_first(self._check_ownership)
         path = self._ranks.run_on_first(
             lambda: self._folder.commit(pending.folder, pending.state, digests)
         )

@@ -16,8 +16,10 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from megatron_ar3po.distributed.collectives import Ranks
+if TYPE_CHECKING:  # brings torch along, and a stop may be asked for before that is there
+    from megatron_ar3po.distributed.collectives import Ranks
 
 logger = logging.getLogger(__name__)
 

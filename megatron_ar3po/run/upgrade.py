@@ -18,6 +18,7 @@ import yaml
 from megatron_ar3po.config.load import config_from_dict, to_yaml
 from megatron_ar3po.config.renamed import RENAMED, rename_options, renamed_options
 from megatron_ar3po.distributed.rank_watch import SILENT_AFTER_S, read_statuses
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.folder_format import (
     CONFIG_FILE,
@@ -71,9 +72,13 @@ def upgrade_run(folder: Path, *, is_dry_run: bool = False) -> Upgrade | None:
     values = cast("dict[str, Any]", old)
     config = config_from_dict(rename_options(values))
     if not is_dry_run:
-        write_durably(kept, text)
-        write_durably(folder / CONFIG_FILE, add_checksum(to_yaml(config)))
-        write_format(folder)
+        owner = FolderOwner.claim(folder)
+        try:
+            write_durably(kept, text)
+            write_durably(folder / CONFIG_FILE, add_checksum(to_yaml(config)))
+            write_format(folder)
+        finally:
+            owner.release()
     dumps = sorted(str(path.relative_to(folder)) for path in folder.glob("dumps/*.pt"))
     return Upgrade(renamed=dict(renamed_options(values)), lost_dumps=tuple(dumps))
 
@@ -88,6 +93,7 @@ def _explain_no_run(path: Path) -> str:
 
 
 def _check_not_running(folder: Path) -> None:
+    """A run of a version that had no owner.json, by what its ranks wrote."""
     now = time.time()
     for status in read_statuses(folder / "status"):
         if not status.end and not status.is_silent(now):

@@ -81,7 +81,9 @@ def build_parts(
         lambda: open_response_log(config, ranks, stack, inputs, policy_digest, check_ownership)
     )
     rollout = ranks.only_on_leader(
-        lambda: build_rollout(config, ranks, stack, inputs, servers, router, start, log)
+        lambda: build_rollout(
+            config, ranks, stack, inputs, servers, router, start, log, check_ownership
+        )
     )
     if start.checkpoint is not None:
         actor.load(start.checkpoint / "model")
@@ -150,6 +152,7 @@ def build_trainer(
             commit,
             timeout_s=config.checkpoint.timeout_s,
             row_files=RowFiles(folder),
+            check_ownership=parts.check_ownership,
         ),
         stop=parts.stop,
         check_ownership=parts.check_ownership,

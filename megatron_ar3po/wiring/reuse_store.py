@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def open_store(
     stack: ExitStack,
     claim: ShardClaim | None,
     start: StartingPoint,
+    check_ownership: Callable[[], None],
 ) -> ReuseShard:
     """Collective. Leaders open their shard, as of where a resumed run starts; the other ranks hold a store that nothing
     calls."""
@@ -61,6 +63,7 @@ def open_store(
             claim,
             config=config.reuse,
             sampler={"temperature": config.rollout.temperature, "top_p": config.rollout.top_p},
+            check_ownership=check_ownership,
         )
         stack.callback(store.close)
         if config.run.resume:  # killed before its first checkpoint, too: it may have seen steps

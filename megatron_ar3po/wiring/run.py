@@ -37,8 +37,15 @@ from megatron_ar3po.wiring.run_facts import compare_start
 logger = logging.getLogger(__name__)
 
 
-def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> RunState:
-    """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end."""
+def train(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    stop: StopRequest,
+    owner: FolderOwner | None,
+) -> RunState:
+    """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end. `owner`: of the run's
+    folder, on rank 0."""
     started = time.monotonic()
     check_custom_functions(config.algorithm)
     check_pick(config.reuse)
@@ -46,7 +53,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     check_routing(config)
     folder = config.run.path
     ranks.run_on_first(lambda: check_run_folder(config))
-    check_ownership = own_run_folder(config, ranks, stack)
+    check_ownership = share_ownership(config, ranks, owner)
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
     stack.enter_context(
         ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s)
@@ -67,6 +74,7 @@ def train(config: Config, ranks: Ranks, stack: ExitStack, stop: StopRequest) -> 
     is_done = state.step >= config.run.num_steps and not stop.fault
     if is_done and config.checkpoint.export_hf:
         trainer.actor.export_hf(folder / "hf")
+    ranks.run_on_first(check_ownership)
     ranks.run_on_first(
         lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
     )
@@ -93,7 +101,7 @@ def begin(
     """Collective. The one place in which a start changes what an earlier run has left: all that can refuse it has been
     asked before. The reuse store goes first: it has most to do, and may meet a full disk."""
     ranks.run_on_first(parts.check_ownership)  # servers and model took their time
-    store = open_store(config, ranks, stack, parts.store_claim, start)
+    store = open_store(config, ranks, stack, parts.store_claim, start, parts.check_ownership)
     trainer = build_trainer(config, ranks, stack, parts, store, start)
     ranks.run_on_first(lambda: begin_run(config, start, abandon_ledger_rows=abandon_rows_after))
     if start.checkpoint is not None:
@@ -107,14 +115,8 @@ def begin(
     return trainer
 
 
-def own_run_folder(config: Config, ranks: Ranks, stack: ExitStack) -> Callable[[], None]:
-    """Collective: the run's folder is this run's until `stack` ends. Raises where another process writes in it. Given
-    back: a check for any rank, before it writes."""
-
-    def claim() -> str:
-        owner = FolderOwner.claim(config.run.path)
-        stack.callback(owner.release)
-        return owner.owner.token
-
-    token = ranks.run_on_first(claim)
+def share_ownership(config: Config, ranks: Ranks, owner: FolderOwner | None) -> Callable[[], None]:
+    """Collective: a check for any rank, before it writes, that the run's folder is this run's still. Raises
+    `FolderOwnedError`."""
+    token = ranks.broadcast("" if owner is None else owner.owner.token)
     return lambda: check_owner(config.run.path, token)

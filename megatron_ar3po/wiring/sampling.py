@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -101,6 +101,7 @@ def build_rollout(
     router: RouterAccess | None,
     start: StartingPoint,
     log: ResponseLogFolder | None = None,
+    check_ownership: Callable[[], None] = lambda: None,
 ) -> LeaderRollout:
     """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
@@ -126,18 +127,16 @@ def build_rollout(
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
     before = counters_before(servers)
     if config.servers.routing == "local":
-        ledger = Ledger(path, lambda: server_books(engine, before=before))
-        return LeaderRollout(
-            controller=controller,
-            ledger=ledger,
-            max_error_frac=config.rewards.max_error_frac,
-            log=log,
+        ledger = Ledger(
+            path, lambda: server_books(engine, before=before), check_ownership=check_ownership
         )
-    ledger = Ledger(
-        path,
-        lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
-        seen=lambda: sum(engine.usage.values(), ServerUsage()),
-    )
+    else:
+        ledger = Ledger(
+            path,
+            lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
+            seen=lambda: sum(engine.usage.values(), ServerUsage()),
+            check_ownership=check_ownership,
+        )
     return LeaderRollout(
         controller=controller,
         ledger=ledger,

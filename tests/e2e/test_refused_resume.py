@@ -12,9 +12,7 @@ def contents(folder):
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file()
-        and path.relative_to(folder).parts[0] not in LOGS
-        and path.suffix != ".owner"
+        if path.is_file() and path.relative_to(folder).parts[0] not in LOGS
     }
 
 

@@ -244,6 +244,7 @@ def make_trainer(
             actor.save,
             commit,
             timeout_s=5.0,
+            check_ownership=ownership.check,
         ),
         stop=StopRequest(),
         check_ownership=ownership.check,

@@ -24,6 +24,7 @@ from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.distributed.layout import owner_dp_rank
 from megatron_ar3po.reuse.admin.maintenance import Grader, require_whole_store
 from megatron_ar3po.reuse.database import ReuseStoreError
+from megatron_ar3po.reuse.owner import check_no_run
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.types import Prompt, Response, ScoredResponse
 
@@ -52,6 +53,7 @@ def import_lines(path: Path, lines: Path, grader: Grader, *, config: ReuseConfig
             )
             for rank in range(shard_set.dp_size)
         ]
+        check_no_run(folder)
         file = stack.enter_context(lines.open(encoding="utf-8"))
         batch: list[tuple[Prompt, ScoredResponse]] = []
         for number, line in enumerate(file, start=1):

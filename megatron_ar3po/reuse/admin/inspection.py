@@ -33,7 +33,7 @@ from megatron_ar3po.reuse.database import (
     recount,
 )
 from megatron_ar3po.reuse.loans import Loan, read_loans
-from megatron_ar3po.reuse.owner import OwnerLock, owner_of
+from megatron_ar3po.reuse.owner import ShardOwner, owner_of
 from megatron_ar3po.reuse.shards import current_set, prompt_key, shard_sets
 from megatron_ar3po.types import Prompt, ScoredResponse
 
@@ -116,7 +116,7 @@ def open_shard(path: Path) -> sqlite3.Connection:
     except ReuseStoreError as error:
         if "cannot be written to" not in str(error):
             raise
-    owner = OwnerLock(path)
+    owner = ShardOwner(path)
     try:
         open_for_writing(path).close()
     finally:

@@ -31,7 +31,7 @@ from megatron_ar3po.reuse.database import (
     transaction,
     write_state,
 )
-from megatron_ar3po.reuse.owner import OwnerLock
+from megatron_ar3po.reuse.owner import owned_by_a_command
 from megatron_ar3po.reuse.resharding import ShardBuilder, StoredRow, open_sources, reshard_one
 from megatron_ar3po.reuse.shards import (
     ShardSet,
@@ -105,10 +105,11 @@ def reshard(path: Path, dp_size: int) -> ShardSet:
     if old.dp_size == dp_size:
         return old
     new = ShardSet(old.version + 1, dp_size)
-    remove_other_sets(folder, old)
-    for rank in range(dp_size):
-        reshard_one(folder, old, new, dp_rank=rank, fingerprint=None)
-    remove_other_sets(folder, new)
+    with owned_by_a_command(old.paths(folder)):
+        remove_other_sets(folder, old)
+        for rank in range(dp_size):
+            reshard_one(folder, old, new, dp_rank=rank, fingerprint=None)
+        remove_other_sets(folder, new)
     return new
 
 
@@ -118,9 +119,10 @@ def regrade(path: Path, grader: Grader) -> dict[str, int]:
     whole."""
     folder, old, _ = require_whole_store(path)
     new = ShardSet(old.version + 1, old.dp_size)
-    remove_other_sets(folder, old)
     counts: Counter[str] = Counter()
     with ExitStack() as stack:
+        stack.enter_context(owned_by_a_command(old.paths(folder)))
+        remove_other_sets(folder, old)
         sources = open_sources(stack, old.paths(folder))
         states = [
             read_state(source, name)
@@ -150,7 +152,9 @@ def regrade(path: Path, grader: Grader) -> dict[str, int]:
             builder.seal(
                 clock=max(s.clock for s in states), committed=max(s.committed for s in states)
             )
-    remove_other_sets(folder, new)
+        for source in sources:
+            source.close()
+        remove_other_sets(folder, new)
     return dict(counts)
 
 
@@ -213,12 +217,8 @@ def require_whole_store(path: Path) -> tuple[Path, ShardSet, ShardState]:
 
 @contextmanager
 def _lock(shard: Path) -> Iterator[sqlite3.Connection]:
-    owner = OwnerLock(shard)
-    try:
-        with closing(open_for_writing(shard)) as connection:
-            yield connection
-    finally:
-        owner.release()
+    with owned_by_a_command([shard]), closing(open_for_writing(shard)) as connection:
+        yield connection
 
 
 def _delete_doomed(connection: sqlite3.Connection, shard: Path) -> int:

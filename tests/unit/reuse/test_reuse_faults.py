@@ -27,8 +27,16 @@ from fakes.reuse_cases import (
 )
 
 from megatron_ar3po.config.reuse import ReuseConfig
+from megatron_ar3po.folder_owner import (
+    FolderOwnedError,
+    FolderOwner,
+    this_process,
+    write_note,
+)
+from megatron_ar3po.reuse.admin.maintenance import collect_garbage, reshard
 from megatron_ar3po.reuse.database import ReuseStoreError
 from megatron_ar3po.reuse.opening import claim_shard
+from megatron_ar3po.reuse.owner import note_of
 from megatron_ar3po.reuse.store import ReuseStore
 
 
@@ -71,7 +79,7 @@ def test_a_response_with_a_flipped_bit_is_never_lent(tmp_path: Path) -> None:
 
 def test_a_second_store_on_a_shard_is_refused_in_the_same_process(tmp_path: Path) -> None:
     with open_store(tmp_path):
-        with pytest.raises(ReuseStoreError, match="already open for writing in this process"):
+        with pytest.raises(ReuseStoreError, match=r"has another writer: .*\(this very process\)"):
             open_store(tmp_path)
     open_store(tmp_path).close()
 
@@ -94,6 +102,41 @@ def test_a_second_writer_is_refused_and_told_who_the_first_is(tmp_path: Path) ->
         done.set()
         holder.join(60)
     open_store(tmp_path).close()
+
+
+def test_a_writer_that_was_taken_over_from_changes_nothing_more(tmp_path: Path) -> None:
+    """It was stopped for long, and another process has the shard now."""
+    store = open_store(tmp_path)
+    deposit(store, [make_response(make_prompt(1), step=1)], step=1)
+    note = note_of(store.path)
+    write_note(note, replace(this_process(), token="of another"))
+    before = store.path.read_bytes()
+    for write in (
+        lambda: deposit(store, [make_response(make_prompt(2), step=2)], step=2),
+        lambda: store.rollback({"step": 0}),
+        lambda: store.commit_checkpoint({"step": 1}),
+    ):
+        with pytest.raises(FolderOwnedError, match=r"dp00_of_01.sqlite was taken over by process"):
+            write()
+    store.close()
+    assert store.path.read_bytes() == before
+    assert "of another" in note.read_text()
+
+
+def test_a_command_changes_no_store_whose_run_is_under_way(tmp_path: Path) -> None:
+    """A run that is starting at another size reads shards that it does not own."""
+    fill(tmp_path / "reuse")
+    run = FolderOwner.claim(tmp_path)
+    before = {path: path.read_bytes() for path in (tmp_path / "reuse").glob("*.sqlite")}
+    for change in (
+        lambda: collect_garbage(tmp_path, max_age_steps=1),
+        lambda: reshard(tmp_path, dp_size=2),
+    ):
+        with pytest.raises(ReuseStoreError, match=r"belongs to a run that is under way: process"):
+            change()
+    assert {path: path.read_bytes() for path in (tmp_path / "reuse").glob("*.sqlite")} == before
+    run.release()
+    assert reshard(tmp_path, dp_size=2).dp_size == 2
 
 
 @pytest.mark.parametrize("name", ["run", "model", "tokenizer"])

@@ -462,7 +462,7 @@ def test_reading_is_possible_beside_the_writer_and_changing_is_not(
         assert reuse("export", run, tmp_path / "all.jsonl") == 0
         store._connection.execute("ROLLBACK")
         for words in (("gc", run), ("reshard", run, "--dp-size", 1), ("regrade", run)):
-            with pytest.raises(ValueError, match="already open for writing"):
+            with pytest.raises(ValueError, match="has another writer"):
                 reuse(*words)
 
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 
+from megatron_ar3po.folder_owner import FolderOwnedError
 from megatron_ar3po.rollout.ledger import Ledger, check_balance, check_rows, outcome
 from megatron_ar3po.servers.counters import parse_counters
 from megatron_ar3po.types import (
@@ -231,6 +232,17 @@ def test_an_intent_is_on_the_disk_before_anything_is_asked(tmp_path):
     assert rows(path) == [
         {"kind": "intent", "step": 2, "policy_version": 5, "prompts": 2, "positions": [4, 7]}
     ]
+
+
+def test_a_run_that_was_taken_over_writes_no_row(tmp_path):
+    path = tmp_path / "dp00.jsonl"
+
+    def check() -> None:
+        raise FolderOwnedError("taken over")
+
+    with pytest.raises(FolderOwnedError):
+        Ledger(path, check_ownership=check).open_step([], step=1, policy_version=0)
+    assert not path.exists()
 
 
 def test_a_dead_process_leaves_one_row_that_bounds_what_it_did_not_report(tmp_path):

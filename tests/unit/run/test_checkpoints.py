@@ -11,6 +11,7 @@ from torch._C._distributed_c10d import HashStore
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.file_digests import FileDigest
+from megatron_ar3po.folder_owner import FolderOwnedError
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver, choose_checkpoint
 from megatron_ar3po.run.state import RunState
@@ -53,13 +54,23 @@ class Saving:
         self.committed: list[int] = []
         self.saves: list[SlowSave] = []
         self._make = lambda folder: SlowSave(folder, waits, failure)
+        self.is_taken_over = False
         self.saver = CheckpointSaver(
-            self.folder, ranks, self._save, self._commit, timeout_s=timeout_s
+            self.folder,
+            ranks,
+            self._save,
+            self._commit,
+            timeout_s=timeout_s,
+            check_ownership=self._check_ownership,
         )
 
     def _save(self, folder) -> SlowSave:
         self.saves.append(self._make(folder))
         return self.saves[-1]
+
+    def _check_ownership(self) -> None:
+        if self.is_taken_over:
+            raise FolderOwnedError("taken over")
 
     def _commit(self, oldest: RunState) -> None:
         self.committed.append(oldest.step)
@@ -93,6 +104,21 @@ def test_a_crash_in_the_middle_leaves_the_checkpoint_before_and_its_rest_is_clea
     again.saver.start(RunState(step=2))
     again.saver.wait()
     assert sorted(p.name for p in tmp_path.glob("step_*")) == ["step_00001", "step_00002"]
+
+
+def test_a_run_that_was_taken_over_begins_and_commits_no_checkpoint(tmp_path, ranks):
+    """Another process is in the middle of its own, which is not cleared away either."""
+    saving = Saving(tmp_path, ranks, waits=1)
+    save(saving.folder, 1)
+    saving.saver.start(RunState(step=2))
+    saving.is_taken_over = True
+    (tmp_path / "step_00005.tmp").mkdir()
+    with pytest.raises(FolderOwnedError):
+        saving.saver.wait()
+    with pytest.raises(FolderOwnedError):
+        saving.saver.start(RunState(step=3))
+    assert (tmp_path / "step_00005.tmp").is_dir()
+    assert (tmp_path / "latest").read_text() == "step_00001"
 
 
 def test_the_next_checkpoint_waits_for_the_one_before(tmp_path, ranks):

@@ -16,6 +16,7 @@ from megatron_ar3po.config.load import load_config, to_dict
 from megatron_ar3po.config.renamed import RENAMED
 from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.distributed.rank_watch import SILENT_AFTER_S, read_statuses, write_status
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
@@ -235,6 +236,16 @@ def test_a_run_that_goes_on_is_not_upgraded(old_run, capsys):
         assert main(["upgrade", "run"]) == code
         said = capsys.readouterr().err
         assert ("run is running, rank 0 (node7" in said and "stop it first" in said) == bool(code)
+
+
+def test_a_run_that_somebody_owns_is_not_upgraded(old_run, capsys):
+    owner = FolderOwner.claim(old_run)
+    before = files_of(old_run)
+    said = refusal_of(capsys, "upgrade", "run")
+    assert said.startswith("run.dir=run has an owner (its owner.json): process ")
+    assert files_of(old_run) == before
+    owner.release()
+    assert "format 2 now" in output_of(capsys, "upgrade", "run")
 
 
 def test_what_is_no_run_is_not_upgraded(old_run, capsys):

@@ -144,7 +144,12 @@ finish() {
     die "scontrol requeue did not end this job within 120 s"
   fi
   [ "$code" -ne 0 ] || code=1
-  echo "[launch] the run is neither DONE nor STOPPED (ar3po status $RUN_DIR names the ranks); the ends of its logs:" >&2
+  if [ -e "$RUN_DIR/STOPPED" ]; then
+    echo "[launch] the run is saved and failed: $(cat "$RUN_DIR/STOPPED"); mend it before you submit again" >&2
+  else
+    echo "[launch] the run is neither DONE nor STOPPED (ar3po status $RUN_DIR names the ranks)" >&2
+  fi
+  echo "[launch] the ends of its logs:" >&2
   tail -n 60 "$LOG_DIR"/*.log >&2
   exit "$code"
 }

@@ -99,6 +99,8 @@ def compare_options(old: Mapping[str, Any], config: Config) -> list[Change]:
         for option in {**new[section], **before}:
             at_resume = declared.get(option, AtResume.WARN) or AtResume.FIXED
             name = f"{section}.{option}"
+            if name == "run.num_steps" and config.actor.lr_decay != "constant":
+                at_resume = AtResume.WARN  # of another length, the decay has another rate here
             found = _differences(name, before.get(option), new[section].get(option))
             changes += [Change(changed, was, is_, at_resume) for changed, was, is_ in found]
     return changes

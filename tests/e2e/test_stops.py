@@ -78,3 +78,27 @@ def test_a_run_whose_seconds_have_passed_stops_saved_and_gets_on_when_it_is_resu
     assert json.loads((first.folder / "STOPPED").read_text())["step"] == 2
     assert (first.folder / "checkpoints/latest").read_text() == "step_00002"
     assert second.processes_left() == []
+
+
+@pytest.mark.usefixtures("graders_are_importable")
+def test_a_run_whose_gradients_are_not_finite_saves_and_fails_in_one_sentence(start_run):
+    """Two updates in a row, where one is allowed. The policy was never updated: it is that of the start, and resuming
+    takes it up."""
+    run = start_run(
+        "run.num_steps=1000",
+        "algorithm.policy_loss=fakes.losses:with_nan_gradient",
+        "actor.max_skipped_updates=1",
+        FEW,
+        ranks=2,
+    )
+    run.wait()
+    assert run.code == 1, run.err[-3000:]
+    said = "2 updates in a row had a loss or a gradient that is not finite and were skipped"
+    assert f"ar3po: error: {said} (actor.max_skipped_updates=1; the last: loss 0, " in run.err
+    stopped = json.loads((run.folder / "STOPPED").read_text())
+    assert stopped["reason"].startswith(said) and stopped["policy_version"] == 0
+    newest = run.folder / "checkpoints" / (run.folder / "checkpoints/latest").read_text()
+    state = json.loads((newest / "state.json").read_text())
+    assert (state["step"], state["policy_version"]) == (stopped["step"], 0)
+    assert state["totals"]["actor/skipped_updates_total"] == 2
+    assert run.processes_left() == []

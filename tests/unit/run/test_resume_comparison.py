@@ -139,6 +139,14 @@ def test_what_is_free_may_change_without_a_word(run):
     assert resume(run, *words).changes == ()
 
 
+def test_another_length_is_told_where_the_learning_rate_falls_over_it(run):
+    falling = config_of(run, "actor.lr_decay=linear")
+    (run / "resolved_config.yaml").write_text(add_checksum(to_yaml(falling)))
+    (change,) = resume(run, "actor.lr_decay=linear", "run.num_steps=9").changes
+    assert change.describe() == "run.num_steps was 100 and is 9 now"
+    assert change.at_resume is AtResume.WARN
+
+
 def test_a_fixed_one_that_is_allowed_is_warned_of(run):
     words = ["rollout.max_response_tokens=512", "actor.megatron.attention_dropout=0.1"]
     allowed = "run.allow_changed=[rollout.max_response_tokens,actor.megatron]"

@@ -34,6 +34,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
+from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.stop_request import StopRequest
 
@@ -198,6 +199,8 @@ def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
 
 def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun that is killed cannot end its ranks
+        die_with_parent()
     stop = StopRequest(max_seconds=config.run.max_seconds)
     stop.install()
     silence_threads_that_end_of_one()

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -59,8 +60,17 @@ class RunProcess:
 
 def _run(main: Main, words: list[str], log: str, environment: dict[str, str]) -> None:
     os.setsid()  # a group of its own: it is ended as a whole
+    threading.Thread(target=_end_with_the_comparison, name="guard", daemon=True).start()
     with open(log, "ab", buffering=0) as said:
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     os.environ.update(environment)
     sys.exit(main(words))
+
+
+def _end_with_the_comparison() -> None:
+    """The process that this one was forked from does not end when the comparison is killed."""
+    comparison = multiprocessing.parent_process()
+    assert comparison is not None, "a run of a comparison is started by it"
+    comparison.join()
+    os.killpg(os.getpgrp(), signal.SIGKILL)

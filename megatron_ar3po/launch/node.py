@@ -16,7 +16,6 @@ and one sent to a whole Slurm step would also end the inference servers.
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import shlex
 import signal
@@ -30,10 +29,10 @@ from types import FrameType
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous, torchrun_command
+from megatron_ar3po.platform.process_guard import die_with_parent
 
 PREFLIGHT_FAILED = 3
 CANNOT_START = 2
-PR_SET_PDEATHSIG = 1
 
 
 class TorchrunProcess:
@@ -70,9 +69,10 @@ class TorchrunProcess:
 
 
 def _follow_the_parent() -> None:
-    """In the child, before exec: end when the parent dies; ignore SIGUSR1, of which torchrun would die, and SIGTERM, of
-    which it would end its ranks. The ranks set handlers of their own."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+    """In the child, before exec: die with the parent, even where torchrun stands still and could heed no other signal
+    (its ranks die with it, see `train.run`); ignore SIGUSR1, of which torchrun would die, and SIGTERM, of which it
+    would end its ranks. The ranks set handlers of their own."""
+    die_with_parent()
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,8 +1,10 @@
-"""The guard inside a process that must not outlive the one which started it. `servers.child_process` is the other end.
+"""Processes that must not outlive the one which started them.
 
-Promises: the whole process group ends at once when a byte arrives on standard input, and within a second after the
-parent ended, whatever ended it, SIGKILL too, and also when the group stands still (SIGSTOP) at that moment; its
-temporary files go with it.
+`die_with_parent` is for one that has nothing to clear up: the kernel kills it, also while it stands still (SIGSTOP).
+
+`start_guard` is for one with children and temporary files; `servers.child_process` is the other end. Its whole process
+group ends at once when a byte arrives on standard input, and within a second after the parent ended, whatever ended it,
+SIGKILL too, and also when the group stands still at that moment; its temporary files go with it.
 """
 
 from __future__ import annotations
@@ -18,6 +20,12 @@ from collections.abc import Callable
 
 _GUARD_INTERVAL_S = 0.5
 _PR_SET_PDEATHSIG = 1
+
+
+def die_with_parent() -> None:
+    """The kernel kills this process when the thread that started it ends, whatever ended it. A parent that has ended by
+    now is not noticed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def start_guard(

@@ -7,15 +7,11 @@ of its own (`... router_process ARGUMENTS`), in the group that the guard ends as
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
 import subprocess
 import sys
 
-from megatron_ar3po.platform.process_guard import start_guard
-
-_PR_SET_PDEATHSIG = 1
+from megatron_ar3po.platform.process_guard import die_with_parent, start_guard
 
 
 def main() -> None:
@@ -29,7 +25,7 @@ def main() -> None:
 
 def run_router(arguments: str) -> None:
     """Until it is killed; it dies with its guard, too."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
     from sglang_router.router import Router
     from sglang_router.router_args import RouterArgs
 

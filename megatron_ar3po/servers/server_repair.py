@@ -86,14 +86,16 @@ class ServerRepair:
             watched.well_at = time.monotonic()
 
     async def _look_at(self, watched: WatchedServer) -> None:
+        """The limit is over if it was when the look began: a look in which this process stood still tells nothing."""
         server, num_restarts = watched.server, watched.server.num_restarts
         if watched.repair.locked():
             return
+        began = time.monotonic()
         if not server.is_running():
             await self.repair_if_lost(watched, num_restarts)
         elif await self._is_healthy(server):
             watched.well_at = time.monotonic()
-        elif time.monotonic() - watched.well_at > self._hang_timeout_s:
+        elif began - watched.well_at > self._hang_timeout_s:
             logger.warning(
                 "server %s has generated nothing for servers.hang_timeout_s=%g",
                 server.name,

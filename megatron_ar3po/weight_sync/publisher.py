@@ -5,11 +5,14 @@
 (no begin and end when the servers read from disk)
 
 Each replica's leader speaks to its own servers. Its failure does not stop it from taking its part in the export's
-collectives: the buckets run dry, then all ranks agree, and all raise together.
+collectives: the buckets run dry, then all ranks agree, and all raise together. What may pass (a connection that broke,
+a server that refused, shared memory that was gone, a trainer that stood still beyond a time limit) is tried once more,
+by all; what is known to last (a server that hangs, weights that are not what was sent) is not.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -20,10 +23,12 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
 from megatron_ar3po.records import Max, Record
 from megatron_ar3po.weight_sync.checksums import SentChecksums
-from megatron_ar3po.weight_sync.server_calls import ServerCalls
+from megatron_ar3po.weight_sync.server_calls import PassingPublishError, ServerCalls
 from megatron_ar3po.weight_sync.server_update import ServerUpdate
 from megatron_ar3po.weight_sync.shared_bucket import import_sglang
 from megatron_ar3po.weight_sync.transport import Transport
+
+logger = logging.getLogger(__name__)
 
 
 class ServerPublisher:
@@ -52,9 +57,16 @@ class ServerPublisher:
         started = time.perf_counter()
         self._published_version = policy_version
         leader = self._send_to(self._servers() if self._ranks.is_leader else ())
-        failures = [text for text in self._ranks.gather(leader.failure) if text is not None]
+        failures = self._gather_failures(leader)
+        if failures and all(may_pass for _, may_pass in failures):
+            if self._ranks.is_first:
+                text, _ = failures[0]
+                logger.warning("version %d is published once more: %s", policy_version, text)
+            urls = self._servers() if self._ranks.is_leader else ()
+            leader = self._send_to(urls, is_second_try=True)
+            failures = self._gather_failures(leader)
         if failures:
-            raise WeightPublishError(f"{failures[0]}") from leader.error
+            raise WeightPublishError(failures[0][0]) from leader.error
         metrics = {
             "weight_sync/bytes": float(leader.num_bytes),
             "weight_sync/num_buckets": float(leader.num_buckets),
@@ -74,19 +86,26 @@ class ServerPublisher:
     def forget(self, url: str) -> None:
         self._transport.forget(url)
 
-    def _send_to(self, urls: Sequence[str]) -> _LeaderPart:
-        leader = _LeaderPart(lambda: self._start_update(urls), is_leader=self._ranks.is_leader)
+    def _gather_failures(self, leader: _LeaderPart) -> list[tuple[str, bool]]:
+        """Collective over all ranks: (what failed, whether it may pass) of every leader that failed."""
+        told = self._ranks.gather((leader.failure, leader.may_pass))
+        return [(text, may_pass) for text, may_pass in told if text is not None]
+
+    def _send_to(self, urls: Sequence[str], *, is_second_try: bool = False) -> _LeaderPart:
+        leader = _LeaderPart(
+            lambda: self._start_update(urls, is_second_try), is_leader=self._ranks.is_leader
+        )
         for bucket in self._actor.hf_buckets(self._config.bucket_bytes):
             leader.send(bucket)
         leader.finish()
         return leader
 
-    def _start_update(self, urls: Sequence[str]) -> ServerUpdate:
+    def _start_update(self, urls: Sequence[str], is_second_try: bool) -> ServerUpdate:
         calls = ServerCalls(
             urls, policy_version=self._published_version, timeout_s=self._config.timeout_s
         )
         checksums = SentChecksums(self._server_tp) if self._config.verify else None
-        return ServerUpdate(calls, self._transport, checksums)
+        return ServerUpdate(calls, self._transport, checksums, is_second_try=is_second_try)
 
     def close(self) -> None:
         self._transport.close()
@@ -109,6 +128,12 @@ class _LeaderPart:
         if isinstance(self.error, WeightPublishError):
             return str(self.error)
         return f"publishing failed with {type(self.error).__name__}: {self.error}"
+
+    @property
+    def may_pass(self) -> bool:
+        """What went wrong here rather than at a server may pass as well: memory or a file that was gone."""
+        is_known = isinstance(self.error, WeightPublishError)
+        return isinstance(self.error, PassingPublishError) or not is_known
 
     def send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
         update = self._update

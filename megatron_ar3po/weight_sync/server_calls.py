@@ -3,12 +3,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from megatron_ar3po.http_client import HttpError, HttpResponse, HttpTimeout, request
 from megatron_ar3po.interfaces import WeightPublishError
+
+# A call that took so many times its limit was not watched meanwhile: this process stood still.
+_OVERSLEPT = 1.5
+
+
+class PassingPublishError(WeightPublishError):
+    """What another try may not meet again."""
 
 
 class ServerCalls:
@@ -33,8 +41,15 @@ class ServerCalls:
         for outcome in started:
             outcome.result()
 
-    def post(self, url: str, route: str, body: dict[str, Any] | None = None) -> HttpResponse:
-        return self._call("POST", url, route, body)
+    def post(
+        self,
+        url: str,
+        route: str,
+        body: dict[str, Any] | None = None,
+        *,
+        accepted: Sequence[int] = (200,),
+    ) -> HttpResponse:
+        return self._call("POST", url, route, body, accepted)
 
     def get(self, url: str, route: str) -> HttpResponse:
         return self._call("GET", url, route)
@@ -43,19 +58,30 @@ class ServerCalls:
         self._pool.shutdown()
 
     def _call(
-        self, method: str, url: str, route: str, body: dict[str, Any] | None = None
+        self,
+        method: str,
+        url: str,
+        route: str,
+        body: dict[str, Any] | None = None,
+        accepted: Sequence[int] = (200,),
     ) -> HttpResponse:
+        started = time.monotonic()
         try:
             response = request(method, url + route, json=body, timeout_s=self.timeout_s)
         except HttpTimeout as error:
+            waited_s = time.monotonic() - started
+            if waited_s > _OVERSLEPT * self.timeout_s:
+                raise PassingPublishError(
+                    f"this process stood still for about {waited_s:.0f} s while server {url} was to answer {route}"
+                ) from error
             raise WeightPublishError(
                 f"server {url} did not answer {route} within weight_sync.timeout_s={self.timeout_s:g}; it hangs, or "
                 "the limit is too small for its size."
             ) from error
         except HttpError as error:
-            raise WeightPublishError(f"server {url} was lost at {route}: {error}") from error
-        if response.status != 200:
-            raise WeightPublishError(
+            raise PassingPublishError(f"server {url} was lost at {route}: {error}") from error
+        if response.status not in accepted:
+            raise PassingPublishError(
                 f"server {url} refused {route} of version {self.version} with status {response.status}: "
                 f"{response.text[:500]}"
             )

@@ -17,9 +17,15 @@ class ServerUpdate:
     client accepts as soon as one bucket has arrived."""
 
     def __init__(
-        self, calls: ServerCalls, transport: Transport, checksums: SentChecksums | None
+        self,
+        calls: ServerCalls,
+        transport: Transport,
+        checksums: SentChecksums | None,
+        *,
+        is_second_try: bool = False,
     ) -> None:
         self._calls, self._transport, self._checksums = calls, transport, checksums
+        self._is_second_try = is_second_try
         self._unfinished_version = f"unfinished-{calls.version}"
         self._is_whole = False
 
@@ -27,6 +33,9 @@ class ServerUpdate:
         post = self._calls.post
         self._calls.on_all(lambda url: post(url, "/pause_generation", {"mode": "abort"}))
         self._calls.on_all(lambda url: post(url, "/flush_cache"))
+        if self._is_second_try and self._transport.needs_session:  # the first may have left its own
+            end, accepted = "/end_weight_update", (200, 400)
+            self._calls.on_all(lambda url: post(url, end, {}, accepted=accepted))
         self._transport.open(self._calls)
         if self._transport.needs_session:
             self._calls.on_all(lambda url: post(url, "/begin_weight_update", {"selector": "all"}))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import stub_trainer
 
@@ -191,3 +195,40 @@ def test_an_interrupted_experiment_leaves_no_run_and_no_server(
     assert multiprocessing.active_children() == []
     assert servers.num_discarded == 1
     assert not is_finished(experiment, tmp_path / "out", experiment.variants[0], 0)
+
+
+COMPARISON = """
+import sys, time
+from pathlib import Path
+import stub_trainer
+from megatron_ar3po.comparison.process import RunProcess
+words = [sys.argv[1], "run.dir=" + sys.argv[2], "run.name=endless", "servers.urls=[http://none]"]
+if __name__ == "__main__":
+    run = RunProcess(stub_trainer.main, words, log=Path(sys.argv[3]), environment={})
+    print(run._process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_run_does_not_outlive_a_comparison_that_is_killed(experiment, tmp_path) -> None:
+    """It is forked from a process that lives on."""
+    script, log = tmp_path / "comparison.py", tmp_path / "run.log"
+    script.write_text(COMPARISON)
+    paths = [str(Path(stub_trainer.__file__).parent), *filter(None, sys.path)]
+    killed = subprocess.Popen(
+        [sys.executable, script, experiment.config, tmp_path / "run", log],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert killed.stdout is not None
+    run = psutil.Process(int(killed.stdout.readline()))
+    deadline = time.monotonic() + 60
+    while not (log.is_file() and "servers" in log.read_text()):  # it is at work
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait(10)
+    while run.is_running() and run.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it trains on"
+        time.sleep(0.05)

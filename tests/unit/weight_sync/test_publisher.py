@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -57,11 +61,13 @@ class FakeServer(ThreadingHTTPServer):
         self.held: dict[str, torch.Tensor] = {}
         self.version = "default"
         self.refuses = ""
+        self.refuses_once = ""
         self.hangs_at = ""
         self.always_states = ""  # this version, whatever it was given
         self.spoils = ""  # the tensor of this name, as it arrives
         self.versions_on_the_way: list[str] = []
         self.folders: list[str] = []
+        self.has_session = False
         self.released = threading.Event()
 
     @property
@@ -86,6 +92,13 @@ class FakeServer(ThreadingHTTPServer):
         if route == "/weights_checker":
             return {"ranks": [{"checksums": self.checksums()}]}
         return {"success": True}
+
+    def break_session_rule(self, route: str) -> bool:
+        """One session at a time, and none is ended twice."""
+        if route in ("/begin_weight_update", "/end_weight_update"):
+            was_open, self.has_session = self.has_session, route == "/begin_weight_update"
+            return was_open == self.has_session
+        return False
 
     def _load(self, payload: str) -> None:
         from sglang.srt.utils import MultiprocessingSerializer
@@ -120,7 +133,10 @@ class Handler(BaseHTTPRequestHandler):
         self.server.calls.append(self.path)
         if self.path == self.server.hangs_at:
             self.server.released.wait(20)
-        status = 400 if self.path == self.server.refuses else 200
+        is_refused = self.path in (self.server.refuses, self.server.refuses_once)
+        if self.path == self.server.refuses_once:
+            self.server.refuses_once = ""
+        status = 400 if is_refused or self.server.break_session_rule(self.path) else 200
         text = (
             "no such weight" if status == 400 else json.dumps(self.server.answer(self.path, body))
         )
@@ -253,7 +269,78 @@ def test_a_refused_bucket_names_server_call_and_reason_and_leaves_it_paused(
     message = str(caught.value)
     assert server.url in message and "status 400: no such weight" in message
     assert "/continue_generation" not in server.calls
-    assert actor.buckets_taken == 3  # the export is collective: it ran to its end
+    assert actor.buckets_taken == 6  # the export is collective: it ran to its end, in both tries
+
+
+@pytest.mark.parametrize("route", ["/update_weights_from_tensor", "/end_weight_update"])
+def test_what_a_server_refuses_once_is_published_anew(
+    publisher: MakePublisher, server: FakeServer, caplog: pytest.LogCaptureFixture, route: str
+) -> None:
+    """The session of the first try is ended first: SGLang refuses a second one."""
+    server.refuses_once = route
+    publisher(server).publish(7)
+    assert server.held.keys() == WEIGHTS.keys() and server.version == "7"
+    assert server.calls.count("/begin_weight_update") == 2 and not server.has_session
+    assert server.calls[-1] == "/continue_generation"
+    assert "version 7 is published once more" in caplog.text and route in caplog.text
+
+
+def test_what_fails_here_once_is_published_anew(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
+    """Shared memory or a file that was gone when a trainer that had stood still went on."""
+    one = publisher(server)
+    send, failures = one._transport.send, ["No such file or directory"]
+
+    def send_once_in_vain(*arguments: Any) -> None:
+        if failures:
+            raise FileNotFoundError(failures.pop())
+        send(*arguments)
+
+    one._transport.send = send_once_in_vain  # type: ignore[method-assign]
+    one.publish(7)
+    assert server.held.keys() == WEIGHTS.keys() and server.version == "7"
+
+
+def test_weights_that_arrived_wrong_are_not_sent_again(
+    publisher: MakePublisher, server: FakeServer
+) -> None:
+    server.spoils = f"{ATTENTION}k_proj.weight"
+    with pytest.raises(WeightPublishError, match=r"qkv_proj\.weight differs"):
+        publisher(server, verify=True).publish(7)
+    assert server.calls.count("/begin_weight_update") == 1
+
+
+def test_a_time_limit_that_passed_while_the_trainer_stood_still_says_nothing_of_the_server(
+    server: FakeServer,
+) -> None:
+    """A call with 0.5 s is on its way when its process is stopped for 2 s: it may pass. Without the stop it hangs."""
+    server.hangs_at = "/flush_cache"
+    call = (
+        "import sys\n"
+        "from megatron_ar3po.weight_sync.server_calls import ServerCalls\n"
+        "print('ready', flush=True)\n"
+        "try: ServerCalls(['x'], policy_version=7, timeout_s=0.5).post(sys.argv[1], '/flush_cache')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+
+    def outcome(stop_s: float) -> str:
+        process = subprocess.Popen(
+            [sys.executable, "-c", call, server.url], stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        while "/flush_cache" not in server.calls:
+            time.sleep(0.01)
+        if stop_s:
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(stop_s)
+            process.send_signal(signal.SIGCONT)
+        out, _ = process.communicate(timeout=30)
+        server.calls.clear()
+        return out
+
+    assert outcome(2.0).startswith("PassingPublishError this process stood still for about 2 s")
+    assert outcome(0.0).startswith("WeightPublishError")
 
 
 def test_a_server_that_stops_answering_is_given_up_in_time(

@@ -159,9 +159,12 @@ class CheckpointFolder:
         return "; ".join(notes)
 
     def lineage(self, newest: Path) -> list[Path]:
-        """`newest` and its ancestors that are still there, newest first."""
+        """`newest` and its ancestors that are still there, newest first. Folders that somebody copied or renamed may
+        name one another: none is taken twice."""
         line = [newest]
         while (parent := self._parent_of(line[-1])) and (self.path / parent).is_dir():
+            if self.path / parent in line:
+                break
             line.append(self.path / parent)
         return line
 
@@ -219,7 +222,9 @@ class CheckpointFolder:
 
     def _delete(self, checkpoint: Path) -> None:
         """Under a name that no resume looks at: a kill in the middle leaves half a folder, which `begin` clears."""
-        doomed = checkpoint.with_name(f"{checkpoint.name}.tmp")
+        doomed = checkpoint.with_name(
+            f"{checkpoint.name}.deleted.tmp"
+        )  # NAME.tmp may be on its way
         checkpoint.rename(doomed)
         shutil.rmtree(doomed)
 

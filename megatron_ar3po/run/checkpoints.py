@@ -75,18 +75,19 @@ class CheckpointSaver:
         self._on_commit, self._timeout_s = on_commit, timeout_s
         self._row_files = row_files
         self._pending: _OnItsWay | None = None
-        self._resumed_from = ""
+        self._newest = ""  # what the run resumed from, or saved last
 
     def go_on_from(self, checkpoint: Path) -> None:
         """A run resumes from `checkpoint`: it is the parent of the next one."""
         self._ranks.run_on_first(lambda: self._folder.go_on_from(checkpoint))
-        self._resumed_from = checkpoint.name
+        self._newest = checkpoint.name
 
     def start(self, state: RunState) -> None:
         """Returns as soon as training may go on; the checkpoint before must have arrived. Does nothing where no step
-        was made since the checkpoint that the run resumed from."""
+        was made since that one, or since the one that the run resumed from: a run may be asked to stop right after a
+        checkpoint that was due."""
         self.wait()
-        if name_of(state.step) == self._resumed_from:
+        if name_of(state.step) == self._newest:
             return
         self._ranks.run_on_first(self._check_ownership)
         folder = self._ranks.run_on_first(lambda: self._folder.begin(state.step))
@@ -105,6 +106,7 @@ class CheckpointSaver:
         path = self._ranks.run_on_first(
             lambda: self._folder.commit(pending.folder, pending.state, digests)
         )
+        self._newest = path.name
         oldest = self._ranks.run_on_first(self._folder.oldest)
         self._ranks.run_on_leader(lambda: self._on_commit(oldest))
         logger.info("saved %s (%.1f s on its way)", path, time.monotonic() - pending.started)

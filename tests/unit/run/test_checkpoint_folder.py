@@ -103,6 +103,29 @@ def killed_before_the_marker(path: Path) -> CheckpointFolder:
     return CheckpointFolder(path, keep_last=2)
 
 
+def test_a_step_that_the_other_line_has_too_makes_room_where_that_line_is_deleted(tmp_path):
+    """The new step_00004 is on its way as step_00004.tmp when the old one goes."""
+    run_with(tmp_path, 2, 4, 6)
+    (tmp_path / "latest").write_text("step_00002\n")
+    folder = CheckpointFolder(tmp_path, keep_last=2, abandoned="delete")
+    folder.go_on_from(tmp_path / "step_00002")
+    save(folder, 4)
+    assert folder.newest() == tmp_path / "step_00004"
+    assert [p.name for p in folder.lineage(tmp_path / "step_00004")] == ["step_00004", "step_00002"]
+    assert names(tmp_path) == ["step_00002", "step_00004"]
+
+
+def test_checkpoints_that_name_one_another_are_a_line_that_ends(tmp_path):
+    """step_00002 was put in the place of its own child by hand, and the other way round."""
+    folder = run_with(tmp_path, 2, 4)
+    for name in ("step_00002", "step_00004"):
+        (tmp_path / name).rename(tmp_path / f"{name}.aside")
+    (tmp_path / "step_00002.aside").rename(tmp_path / "step_00004")
+    (tmp_path / "step_00004.aside").rename(tmp_path / "step_00002")
+    line = folder.lineage(tmp_path / "step_00002")
+    assert [p.name for p in line] == ["step_00002"]
+
+
 def test_killed_between_rename_and_marker_the_committed_one_is_found(tmp_path):
     assert killed_before_the_marker(tmp_path).newest() == tmp_path / "step_00004"
 

@@ -190,6 +190,19 @@ def test_where_no_step_was_made_since_the_resume_nothing_is_saved_again(tmp_path
     assert sorted((p, p.stat().st_mtime_ns) for p in path.rglob("*")) == before
 
 
+def test_a_run_that_is_asked_to_stop_right_after_a_checkpoint_does_not_save_it_again(
+    tmp_path, ranks
+):
+    """It would put the one that is there aside, as if of another line, and become its own parent."""
+    saving = Saving(tmp_path, ranks, waits=1)
+    for step in (2, 4, 4):
+        saving.saver.start(RunState(step=step))
+    saving.saver.wait()
+    assert len(saving.saves) == 2 and not (tmp_path / "abandoned").exists()
+    newest = saving.folder.newest()
+    assert [p.name for p in saving.folder.lineage(newest)] == ["step_00004", "step_00002"]
+
+
 def test_a_checkpoint_without_its_manifest_is_taken_and_that_is_said(tmp_path, ranks):
     folder = CheckpointFolder(tmp_path, keep_last=2)
     newest = save(folder, 2)

@@ -29,12 +29,14 @@ class Manifest:
 
 def complete_digests(folder: Path, known: Mapping[str, FileDigest]) -> dict[str, FileDigest]:
     """Of all files under `folder` but the manifest itself: `known` ones as they were summed up while they were written,
-    the others (small ones) read now."""
+    also where this node does not see them yet (a network file system's list of a folder may be old), the others (small
+    ones) read now."""
     paths = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != NAME)
-    digests: dict[str, FileDigest] = {}
+    digests = dict(known)
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        digests[name] = known.get(name) or digest_file(path)
+        if name not in digests:
+            digests[name] = digest_file(path)
     return digests
 
 

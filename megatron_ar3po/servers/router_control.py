@@ -31,8 +31,10 @@ class RouterControl:
             self._give_up_after(deadline, f"did not let go of {url}")
 
     def add(self, url: str) -> None:
-        """Returns when requests may go there."""
-        self._call("POST", "/workers", {"url": url}, accepted=(200, 202))
+        """Returns when requests may go there. A router that was restarted meanwhile may know it already: it queues
+        additions, and a second one that is late would bring back a server that was removed after the first."""
+        if not any(worker["url"] == url for worker in self.workers()):
+            self._call("POST", "/workers", {"url": url}, accepted=(200, 202))
         self.wait_healthy({url}, _HEALTHY_LIMIT_S)
 
     def wait_healthy(self, urls: set[str], limit_s: float) -> None:

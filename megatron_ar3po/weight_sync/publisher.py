@@ -88,8 +88,8 @@ class ServerPublisher:
 
     def _gather_failures(self, leader: _LeaderPart) -> list[tuple[str, bool]]:
         """Collective over all ranks: (what failed, whether it may pass) of every leader that failed."""
-        told = self._ranks.gather((leader.failure, leader.may_pass))
-        return [(text, may_pass) for text, may_pass in told if text is not None]
+        outcomes = self._ranks.gather((leader.failure, leader.may_pass))
+        return [(text, may_pass) for text, may_pass in outcomes if text is not None]
 
     def _send_to(self, urls: Sequence[str], *, is_second_try: bool = False) -> _LeaderPart:
         leader = _LeaderPart(

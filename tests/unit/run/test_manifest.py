@@ -115,3 +115,14 @@ def test_a_manifest_is_readable_json(tmp_path):
     content = json.loads((make_checkpoint(tmp_path) / NAME).read_text())
     assert content["format"] == 1 and content["parent"] == "step_00001"
     assert list(content["files"]) == ["model/.metadata", "model/__0_0.distcp", "state.json"]
+
+
+def test_a_file_that_this_node_does_not_see_yet_is_in_the_manifest_as_it_was_written(tmp_path):
+    """Another node's rank wrote it: a list of the folder may be older than that on a network file system."""
+    (tmp_path / "state.json").write_text("{}")
+    elsewhere = FileDigest(7, "0" * 32)
+    found = complete_digests(tmp_path, {"model/__1_0.distcp": elsewhere})
+    assert found == {
+        "model/__1_0.distcp": elsewhere,
+        "state.json": digest_file(tmp_path / "state.json"),
+    }

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 from fakes.actor import FakeActor
-from fakes.algorithm_cases import group
+from fakes.algorithm_cases import group, make_errored
 from fakes.ranks import OneRank
 
 from megatron_ar3po.config.schema import Config
@@ -45,10 +45,10 @@ from megatron_ar3po.types import (
 
 @dataclass
 class FakeSampler:
-    """One group a prompt with the rewards of the step; the last step's rewards go on."""
+    """One group a prompt with the rewards of the step; the last step's rewards go on. None: the verifier failed."""
 
     prompts: PromptSource
-    rewards: Sequence[Sequence[float]]
+    rewards: Sequence[Sequence[float | None]]
     events: list[str]
     on_collect: Any = lambda step: None
 
@@ -56,8 +56,14 @@ class FakeSampler:
         self.events.append(f"rollout of step {step} by version {policy_version}")
         self.on_collect(step)
         rewards = self.rewards[min(step, len(self.rewards)) - 1]
+        graded = [reward for reward in rewards if reward is not None]
+        failed = (make_errored(),) * (len(rewards) - len(graded))
         groups = tuple(
-            self._answer(group(rewards, position=p.position, step=step), p.prompt, step)
+            self._answer(
+                replace(group(graded, position=p.position, step=step), left_out=failed),
+                p.prompt,
+                step,
+            )
             for p in self.prompts.next_batch(2)
         )
         return CollectedStep(groups=groups, records=rollout_records(groups))
@@ -192,7 +198,7 @@ def make_trainer(
     folder: Path,
     config: Config,
     *,
-    rewards: Sequence[Sequence[float]] = ((1.0, 0.0),),
+    rewards: Sequence[Sequence[float | None]] = ((1.0, 0.0),),
     num_prompts: int = 4,
     num_held_out: int = 1,
     state: RunState | None = None,

@@ -8,10 +8,12 @@ from dataclasses import replace
 import pytest
 from fakes.trainer import TrainerCase, make_trainer
 
+from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.checkpoint import CheckpointConfig
 from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import load_groups
@@ -180,6 +182,43 @@ def test_a_failing_verifier_stops_the_run_before_anything_is_stored(tmp_path):
         case.trainer.run()
     assert not any(event.startswith("deposit") for event in case.events)
     assert case.store.held == {}
+
+
+def test_a_response_that_the_verifier_failed_for_is_cost_and_nothing_else(tmp_path):
+    """Two prompts, each with a right, a wrong and a failed answer of three tokens: as if two had been drawn, but for
+    what they cost."""
+    case = make_trainer(
+        tmp_path, config(debug=DebugConfig(dump_steps=[1])), rewards=[(1.0, 0.0, None)]
+    )
+    case.trainer.run()
+    expected = {
+        "rollout/responses_generated": 6,
+        "rollout/tokens_generated": 18,
+        "rollout/verifier_errors": 2,
+        "reward/mean": 0.5,
+        "reuse/deposited": 2,
+        "actor/samples": 4,
+    }
+    assert {name: case.rows[1][name] for name in expected} == expected
+    (first, _) = load_groups(tmp_path / "dumps" / "step_00001.pt")
+    assert [len(first.responses), len(first.errored)] == [2, 1]
+
+
+def test_a_group_whose_verifier_failed_altogether_borrows_and_trains_nothing(tmp_path, caplog):
+    """In the second step, for prompts that have stored answers; the limit is lifted."""
+    lenient = config(2, rewards=RewardsConfig(max_error_frac=1.0))
+    case = make_trainer(tmp_path, lenient, rewards=[MIXED, (None, None)], num_prompts=2)
+    assert case.trainer.run().policy_version == 1
+    assert not any(event.startswith("borrow") for event in case.events)
+    assert case.rows[2]["group/verifier_error_frac"] == 1
+    assert "step 2 trains nothing: 2 groups: 2 verifier_error" in caplog.text
+
+
+def test_a_verifier_that_fails_too_often_halts_the_run_before_a_deposit(tmp_path):
+    case = make_trainer(tmp_path, config(2), rewards=[MIXED, (None, None)])
+    with pytest.raises(VerifierFailedError, match="failed for 4 of 4 responses of this step"):
+        case.trainer.run()
+    assert "deposit of step 2: 0" not in case.events
 
 
 @pytest.mark.parametrize(("every", "evaluated"), [(0, [0, 4]), (2, [0, 2, 4]), (3, [0, 3, 4])])

@@ -96,7 +96,7 @@ def append_all(log: ResponseLogFolder, step: int, logged: Sequence[LoggedRespons
 
     async def append() -> None:
         for row in logged:
-            await log.append(row.scored, num_prompt_tokens=row.num_prompt_tokens)
+            await log.append(row.scored)
 
     log.open_step(step)
     started = time.perf_counter()
@@ -127,7 +127,7 @@ def make_logged(index: int, length: int, numbers: np.random.Generator) -> Logged
         reward=0.0, status="incorrect", extracted="41", reason="41 is not the ground truth 42"
     )
     scored = ScoredResponse(response=response, verdict=verdict)
-    return LoggedResponse(origin=Origin("", "", ""), scored=scored, num_prompt_tokens=100)
+    return LoggedResponse(origin=Origin("", "", ""), scored=scored)
 
 
 if __name__ == "__main__":

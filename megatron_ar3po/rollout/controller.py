@@ -217,7 +217,7 @@ class RolloutController:
         else:
             scored = await self._sample_and_grade(draw, cancellation)
         if scored is not None:
-            await self.log.append(scored, num_prompt_tokens=len(draw.prompt.token_ids))
+            await self.log.append(scored)
         return scored
 
     def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:

@@ -17,6 +17,7 @@ Promises:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import re
 import time
@@ -34,6 +35,7 @@ from megatron_ar3po.rollout.response_rows import (
     Origin,
     decode_row,
     encode_row,
+    read_fields,
 )
 from megatron_ar3po.types import ScoredResponse
 
@@ -65,7 +67,7 @@ class ResponseLog(Protocol):
         under `rollout.cancel_solved` those were cancelled then."""
         ...
 
-    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+    async def append(self, scored: ScoredResponse) -> None:
         """A response that was drawn, or graded, just now. Raises ValueError where it cannot be written."""
         ...
 
@@ -74,28 +76,11 @@ class ResponseLog(Protocol):
         """The response ids of this step that were claimed."""
         ...
 
-    @property
-    def unclaimed(self) -> Redone:
-        """After the step's draws: what is in the log of the step and was asked for by nobody."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Redone:
-    """Responses that an earlier process drew for a step and that the step, done again, did not use: their cost was in
-    vain. Damaged rows are not among them: nobody knows what they held."""
-
-    responses: int = 0
-    tokens: int = 0
-    prompt_tokens: int = 0
-    cached_prompt_tokens: int = 0
-
 
 class NoResponseLog:
     """Remembers nothing."""
 
     restored: frozenset[str] = frozenset()
-    unclaimed = Redone()
 
     def open_step(self, step: int) -> None:
         return None
@@ -106,7 +91,7 @@ class NoResponseLog:
     def find_winner(self, draws: Sequence[Draw]) -> ScoredResponse | None:
         return None
 
-    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+    async def append(self, scored: ScoredResponse) -> None:
         return None
 
 
@@ -134,8 +119,9 @@ class ResponseLogFolder:
         self._checked_at = 0.0
         self._step = -1
         self._origin = Origin(settings, "", grading)
-        self._there: list[LoggedResponse] = []  # of this step and replica, in the order written
-        self._usable: dict[str, LoggedResponse] = {}
+        self._usable: dict[
+            str, LoggedResponse
+        ] = {}  # of this step and replica, in the order written
         self._claimed: set[str] = set()
         self._file: AppendFile | None = None
 
@@ -145,7 +131,7 @@ class ResponseLogFolder:
         self.close()
         self._step = step
         self._origin = Origin(self._settings, self._policy_digest(), self._grading)
-        self._there, self._usable, self._claimed = [], {}, set()
+        self._usable, self._claimed = {}, set()
         for path in self._files_of(step):
             self._read(path)
         if self._usable:
@@ -178,11 +164,11 @@ class ResponseLogFolder:
                 return row.scored if position < len(draws) else None
         return None
 
-    async def append(self, scored: ScoredResponse, *, num_prompt_tokens: int) -> None:
+    async def append(self, scored: ScoredResponse) -> None:
         self._look_at_owner()
         if self._file is None:
             self._file = AppendFile(self._path_of(self._step), sync_s=self._sync_s)
-        self._file.append(encode_row(scored, self._origin, num_prompt_tokens=num_prompt_tokens))
+        self._file.append(encode_row(scored, self._origin))
         if not self._sync_s:
             await asyncio.to_thread(self._file.sync)
 
@@ -190,25 +176,9 @@ class ResponseLogFolder:
     def restored(self) -> frozenset[str]:
         return frozenset(self._claimed)
 
-    @property
-    def unclaimed(self) -> Redone:
-        """A response that was graded twice has two rows and was drawn once."""
-        drawn = {(row.origin[:2], row.scored.response.response_id): row for row in self._there}
-        rows = [
-            row
-            for (_, response_id), row in drawn.items()
-            if not (response_id in self._claimed and row is self._usable[response_id])
-        ]
-        return Redone(
-            responses=len(rows),
-            tokens=sum(row.scored.response.num_tokens for row in rows),
-            prompt_tokens=sum(row.num_prompt_tokens for row in rows),
-            cached_prompt_tokens=sum(row.scored.response.num_cached_tokens for row in rows),
-        )
-
     def remove_up_to(self, step: int) -> None:
         """No resume will do this step again, nor an earlier one."""
-        for path, written in self._all_files():
+        for path, written in _files_in(self._folder):
             if int(written[1]) <= step:
                 path.unlink(missing_ok=True)  # every replica comes by
 
@@ -226,15 +196,10 @@ class ResponseLogFolder:
         replica = f"dp{layout.dp_rank:02d}-of-{layout.data_parallel_size:02d}"
         return self._folder / f"step_{step:05d}.{replica}.jsonl"
 
-    def _all_files(self) -> Iterator[tuple[Path, re.Match[str]]]:
-        for path in self._folder.glob("step_*.jsonl"):
-            if (written := _NAME.fullmatch(path.name)) is not None:
-                yield path, written
-
     def _files_of(self, step: int) -> list[Path]:
         """In which this replica's prompts can be, the oldest first: its own, and those of other layouts."""
         found: list[tuple[float, Path]] = []
-        for path, written in self._all_files():
+        for path, written in _files_in(self._folder):
             of_step, dp_rank, dp_size = map(int, written.groups())
             is_of_this_layout = dp_size == self._layout.data_parallel_size
             if of_step == step and (not is_of_this_layout or dp_rank == self._layout.dp_rank):
@@ -242,19 +207,11 @@ class ResponseLogFolder:
         return [path for _, path in sorted(found)]
 
     def _read(self, path: Path) -> None:
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            logger.warning(
-                "%s cannot be read (%s); its responses are drawn again", path, error.strerror
-            )
-            return
         num_damaged, num_other = 0, 0
-        for row in _decode_lines(content):
+        for row in _decode_lines(_read_lines(path)):
             if row is None:
                 num_damaged += 1
             elif self._layout.owner_dp_rank(row.scored.response.prompt_id) == self._layout.dp_rank:
-                self._there.append(row)
                 if row.origin[:2] == self._origin[:2]:
                     self._usable[row.scored.response.response_id] = row
                 else:
@@ -279,14 +236,52 @@ class ResponseLogFolder:
             self._checked_at = now
 
 
-def _decode_lines(content: bytes) -> Iterable[LoggedResponse | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoggedTokens:
+    responses: int = 0
+    tokens: int = 0
+
+
+def count_logged(folder: Path, *, after_step: int) -> dict[int, LoggedTokens]:
+    """Of each later step what its rows say was drawn for it, by whatever process, layout and policy. A response that
+    was graded twice has two rows and was drawn once; damaged rows say nothing."""
+    drawn: dict[int, dict[tuple[str, ...], int]] = {}
+    for path, written in _files_in(folder):
+        step = int(written[1])
+        for line in _read_lines(path) if step > after_step else ():
+            with contextlib.suppress(DamagedRowError, KeyError):
+                row, _ = read_fields(line)
+                key = (row["settings"], row["policy"], row["response_id"])
+                drawn.setdefault(step, {})[key] = int(row["num_tokens"])
+    return {
+        step: LoggedTokens(responses=len(rows), tokens=sum(rows.values()))
+        for step, rows in sorted(drawn.items())
+    }
+
+
+def _files_in(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    for path in folder.glob("step_*.jsonl"):
+        if (written := _NAME.fullmatch(path.name)) is not None:
+            yield path, written
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    try:
+        return [line for line in path.read_bytes().split(b"\n") if line]
+    except OSError as error:
+        logger.warning(
+            "%s cannot be read (%s); its responses are drawn again", path, error.strerror
+        )
+        return []
+
+
+def _decode_lines(lines: Iterable[bytes]) -> Iterator[LoggedResponse | None]:
     """None for each line that is damaged, one that was cut off at the end included."""
-    for line in content.split(b"\n"):
-        if line:
-            try:
-                yield decode_row(line)
-            except DamagedRowError:
-                yield None
+    for line in lines:
+        try:
+            yield decode_row(line)
+        except DamagedRowError:
+            yield None
 
 
 def _is_of(row: LoggedResponse, draw: Draw) -> bool:

@@ -47,10 +47,9 @@ class LoggedResponse:
 
     origin: Origin
     scored: ScoredResponse
-    num_prompt_tokens: int
 
 
-def encode_row(scored: ScoredResponse, origin: Origin, *, num_prompt_tokens: int) -> bytes:
+def encode_row(scored: ScoredResponse, origin: Origin) -> bytes:
     """One line, with its end. A verdict is kept exactly: JSON of this module knows NaN and every text."""
     response = scored.response
     token_ids = np.asarray(response.token_ids, dtype="<i4").tobytes()
@@ -59,7 +58,6 @@ def encode_row(scored: ScoredResponse, origin: Origin, *, num_prompt_tokens: int
         **origin._asdict(),
         "response_id": response.response_id,
         "prompt_id": response.prompt_id,
-        "num_prompt_tokens": num_prompt_tokens,
         "num_tokens": response.num_tokens,
         **provenance_json(response),
         "verdict": verdict_json(scored.verdict),
@@ -69,18 +67,25 @@ def encode_row(scored: ScoredResponse, origin: Origin, *, num_prompt_tokens: int
     return b'%s%s%s"}\n' % (body, _BEFORE_CHECKSUM, _checksum(body))
 
 
-def decode_row(line: bytes) -> LoggedResponse:
-    """Of a line without its end. Raises `DamagedRowError`."""
+def read_fields(line: bytes) -> tuple[dict[str, Any], bytes]:
+    """(all but the arrays, the arrays in base64) of a line without its end. Raises `DamagedRowError`."""
     body, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
     if tail != b'%s%s"}' % (_BEFORE_CHECKSUM, _checksum(body)):
         raise DamagedRowError("its bytes do not match their checksum")
+    head, _, data = body[:-1].rpartition(_BEFORE_DATA)  # there are no quotes in base64
     try:
-        head, _, data = body[:-1].rpartition(_BEFORE_DATA)  # there are no quotes in base64
-        fields: dict[str, Any] = json.loads(head + b"}")
+        return json.loads(head + b"}"), data
+    except ValueError as error:
+        raise DamagedRowError(f"it does not decode: {error!r}") from error
+
+
+def decode_row(line: bytes) -> LoggedResponse:
+    """Of a line without its end. Raises `DamagedRowError`."""
+    fields, encoded = read_fields(line)
+    try:
         origin = Origin(**{name: fields.pop(name) for name in Origin._fields})
         verdict = Verdict(**fields.pop("verdict"))
-        num_prompt_tokens, num_tokens = fields.pop("num_prompt_tokens"), fields.pop("num_tokens")
-        data = b64decode(data)
+        num_tokens, data = fields.pop("num_tokens"), b64decode(encoded)
         response = Response(
             token_ids=np.frombuffer(data, dtype="<i4", count=num_tokens).astype(np.int32),
             logprobs=np.frombuffer(data, dtype="<f4", offset=4 * num_tokens).astype(np.float32),
@@ -88,8 +93,7 @@ def decode_row(line: bytes) -> LoggedResponse:
         )
     except (KeyError, TypeError, ValueError) as error:  # written by another version
         raise DamagedRowError(f"it does not decode: {error!r}") from error
-    scored = ScoredResponse(response=response, verdict=verdict)
-    return LoggedResponse(origin=origin, scored=scored, num_prompt_tokens=num_prompt_tokens)
+    return LoggedResponse(origin=origin, scored=ScoredResponse(response=response, verdict=verdict))
 
 
 def _checksum(body: bytes) -> bytes:

@@ -255,10 +255,15 @@ def test_a_resumed_run_draws_the_same_loans_again(tmp_path: Path) -> None:
     options = {"max_responses_per_prompt": 3, "keep": "reservoir", "max_times_borrowed": 2}
     with open_store(tmp_path, **options) as store:
         run(store, range(1, 5))
-        first = run(store, range(5, 9))
+        first, held = run(store, range(5, 9)), contents(store.path)
     with open_store(tmp_path, **options) as store:
         store.rollback(cursors[3])
         again = run(store, range(5, 9))
+        # the same responses under the same ids, each once; the number of the opening is among their bytes
+        done_again = contents(store.path)
+    assert {name: row[:3] for name, row in done_again.items()} == {
+        name: row[:3] for name, row in held.items()
+    }
     assert again == first and len(first) > 5
 
 

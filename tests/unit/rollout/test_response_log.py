@@ -21,7 +21,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.records import Sum
 from megatron_ar3po.rollout.ledger import Ledger
-from megatron_ar3po.rollout.response_log import Redone
+from megatron_ar3po.rollout.response_log import LoggedTokens, count_logged
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler, select_owned
 from megatron_ar3po.types import Verdict
 from megatron_ar3po.usage import ServerUsage
@@ -30,13 +30,13 @@ PROMPTS = 12
 
 
 def collect(folder, *, dies_after=None, dp_rank=0, dp_size=1, log=None, engine=None, **options):
-    """(what came of one replica's part of step 3, the engine, the log)"""
+    """(what came of one replica's part of step 3, the engine)"""
     log = log or open_log(folder, dp_rank=dp_rank, dp_size=dp_size)
     engine = engine or SeededEngine(dies_after=dies_after, policy_version=2)
     mine = select_owned(step_prompts(PROMPTS), ParallelLayout(world_size=dp_size, rank=dp_rank))
     controller = make_controller(engine, log, **options)
     try:
-        return controller.collect(mine, step=3, policy_version=2), engine, log
+        return controller.collect(mine, step=3, policy_version=2), engine
     finally:
         controller.close()
         log.close()
@@ -56,34 +56,33 @@ def rows_in(folder: Path) -> int:
 @pytest.mark.parametrize("scheduling", ["continuous", "barrier"])
 @pytest.mark.parametrize("dies_after", [0, 1, 17, 40])
 def test_a_killed_rollout_done_again_draws_what_is_missing_alone(tmp_path, dies_after, scheduling):
-    unkilled, whole, _ = collect(tmp_path / "whole", stage_scheduling=scheduling)
+    unkilled, whole = collect(tmp_path / "whole", stage_scheduling=scheduling)
     killed = kill(tmp_path / "log", dies_after, stage_scheduling=scheduling)
     assert rows_in(tmp_path / "log") == dies_after
-    again, engine, log = collect(tmp_path / "log", stage_scheduling=scheduling)
+    again, engine = collect(tmp_path / "log", stage_scheduling=scheduling)
     assert contents(again.groups) == contents(unkilled.groups)
     assert len(engine.requests) == len(whole.requests) - dies_after
     answered = set(killed.finished[:dies_after])
     assert answered.isdisjoint(request.request_id for request in engine.requests)
     assert again.restored == answered
-    assert log.unclaimed == Redone()
     assert again.records.get("rollout/restored_responses") == (
         Sum(dies_after) if dies_after else None
     )
 
 
 def test_a_second_kill_loses_no_more_than_the_first(tmp_path):
-    unkilled, whole, _ = collect(tmp_path / "whole")
+    unkilled, whole = collect(tmp_path / "whole")
     kill(tmp_path / "log", 10)
     kill(tmp_path / "log", 10)
-    again, engine, _ = collect(tmp_path / "log")
+    again, engine = collect(tmp_path / "log")
     assert contents(again.groups) == contents(unkilled.groups)
     assert len(engine.requests) == len(whole.requests) - 20
 
 
 def test_a_step_that_was_whole_costs_nothing_when_it_is_done_again(tmp_path):
-    unkilled, _, _ = collect(tmp_path)
+    unkilled, _ = collect(tmp_path)
     before = rows_in(tmp_path)
-    again, engine, _ = collect(tmp_path)
+    again, engine = collect(tmp_path)
     assert contents(again.groups) == contents(unkilled.groups)
     assert engine.requests == [] and rows_in(tmp_path) == before
 
@@ -91,23 +90,22 @@ def test_a_step_that_was_whole_costs_nothing_when_it_is_done_again(tmp_path):
 @pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2), (3, 2)])
 def test_what_one_layout_wrote_another_goes_on_with(tmp_path, before, after):
     """By prompt: whoever owns it now reads what its owner wrote then."""
-    unkilled, whole, _ = collect(tmp_path / "whole")
+    unkilled, whole = collect(tmp_path / "whole")
     for dp_rank in range(before):
         kill(tmp_path / "log", 8, dp_rank=dp_rank, dp_size=before)
     parts = [collect(tmp_path / "log", dp_rank=rank, dp_size=after) for rank in range(after)]
-    groups = [group for collected, _, _ in parts for group in collected.groups]
+    groups = [group for collected, _ in parts for group in collected.groups]
     assert contents(sorted(groups, key=lambda g: g.position)) == contents(unkilled.groups)
-    drawn = sum(len(engine.requests) for _, engine, _ in parts)
+    drawn = sum(len(engine.requests) for _, engine in parts)
     assert drawn == len(whole.requests) - 8 * before
     # and back again: nothing is left to draw, nothing is read twice
     back = [collect(tmp_path / "log", dp_rank=rank, dp_size=before) for rank in range(before)]
-    assert sum(len(engine.requests) for _, engine, _ in back) == 0
-    assert sum(log.unclaimed.responses for _, _, log in back) == 0
+    assert sum(len(engine.requests) for _, engine in back) == 0
 
 
 def test_damaged_rows_are_said_and_drawn_again(tmp_path, caplog):
     """Of 20 rows one has a byte flipped and the last is cut off: 18 are left."""
-    unkilled, whole, _ = collect(tmp_path / "whole")
+    unkilled, whole = collect(tmp_path / "whole")
     kill(tmp_path / "log", 20)
     (path,) = (tmp_path / "log").glob("*.jsonl")
     lines = path.read_bytes().splitlines(keepends=True)
@@ -115,19 +113,19 @@ def test_damaged_rows_are_said_and_drawn_again(tmp_path, caplog):
     lines[-1] = lines[-1][:-30]
     path.write_bytes(b"".join(lines))
     with caplog.at_level(logging.WARNING):
-        again, engine, _ = collect(tmp_path / "log")
+        again, engine = collect(tmp_path / "log")
     assert f"2 rows of {path} are damaged; their responses are drawn again" in caplog.text
     assert contents(again.groups) == contents(unkilled.groups)
     assert len(engine.requests) == len(whole.requests) - 18
-    third, engine, _ = collect(tmp_path / "log")
+    third, engine = collect(tmp_path / "log")
     assert contents(third.groups) == contents(unkilled.groups) and not engine.requests
 
 
 def test_a_file_that_cannot_be_read_is_said_and_drawn_again(tmp_path, caplog):
     (tmp_path / "step_00003.dp00-of-02.jsonl").mkdir()
-    unkilled, whole, _ = collect(tmp_path / "whole")
+    unkilled, whole = collect(tmp_path / "whole")
     with caplog.at_level(logging.WARNING):
-        again, engine, _ = collect(tmp_path)
+        again, engine = collect(tmp_path)
     assert "dp00-of-02.jsonl cannot be read (Is a directory)" in caplog.text
     assert contents(again.groups) == contents(unkilled.groups)
     assert len(engine.requests) == len(whole.requests)
@@ -135,19 +133,17 @@ def test_a_file_that_cannot_be_read_is_said_and_drawn_again(tmp_path, caplog):
 
 @pytest.mark.parametrize("other", [{"settings": "warmer"}, {"policy_digest": lambda: "other"}])
 def test_rows_of_other_settings_or_another_policy_are_left_alone(tmp_path, caplog, other):
-    _, whole, _ = collect(tmp_path / "whole")
+    _, whole = collect(tmp_path / "whole")
     kill(tmp_path / "log", 20)
     with caplog.at_level(logging.WARNING):
-        again, engine, log = collect(tmp_path / "log", log=open_log(tmp_path / "log", **other))
+        again, engine = collect(tmp_path / "log", log=open_log(tmp_path / "log", **other))
     assert "20 rows of" in caplog.text
     assert "are of other settings or of another policy and left alone" in caplog.text
     assert again.restored == frozenset()
     assert len(engine.requests) == len(whole.requests)
-    assert log.unclaimed.responses == 20
     # the first settings find their rows again
-    _, engine, log = collect(tmp_path / "log")
+    _, engine = collect(tmp_path / "log")
     assert len(engine.requests) == len(whole.requests) - 20
-    assert log.unclaimed.responses == len(whole.requests)
 
 
 def test_another_seed_prompt_or_version_is_another_draw(tmp_path):
@@ -159,20 +155,20 @@ def test_another_seed_prompt_or_version_is_another_draw(tmp_path):
     assert collected.restored == frozenset()
 
 
-def test_unclaimed_responses_are_told_with_what_they_cost(tmp_path):
-    """The step done again holds the first 4 of 12 prompts: what was drawn for the others was in vain."""
-    collected, _, _ = collect(tmp_path)
-    in_vain = [s.response for group in collected.groups[4:] for s in group.responses]
-    log = open_log(tmp_path)
-    make_controller(SeededEngine(policy_version=2), log).collect(
-        step_prompts(4), step=3, policy_version=2
+def test_what_a_step_has_cost_so_far_is_told_by_its_rows(tmp_path):
+    """Of step 3: 20 responses by one policy, all of them by another, all but 20 by the first; step 4 holds nothing but
+    a damaged row."""
+    kill(tmp_path, 20)
+    collected, _ = collect(tmp_path, log=open_log(tmp_path, policy_digest=lambda: "other"))
+    collect(tmp_path)
+    responses = [scored.response for scored in all_of(collected.groups)]
+    (tmp_path / "step_00004.dp00-of-01.jsonl").write_bytes(b"half of a li")
+    expected = LoggedTokens(
+        responses=2 * len(responses), tokens=2 * sum(r.num_tokens for r in responses)
     )
-    assert log.unclaimed == Redone(
-        responses=len(in_vain),
-        tokens=sum(r.num_tokens for r in in_vain),
-        prompt_tokens=2 * len(in_vain),
-        cached_prompt_tokens=sum(r.num_cached_tokens for r in in_vain),
-    )
+    assert count_logged(tmp_path, after_step=2) == {3: expected}
+    assert count_logged(tmp_path, after_step=3) == {}
+    assert count_logged(tmp_path / "none", after_step=0) == {}
 
 
 def test_a_verdict_that_failed_or_is_of_other_rewards_is_asked_for_again(tmp_path):
@@ -183,19 +179,18 @@ def test_a_verdict_that_failed_or_is_of_other_rewards_is_asked_for_again(tmp_pat
             return await super().verify(prompt, response)
 
     options = {"num_stages": 1}
-    unkilled, _, _ = collect(tmp_path / "whole", **options)
+    unkilled, _ = collect(tmp_path / "whole", **options)
     collect(tmp_path / "log", verifier=FailingVerifier(right_by_chance), **options)
     verifier = FakeVerifier(right_by_chance)
-    again, engine, log = collect(tmp_path / "log", verifier=verifier, **options)
+    again, engine = collect(tmp_path / "log", verifier=verifier, **options)
     assert contents(again.groups) == contents(unkilled.groups)
-    assert not engine.requests and log.unclaimed == Redone()
+    assert not engine.requests
     assert sorted(verifier.verified) == sorted(f"s3.p{i}.1.1" for i in range(PROMPTS))
     # now every row has a verdict; one of other rewards has none that stands
     verifier = FakeVerifier(right_by_chance)
     other = open_log(tmp_path / "log", grading="other rewards")
-    _, engine, log = collect(tmp_path / "log", verifier=verifier, log=other, **options)
+    _, engine = collect(tmp_path / "log", verifier=verifier, log=other, **options)
     assert len(verifier.verified) == 2 * PROMPTS and not engine.requests
-    assert log.unclaimed == Redone()
 
 
 def test_rounds_of_dynamic_sampling_go_on_where_they_were(tmp_path):

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_ar3po.disk_faults import naming
+
 
 class AppendFile:
     """`append` hands a line to the kernel in one write: a process that is killed loses none. A thread of its own
@@ -17,7 +19,8 @@ class AppendFile:
     def __init__(
         self, path: Path, *, sync_s: float, fsync: Callable[[int], None] = os.fsync
     ) -> None:
-        """Raises ValueError where the file cannot be written, as every method does."""
+        """Raises ValueError where the file cannot be opened. What the disk refuses later is an OSError with its path,
+        from every method (`disk_faults`)."""
         self.path = path
         self._fsync = fsync
         self._is_dirty = False
@@ -31,7 +34,10 @@ class AppendFile:
             if size and os.pread(self._fd, 1, size - 1) != b"\n":
                 os.write(self._fd, b"\n")
         except OSError as error:
-            raise self._explain(error) from error
+            raise ValueError(
+                f"{path} cannot be written ({error.strerror}); make room or mend its permissions. run.resume=true goes "
+                "on with the responses that were written before."
+            ) from error
         self._thread = threading.Thread(
             target=self._sync_every, args=(sync_s,), name="response log", daemon=True
         )
@@ -39,22 +45,18 @@ class AppendFile:
             self._thread.start()
 
     def append(self, line: bytes) -> None:
-        if self._failure is not None:
-            raise self._explain(self._failure) from self._failure
-        try:
+        with naming(self.path):
+            if self._failure is not None:
+                raise self._failure
             written = os.write(self._fd, line)
             while written < len(line):  # a disk about to be full takes a part
                 written += os.write(self._fd, line[written:])
-        except OSError as error:
-            raise self._explain(error) from error
         self._is_dirty = True
 
     def sync(self) -> None:
         """What was appended is on the disk when this returns."""
-        try:
+        with naming(self.path):
             self._sync()
-        except OSError as error:
-            raise self._explain(error) from error
 
     def close(self) -> None:
         """On the disk, too."""
@@ -89,10 +91,3 @@ class AppendFile:
             self._fsync(folder)
         finally:
             os.close(folder)
-
-    def _explain(self, error: OSError) -> ValueError:
-        """A user can mend it: no space, no rights, a file in the way."""
-        return ValueError(
-            f"{self.path} cannot be written ({error.strerror}); make room or mend its permissions. "
-            "run.resume=true goes on with the responses that were written before."
-        )

@@ -68,7 +68,7 @@ class ResponseLog(Protocol):
         ...
 
     async def append(self, scored: ScoredResponse) -> None:
-        """A response that was drawn, or graded, just now. Raises ValueError where it cannot be written."""
+        """A response that was drawn, or graded, just now. Raises OSError where the disk takes no more."""
         ...
 
     @property

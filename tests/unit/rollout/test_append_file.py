@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+from megatron_ar3po.disk_faults import describe_disk_fault
 from megatron_ar3po.rollout.append_file import AppendFile
 
 
@@ -53,8 +54,9 @@ def test_a_full_disk_is_one_sentence_with_the_path(tmp_path):
     path = tmp_path / "rows"
     path.symlink_to("/dev/full")
     file = AppendFile(path, sync_s=60)
-    with pytest.raises(ValueError, match=rf"{path} cannot be written \(No space left on device\)"):
+    with pytest.raises(OSError, match="No space left on device") as raised:
         file.append(b"line\n")
+    assert f"{path} cannot be written: No space left on device" in describe_disk_fault(raised.value)
 
 
 def test_a_sync_that_fails_ends_the_run_at_the_next_line(tmp_path):
@@ -68,7 +70,7 @@ def test_a_sync_that_fails_ends_the_run_at_the_next_line(tmp_path):
     file.append(b"line\n")
     assert synced.wait(timeout=5)
     file._thread.join(timeout=5)
-    with pytest.raises(ValueError, match="No space left on device"):
+    with pytest.raises(OSError, match=f"No space left on device: '{file.path}'"):
         file.append(b"line\n")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness.publish_stage import TRANSPORTS, Poison, SpoilingTransport, Stage
+from harness.publish_stage import TRANSPORTS, BreakingTransport, Poison, SpoilingTransport, Stage
 
 from megatron_ar3po.colocation import SharedHostMemory
 from megatron_ar3po.interfaces import WeightPublishError
@@ -66,6 +66,16 @@ def test_a_bucket_that_is_corrupted_on_its_way_is_caught_by_its_checksum(stage, 
     ):
         stage.publish(stage.actor, spoiling, verify=True)
     stage.publish(stage.actor, transport, verify=True)  # and the server takes the next one
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_publish_that_breaks_in_the_middle_is_done_once_more(stage, transport):
+    """The session that the first try left open is ended, and half its weights are replaced."""
+    stage.poison()
+    breaking = BreakingTransport(stage.transports[transport])
+    version = stage.publish(stage.actor, breaking, verify=True)
+    assert breaking.num_sent > 3
+    assert stage.largest_difference(version) <= 1e-4
 
 
 def test_a_server_that_forgot_its_group_gets_a_new_one(stage):

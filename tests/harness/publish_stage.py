@@ -82,6 +82,22 @@ class SpoilingTransport:
         return spoilt
 
 
+class BreakingTransport(SpoilingTransport):
+    """A transport whose second bucket fails once, as shared memory that is gone would."""
+
+    def __init__(self, inner: Transport) -> None:
+        super().__init__(inner, "", ())
+        self.num_sent = 0
+
+    def send(
+        self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
+    ) -> None:
+        self.num_sent += 1
+        if self.num_sent == 2:
+            raise FileNotFoundError(2, "No such file or directory")
+        self._inner.send(calls, tensors, weight_version)
+
+
 class Stage:
     """One real server, one real actor, and publishers between them, one for each transport."""
 

@@ -50,7 +50,7 @@ STALE_AFTER_S = 60.0
 _CLAIM_WAIT_S = 0.5  # for another claimant; a newcomer is refused within a second
 _CLAIM_RETRY_S = 0.01
 _CLAIM_LIMIT_S = 10.0
-_NUM_READS, _READ_AGAIN_S = 10, 0.2
+_CHECK_LIMIT_S, _READ_AGAIN_S = 2.0, 0.05
 
 
 class FolderOwnedError(ValueError):
@@ -185,12 +185,7 @@ def check_owner(folder: Path, token: str) -> None:
 
 def check_note(note: Path, token: str) -> None:
     """The same of any note. A file system that fails for a moment is asked again."""
-    there = read_note(note)
-    for _ in range(_NUM_READS):
-        if there is not None or not note.exists():
-            break
-        time.sleep(_READ_AGAIN_S)
-        there = read_note(note)
+    there = _read_patiently(note, limit_s=_CHECK_LIMIT_S)
     if there is not None and there.token == token:
         return
     by = f"by {there.describe()}" if there is not None else f"or its {note.name} is gone"
@@ -239,8 +234,16 @@ def why_it_stays(note: Path, there: Owner, me: Owner, *, stale_after_s: float) -
     return f"heard of {max(silent_s, 0.0):.0f} s ago; after {stale_after_s:g} s it counts as gone"
 
 
+def _read_patiently(note: Path, *, limit_s: float) -> Owner | None:
+    """A network file system may fail for a moment, as where a note has just taken another's place."""
+    deadline = time.monotonic() + limit_s
+    while (there := read_note(note)) is None and note.exists() and time.monotonic() < deadline:
+        time.sleep(_READ_AGAIN_S)
+    return there
+
+
 def _refuse(note: Path, me: Owner, stale_after_s: float) -> None:
-    there = read_note(note)
+    there = _read_patiently(note, limit_s=_CLAIM_WAIT_S / 2)
     if there is not None:
         why_not = why_it_stays(note, there, me, stale_after_s=stale_after_s)
         if why_not:

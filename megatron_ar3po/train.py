@@ -226,12 +226,15 @@ def _run_as_owner(
     """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds to minutes."""
     from megatron_ar3po.distributed.collectives import Ranks, start_process_group
     from megatron_ar3po.observability.run_summary import print_summary, summarize
+    from megatron_ar3po.platform.determinism import prepare_environment
     from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
+    if config.run.deterministic:
+        prepare_environment()
     start_process_group(config.run.collective_timeout_s)
     stack.callback(_end_process_group)
     ranks = Ranks(layout, config.run.collective_timeout_s)

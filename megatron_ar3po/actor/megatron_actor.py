@@ -28,6 +28,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
 from megatron_ar3po.interfaces import PendingSave
 from megatron_ar3po.model_shape import read_policy_shape
+from megatron_ar3po.platform.determinism import use_deterministic_kernels
 from megatron_ar3po.records import Max, Mean, Records, merge_records
 from megatron_ar3po.types import (
     LoanOutcome,
@@ -51,7 +52,15 @@ class MegatronActor:
         shape = read_policy_shape(config.model.path)
         shape.check_layout(layout)
         initialize_megatron(layout, config.run.seed, config.run.collective_timeout_s)
-        policy = build_model(shape, layout, config.actor, getattr(torch, config.model.dtype))
+        if config.run.deterministic:
+            use_deterministic_kernels()
+        policy = build_model(
+            shape,
+            layout,
+            config.actor,
+            getattr(torch, config.model.dtype),
+            is_deterministic=config.run.deterministic,
+        )
         self._load_together(policy)
         self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
         self.model = wrap_for_training(self.policy, config.actor)

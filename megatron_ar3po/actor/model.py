@@ -128,7 +128,12 @@ class RMSNorm(torch.nn.Module):
 
 
 def transformer_config(
-    shape: ModelShape, actor: ActorConfig, dtype: torch.dtype, kernels: Kernels
+    shape: ModelShape,
+    actor: ActorConfig,
+    dtype: torch.dtype,
+    kernels: Kernels,
+    *,
+    is_deterministic: bool = False,
 ) -> TransformerConfig:
     recompute: dict[str, Any] = {}
     if actor.recompute == "full":
@@ -170,6 +175,7 @@ def transformer_config(
         "apply_rope_fusion": kernels.has_transformer_engine,
         "gradient_accumulation_fusion": kernels.has_fused_weight_gradient,
         "persist_layer_norm": False,
+        "deterministic_mode": is_deterministic and kernels.has_cuda,  # a CPU has no other one
         **recompute,
     }
     _check_megatron_options(actor.megatron, options)
@@ -348,7 +354,12 @@ class PolicyModel(GPTModel):
 
 
 def build_model(
-    shape: ModelShape, layout: ParallelLayout, actor: ActorConfig, dtype: torch.dtype
+    shape: ModelShape,
+    layout: ParallelLayout,
+    actor: ActorConfig,
+    dtype: torch.dtype,
+    *,
+    is_deterministic: bool = False,
 ) -> PolicyModel:
     """This rank's stage, parameters not yet filled, on the host. Collective when embeddings are tied over stages."""
     shape.check_layout(layout)
@@ -356,7 +367,8 @@ def build_model(
     check_context_parallel(layout, kernels)
     if layout.rank == 0:
         logger.info("actor: %s; %s", kernels.describe(), layout.describe())
-    model = PolicyModel(shape, transformer_config(shape, actor, dtype, kernels), kernels)
+    settings = transformer_config(shape, actor, dtype, kernels, is_deterministic=is_deterministic)
+    model = PolicyModel(shape, settings, kernels)
     _mark_cut_parameters(model)
     model.train()  # no dropout: train mode only switches activation recompute on
     return model

@@ -33,9 +33,11 @@ class RunConfig:
     response is borrowed."""
 
     deterministic: Warn[bool] = False
-    """The servers honour the seed of each response, so the same run draws the same samples, whatever else is in their
-    batches. Off by default, since SGLang's deterministic kernels are slower. It promises nothing about the actor's
-    kernels."""
+    """Two runs of one config, one of them killed and resumed or not, draw the same tokens and end with the same weights
+    and metrics, but for seconds and bytes: the servers honour the seed of each response, whatever else is in their
+    batches, and the actor's kernels sum in one order. At another data-parallel size draws are equal and losses agree
+    to 1e-5. Off by default, since such kernels are slower. Options whose outcome rests on what comes first are
+    refused with it."""
 
     resume: Free[bool] = False
     """Go on from the newest checkpoint in `run.dir`. false: `run.dir` must not hold a run, so that no run is

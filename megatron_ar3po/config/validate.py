@@ -24,6 +24,7 @@ def validate(config: Config, layout: ParallelLayout) -> None:
     """Raises ValueError for the first rule that does not hold."""
     _check_allowed_changes(config)
     _check_algorithm(config)
+    _check_deterministic(config)
     _check_files(config)
     shape = read_model_shape(config.model.path)
     _check_lengths(config, shape)
@@ -144,6 +145,24 @@ def _check_algorithm(config: Config) -> None:
         rollout.max_responses_per_prompt >= 2,
         f"rollout.num_stages={rollout.num_stages} x rollout.responses_per_stage={rollout.responses_per_stage} gives "
         "groups of one response, whose advantage is always 0; use at least 2.",
+    )
+
+
+def _check_deterministic(config: Config) -> None:
+    """What rests on which response arrives first is another one in every run."""
+    rollout = config.rollout
+    if not config.run.deterministic:
+        return
+    require(
+        not rollout.cancel_solved,
+        "rollout.cancel_solved=true cuts off what is in flight when the first correct response arrives, which no seed "
+        "decides; with run.deterministic=true set rollout.cancel_solved=false.",
+    )
+    require(
+        not rollout.max_tokens_per_step or rollout.stage_scheduling == "barrier",
+        f"rollout.max_tokens_per_step={rollout.max_tokens_per_step} gives the step's tokens to the prompts that come "
+        "first, which no seed decides under rollout.stage_scheduling=continuous; with run.deterministic=true set "
+        "rollout.stage_scheduling=barrier or rollout.max_tokens_per_step=0.",
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.last_number import grade_last_number
 
 
 def failing(config: dict[str, Any]) -> Callable[[str, str], bool]:
@@ -30,3 +31,8 @@ def slow(config: dict[str, Any]) -> Callable[[str, str], bool]:
         return False
 
     return grade
+
+
+def last_number(config: dict[str, Any]) -> Callable[[str, str], Grade]:
+    """The verifier of examples/tiny_sum in a worker, which a test can kill."""
+    return grade_last_number

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,3 +76,17 @@ def test_interleaved_pipelines_are_refused_by_name() -> None:
     actor = ActorConfig(megatron={"virtual_pipeline_model_parallel_size": 2})
     with pytest.raises(ValueError, match="interleaved pipelines are not supported"):
         transformer_config(SHAPE, actor, torch.float32, BARE)
+
+
+def test_on_a_gpu_a_deterministic_run_puts_megatron_into_its_own_mode():
+    """A CPU has no other one, and keeps its faster look-up of embeddings."""
+    on_gpu = replace(BARE, has_cuda=True)
+    for kernels, is_deterministic, expected in (
+        (on_gpu, True, True),
+        (on_gpu, False, False),
+        (BARE, True, False),
+    ):
+        config = transformer_config(
+            SHAPE, ActorConfig(), torch.float32, kernels, is_deterministic=is_deterministic
+        )
+        assert config.deterministic_mode is expected

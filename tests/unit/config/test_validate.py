@@ -43,6 +43,14 @@ def test_a_good_config_passes_without_a_word(words):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
+        (
+            ["run.deterministic=true", "rollout.cancel_solved=true"],
+            r"cancel_solved=true cuts off .* set rollout.cancel_solved=false",
+        ),
+        (
+            ["run.deterministic=true", "rollout.max_tokens_per_step=9000"],
+            r"max_tokens_per_step=9000 .* set rollout.stage_scheduling=barrier or",
+        ),
         (["algorithm.name=grpo", "rollout.num_stages=2"], r"name=grpo .* rollout.num_stages=2"),
         (["algorithm.name=dapo", "reuse.enabled=true"], r"name=dapo .* reuse.enabled=true"),
         (["rollout.num_stages=1", "rollout.responses_per_stage=1"], r"always 0; use at least 2"),

@@ -1,0 +1,64 @@
+"""`run.deterministic=true`: the same run twice is the same run, whatever the servers' batches were; at two replicas it
+draws the same; killed and resumed it is the same run too. A hundred kills: tests/chaos/test_killed_runs.py."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from harness.killed_runs import kill_group
+
+from tools.compare_runs import compare_runs, responses_of
+
+STEPS = 5
+WORDS = [
+    f"run.num_steps={STEPS}",
+    "run.deterministic=true",
+    "checkpoint.every_steps=2",
+    "rollout.prompts_per_step=8",
+    f"debug.dump_steps={[*range(1, STEPS + 1)]}",
+    "actor.learning_rate=1e-3",
+    "actor.lr_warmup_steps=0",
+]
+
+
+@pytest.fixture(scope="module")
+def whole(module_runs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("deterministic") / "whole"
+    return module_runs(*WORDS, f"run.dir={folder}").wait().require_success()
+
+
+def test_another_run_in_other_batches_has_the_same_tokens_rewards_ledger_metrics_and_weights(
+    whole, start_run
+):
+    """Three requests at a time instead of all at once, stage by stage."""
+    other = ["servers.max_concurrent_requests=3", "rollout.stage_scheduling=barrier"]
+    again = start_run(*WORDS, *other).wait().require_success()
+    assert list(compare_runs(whole.folder, again.folder)) == []
+
+
+def test_two_replicas_draw_the_same_and_their_losses_agree_to_1e_5(whole, start_run):
+    two = start_run(*WORDS, ranks=2).wait().require_success()
+    one, other = responses_of(whole.folder), responses_of(two.folder)
+    assert one == other and len(one) > 4 * 8 * STEPS
+    for before, after in zip(whole.metrics, two.metrics, strict=True):
+        assert after.get("actor/loss") == pytest.approx(before.get("actor/loss"), abs=1e-5)
+        assert after.get("actor/grad_norm") == pytest.approx(
+            before.get("actor/grad_norm"), rel=1e-4
+        )
+        assert after.get("eval/pass_at_1") == before.get("eval/pass_at_1")
+
+
+def test_a_run_that_was_killed_in_the_middle_of_a_step_and_resumed_is_the_run_that_was_not(
+    whole, start_run
+):
+    """SIGKILL to the whole group, some tenths of a second into step 4; the checkpoint before is of step 2."""
+    first = start_run(*WORDS, "run.num_steps=5")
+    first.wait_for_step(3)
+    time.sleep(0.15)
+    kill_group(first)
+    first.wait(60)
+    assert first.processes_left(within_s=30) == []
+    again = start_run(*WORDS, "run.resume=true").wait().require_success()
+    assert list(compare_runs(whole.folder, again.folder)) == []
+    assert again.processes_left() == []

@@ -110,3 +110,48 @@ def test_all_of_a_node_ends_with_the_process_at_its_top(node, tmp_path, what_sta
     finally:
         for process in filter(is_there, tree):
             process.kill()
+
+
+ALONE = """
+    import subprocess, sys, time
+    words = ["-m", "megatron_ar3po.train", *sys.argv[1:]]
+    print(subprocess.Popen([sys.executable, *words]).pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_real_rank_ends_with_a_torchrun_that_is_killed_even_when_it_stands_still(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """It has come as far as to own its run's folder."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as torchrun sets it
+    (tmp_path / "torchrun.py").write_text(textwrap.dedent(ALONE))
+    root = Path(__file__).parents[3]
+    config = root / "examples/tiny_sum/config.yaml"
+    old = root / "tests/fixtures/run_of_0_1_0"  # a model and prompts that are always there
+    words = [f"run.dir={tmp_path / 'run'}", f"model.path={old / 'model'}", "evaluation.path="]
+    words.append(f"data.path={old / 'prompts.jsonl'}")
+    torchrun = subprocess.Popen(
+        [sys.executable, tmp_path / "torchrun.py", config, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert torchrun.stdout is not None
+    rank = psutil.Process(int(torchrun.stdout.readline()))
+    try:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "run/owner.json").exists():
+            assert is_there(rank) and time.monotonic() < deadline, "it did not start"
+            time.sleep(0.02)
+        rank.send_signal(signal.SIGSTOP)
+        torchrun.kill()
+        torchrun.wait(10)
+        deadline = time.monotonic() + 10
+        while is_there(rank):
+            assert time.monotonic() < deadline, "it outlives torchrun"
+            time.sleep(0.05)
+    finally:
+        torchrun.kill()
+        if is_there(rank):
+            rank.kill()

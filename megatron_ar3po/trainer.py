@@ -53,9 +53,7 @@ class Ar3poTrainer:
     saver: CheckpointSaver
     stop: StopRequest
     progress: RunProgress
-    check_ownership: Callable[
-        [], None
-    ]  # raises where another process has taken the run's folder over
+    check_ownership: Callable[[], None]  # raises where another process has taken the folder over
     state: RunState
     is_new: bool  # starts anew; a run that goes on from a checkpoint, even of step 0, has been evaluated
 
@@ -130,12 +128,9 @@ class Ar3poTrainer:
     def evaluate(self) -> None:
         if self.evaluator.has_prompts:
             self.colocation.enter_rollout_phase()
+            step, policy_version = self.state.step, self.state.policy_version
             with self.metrics.span("evaluation"):
-                self.metrics.add(
-                    self.evaluator.evaluate(
-                        step=self.state.step, policy_version=self.state.policy_version
-                    )
-                )
+                self.metrics.add(self.evaluator.evaluate(step=step, policy_version=policy_version))
 
     def close_step(self) -> None:
         """The step's numbers are reduced, written and shown; a checkpoint that has been written is committed."""

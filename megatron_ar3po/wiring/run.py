@@ -72,9 +72,9 @@ def train(
     stack.callback(trainer.progress.stop)
     state = trainer.run()
     is_done = state.step >= config.run.num_steps and not stop.fault
+    ranks.run_on_first(check_ownership)
     if is_done and config.checkpoint.export_hf:
         trainer.actor.export_hf(folder / "hf")
-    ranks.run_on_first(check_ownership)
     ranks.run_on_first(
         lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
     )

@@ -276,6 +276,8 @@ def test_a_checkpoint_knows_where_prompts_store_and_totals_stand(tmp_path):
     assert (state.step, state.policy_version, state.store_cursor) == (2, 2, {"step": 2})
     assert state.totals["rollout/responses_total"] == 8
     assert (state.prompt_cursor["epoch"], state.prompt_cursor["offset"]) == (0, 4)
+    last = read_state(tmp_path / "checkpoints/step_00003").policy_digest
+    assert "" != state.policy_digest != last == case.trainer.policy_update.digest.value
 
 
 def test_a_resumed_run_publishes_what_it_holds_and_does_not_evaluate_step_0_again(tmp_path):

@@ -68,6 +68,12 @@ def test_a_verdict_comes_back_whatever_text_it_holds(text):
     assert read_again(one).verdict == one.verdict
 
 
+@pytest.mark.parametrize("reward", [1 / 3, -0.0, float("inf"), 1e-310, None])
+def test_a_reward_comes_back_to_the_bit(reward):
+    read = read_again(make_scored(reward=reward, status="error")).verdict.reward
+    assert repr(read) == repr(reward)
+
+
 def test_a_response_that_was_cut_off_may_have_fewer_log_probs_than_tokens():
     short = make_scored()
     object.__setattr__(short.response, "logprobs", np.array([-0.5], dtype=np.float32))

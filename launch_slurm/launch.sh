@@ -19,7 +19,7 @@
 #                     after TERM (scancel JOB, a pre-emption with a grace time), USR1 to the step (scancel
 #                     --signal=USR1 JOB.0) or run.max_seconds: exit 0, a later job goes on. Of TERM only if step and
 #                     save end within Slurm's KillWait (30 s by default) or GraceTime, after which it kills
-#   neither           the first non-zero exit code of a node; Slurm does not start it again
+#   a node fails      its exit code, the first one that is not 0; Slurm does not start it again
 
 die() {
   echo "[launch] $*" >&2
@@ -144,11 +144,8 @@ finish() {
     die "scontrol requeue did not end this job within 120 s"
   fi
   [ "$code" -ne 0 ] || code=1
-  if [ -e "$RUN_DIR/STOPPED" ]; then
-    echo "[launch] the run is saved and failed: $(cat "$RUN_DIR/STOPPED"); mend it before you submit again" >&2
-  else
-    echo "[launch] the run is neither DONE nor STOPPED (ar3po status $RUN_DIR names the ranks)" >&2
-  fi
+  echo "[launch] the run failed (ar3po status $RUN_DIR names the ranks)" >&2
+  [ ! -e "$RUN_DIR/STOPPED" ] || echo "[launch] it was saved before: $(cat "$RUN_DIR/STOPPED")" >&2
   echo "[launch] the ends of its logs:" >&2
   tail -n 60 "$LOG_DIR"/*.log >&2
   exit "$code"

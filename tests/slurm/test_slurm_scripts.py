@@ -125,7 +125,7 @@ def test_one_crashed_rank_ends_the_job_non_zero_and_shows_its_log(
     assert (job.state, job.restarts) == ("FAILED", 0), text
     assert job.exit_code != "0:0"
     assert "rank 1 crashes at step 2" in text
-    assert "the run is neither DONE nor STOPPED" in text
+    assert "the run failed (ar3po status" in text
 
 
 def test_a_node_with_a_lost_gpu_ends_the_job_at_once_and_is_named(

@@ -209,8 +209,8 @@ def find_faults(folder: Path, *, num_replicas: int) -> list[str]:
     faults = []
     if [row["step"] for row in rows] != [*range(NUM_STEPS + 1)]:
         faults.append(f"steps in metrics.jsonl: {[row['step'] for row in rows]}")
-    standing = [row for row in rows_of_run(folder / "ledger") if not row.get("abandoned")]
-    prompts = [row for row in standing if row["kind"] == "prompt"]
+    counted = [row for row in rows_of_run(folder / "ledger") if not row.get("abandoned")]
+    prompts = [row for row in counted if row["kind"] == "prompt"]
     counts = Counter((row["step"], row["position"]) for row in prompts)
     faults += [f"{key} has {n} rows in the ledger" for key, n in counts.items() if n != 1]
     if len(prompts) != NUM_STEPS * PROMPTS_PER_STEP:
@@ -223,7 +223,7 @@ def find_faults(folder: Path, *, num_replicas: int) -> list[str]:
                 f"{name}: {in_ledger} in the ledger, {in_metrics} in the metrics, "
                 f"{rows[-1][f'rollout/{name}_total']} as total"
             )
-    evaluations = Counter(row["policy_version"] for row in standing if row["kind"] == "evaluation")
+    evaluations = Counter(row["policy_version"] for row in counted if row["kind"] == "evaluation")
     faults += [
         f"{n} evaluations of version {v}" for v, n in evaluations.items() if n != num_replicas
     ]

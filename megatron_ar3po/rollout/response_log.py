@@ -208,6 +208,8 @@ class ResponseLogFolder:
 
     def _read(self, path: Path) -> None:
         num_damaged, num_other = 0, 0
+        if path.is_file() and not path.stat().st_size:  # killed before its first row, or emptied
+            logger.warning("%s holds no response; they are drawn again", path)
         for row in _decode_lines(_read_lines(path)):
             if row is None:
                 num_damaged += 1

@@ -14,6 +14,7 @@ SAMPLE = [
     (f"{NEWEST}/manifest.json", "removed"),
     ("metrics.jsonl", "flipped"),
     ("ledger/dp00.jsonl", "emptied"),
+    ("ledger/responses/step_00004.dp00-of-01.jsonl", "flipped"),
     ("resolved_config.yaml", "removed"),
     ("run_facts.json", "cut"),
     ("owner.json", "flipped"),

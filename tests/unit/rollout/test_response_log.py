@@ -131,6 +131,17 @@ def test_a_file_that_cannot_be_read_is_said_and_drawn_again(tmp_path, caplog):
     assert len(engine.requests) == len(whole.requests)
 
 
+def test_a_file_that_was_emptied_is_said_and_drawn_again(tmp_path, caplog):
+    kill(tmp_path, 5)
+    [path] = tmp_path.glob("step_*.jsonl")
+    path.write_bytes(b"")
+    again, engine = collect(tmp_path)
+    assert f"{path} holds no response; they are drawn again" in caplog.text
+    unkilled, whole = collect(tmp_path / "whole")
+    assert contents(again.groups) == contents(unkilled.groups)
+    assert len(engine.requests) == len(whole.requests)
+
+
 @pytest.mark.parametrize("other", [{"settings": "warmer"}, {"policy_digest": lambda: "other"}])
 def test_rows_of_other_settings_or_another_policy_are_left_alone(tmp_path, caplog, other):
     _, whole = collect(tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, and `Records`, several of them by name.
+"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, `Ratio`, and `Records`, several of them by name.
 
 Whoever measures returns `Records` under the metrics' final names (`room/what_unit`); the trainer adds them up, and
 they are reduced once per step over all replicas. A mean over replicas with unequal tokens is right by construction,
@@ -8,6 +8,7 @@ since it carries its weight. What every replica knows alike (a gradient norm, th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -42,7 +43,22 @@ class Max:
         return Max(max(self.value, other.value))
 
 
-Record = Mean | Sum | Max
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """Of two sums: Ratio(8, 0) and Ratio(16, 2) make Ratio(24, 2), which is 12. Not a number where the whole is 0."""
+
+    part: float
+    whole: float
+
+    @property
+    def value(self) -> float:
+        return self.part / self.whole if self.whole else math.nan
+
+    def merge(self, other: Ratio) -> Ratio:
+        return Ratio(self.part + other.part, self.whole + other.whole)
+
+
+Record = Mean | Sum | Max | Ratio
 
 
 class Records(dict[str, Record]):

@@ -227,6 +227,8 @@ def _run_as_owner(
     from megatron_ar3po.distributed.collectives import Ranks, start_process_group
     from megatron_ar3po.observability.run_summary import print_summary, summarize
     from megatron_ar3po.platform.determinism import prepare_environment
+    from megatron_ar3po.rollout.ledger_file import rows_of_run
+    from megatron_ar3po.sampling_cost import cost_of
     from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 
@@ -243,7 +245,8 @@ def _run_as_owner(
         return
     state = train(config, ranks, stack, stop, owner)
     if ranks.is_first:
-        print_summary(summarize(config.run.path))
+        cost = cost_of(rows_of_run(config.run.path / "ledger"))
+        print_summary(summarize(config.run.path, cost))
     if stop.fault:
         raise RunFaultError(f"{stop.fault} Saved after step {state.step}.")
     if ranks.is_first and state.step < config.run.num_steps:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from megatron_ar3po.records import Mean, Record, Records, merge_records
+from megatron_ar3po.usage import NO_RETRIES, Retries
 
 if TYPE_CHECKING:  # slow to import: a run owns its folder before it is
     import torch
@@ -87,14 +88,14 @@ class Generation:
     """What the engine answered: token in, token out."""
 
     token_ids: np.ndarray  # [L] int32, the stop token included
-    logprobs: (
-        np.ndarray
-    )  # [L] float32, log-probs of the temperature-scaled policy that sampled them
+    logprobs: np.ndarray  # [L] float32, of the temperature-scaled policy that sampled them
     finish_reason: FinishReason
     policy_version: int
     server: str
     num_cached_tokens: int = 0
     elapsed_s: float = 0.0
+    was_begun: bool = True  # False: aborted in the server's queue, which counts it nowhere
+    retries: Retries = NO_RETRIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +116,7 @@ class Scoring:
     server: str
     num_cached_tokens: int = 0
     elapsed_s: float = 0.0
+    retries: Retries = NO_RETRIES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,10 +136,21 @@ class Response:
     server: str = ""
     num_cached_tokens: int = 0
     elapsed_s: float = 0.0
+    was_begun: bool = True  # False: cancelled before a server generated anything
+    retries: Retries = NO_RETRIES
 
     @property
     def num_tokens(self) -> int:
         return len(self.token_ids)
+
+    @property
+    def num_generated(self) -> int:
+        """By servers for this response: itself, and the tries that were drawn again."""
+        return self.was_begun + self.retries.requests
+
+    @property
+    def num_generated_tokens(self) -> int:
+        return self.num_tokens + self.retries.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,9 +265,7 @@ class TrainingSample:
     reward: float
     origin: Origin
     policy_version: int
-    uses_stored_logprobs: bool = (
-        False  # True: behaviour_logprobs serve as old_logprobs (reuse.option=stored)
-    )
+    uses_stored_logprobs: bool = False  # old_logprobs are behaviour_logprobs (reuse.option=stored)
 
     @property
     def row_key(self) -> RowKey:
@@ -288,9 +299,7 @@ class MicroBatch:
     uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
     old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
-    row_keys: tuple[
-        RowKey, ...
-    ] = ()  # which response each sequence is; padding and dummy rows have none
+    row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; dummy rows have none
 
     @property
     def num_tokens(self) -> int:
@@ -319,9 +328,7 @@ class MiniBatch:
     micro_batches: tuple[MicroBatch, ...]
     num_units: float
     num_sequences: int  # over all DP ranks, that carry gradient
-    samples: tuple[
-        TrainingSample, ...
-    ] = ()  # of all DP ranks; a micro-batch names its own by `row_keys`
+    samples: tuple[TrainingSample, ...] = ()  # of all DP ranks; see `MicroBatch.row_keys`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

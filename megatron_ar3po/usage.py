@@ -14,6 +14,32 @@ NOBODY: Process = ("(lost on the way)", 0)  # behind a router: it may have been 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retries:
+    """Requests for one response that a server has counted and that brought none: each was sent again."""
+
+    aborted: int = 0  # stopped by the server of its own accord
+    aborted_tokens: int = 0  # what they had generated until then
+    unusable: int = 0  # answered in a way that could not be read, or not be trusted
+    unusable_tokens: int = 0
+
+    @property
+    def requests(self) -> int:
+        return self.aborted + self.unusable
+
+    @property
+    def tokens(self) -> int:
+        return self.aborted_tokens + self.unusable_tokens
+
+    def __add__(self, other: Retries) -> Retries:
+        return Retries(
+            **{name: getattr(self, name) + getattr(other, name) for name in self.__slots__}
+        )
+
+
+NO_RETRIES = Retries()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerUsage:
     """What one process of a server was asked and answered, as this client saw it. The first four are what the server
     counts too; `aborted_*` and `unused_*` are the parts of them that became no response."""

@@ -29,7 +29,7 @@ from tools.compare_metrics import differences
 
 UNLIKE = re.compile(
     r"time/|memory/|mismatch/|weight_sync/.*_s$|reuse/store_bytes$"
-    r"|rollout/(redone|restored|lost|aborted|unusable)"
+    r"|rollout/cost/(redone|restored)|rollout/(responses|tokens)_total$"
 )
 _SAMPLED = ("prompt", "evaluation", "scoring")  # kinds of rows that say what was sampled
 _OF_ONE_PROCESS = re.compile(

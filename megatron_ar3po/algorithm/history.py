@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from megatron_ar3po.sampling_cost import graded_in
 from megatron_ar3po.types import ResponseGroup
 
 _CAUTION = (
@@ -49,13 +50,12 @@ class PromptHistory:
         """The ledger's rows up to the step a run is resumed from."""
         for row in ledger_rows:
             if row.get("kind") == "prompt" and not row.get("abandoned"):
+                graded = graded_in(row)
                 self._add(
                     row["prompt_id"],
-                    num_responses=row["responses"] - row["cancelled"] - row.get("ungraded", 0),
+                    num_responses=graded.responses,
                     num_correct=row["correct"],
-                    tokens=row["response_tokens"]
-                    - row["cancelled_tokens"]
-                    - row.get("ungraded_tokens", 0),
+                    tokens=graded.tokens,
                 )
 
     def is_known(self, prompt_id: str) -> bool:

@@ -19,7 +19,9 @@ def check_verdicts(groups: Sequence[ResponseGroup], *, max_error_frac: float) ->
         if group.responses:
             check_rewards(group)
     check_error_share(
-        [r for g in groups for r in g.sampled], max_error_frac=max_error_frac, of="this step"
+        [r for g in groups for r in (*g.responses, *g.errored)],
+        max_error_frac=max_error_frac,
+        of="this step",
     )
 
 

@@ -1,7 +1,8 @@
 """One run's metrics.jsonl -> its accuracy against what it had spent, and what that came to.
 
-Costs are counted as everywhere in this project: discarded responses are cost, evaluation is not, and seconds are those
-of training steps (start-up, evaluation and checkpoints are not in them).
+Costs are counted as everywhere in this project (`sampling_cost`): every response that a server has generated for
+training is cost, discarded, cancelled and done again ones included; evaluation is not, and seconds are those of
+training steps (start-up, evaluation and checkpoints are not in them).
 """
 
 from __future__ import annotations
@@ -70,8 +71,8 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
     responses = tokens = seconds = 0.0
     kept: list[dict[str, Any]] = []
     for row in rows:
-        responses += row.get("rollout/responses_generated") or 0
-        tokens += row.get("rollout/tokens_generated") or 0
+        responses = _total_after(row, "responses", responses)
+        tokens = _total_after(row, "tokens", tokens)
         seconds += row.get("time/step_s") or 0
         if row["step"] > 0:
             kept.append(row)
@@ -104,10 +105,16 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
     )
 
 
+def _total_after(row: Mapping[str, Any], unit: str, before: float) -> float:
+    """The run's own total, which knows what a resume has done again; their sum for rows that have none."""
+    total = row.get(f"rollout/{unit}_total")
+    return before + (row.get(f"rollout/{unit}_generated") or 0) if total is None else total
+
+
 def _step_counts(rows: Sequence[Mapping[str, Any]]) -> Iterator[StepCounts]:
     responses = 0.0
     for row in rows:
-        responses += row.get("rollout/responses_generated") or 0
+        responses = _total_after(row, "responses", responses)
         yield StepCounts(
             responses, row.get("rollout/prompts") or 0, row.get("group/signal_groups") or 0
         )
@@ -134,7 +141,9 @@ def costs_of(rows: Sequence[Mapping[str, Any]]) -> Costs:
 
 
 def _filled_slots(row: Mapping[str, Any]) -> float:
-    """Groups a step kept. A step that discarded some says how many responses a kept one cost."""
+    """Groups a step kept. Version 0.1 wrote no number of them, but what one cost where some were discarded."""
+    if (filled := row.get("rollout/filled_slots")) is not None:
+        return filled
     per_slot = row.get("rollout/responses_per_filled_slot")
     if per_slot:
         return row["rollout/responses_generated"] / per_slot

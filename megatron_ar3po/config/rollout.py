@@ -50,7 +50,8 @@ class RolloutConfig:
     is still running is longer; so it is off."""
 
     cancelled_counts_as: Fixed[Literal["nothing", "truncated"]] = "nothing"
-    """What a cancelled response is: no member of its group, or one that was truncated, with reward 0."""
+    """What a cancelled response is: no member of its group, or one that was truncated, with the reward of an incorrect
+    one. It is cost either way."""
 
     prompts_per_step: Fixed[int] = 16
     """Prompts of one training step, over all replicas. With dynamic sampling: the groups with signal that a step

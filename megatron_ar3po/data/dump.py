@@ -18,6 +18,7 @@ import torch
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
+from megatron_ar3po.usage import Retries
 
 _FORMAT = 2
 
@@ -82,6 +83,7 @@ def _to_scored(row: dict[str, Any]) -> ScoredResponse:
         name: value.numpy() if isinstance(value, torch.Tensor) else value
         for name, value in row["response"].items()
     }
+    response["retries"] = Retries(**response.get("retries", {}))
     return ScoredResponse(
         **{**row, "response": Response(**response), "verdict": Verdict(**row["verdict"])}
     )

@@ -18,15 +18,23 @@ from typing import Any
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
+from megatron_ar3po.sampling_cost import check_totals
 
 logger = logging.getLogger(__name__)
 
-# What has been spent since the run began, kept over a resume.
+# What has been spent since the run began, kept over a resume (`sampling_cost.metric_totals`): each total, and the
+# metrics of a step that are added to it, or taken off. What a resumed run takes from the response log was counted when
+# it was generated, as something that is done again.
 RUNNING_TOTALS = {
-    "rollout/responses_generated": "rollout/responses_total",
-    "rollout/tokens_generated": "rollout/tokens_total",
-    "reuse/borrowed_groups": "reuse/borrowed_groups_total",
-    "actor/skipped_updates": "actor/skipped_updates_total",
+    "rollout/responses_total": {
+        "rollout/responses_generated": 1,
+        "rollout/cost/restored_responses": -1,
+    },
+    "rollout/tokens_total": {"rollout/tokens_generated": 1, "rollout/cost/restored_tokens": -1},
+    "rollout/cost/redone_responses_total": {"rollout/cost/restored_responses": -1},
+    "rollout/cost/redone_tokens_total": {"rollout/cost/restored_tokens": -1},
+    "reuse/borrowed_groups_total": {"reuse/borrowed_groups": 1},
+    "actor/skipped_updates_total": {"actor/skipped_updates": 1},
 }
 
 
@@ -36,7 +44,7 @@ class Metrics:
     def __init__(self, ranks: Ranks, folder: Path, *, tensorboard: bool) -> None:
         self._ranks = ranks
         self._records = Records()
-        self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS.values(), 0.0)
+        self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS, 0.0)
         self._path = folder / "metrics.jsonl"
         self._board_path = folder / "tensorboard"
         self._board: Any = None
@@ -57,10 +65,11 @@ class Metrics:
         to a multiple of `every`, or past one. 100 and then 60 more pass 150. 0: never."""
         if every <= 0:
             return False
-        name = "rollout/responses_generated"
-        before = self.totals[RUNNING_TOTALS[name]]
-        parts = [part.get(name) for part in self._ranks.gather(self._records)]
-        after = before + sum(part.value for part in parts if part is not None)
+        total = "rollout/responses_total"
+        before = self.totals[total]
+        after = before + sum(
+            change_of(total, part) or 0 for part in self._ranks.gather(self._records)
+        )
         return after // every > before // every
 
     @contextmanager
@@ -79,13 +88,15 @@ class Metrics:
                 self._records[key] = Max(seconds + (there.value if there else 0.0))
 
     def flush(self, step: int) -> dict[str, float]:
-        """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank."""
+        """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank. Raises
+        LedgerError where the totals are not those of the ledger."""
         reduced = merge_records(*self._ranks.gather(self._records))
         self._records = Records()
-        for name, total in RUNNING_TOTALS.items():
-            if name in reduced:
-                self.totals[total] += reduced[name].value
+        for total in RUNNING_TOTALS:
+            if (change := change_of(total, reduced)) is not None:
+                self.totals[total] += change
                 reduced[total] = Sum(self.totals[total])
+        check_totals(reduced, self.totals)
         row = {name: float(record.value) for name, record in sorted(reduced.items())}
         if self._ranks.is_first:
             self._write(step, row)
@@ -96,9 +107,9 @@ class Metrics:
         with naming(self._path), self._path.open("a") as file:
             file.write(line)
         with self._losing_the_board():
-            for name, value in row.items() if self._board is not None else ():
-                self._board.add_scalar(name, value, step)
             if self._board is not None:
+                for name, value in row.items():
+                    self._board.add_scalar(name, value, step)
                 self._board.flush()
 
     def close(self) -> None:
@@ -118,6 +129,13 @@ class Metrics:
                 self._board_path,
                 error.strerror or error,
             )
+
+
+def change_of(total: str, records: Mapping[str, Record]) -> float | None:
+    """What a step adds to a running total; None where it says nothing of it."""
+    parts = RUNNING_TOTALS[total].items()
+    changes = [sign * records[name].value for name, sign in parts if name in records]
+    return sum(changes) if changes else None
 
 
 def _plain(value: float) -> float | int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.sampling_cost import NOTHING, SamplingCost, Spent
 
 PHASES = ("rollout", "batch", "train", "publish", "evaluation", "checkpoint")
 
@@ -25,8 +26,10 @@ class RunSummary:
     pass_at_1_before: float | None
     pass_at_1_after: float | None
     evaluation_prompts: int
-    responses_total: int
+    responses_total: int  # all that servers have generated for training
     tokens_total: int
+    cost: dict[str, Spent]  # the same, class by class (`sampling_cost`)
+    in_flight_max: Spent  # more that they may have, when the run was killed
     responses_per_prompt: float | None
     responses_per_signal_group: float | None
     responses_by_stage: dict[str, int]
@@ -37,8 +40,8 @@ class RunSummary:
     seconds_per_step: float | None = None
 
 
-def summarize(folder: Path) -> RunSummary:
-    """Raises ValueError when `folder` is no run."""
+def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
+    """`cost`: what the run's ledger comes to. Raises ValueError when `folder` is no run."""
     if not (folder / "metrics.jsonl").is_file():
         raise ValueError(
             f"{folder} holds no metrics.jsonl; name a run's folder, such as runs/NAME."
@@ -55,8 +58,10 @@ def summarize(folder: Path) -> RunSummary:
         pass_at_1_before=evaluated[0]["eval/pass_at_1"] if evaluated else None,
         pass_at_1_after=evaluated[-1]["eval/pass_at_1"] if len(evaluated) > 1 else None,
         evaluation_prompts=int(evaluated[-1].get("eval/prompts", 0)) if evaluated else 0,
-        responses_total=int(responses),
-        tokens_total=int(_total(steps, "rollout/tokens_generated")),
+        responses_total=cost.total.responses,
+        tokens_total=cost.total.tokens,
+        cost={name: spent for name, spent in cost.classes.items() if spent != NOTHING},
+        in_flight_max=cost.in_flight_max,
         responses_per_prompt=_ratio(responses, _total(steps, "rollout/prompts")),
         responses_per_signal_group=_ratio(responses, _total(steps, "group/signal_groups")),
         responses_by_stage=_by_stage(steps, "responses"),
@@ -113,6 +118,7 @@ def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
         ("held-out prompts", str(s.evaluation_prompts)),
         ("responses generated", f"{s.responses_total:,}"),
         ("tokens generated", f"{s.tokens_total:,}"),
+        *_cost_rows(s),
         ("responses per prompt", _format(s.responses_per_prompt, ".2f")),
         ("responses per group with signal", _format(s.responses_per_signal_group, ".2f")),
     ]
@@ -128,6 +134,15 @@ def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
     rows.append(("time per step", f"{_format(s.seconds_per_step, '.2f')} s"))
     rows.append(("files", s.folder))
     return rows
+
+
+def _cost_rows(s: RunSummary) -> Iterator[tuple[str, str]]:
+    """Where there is more than one class to tell apart."""
+    if len(s.cost) > 1:
+        for name, spent in s.cost.items():
+            yield f"of them {name}", f"{spent.responses:,} ({spent.tokens:,} tokens)"
+    if s.in_flight_max != NOTHING:
+        yield "in flight at a kill, at most", f"{s.in_flight_max.responses:,} more"
 
 
 def _format(value: float | None, form: str) -> str:

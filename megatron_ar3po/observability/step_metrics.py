@@ -8,39 +8,45 @@ from typing import get_args
 
 from megatron_ar3po.algorithm.response_reuse import needs_a_loan
 from megatron_ar3po.algorithm.training_samples import GroupOutcome, group_outcome
-from megatron_ar3po.records import Max, Mean, Records, Sum
+from megatron_ar3po.records import Max, Mean, Ratio, Records, Sum
 from megatron_ar3po.types import LoanOutcome, ResponseGroup, ScoredResponse, TrainingSample
 
 
 def rollout_records(
     groups: Sequence[ResponseGroup], discarded: Sequence[ResponseGroup] = ()
 ) -> Records:
-    """Of fresh groups, before anything is borrowed. `discarded` (dynamic sampling) are cost: they count as generated
-    and as prompts, not as groups that train."""
+    """Of fresh groups, before anything is borrowed: what was drawn and what came of it. What it cost is
+    `sampling_cost.cost_records`. `discarded` (dynamic sampling) count as prompts, not as filled slots."""
     everything = [*groups, *discarded]
-    responses = [r for g in everything for r in g.sampled]
     records = Records(
         {
             "rollout/prompts": Sum(len(everything)),
-            "rollout/responses_generated": Sum(len(responses)),
-            "rollout/tokens_generated": Sum(sum(r.response.num_tokens for r in responses)),
+            "rollout/filled_slots": Sum(len(groups)),
             "rollout/responses_discarded": Sum(sum(len(g.sampled) for g in discarded)),
             "rollout/verifier_errors": Sum(sum(len(g.errored) for g in everything)),
         }
     )
     for group in everything:
-        records.add("rollout/responses_per_prompt", Mean(len(group.sampled)))
+        generated = sum(scored.response.num_generated for scored in group.sampled)
+        records.add("rollout/responses_per_prompt", Mean(generated))
         records.add("rollout/solved_frac", Mean(float(group.is_solved)))
         for stage in range(1, group.num_stages + 1):
             records.add(f"rollout/stage_{stage}/active_prompts", Sum(1))
         for scored in group.sampled:
-            records.add(f"rollout/stage_{scored.response.stage}/responses", Sum(1))
-    if discarded:
-        filled = len(responses) / max(len(groups), 1)
-        records.add("rollout/responses_per_filled_slot", Mean(filled, max(len(groups), 1)))
-    for scored in responses:
+            response = scored.response
+            records.add(f"rollout/stage_{response.stage}/responses", Sum(response.num_generated))
+    for scored in (r for g in everything for r in (*g.responses, *g.errored)):
         _add_response(records, scored)
     return records
+
+
+def slot_records(groups: Sequence[ResponseGroup], discarded: Sequence[ResponseGroup]) -> Records:
+    """Of dynamic sampling: what a group that trains has cost. A ratio of sums over replicas, each of which may have
+    filled no slot or discarded no group."""
+    generated = sum(
+        scored.response.num_generated for g in (*groups, *discarded) for scored in g.sampled
+    )
+    return Records({"rollout/responses_per_filled_slot": Ratio(generated, len(groups))})
 
 
 def _add_response(records: Records, scored: ScoredResponse) -> None:

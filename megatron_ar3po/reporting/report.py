@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.observability.run_summary import print_summary, summarize
+from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.run.folder_format import check_not_newer
+from megatron_ar3po.sampling_cost import cost_of
 
 
 def add_report_parser(subparsers: Any) -> None:
@@ -23,7 +25,7 @@ def add_report_parser(subparsers: Any) -> None:
 
 def report_command(arguments: argparse.Namespace) -> int:
     check_not_newer(arguments.run)
-    summary = summarize(arguments.run)
+    summary = summarize(arguments.run, cost_of(rows_of_run(arguments.run / "ledger")))
     if arguments.json:
         print(json.dumps(asdict(summary)))
     else:

@@ -26,7 +26,7 @@ from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
-from megatron_ar3po.records import Records, Sum
+from megatron_ar3po.records import Records
 from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
@@ -37,7 +37,7 @@ from megatron_ar3po.rollout.prompt_rollout import (
 from megatron_ar3po.rollout.response_log import NoResponseLog, ResponseLog
 from megatron_ar3po.rollout.slots import PrioritySlots
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
-from megatron_ar3po.rollout.token_budget import TokenBudget
+from megatron_ar3po.rollout.token_budget import TokenBudget, share_of_cap
 from megatron_ar3po.types import (
     CollectedStep,
     Generation,
@@ -51,6 +51,7 @@ from megatron_ar3po.types import (
     StepPrompt,
     Verdict,
 )
+from megatron_ar3po.usage import NO_RETRIES, Retries
 
 T = TypeVar("T")
 
@@ -82,12 +83,13 @@ class RolloutController:
         num_clients: int = 1,
         history: PromptHistory | None = None,
         log: ResponseLog | None = None,
+        incorrect_reward: float = 0.0,
         look_every_s: float = 1.0,
     ) -> None:
         """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
         the router, each with as many servers of its own. `history`: of the steps before, for a resumed run.
-        `log`: where the responses of a step are written down as they come; None: nowhere. `look_every_s`: how often
-        the router is asked what the other clients leave free."""
+        `log`: where a step's responses are written down as they come. `incorrect_reward`: of a cancelled response that
+        counts as truncated. `look_every_s`: how often the router is asked what the other clients leave free."""
         self.engine = engine
         self.verifier = verifier
         self.log: ResponseLog = log or NoResponseLog()
@@ -106,6 +108,7 @@ class RolloutController:
         self._vocab_size = vocab_size
         self._kv_tokens = kv_tokens
         self._num_clients = num_clients
+        self._incorrect_reward = incorrect_reward
         self._look_every_s = look_every_s
         self._slots = PrioritySlots(1)
         self._loop = asyncio.new_event_loop()
@@ -118,12 +121,12 @@ class RolloutController:
         policy_version: int,
     ) -> CollectedStep:
         """Rolls the prompts out, stage by stage, until each is solved or has had all of its stages. The records are of
-        early cancel, where `rollout.cancel_solved` is on, and of responses that came from the log."""
+        early cancel, where `rollout.cancel_solved` is on."""
         for step_prompt in prompts:
             self._check_prompt(step_prompt.prompt, self.sampling)
         self.log.open_step(step)
         restored_before = self.log.restored
-        context = self._make_context(len(prompts), step, policy_version)
+        context = self._make_context(prompts, step, policy_version)
         rollouts = [PromptRollout(context, step_prompt) for step_prompt in prompts]
         self._size_slots(longest_sequence([p.prompt for p in prompts], self.sampling))
         has_barriers = self._config.stage_scheduling == "barrier"
@@ -134,8 +137,6 @@ class RolloutController:
         self.history.learn(groups)
         records = context.cancels.records if self._config.cancel_solved else Records()
         restored = self.log.restored - restored_before
-        if restored:
-            records.add("rollout/restored_responses", Sum(len(restored)))
         return CollectedStep(groups=tuple(groups), restored=restored, records=records)
 
     def sample(
@@ -243,11 +244,12 @@ class RolloutController:
             server=generation.server,
             num_cached_tokens=generation.num_cached_tokens,
             elapsed_s=generation.elapsed_s,
+            was_begun=generation.was_begun,
+            retries=generation.retries,
         )
         if response.finish_reason == "abort":
-            cancelled = Verdict(
-                reward=0.0, status="truncated", reason="cancelled: a sibling was right"
-            )
+            reward, reason = self._incorrect_reward, "cancelled: a sibling was right"
+            cancelled = Verdict(reward=reward, status="truncated", reason=reason)
             return ScoredResponse(response=response, verdict=cancelled)
         verdict = await self.verifier.verify(draw.prompt, response)
         return ScoredResponse(response=response, verdict=verdict)
@@ -259,10 +261,11 @@ class RolloutController:
 
     async def _generate(self, draw: Draw, cancellation: Cancellation | None) -> Generation | None:
         """The server may abort a request of its own accord (a pause, a restart): what it had is no answer, and it is
-        drawn again. What we cancelled is not."""
+        drawn again; it is among the answer's retries then. What we cancelled is not drawn again."""
         cancellation = cancellation or Cancellation()
         if cancellation.is_set:
             return None
+        aborted, retries = None, NO_RETRIES
         for attempt in range(self._servers.max_retries + 1):
             request = GenerationRequest(
                 request_id=draw.response_id
@@ -274,13 +277,18 @@ class RolloutController:
             )
             async with self._slots.slot(draw.rank):
                 if cancellation.is_set:
-                    return None
+                    return aborted
                 cancellation.in_flight[draw.response_id] = request.request_id
                 try:
                     generation = await self.engine.generate(request)
                 finally:
                     del cancellation.in_flight[draw.response_id]
+            generation = replace(generation, retries=retries + generation.retries)
             if generation.finish_reason == "abort" and not cancellation.is_set:
+                aborted = generation
+                retries = generation.retries + Retries(
+                    aborted=int(generation.was_begun), aborted_tokens=len(generation.token_ids)
+                )
                 continue
             self._check_version(generation, draw.response_id, draw.policy_version)
             return generation
@@ -296,14 +304,19 @@ class RolloutController:
                 f"is at {expected}: its weights are stale. Publish to every server before sampling."
             )
 
-    def _make_context(self, num_prompts: int, step: int, policy_version: int) -> StepContext:
+    def _make_context(
+        self, prompts: Sequence[StepPrompt], step: int, policy_version: int
+    ) -> StepContext:
         config = self._config
-        share = num_prompts / config.prompts_per_step
+        cap: int | None = None
+        if config.max_tokens_per_step:
+            positions = [prompt.position for prompt in prompts]
+            cap = share_of_cap(config.max_tokens_per_step, positions, config.prompts_per_step)
         return StepContext(
             sampler=self,
             rule=self.rule,
             sampling=self.sampling,
-            budget=TokenBudget(int(config.max_tokens_per_step * share)),
+            budget=TokenBudget(cap),
             run_seed=self.run_seed,
             step=step,
             policy_version=policy_version,

@@ -9,12 +9,15 @@
     {"kind": "unused", "step": 3, "aborted_requests": 0, "unused_requests": 0, ...}  work that became no response
     {"kind": "server", "step": 3, "server": "dp0.s0", "restarts": 0, "requests": 512, ...}
     {"kind": "lost_server", "step": 3, "server": "dp0.s0", "restarts": 0, "unreported_requests_max": 9, ...}
+    {"kind": "cut_short", "step": 3, "responses": 71, ...}    of a step that a kill ended, known from the response log
 
 Promises: written ahead, an intent on the disk before its requests are sent; one row for each prompt and step, discarded
-ones included; evaluation and scoring are classes of their own. After each step two sums must come out, or the run ends
-with both numbers: what the rows say is what this client saw the servers answer, and what it saw is what the servers
-counted, per process of a server. A process that died reports no more: one row bounds what it may have done. Only
-requests that were lost on the way leave room for a difference, and they bound it.
+ones included, with every response that was generated for it, whatever became of it; evaluation and scoring are classes
+of their own. After each step two sums must come out, or the run ends with both numbers: what the rows say is what this
+client saw the servers answer, class by class, and what it saw is what the servers counted, per process of a server. A
+process that died reports no more: one row bounds what it may have done. Only requests that were lost on the way leave
+room for a difference, and they bound it. A step's metrics are sums over these rows (`sampling_cost`), and so are the
+run's totals, which are held against `total`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,20 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
+from megatron_ar3po.rollout.ledger_resume import LedgerState
+from megatron_ar3po.rollout.ledger_rows import (
+    ROOM,
+    Row,
+    evaluation_row,
+    intent_row,
+    lost_server_row,
+    prompt_rows,
+    scoring_row,
+    server_row,
+    usage_of_responses,
+    usage_of_scorings,
+)
+from megatron_ar3po.sampling_cost import NOTHING, Spent, generated_anew_in
 from megatron_ar3po.types import (
     CollectedStep,
     ResponseGroup,
@@ -35,14 +52,6 @@ from megatron_ar3po.types import (
     StepPrompt,
 )
 from megatron_ar3po.usage import LedgerError, ServerBook, ServerCounters, ServerUsage
-
-# The room that lost requests leave, by counter; what is not here is not held against anything.
-_ROOM = {
-    "requests": "lost_requests",
-    "prompt_tokens": "lost_prompt_tokens",
-    "cached_prompt_tokens": "lost_prompt_tokens",
-    "generated_tokens": "lost_generated_tokens",
-}
 
 
 class Ledger:
@@ -54,47 +63,52 @@ class Ledger:
         books: Callable[[], Sequence[ServerBook]] = lambda: (),
         *,
         seen: Callable[[], ServerUsage] | None = None,
+        most_of_a_prompt: Spent = NOTHING,
         check_ownership: Callable[[], None] = lambda: None,
     ) -> None:
         """`seen`: what this client was answered, where other clients use its servers and it uses theirs
-        (`servers.routing=global`). `check_ownership`: raises where another process has the run's folder now."""
+        (`servers.routing=global`). `most_of_a_prompt`: responses and tokens that one can get in a step.
+        `check_ownership`: raises where another process has the run's folder now."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        self.total = NOTHING  # generated for training since the run began, counted by this replica
         self._path = path
         self._check_ownership = check_ownership
         self._books = books
         self._seen = seen
+        self._most_of_a_prompt = most_of_a_prompt
+        self._session = 0
         self._answered = ServerUsage()  # what the rows written by this process come to
         self._reported: dict[tuple[str, int], ServerCounters] = {}
         self._lost: dict[tuple[str, int], ServerUsage] = {}
 
+    def go_on(self, state: LedgerState, *, is_first: bool) -> None:
+        """A run is taken up. The first replica counts what is there already, whoever wrote it."""
+        self.total = state.cost.total if is_first else NOTHING
+        self._session = state.num_sessions
+
     def open_step(self, prompts: Sequence[StepPrompt], *, step: int, policy_version: int) -> None:
         """Before the first request for `prompts`: whoever finds an intent without prompt rows knows what was begun."""
-        row = {
-            "kind": "intent",
-            "step": step,
-            "policy_version": policy_version,
-            "prompts": len(prompts),
-            "positions": [p.position for p in prompts],
-        }
+        row = intent_row(
+            prompts,
+            step=step,
+            policy_version=policy_version,
+            most_of_a_prompt=self._most_of_a_prompt,
+        )
         self._append([row], durably=True)
 
-    def record_step(self, collected: CollectedStep, *, step: int, policy_version: int) -> None:
-        rows: list[Mapping[str, Any]] = []
-        for is_discarded, groups in ((False, collected.groups), (True, collected.discarded)):
-            for group in groups:
-                row = prompt_row(
-                    group, step=step, policy_version=policy_version, is_discarded=is_discarded
-                )
-                rows.append(row)
-                self._answered += usage_of_responses(
-                    [
-                        scored
-                        for scored in group.sampled
-                        if scored.response.response_id not in collected.restored
-                    ]
-                )
-        self._append(rows)
+    def record_step(self, collected: CollectedStep, *, step: int, policy_version: int) -> list[Row]:
+        """Returns the rows of the step's prompts."""
+        rows = prompt_rows(collected, step=step, policy_version=policy_version)
+        self._answered += usage_of_responses(
+            scored
+            for group in collected.graded
+            for scored in group.sampled
+            if scored.response.response_id not in collected.restored
+        )
+        self.total += sum(map(generated_anew_in, rows), NOTHING)
+        self._append(rows, durably=True)
         self.reconcile(step=step)
+        return rows
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         """After the prompts' rows, which are written as soon as they are known: `ledger_file` reads the two as one."""
@@ -105,34 +119,19 @@ class Ledger:
     def record_evaluation(
         self, answers: Sequence[Sequence[ScoredResponse]], *, step: int, policy_version: int
     ) -> None:
-        seen = usage_of_responses([scored for answer in answers for scored in answer])
-        self._answered += seen
-        row = {
-            "kind": "evaluation",
-            "step": step,
-            "policy_version": policy_version,
-            "prompts": len(answers),
-            "responses": seen.requests,
-            "response_tokens": seen.generated_tokens,
-        }
-        self._append([row])
+        """Held against the servers' counters with the next step."""
+        self._answered += usage_of_responses(scored for answer in answers for scored in answer)
+        self._append([evaluation_row(answers, step=step, policy_version=policy_version)])
 
     def record_scoring(
         self, scorings: Sequence[Scoring], *, prompt_tokens: int, step: int, policy_version: int
     ) -> None:
         """Answers of the reuse store that the servers have read, not sampled. Held against the servers' counters with
         the next step."""
-        self._answered += ServerUsage(requests=len(scorings))
-        row = {
-            "kind": "scoring",
-            "step": step,
-            "policy_version": policy_version,
-            "responses": len(scorings),
-            "tokens": sum(len(scoring.logprobs) for scoring in scorings),
-            "prompt_tokens": prompt_tokens,
-            "cached_prompt_tokens": sum(scoring.num_cached_tokens for scoring in scorings),
-            "request_s": round(sum(scoring.elapsed_s for scoring in scorings), 4),
-        }
+        self._answered += usage_of_scorings(scorings)
+        row = scoring_row(
+            scorings, prompt_tokens=prompt_tokens, step=step, policy_version=policy_version
+        )
         self._append([row])
 
     def reconcile(self, *, step: int) -> None:
@@ -147,16 +146,17 @@ class Ledger:
         totals = {name: n for name, n in asdict(seen).items() if name.startswith(wasted)}
         self._append([{"kind": "unused", "step": step, **totals}, *filter(None, rows)])
 
-    def _check_and_describe(self, book: ServerBook, step: int) -> dict[str, Any] | None:
+    def _check_and_describe(self, book: ServerBook, step: int) -> Row | None:
         key = (book.server, book.restarts)
         if book.theirs is not None:
             check_balance(book.server, book.ours, book.theirs)
             self._reported[key] = book.theirs
-            return server_row(book, step)
+            return server_row(book, step=step, session=self._session)
         if self._lost.get(key) == book.ours:
             return None  # written down already
         self._lost[key] = book.ours
-        return lost_server_row(book, self._reported.get(key, ServerCounters()), step)
+        reported = self._reported.get(key, ServerCounters())
+        return lost_server_row(book, reported, step=step, session=self._session)
 
     def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
         self._check_ownership()
@@ -167,111 +167,39 @@ class Ledger:
                 os.fsync(file.fileno())
 
 
-def usage_of_responses(responses: Sequence[ScoredResponse]) -> ServerUsage:
-    """Responses as the client saw them arrive: cancelled ones are in a group by policy, not by an answer."""
-    kept = [scored.response for scored in responses if scored.response.finish_reason != "abort"]
-    return ServerUsage(requests=len(kept), generated_tokens=sum(r.num_tokens for r in kept))
-
-
-def prompt_row(
-    group: ResponseGroup, *, step: int, policy_version: int, is_discarded: bool
-) -> dict[str, Any]:
-    responses = [scored.response for scored in group.sampled]
-    return {
-        "kind": "prompt",
-        "step": step,
-        "position": group.position,
-        "prompt_id": group.prompt.prompt_id,
-        "policy_version": policy_version,
-        "outcome": outcome(group),
-        "stop_reason": group.stop_reason,
-        "discarded": is_discarded,
-        "stages": group.num_stages,
-        "responses": len(responses),
-        "correct": sum(scored.is_correct for scored in group.responses),
-        "ungradable": sum(s.verdict.status == "ungradable" for s in group.responses),
-        "ungraded": len(group.errored),
-        "ungraded_tokens": sum(scored.response.num_tokens for scored in group.errored),
-        "prompt_tokens": len(group.prompt.token_ids) * len(responses),
-        "cached_prompt_tokens": sum(r.num_cached_tokens for r in responses),
-        "response_tokens": sum(r.num_tokens for r in responses),
-        "truncated": sum(r.finish_reason == "length" for r in responses),
-        "cancelled": sum(r.finish_reason == "abort" for r in responses),
-        "cancelled_tokens": sum(r.num_tokens for r in responses if r.finish_reason == "abort"),
-        "request_s": round(sum(r.elapsed_s for r in responses), 4),
-        "servers": sorted({r.server for r in responses}),
-    }
-
-
-def server_row(book: ServerBook, step: int) -> dict[str, Any]:
-    assert book.theirs is not None
-    return {
-        "kind": "server",
-        "step": step,
-        "server": book.server,
-        "restarts": book.restarts,
-        **asdict(book.theirs),
-        "lost_requests": book.ours.lost_requests,
-    }
-
-
-def lost_server_row(book: ServerBook, reported: ServerCounters, step: int) -> dict[str, Any]:
-    """What a dead process answered since it last reported is known from its answers; what it did for requests that it
-    took along lies between nothing and their limits. A later row for the same process replaces this one."""
-    row: dict[str, Any] = {
-        "kind": "lost_server",
-        "step": step,
-        "server": book.server,
-        "restarts": book.restarts,
-    }
-    for name, room in _ROOM.items():
-        answered = getattr(book.ours, name)
-        row[name] = answered
-        row[f"unreported_{name}_min"] = answered - getattr(reported, name)
-        row[f"unreported_{name}_max"] = row[f"unreported_{name}_min"] + getattr(book.ours, room)
-    return row
-
-
-def outcome(group: ResponseGroup) -> str:
-    """How sampling ended for a prompt, before anything is borrowed; unsolved ones say why, if known. Only the graded
-    responses have a say."""
-    graded = [scored for scored in group.responses if scored.response.finish_reason != "abort"]
-    correct = [scored.is_correct for scored in graded]
-    if any(correct):
-        return "all_correct" if all(correct) else "mixed"
-    if not graded:
-        return "verifier_error" if group.errored else "cancelled"
-    if all(scored.response.finish_reason == "length" for scored in graded):
-        return "truncated"
-    return "all_wrong"
-
-
 def check_rows(rows: ServerUsage, seen: ServerUsage) -> None:
-    """Every answer is in a row, or in a named class of work that became no response."""
-    expected = {
-        "requests": seen.requests - seen.aborted_requests - seen.unused_requests,
-        "generated_tokens": seen.generated_tokens
-        - seen.aborted_generated_tokens
-        - seen.unused_generated_tokens,
-    }
-    for name, answered in expected.items():
-        if getattr(rows, name) != answered:
-            raise LedgerError(
-                f"the ledger's rows hold {getattr(rows, name)} {name}, but the servers answered with {answered} "
-                f"(aborted {seen.aborted_requests} and unused {seen.unused_requests} requests apart): responses were "
-                "lost or counted twice between the client and the ledger. Keep the run's folder and report it."
-            )
+    """Every response that a server generated is in a row, and in the class that it belongs to."""
+    names = (
+        "requests",
+        "generated_tokens",
+        "aborted_requests",
+        "aborted_generated_tokens",
+        "unused_requests",
+        "unused_generated_tokens",
+    )
+    if all(getattr(rows, name) == getattr(seen, name) for name in names):
+        return
+    both = ", ".join(
+        f"{name} {getattr(rows, name)} in the rows and {getattr(seen, name)} answered"
+        for name in names
+    )
+    raise LedgerError(
+        f"the rows of the ledger do not hold what the servers have answered since this process started ({both}): "
+        "responses were lost or counted twice between the client and the ledger. Keep the run's folder and report it; "
+        "run.resume=true goes on from the last checkpoint."
+    )
 
 
 def check_balance(server: str, ours: ServerUsage, theirs: ServerCounters) -> None:
     """Equal, or above by no more than what the lost requests may have come to."""
-    for name, room in _ROOM.items():
+    for name, room in ROOM.items():
         here, there = getattr(ours, name), getattr(theirs, name)
         if not 0 <= there - here <= getattr(ours, room):
             both = ", ".join(
-                f"{n} {getattr(ours, n)} here and {getattr(theirs, n)} there" for n in _ROOM
+                f"{n} {getattr(ours, n)} here and {getattr(theirs, n)} there" for n in ROOM
             )
             raise LedgerError(
                 f"server {server} counted other work than this run ({both}; {ours.lost_requests} requests were lost). "
-                "Either someone else uses the server, or responses were lost or counted twice."
+                "Either someone else uses the server, or responses were lost or counted twice. Nobody else may use it "
+                "while a run does; run.resume=true goes on from the last checkpoint."
             )

@@ -13,6 +13,7 @@ from megatron_ar3po.rollout.stage_plans import StageRule
 from megatron_ar3po.rollout.token_budget import TokenBudget
 from megatron_ar3po.types import (
     Prompt,
+    Response,
     ResponseGroup,
     SamplingParams,
     ScoredResponse,
@@ -116,7 +117,7 @@ class PromptRollout:
         self, draw: Draw, cancellation: Cancellation | None = None
     ) -> ScoredResponse | None:
         scored = await self._context.sampler.draw(draw, cancellation)
-        tokens = scored.response.num_tokens if scored is not None else 0
+        tokens = scored.response.num_generated_tokens if scored is not None else 0
         self._context.budget.settle(draw.sampling.max_response_tokens, tokens)
         return scored
 
@@ -155,9 +156,16 @@ class PromptRollout:
         stats.winner_tokens += winner_tokens
         stats.unsent += len(results) - len(sent)
         stats.add_cancelled(cut_off, winner_tokens=winner_tokens)
-        if self._context.cancelled_counts_as == "nothing":
-            return [scored for scored in sent if scored.response.finish_reason != "abort"]
-        return [s for s in sent if s.response.num_tokens == len(s.response.logprobs) > 0]
+        members = [s for s in sent if self._is_member(s.response)]
+        self._left_out += [s for s in sent if not self._is_member(s.response)]
+        return members
+
+    def _is_member(self, response: Response) -> bool:
+        """Of its group. A response that was cut off is one where it counts as truncated and has what training needs."""
+        if response.finish_reason != "abort":
+            return True
+        is_whole = response.num_tokens == len(response.logprobs) > 0
+        return is_whole and self._context.cancelled_counts_as == "truncated"
 
     def _draw(self, stage: int, index: int, urgency: float) -> Draw:
         context, position = self._context, self._step_prompt.position

@@ -21,10 +21,9 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.append_file import AppendFile
@@ -37,7 +36,9 @@ from megatron_ar3po.rollout.response_rows import (
     encode_row,
     read_fields,
 )
+from megatron_ar3po.sampling_cost import NOTHING, Spent
 from megatron_ar3po.types import ScoredResponse
+from megatron_ar3po.usage import Retries
 
 logger = logging.getLogger(__name__)
 
@@ -238,27 +239,27 @@ class ResponseLogFolder:
             self._checked_at = now
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedTokens:
-    responses: int = 0
-    tokens: int = 0
-
-
-def count_logged(folder: Path, *, after_step: int) -> dict[int, LoggedTokens]:
-    """Of each later step what its rows say was drawn for it, by whatever process, layout and policy. A response that
-    was graded twice has two rows and was drawn once; damaged rows say nothing."""
-    drawn: dict[int, dict[tuple[str, ...], int]] = {}
+def count_logged(folder: Path, *, after_step: int) -> dict[int, Spent]:
+    """Of each later step what its rows say was generated for it, by whatever process, layout and policy, and whatever
+    became of it. A response that was graded twice has two rows and was drawn once; damaged rows say nothing."""
+    drawn: dict[int, dict[tuple[object, ...], Spent]] = {}
     for path, written in _files_in(folder):
         step = int(written[1])
         for line in _read_lines(path) if step > after_step else ():
             with contextlib.suppress(DamagedRowError, KeyError):
                 row, _ = read_fields(line)
-                key = (row["settings"], row["policy"], row["response_id"])
-                drawn.setdefault(step, {})[key] = int(row["num_tokens"])
-    return {
-        step: LoggedTokens(responses=len(rows), tokens=sum(rows.values()))
-        for step, rows in sorted(drawn.items())
-    }
+                retries = Retries(**row["retries"])
+                spent = Spent(
+                    responses=row["was_begun"] + retries.requests,
+                    tokens=row["num_tokens"] + retries.tokens,
+                )
+                drawn.setdefault(step, {})[_draw_of(row)] = spent
+    return {step: sum(rows.values(), NOTHING) for step, rows in sorted(drawn.items())}
+
+
+def _draw_of(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """One that was cut off, or damaged, may be drawn again under its id; it took another time then."""
+    return tuple(row[name] for name in ("settings", "policy", "response_id", "elapsed_s"))
 
 
 def _files_in(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ import xxhash
 
 from megatron_ar3po.response_json import provenance_json, verdict_json
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
+from megatron_ar3po.usage import Retries
 
 _BEFORE_DATA = b', "data": "'
 _BEFORE_CHECKSUM = b', "xxh3": "'
@@ -60,6 +61,8 @@ def encode_row(scored: ScoredResponse, origin: Origin) -> bytes:
         "prompt_id": response.prompt_id,
         "num_tokens": response.num_tokens,
         **provenance_json(response),
+        "was_begun": response.was_begun,
+        "retries": asdict(response.retries),
         "verdict": verdict_json(scored.verdict),
     }
     head = json.dumps(fields)[:-1].encode()  # ASCII: whatever a verifier says is on one line
@@ -86,6 +89,7 @@ def decode_row(line: bytes) -> LoggedResponse:
         origin = Origin(**{name: fields.pop(name) for name in Origin._fields})
         verdict = Verdict(**fields.pop("verdict"))
         num_tokens, data = fields.pop("num_tokens"), b64decode(encoded)
+        fields["retries"] = Retries(**fields["retries"])
         response = Response(
             token_ids=np.frombuffer(data, dtype="<i4", count=num_tokens).astype(np.int32),
             logprobs=np.frombuffer(data, dtype="<f4", offset=4 * num_tokens).astype(np.float32),

@@ -13,9 +13,11 @@ from typing import Any, Literal, Protocol
 from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.observability.step_metrics import rollout_records
+from megatron_ar3po.observability.step_metrics import rollout_records, slot_records
 from megatron_ar3po.records import Records, merge_records
 from megatron_ar3po.rollout.ledger import Ledger
+from megatron_ar3po.rollout.ledger_rows import prompt_rows
+from megatron_ar3po.sampling_cost import cost_records, total_records
 from megatron_ar3po.types import CollectedStep, ResponseGroup, StepPrompt
 
 NextPrompts = Callable[[int], Sequence[StepPrompt]]
@@ -66,9 +68,7 @@ class FixedSampler:
             raise
         records = merge_records(rollout_records(drawn.groups), drawn.records)
         collected = replace(drawn, records=records)
-        if self._ledger is not None:
-            self._ledger.record_step(collected, step=step, policy_version=policy_version)
-        return collected
+        return record_cost(collected, self._ledger, step=step, policy_version=policy_version)
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:
@@ -129,13 +129,11 @@ class DynamicSampler:
         kept = set(sorted(signal_positions)[: self._prompts_per_step])
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
-        records.add_all(rollout_records(trained, discarded))
+        records.add_all(rollout_records(trained, discarded), slot_records(trained, discarded))
         collected = CollectedStep(
             groups=trained, discarded=discarded, restored=restored, records=records
         )
-        if self._ledger is not None:
-            self._ledger.record_step(collected, step=step, policy_version=policy_version)
-        return collected
+        return record_cost(collected, self._ledger, step=step, policy_version=policy_version)
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:
@@ -166,6 +164,20 @@ class DynamicSampler:
                 raise PeerError(f"the rollout of replica {replica} failed: {answer}")
             positions += answer
         return positions
+
+
+def record_cost(
+    collected: CollectedStep, ledger: Ledger | None, *, step: int, policy_version: int
+) -> CollectedStep:
+    """With the records of what it cost: sums over the rows that the ledger has written."""
+    records = Records(collected.records)
+    if ledger is None:
+        rows = prompt_rows(collected, step=step, policy_version=policy_version)
+    else:
+        rows = ledger.record_step(collected, step=step, policy_version=policy_version)
+        records.add_all(total_records(ledger.total))
+    records.add_all(cost_records(rows))
+    return replace(collected, records=records)
 
 
 def select_owned(prompts: Sequence[StepPrompt], layout: ParallelLayout) -> list[StepPrompt]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class TokenBudget:
     """A stage after the first begins only if all of it fits at full length, beside what was sampled and what may still
@@ -15,14 +17,19 @@ class TokenBudget:
     True
     """
 
-    def __init__(self, cap_tokens: int) -> None:
+    def __init__(self, cap_tokens: int | None) -> None:
+        """None: no cap."""
         self._cap = cap_tokens
         self._sampled = 0
         self._reserved = 0
 
     def reserve(self, num_responses: int, limit_tokens: int, *, is_first: bool = False) -> bool:
         asked = num_responses * limit_tokens
-        if self._cap and not is_first and self._sampled + self._reserved + asked > self._cap:
+        if (
+            self._cap is not None
+            and not is_first
+            and self._sampled + self._reserved + asked > self._cap
+        ):
             return False
         self._reserved += asked
         return True
@@ -31,3 +38,18 @@ class TokenBudget:
         """A response is there (or cancelled): what it took replaces what it might have taken."""
         self._reserved -= limit_tokens
         self._sampled += num_tokens
+
+
+def share_of_cap(cap_tokens: int, positions: Iterable[int], num_prompts: int) -> int:
+    """What the prompts at `positions` of a step's `num_prompts` get of its tokens. The shares of all prompts add up to
+    the cap, whoever owns which; 0 is a share too, and no lack of a cap.
+
+    >>> [share_of_cap(10, [position], 4) for position in range(4)]
+    [2, 3, 2, 3]
+    >>> share_of_cap(10, [0, 2], 4) + share_of_cap(10, [1, 3], 4)
+    10
+    """
+    return sum(
+        cap_tokens * (position + 1) // num_prompts - cap_tokens * position // num_prompts
+        for position in positions
+    )

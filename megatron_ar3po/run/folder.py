@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
@@ -13,6 +14,8 @@ from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.facts import write_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format
 from megatron_ar3po.run.state import RunState, StartingPoint
+
+Found = TypeVar("Found")
 
 STEP_FILES = ("metrics.jsonl", "rollouts.jsonl")  # one row or a few for each step
 END_MARKERS = ("DONE", "STOPPED")
@@ -30,11 +33,11 @@ def check_run_folder(config: Config) -> None:
 
 
 def begin_run(
-    config: Config, start: StartingPoint, *, abandon_ledger_rows: Callable[[Path, int], object]
-) -> None:
+    config: Config, start: StartingPoint, *, take_up_ledger: Callable[[], Found]
+) -> Found | None:
     """RUN becomes this run's: its config, facts and format are written, and the files of an old run go back to `start`.
     Only from here on has a start changed anything, so whatever may refuse it comes before. Rank 0 only.
-    `abandon_ledger_rows(file, step)`: what a resume from `step` does to the ledger's later rows."""
+    `take_up_ledger`: what a resume does to the ledger; what it finds is given back."""
     folder = config.run.path
     try:
         for marker in END_MARKERS:
@@ -42,11 +45,11 @@ def begin_run(
         write_format(folder)  # before the config: one without a version is of the first format
         write_durably(folder / CONFIG_FILE, add_checksum(to_yaml(config)))
         write_facts(folder, start.facts)  # after it: where facts are, the config has a checksum
-        if config.run.resume:
-            for written in STEP_FILES:
-                drop_rows_after(folder / written, start.last_step)
-            for written in folder.glob("ledger/*.jsonl"):
-                abandon_ledger_rows(written, start.last_step)  # what was done twice has cost twice
+        if not config.run.resume:
+            return None
+        for written in STEP_FILES:
+            drop_rows_after(folder / written, start.last_step)
+        return take_up_ledger()
     except OSError as error:  # a user can mend it: no rights, no space, a file in the way
         raise ValueError(
             f"run.dir={folder} cannot be written ({error.strerror}: {error.filename or folder}); make room or mend its "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.servers.usage import was_begun
 from megatron_ar3po.types import (
     FinishReason,
     Generation,
@@ -59,6 +60,7 @@ def parse_generation(response: dict[str, Any], *, vocab_size: int) -> Generation
         policy_version=_policy_version(meta),
         server="",
         num_cached_tokens=int(meta.get("cached_tokens", 0)),
+        was_begun=was_begun(meta),
     )
 
 

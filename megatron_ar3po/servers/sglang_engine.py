@@ -38,9 +38,9 @@ from megatron_ar3po.servers.engine_requests import (
 from megatron_ar3po.servers.engine_responses import LostRequest, decode_response
 from megatron_ar3po.servers.server import Server, parse_process, process_of
 from megatron_ar3po.servers.server_repair import ServerRepair, WatchedServer
-from megatron_ar3po.servers.usage import mark_unused, usage_of
+from megatron_ar3po.servers.usage import mark_unused, retries_of, usage_of
 from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
-from megatron_ar3po.usage import Process, ServerUsage
+from megatron_ar3po.usage import NO_RETRIES, Process, Retries, ServerUsage
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,7 @@ class SglangEngine:
         self.usage: dict[Process, ServerUsage] = {}
         self._id_prefix = ""
         self._in_flight: dict[str, tuple[Sequence[str], str]] = {}  # by request id: URLs, which try
+        self._retries: dict[str, Retries] = {}  # of the requests that are under way, by request id
         self._config = config
         self._vocab_size = vocab_size
         self._is_deterministic = is_deterministic
@@ -87,12 +88,19 @@ class SglangEngine:
         encoded = encode_generation(
             request, vocab_size=self._vocab_size, is_seeded=self._is_deterministic
         )
-        return await self._request_until_usable(encoded)
+        return await self._request_and_count(encoded)
 
     async def score(self, request: ScoringRequest) -> Scoring:
-        return await self._request_until_usable(
-            encode_scoring(request, vocab_size=self._vocab_size)
-        )
+        return await self._request_and_count(encode_scoring(request, vocab_size=self._vocab_size))
+
+    async def _request_and_count(self, request: EngineRequest[Result]) -> Result:
+        """With the retries that it took."""
+        try:
+            result = await self._request_until_usable(request)
+            retries = self._retries.get(request.request_id, result.retries)
+        finally:
+            self._retries.pop(request.request_id, None)
+        return replace(result, retries=retries)
 
     async def _request_until_usable(self, request: EngineRequest[Result]) -> Result:
         watched = self._server_of(request.prompt_token_ids)
@@ -182,6 +190,8 @@ class SglangEngine:
                 result = request.read(content, process[0])
             except (LostRequest, RolloutEngineError):
                 seen = mark_unused(seen)
+                before = self._retries.get(request.request_id, NO_RETRIES)
+                self._retries[request.request_id] = before + retries_of(seen)
                 raise
             finally:
                 self._count(process, seen)

@@ -15,7 +15,8 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.folder_owner import FolderOwner, check_owner
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.reuse.choice import check_pick
-from megatron_ar3po.rollout.ledger_file import abandon_rows_after
+from megatron_ar3po.rollout.ledger_resume import LedgerState, take_up_ledger
+from megatron_ar3po.rollout.response_log import count_logged
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.checkpoints import choose_checkpoint
 from megatron_ar3po.run.folder import (
@@ -28,8 +29,10 @@ from megatron_ar3po.run.resume_comparison import Comparison, add_changes
 from megatron_ar3po.run.row_files import check_row_files
 from megatron_ar3po.run.state import RunState, StartingPoint, read_state
 from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.sampling_cost import Spent, metric_totals
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.parts import RunParts, build_parts, build_trainer, checkpoint_folder
+from megatron_ar3po.wiring.response_log import log_folder
 from megatron_ar3po.wiring.reuse_store import open_store
 from megatron_ar3po.wiring.router import check_routing
 from megatron_ar3po.wiring.run_facts import compare_start
@@ -103,7 +106,13 @@ def begin(
     ranks.run_on_first(parts.check_ownership)  # servers and model took their time
     store = open_store(config, ranks, stack, parts.store_claim, start, parts.check_ownership)
     trainer = build_trainer(config, ranks, stack, parts, store, start)
-    ranks.run_on_first(lambda: begin_run(config, start, abandon_ledger_rows=abandon_rows_after))
+    there = ranks.run_on_first(
+        lambda: begin_run(config, start, take_up_ledger=lambda: take_up_cost(config, start))
+    )
+    if there is not None:
+        trainer.metrics.totals.update(metric_totals(there.cost))
+        if parts.rollout is not None:
+            parts.rollout.ledger.go_on(there, is_first=ranks.is_first)
     if start.checkpoint is not None:
         trainer.saver.go_on_from(start.checkpoint)
         logger.info(
@@ -113,6 +122,18 @@ def begin(
             start.state.policy_version,
         )
     return trainer
+
+
+def take_up_cost(config: Config, start: StartingPoint) -> LedgerState:
+    """What the run has cost so far stays in its ledger."""
+    totals = start.state.totals
+    total = Spent(
+        responses=int(totals.get("rollout/responses_total", 0)),
+        tokens=int(totals.get("rollout/tokens_total", 0)),
+    )
+    logged = count_logged(log_folder(config), after_step=start.last_step)
+    ledger = config.run.path / "ledger"
+    return take_up_ledger(ledger, step=start.last_step, total=total, logged=logged)
 
 
 def share_ownership(config: Config, ranks: Ranks, owner: FolderOwner | None) -> Callable[[], None]:

@@ -21,6 +21,7 @@ from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.response_log import ResponseLogFolder
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run.state import StartingPoint
+from megatron_ar3po.sampling_cost import Spent
 from megatron_ar3po.servers.counters import server_books
 from megatron_ar3po.servers.routed_engine import RoutedEngine
 from megatron_ar3po.servers.router_control import RouterControl
@@ -122,19 +123,26 @@ def build_rollout(
         num_clients=1 if router is None else ranks.layout.data_parallel_size,
         history=history,
         log=log,
+        incorrect_reward=config.rewards.incorrect,
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
     before = counters_before(servers)
+    most = config.rollout.max_responses_per_prompt
+    most_of_a_prompt = Spent(responses=most, tokens=most * config.rollout.max_response_tokens)
     if config.servers.routing == "local":
         ledger = Ledger(
-            path, lambda: server_books(engine, before=before), check_ownership=check_ownership
+            path,
+            lambda: server_books(engine, before=before),
+            most_of_a_prompt=most_of_a_prompt,
+            check_ownership=check_ownership,
         )
     else:
         ledger = Ledger(
             path,
             lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
             seen=lambda: sum(engine.usage.values(), ServerUsage()),
+            most_of_a_prompt=most_of_a_prompt,
             check_ownership=check_ownership,
         )
     return LeaderRollout(

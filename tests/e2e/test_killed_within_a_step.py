@@ -33,7 +33,7 @@ def test_a_run_killed_within_a_step_comes_to_the_same_and_draws_nothing_twice(st
 
     again = start(*WORDS, f"run.dir={killed.folder}", "run.resume=true").wait().require_success()
     assert comparable(again.metrics) == comparable(unkilled.metrics)
-    assert again.metrics[-1]["rollout/restored_responses"] == len(written)
+    assert again.metrics[-1]["rollout/cost/restored_responses"] == len(written)
     rows, expected = rows_of_step(again.folder, 2), rows_of_step(unkilled.folder, 2)
     assert len(rows) == len(expected), "what was finished before the kill was not drawn again"
     assert describe(rows) == describe(expected)
@@ -65,7 +65,7 @@ def describe(rows: list[bytes]) -> dict[str, object]:
 
 def comparable(metrics: list[dict[str, float]]) -> list[dict[str, float]]:
     """Without what is measured in seconds, and what is new in a run that went on."""
-    differ = ("time/", "memory/", "mismatch/", "rollout/restored_")
+    differ = ("time/", "memory/", "mismatch/", "rollout/cost/restored_", "rollout/cost/redone_")
     return [
         {
             name: value

@@ -86,21 +86,29 @@ class FakeRolloutEngine:
 @dataclass
 class AbortableEngine:
     """Index i of a stage has `lengths[i]` tokens, one every 10 ms; None goes on until it is aborted, and then has
-    four."""
+    four. The first request for one of `server_aborts` is aborted by the server after two."""
 
     lengths: tuple[int | None, ...]
+    server_aborts: tuple[int, ...] = ()
     sent: list[str] = field(default_factory=list)
     aborted: dict[str, asyncio.Event] = field(default_factory=dict)
 
     async def generate(self, request: GenerationRequest) -> Generation:
         self.sent.append(request.request_id)
         stop = self.aborted.setdefault(request.request_id, asyncio.Event())
-        length, reason = self.lengths[int(request.request_id.split(".")[3])], "stop"
+        index = int(request.request_id.split(".")[3])
+        length, reason = self.lengths[index], "stop"
+        if index in self.server_aborts and not request.request_id.endswith(".again1"):
+            await asyncio.sleep(2 * TOKEN_S)
+            return self.answer(2, "abort")
         try:
             await asyncio.wait_for(stop.wait(), None if length is None else length * TOKEN_S)
             length, reason = ABORTED_TOKENS, "abort"
         except asyncio.TimeoutError:
             assert length is not None
+        return self.answer(length, reason)
+
+    def answer(self, length: int, reason: FinishReason) -> Generation:
         return Generation(
             token_ids=np.full(length, 5, dtype=np.int32),
             logprobs=np.full(length, -0.5, dtype=np.float32),

@@ -28,6 +28,7 @@ from megatron_ar3po.observability.step_metrics import rollout_records
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.records import Max, Record, Records, Sum
 from megatron_ar3po.reuse.lender import Lender
+from megatron_ar3po.rollout.step_sampler import record_cost
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
 from megatron_ar3po.run.state import RunState
@@ -66,7 +67,8 @@ class FakeSampler:
             )
             for p in self.prompts.next_batch(2)
         )
-        return CollectedStep(groups=groups, records=rollout_records(groups))
+        collected = CollectedStep(groups=groups, records=rollout_records(groups))
+        return record_cost(collected, None, step=step, policy_version=policy_version)
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         self.events.append(f"loans of step {step}: {sum(g.num_borrowed for g in groups)}")

@@ -28,6 +28,7 @@ from harness.trainer_runs import ROOT, Run, RunStarter
 
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.rollout.ledger_file import rows_of_run
+from megatron_ar3po.sampling_cost import cost_of
 from tools.compare_runs import compare_runs
 
 NUM_STEPS = 12
@@ -209,20 +210,22 @@ def find_faults(folder: Path, *, num_replicas: int) -> list[str]:
     faults = []
     if [row["step"] for row in rows] != [*range(NUM_STEPS + 1)]:
         faults.append(f"steps in metrics.jsonl: {[row['step'] for row in rows]}")
-    counted = [row for row in rows_of_run(folder / "ledger") if not row.get("abandoned")]
+    in_ledger = rows_of_run(folder / "ledger")
+    cost = cost_of(in_ledger)
+    counted = [row for row in in_ledger if not row.get("abandoned")]
     prompts = [row for row in counted if row["kind"] == "prompt"]
     counts = Counter((row["step"], row["position"]) for row in prompts)
     faults += [f"{key} has {n} rows in the ledger" for key, n in counts.items() if n != 1]
     if len(prompts) != NUM_STEPS * PROMPTS_PER_STEP:
         faults.append(f"{len(prompts)} rows of prompts in the ledger")
     for name, column in (("responses", "responses"), ("tokens", "response_tokens")):
-        in_ledger = sum(row[column] for row in prompts)
+        of_prompts = sum(row[column] for row in prompts)
         in_metrics = sum(row.get(f"rollout/{name}_generated", 0) for row in rows)
-        if in_ledger != in_metrics or in_ledger != rows[-1][f"rollout/{name}_total"]:
-            faults.append(
-                f"{name}: {in_ledger} in the ledger, {in_metrics} in the metrics, "
-                f"{rows[-1][f'rollout/{name}_total']} as total"
-            )
+        if of_prompts != in_metrics:
+            faults.append(f"{name}: {of_prompts} in the ledger, {in_metrics} in the metrics")
+        sampled, total = getattr(cost.total, name), rows[-1][f"rollout/{name}_total"]
+        if total != sampled:
+            faults.append(f"{name}: {sampled} were sampled by the ledger, {total} by the metrics")
     evaluations = Counter(row["policy_version"] for row in counted if row["kind"] == "evaluation")
     faults += [
         f"{n} evaluations of version {v}" for v, n in evaluations.items() if n != num_replicas

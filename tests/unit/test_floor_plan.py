@@ -5,7 +5,7 @@ floor 5   train   evaluate   wiring/
 floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
 floor 2   algorithm/   observability/
-floor 1   types   records   usage   interfaces   hf_folder   http_client   async_tasks
+floor 1   types   records   usage   sampling_cost   interfaces   hf_folder   http_client   async_tasks
           user_functions   model_shape   response_json   file_digests   folder_owner   disk_faults
           config/   distributed/   platform/
 """
@@ -21,15 +21,9 @@ PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 
 FLOORS = [
     {
-        *("types", "records", "usage", "interfaces", "hf_folder", "http_client", "async_tasks"),
-        *(
-            "user_functions",
-            "model_shape",
-            "response_json",
-            "file_digests",
-            "folder_owner",
-            "disk_faults",
-        ),
+        *("types", "records", "usage", "sampling_cost", "interfaces", "hf_folder", "http_client"),
+        *("async_tasks", "user_functions", "model_shape", "response_json", "file_digests"),
+        *("folder_owner", "disk_faults"),
         *("config", "distributed", "platform"),
     },
     {"algorithm", "observability"},

@@ -7,7 +7,7 @@ from dataclasses import replace
 from fakes.algorithm_cases import group, make_errored, make_scored
 
 from megatron_ar3po.algorithm.history import PromptHistory
-from megatron_ar3po.rollout.ledger import prompt_row
+from megatron_ar3po.rollout.ledger_rows import prompt_row
 from megatron_ar3po.types import ResponseGroup
 
 PRIOR = 1.0  # Beta(1, 1)

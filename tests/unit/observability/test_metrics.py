@@ -6,6 +6,8 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.rank_watch import RankWatch
 from megatron_ar3po.observability.metrics import Metrics, drop_rows_after, read_rows
 from megatron_ar3po.records import Max, Mean, Sum
+from megatron_ar3po.sampling_cost import Spent, total_records
+from megatron_ar3po.usage import LedgerError
 
 
 class TwoRanks:
@@ -43,6 +45,33 @@ def test_totals_run_on_over_steps(tmp_path):
         metrics.add({"rollout/responses_generated": Sum(count)})
         row = metrics.flush(step)
     assert row["rollout/responses_total"] == 15
+
+
+def test_what_comes_from_the_response_log_is_in_the_step_and_not_counted_anew(tmp_path):
+    """A resumed run: 20 responses were generated before, 6 of them in a step that is done again. It takes 4 from the
+    log and draws 2."""
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.totals["rollout/responses_total"] = 20
+    metrics.totals["rollout/cost/redone_responses_total"] = 6
+    metrics.add(
+        {"rollout/responses_generated": Sum(6), "rollout/cost/restored_responses": Sum(4)},
+        total_records(Spent(responses=22)),
+    )
+    assert metrics.flush(3) == {
+        "rollout/responses_generated": 6,
+        "rollout/cost/restored_responses": 4,
+        "rollout/responses_total": 22,
+        "rollout/cost/redone_responses_total": 2,
+    }
+
+
+def test_a_total_that_is_not_the_ledgers_ends_the_run_before_its_row_is_written(tmp_path):
+    other = {"rollout/responses_generated": Sum(5), **total_records(Spent(responses=6))}
+    metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add({"rollout/responses_generated": Sum(4)}, total_records(Spent(responses=4)))
+    with pytest.raises(LedgerError, match=r"responses_total is 9, .* RUN/ledger come to 10"):
+        metrics.flush(1)
+    assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_nan_is_written_as_null(tmp_path):

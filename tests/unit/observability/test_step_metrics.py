@@ -11,6 +11,8 @@ from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.observability.step_metrics import group_records, loan_records, rollout_records
 from megatron_ar3po.records import Mean, Sum
+from megatron_ar3po.rollout.ledger_rows import prompt_row
+from megatron_ar3po.sampling_cost import cost_records
 from megatron_ar3po.types import ResponseGroup, Verdict
 
 
@@ -61,8 +63,11 @@ def test_a_response_that_the_verifier_failed_for_is_cost_without_a_reward() -> N
         replace(group([], position=1), left_out=(failed, failed)),
     ]
     records = rollout_records(groups)
-    assert records["rollout/responses_generated"] == Sum(5)
-    assert records["rollout/tokens_generated"] == Sum(15)
+    rows = [prompt_row(g, step=1, policy_version=0, is_discarded=False) for g in groups]
+    cost = cost_records(rows)
+    assert cost["rollout/responses_generated"] == Sum(5)
+    assert cost["rollout/tokens_generated"] == Sum(15)
+    assert cost["rollout/cost/ungraded_responses"] == Sum(3)
     assert records["rollout/responses_per_prompt"] == Mean(2.5, 2)
     assert records["rollout/verifier_errors"] == Sum(3)
     assert records["reward/mean"] == records["reward/correct_frac"] == Mean(0.5, 2)

@@ -10,6 +10,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.draws import response_seed
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
+from megatron_ar3po.usage import Retries
 
 
 def make_prompts(count: int) -> list[StepPrompt]:
@@ -229,6 +230,12 @@ def test_aborted_answer_is_drawn_again_and_never_graded():
     assert all(r.response.finish_reason == "stop" for r in groups[0].responses)
     assert sorted(verifier.verified) == ["s1.p0.1.0", "s1.p0.1.1"]
     assert "s1.p0.1.1.again1" in engine.finished
+    assert [r.response.retries for r in groups[0].responses] == [
+        Retries(),
+        Retries(aborted=1, aborted_tokens=2),
+    ]
+    assert [r.response.num_generated for r in groups[0].responses] == [1, 2]
+    assert [r.response.num_generated_tokens for r in groups[0].responses] == [2, 4]
 
 
 def test_a_response_that_is_always_aborted_ends_the_run():

@@ -1,10 +1,13 @@
-import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from megatron_ar3po.folder_owner import FolderOwnedError
-from megatron_ar3po.rollout.ledger import Ledger, check_balance, check_rows, outcome
+from megatron_ar3po.rollout.ledger import Ledger, check_balance, check_rows
+from megatron_ar3po.rollout.ledger_file import ledger_rows
+from megatron_ar3po.rollout.ledger_rows import outcome
+from megatron_ar3po.sampling_cost import Spent
 from megatron_ar3po.servers.counters import parse_counters
 from megatron_ar3po.types import (
     CollectedStep,
@@ -58,7 +61,7 @@ def group(*responses, position=0):
 
 
 def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return ledger_rows(path)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +115,12 @@ def test_one_row_per_prompt_and_step_discarded_ones_too(tmp_path):
         "truncated": 0,
         "cancelled": 0,
         "cancelled_tokens": 0,
+        "aborted": 0,
+        "aborted_tokens": 0,
+        "unusable": 0,
+        "unusable_tokens": 0,
+        "restored": 0,
+        "restored_tokens": 0,
         "request_s": 1.0,
         "servers": ["dp0.s0"],
     }
@@ -159,6 +168,10 @@ def test_evaluation_is_a_class_of_its_own(tmp_path):
             "prompts": 1,
             "responses": 2,
             "response_tokens": 7,
+            "aborted": 0,
+            "aborted_tokens": 0,
+            "unusable": 0,
+            "unusable_tokens": 0,
         }
     ]
 
@@ -170,7 +183,7 @@ def test_scoring_is_a_class_of_its_own_and_balances_with_the_servers_count(tmp_p
     theirs = ServerCounters(requests=2, prompt_tokens=16, cached_prompt_tokens=6)
     book = ServerBook(server="dp0.s0", restarts=0, ours=used, theirs=theirs)
     ledger = Ledger(path, lambda: [book])
-    with pytest.raises(LedgerError, match="rows hold 0 requests, but the servers answered with 2"):
+    with pytest.raises(LedgerError, match="requests 0 in the rows and 2 answered"):
         ledger.reconcile(step=3)
     scorings = [
         Scoring(
@@ -213,6 +226,7 @@ def test_equal_books_become_a_row_per_server(tmp_path):
         "step": 3,
         "server": "dp0.s0",
         "restarts": 1,
+        "session": 0,
         "requests": 8,
         "prompt_tokens": 40,
         "cached_prompt_tokens": 30,
@@ -228,9 +242,18 @@ def test_equal_books_become_a_row_per_server(tmp_path):
 def test_an_intent_is_on_the_disk_before_anything_is_asked(tmp_path):
     path = tmp_path / "dp00.jsonl"
     prompts = [StepPrompt(position=i, prompt=group().prompt) for i in (4, 7)]
-    Ledger(path).open_step(prompts, step=2, policy_version=5)
+    most = Spent(responses=8, tokens=8 * 32)
+    Ledger(path, most_of_a_prompt=most).open_step(prompts, step=2, policy_version=5)
     assert rows(path) == [
-        {"kind": "intent", "step": 2, "policy_version": 5, "prompts": 2, "positions": [4, 7]}
+        {
+            "kind": "intent",
+            "step": 2,
+            "policy_version": 5,
+            "prompts": 2,
+            "positions": [4, 7],
+            "responses_max": 16,
+            "response_tokens_max": 512,
+        }
     ]
 
 
@@ -270,21 +293,37 @@ def test_a_dead_process_leaves_one_row_that_bounds_what_it_did_not_report(tmp_pa
     assert row["unreported_prompt_tokens_max"] == 25
 
 
-def test_rows_that_do_not_hold_every_answer_are_an_error():
-    """10 answered, of which 1 was aborted after 4 tokens and 2 of 3 tokens each could not be used: 7 are in rows."""
-    seen = ServerUsage(
-        requests=10,
-        generated_tokens=50,
-        aborted_requests=1,
-        aborted_generated_tokens=4,
-        unused_requests=2,
-        unused_generated_tokens=6,
-    )
-    check_rows(ServerUsage(requests=7, generated_tokens=40), seen)
-    with pytest.raises(LedgerError, match="rows hold 8 requests, but the servers answered with 7"):
-        check_rows(ServerUsage(requests=8, generated_tokens=40), seen)
-    with pytest.raises(LedgerError, match="rows hold 39 generated_tokens"):
-        check_rows(ServerUsage(requests=7, generated_tokens=39), seen)
+SEEN = ServerUsage(
+    requests=10,
+    generated_tokens=50,
+    aborted_requests=1,
+    aborted_generated_tokens=4,
+    unused_requests=2,
+    unused_generated_tokens=6,
+)
+
+
+def test_rows_that_hold_every_response_in_its_class_are_right():
+    """10 answered, of which 1 was aborted after 4 tokens and 2 of 3 tokens each could not be used."""
+    check_rows(SEEN, SEEN)
+    check_rows(SEEN, replace(SEEN, lost_requests=3, queue_aborts=2))  # these are no responses
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"requests": 8}, "requests 8 in the rows and 10 answered"),
+        ({"generated_tokens": 49}, "generated_tokens 49 in the rows and 50 answered"),
+        ({"aborted_requests": 0}, "aborted_requests 0 in the rows and 1 answered"),
+        ({"unused_generated_tokens": 0}, "unused_generated_tokens 0 in the rows and 6 answered"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_rows_that_do_not_hold_every_response_in_its_class_end_the_run_with_both_numbers(
+    change, said
+):
+    with pytest.raises(LedgerError, match=said):
+        check_rows(replace(SEEN, **change), SEEN)
 
 
 def test_unequal_books_end_the_run_with_both_numbers():

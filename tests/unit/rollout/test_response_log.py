@@ -19,10 +19,10 @@ from fakes.verifier import FakeVerifier
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.records import Sum
 from megatron_ar3po.rollout.ledger import Ledger
-from megatron_ar3po.rollout.response_log import LoggedTokens, count_logged
+from megatron_ar3po.rollout.response_log import count_logged
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler, select_owned
+from megatron_ar3po.sampling_cost import Spent
 from megatron_ar3po.types import Verdict
 from megatron_ar3po.usage import ServerUsage
 
@@ -65,9 +65,6 @@ def test_a_killed_rollout_done_again_draws_what_is_missing_alone(tmp_path, dies_
     answered = set(killed.finished[:dies_after])
     assert answered.isdisjoint(request.request_id for request in engine.requests)
     assert again.restored == answered
-    assert again.records.get("rollout/restored_responses") == (
-        Sum(dies_after) if dies_after else None
-    )
 
 
 def test_a_second_kill_loses_no_more_than_the_first(tmp_path):
@@ -174,9 +171,7 @@ def test_what_a_step_has_cost_so_far_is_told_by_its_rows(tmp_path):
     collect(tmp_path)
     responses = [scored.response for scored in all_of(collected.groups)]
     (tmp_path / "step_00004.dp00-of-01.jsonl").write_bytes(b"half of a li")
-    expected = LoggedTokens(
-        responses=2 * len(responses), tokens=2 * sum(r.num_tokens for r in responses)
-    )
+    expected = Spent(responses=2 * len(responses), tokens=2 * sum(r.num_tokens for r in responses))
     assert count_logged(tmp_path, after_step=2) == {3: expected}
     assert count_logged(tmp_path, after_step=3) == {}
     assert count_logged(tmp_path / "none", after_step=0) == {}

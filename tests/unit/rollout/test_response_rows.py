@@ -10,6 +10,7 @@ from megatron_ar3po.rollout.response_rows import (
     encode_row,
 )
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
+from megatron_ar3po.usage import Retries
 
 ORIGIN = Origin("settings", "policy", "grading")
 
@@ -30,6 +31,8 @@ def make_scored(**verdict) -> ScoredResponse:
         server="dp0.s1",
         num_cached_tokens=31,
         elapsed_s=0.1 + 0.2,
+        was_begun=False,
+        retries=Retries(aborted=1, aborted_tokens=7, unusable=2, unusable_tokens=9),
     )
     return ScoredResponse(
         response=response, verdict=Verdict(**{"reward": 1 / 3, "status": "incorrect", **verdict})

@@ -3,7 +3,7 @@ import pytest
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
-from megatron_ar3po.rollout.token_budget import TokenBudget
+from megatron_ar3po.rollout.token_budget import TokenBudget, share_of_cap
 from megatron_ar3po.types import Prompt
 
 PROMPT = Prompt(prompt_id="ab", token_ids=(1,), ground_truth="")
@@ -153,4 +153,18 @@ def test_a_cap_holds_whatever_comes_back_but_for_first_stages():
     budget.settle(60, 20)
     budget.settle(60, 10)
     assert budget.reserve(1, 60) and not budget.reserve(1, 60)
-    assert all(TokenBudget(0).reserve(8, 4096) for _ in range(100))  # 0: no cap
+    assert all(TokenBudget(None).reserve(8, 4096) for _ in range(100))
+    nothing = TokenBudget(0)  # a share, and no lack of a cap
+    assert nothing.reserve(8, 64, is_first=True) and not nothing.reserve(1, 1)
+
+
+@pytest.mark.parametrize("cap", [1, 3, 7, 1000])
+@pytest.mark.parametrize("dp", [1, 2, 4])
+def test_the_shares_of_the_replicas_add_up_to_the_cap(cap, dp):
+    """Of 6 prompts; prompt i belongs to replica i % dp."""
+    shares = [share_of_cap(cap, range(rank, 6, dp), 6) for rank in range(dp)]
+    assert sum(shares) == cap
+    assert shares == [
+        sum(share_of_cap(cap, [p], 6) for p in range(rank, 6, dp)) for rank in range(dp)
+    ]
+    assert share_of_cap(cap, [], 6) == 0

@@ -1,3 +1,4 @@
+import math
 import threading
 from typing import Any
 
@@ -10,7 +11,7 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.records import Mean, Sum
+from megatron_ar3po.records import Mean, Sum, merge_records
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.types import CollectedStep, Prompt, StepPrompt
@@ -170,11 +171,11 @@ def test_when_the_prompts_run_out_the_step_trains_on_what_it_has():
     assert supply.calls == [4, 4, 4]
 
 
-def run_replicas(make_sampler):
-    """Two leaders in two threads, with a gather that waits for both."""
-    barrier = threading.Barrier(2)
-    box: list[Any] = [None, None]
-    results: list[Any] = [None, None]
+def run_replicas(make_sampler, dp=2):
+    """The leaders in threads, with a gather that waits for all."""
+    barrier = threading.Barrier(dp)
+    box: list[Any] = [None] * dp
+    results: list[Any] = [None] * dp
 
     def leader(rank):
         def gather(value):
@@ -189,12 +190,52 @@ def run_replicas(make_sampler):
         except Exception as error:
             results[rank] = error
 
-    threads = [threading.Thread(target=leader, args=(rank,)) for rank in range(2)]
+    threads = [threading.Thread(target=leader, args=(rank,)) for rank in range(dp)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(20)
     return results
+
+
+@pytest.mark.parametrize("prompts_per_step", [3, 4])
+@pytest.mark.parametrize("dp", [1, 2, 4])
+def test_what_a_step_of_dapo_cost_does_not_depend_on_the_number_of_replicas(dp, prompts_per_step):
+    """Two rounds of 3: 12 responses for the 3 groups that are kept, 4 a slot. Two rounds of 4: 16 for 4. With four
+    replicas some fill no slot, and some discard nothing."""
+
+    def sampler(rank, gather):
+        layout = ParallelLayout(world_size=dp, rank=rank)
+        supply = PromptSupply(100)
+        return dynamic(supply, layout=layout, gather=gather, prompts_per_step=prompts_per_step)
+
+    steps = run_replicas(sampler, dp)
+    records = merge_records(*[step.records for step in steps])
+    drawn = 2 * prompts_per_step
+    expected = {
+        "prompts": drawn,
+        "filled_slots": prompts_per_step,
+        "responses_generated": 2 * drawn,
+        "tokens_generated": 4 * drawn,
+        "responses_discarded": 2 * drawn - 2 * prompts_per_step,
+        "cost/kept_responses": 2 * prompts_per_step,
+        "cost/discarded_responses": 2 * drawn - 2 * prompts_per_step,
+        "responses_per_filled_slot": 4,
+        "responses_per_prompt": 2,
+    }
+    values = {name: records[f"rollout/{name}"].value for name in expected}
+    assert values == pytest.approx(expected)
+
+
+def test_a_step_of_dapo_that_fills_no_slot_has_no_cost_per_slot():
+    class NothingMixed:
+        def collect(self, prompts, **kwargs):
+            return CollectedStep(groups=(group((0.0, 0.0), position=1),))
+
+    step = dynamic(PromptSupply(4), collector=NothingMixed(), max_rounds=1).collect(
+        step=1, policy_version=0
+    )
+    assert math.isnan(step.records["rollout/responses_per_filled_slot"].value)
 
 
 def test_two_replicas_keep_the_same_groups_as_one():

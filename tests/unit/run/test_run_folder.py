@@ -11,15 +11,16 @@ import pytest
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.observability.metrics import read_rows
-from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
+from megatron_ar3po.rollout.ledger_file import ledger_rows, rows_of_run
 from megatron_ar3po.run.folder import begin_run, find_finished
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.upgrade import upgrade_run
+from megatron_ar3po.wiring.run import take_up_cost
 
 
 def begin(folder: Path, start: StartingPoint, *words: str) -> None:
     config = load_config([folder / "resolved_config.yaml"], ["run.resume=true", *words])
-    begin_run(config, start, abandon_ledger_rows=abandon_rows_after)
+    begin_run(config, start, take_up_ledger=lambda: take_up_cost(config, start))
 
 
 def steps_of(folder: Path, name: str) -> list[int]:

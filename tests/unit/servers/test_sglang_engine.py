@@ -14,9 +14,9 @@ from aiohttp import web
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers.sglang_engine import SglangEngine
-from megatron_ar3po.servers.usage import usage_of
+from megatron_ar3po.servers.usage import retries_of, usage_of
 from megatron_ar3po.types import GenerationRequest, SamplingParams, ScoringRequest
-from megatron_ar3po.usage import ServerUsage
+from megatron_ar3po.usage import Retries, ServerUsage
 
 Reply = web.StreamResponse | float  # a float: say nothing for so many seconds
 
@@ -219,7 +219,8 @@ def test_a_thrown_away_answer_counts_as_work_of_the_server():
     server = ScriptedServer(
         lambda n, body: good(body, output_ids=[5, 7, 2]) if n == 1 else good(body)
     )
-    _, usage = ask(server)
+    generation, usage = ask(server)
+    assert generation.retries == Retries(unusable=1, unusable_tokens=3)
     assert usage[("dp0.s0", 0)] == ServerUsage(
         requests=2,
         prompt_tokens=6,
@@ -428,6 +429,20 @@ def test_an_abort_names_the_try_that_runs_and_no_id_begins_another():
     assert not [(a, b) for a in rids for b in rids if a != b and b.startswith(a)]
 
 
+@pytest.mark.parametrize(("counted", "was_begun"), [({}, True), ({"prompt_tokens": None}, False)])
+def test_an_aborted_response_says_whether_it_had_begun(counted, was_begun):
+    """A request that was aborted in the queue comes back without a count of its prompt."""
+    meta = {"finish_reason": {"type": "abort"}, "output_token_logprobs": [], **counted}
+
+    def answer(n, body):
+        whole = good(body, output_ids=[], meta=meta)
+        known = whole["meta_info"].items()
+        return {**whole, "meta_info": {name: value for name, value in known if value is not None}}
+
+    generation, _ = ask(ScriptedServer(answer))
+    assert generation.was_begun == was_begun
+
+
 def test_an_abort_in_the_servers_queue_is_no_work_of_the_server():
     """SGLang counts such a request nowhere; one that ran is counted with what it had."""
     aborted = {"finish_reason": {"type": "abort", "message": "x"}, "completion_tokens": 0}
@@ -499,6 +514,7 @@ def test_a_score_that_is_not_of_the_asked_tokens_is_asked_again(changes):
     assert scoring.logprobs.tolist() == [-0.5, -1.5]
     seen = usage[("dp0.s0", 0)]
     assert (seen.requests, seen.unused_requests + seen.aborted_requests) == (2, 1)
+    assert scoring.retries == retries_of(seen) and scoring.retries.requests == 1
 
 
 def test_the_last_token_of_the_vocabulary_is_scored_although_sglang_calls_it_0():

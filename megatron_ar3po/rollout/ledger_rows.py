@@ -9,6 +9,7 @@ from typing import Any
 from megatron_ar3po.sampling_cost import Spent
 from megatron_ar3po.types import (
     CollectedStep,
+    Response,
     ResponseGroup,
     ScoredResponse,
     Scoring,
@@ -191,7 +192,12 @@ def usage_of_responses(scored: Iterable[ScoredResponse]) -> ServerUsage:
         aborted_requests=len(cut_off),
         aborted_generated_tokens=sum(r.num_tokens for r in cut_off),
     )
-    return usage + usage_of_retries(sum((r.retries for r in responses), NO_RETRIES))
+    return usage + usage_of_retries(sum_retries(responses))
+
+
+def sum_retries(answers: Iterable[Response | Scoring]) -> Retries:
+    """Hardly any has some: a step of thousands is summed up in no time."""
+    return sum((a.retries for a in answers if a.retries is not NO_RETRIES), NO_RETRIES)
 
 
 def usage_of_retries(retries: Retries) -> ServerUsage:
@@ -206,8 +212,7 @@ def usage_of_retries(retries: Retries) -> ServerUsage:
 
 
 def usage_of_scorings(scorings: Sequence[Scoring]) -> ServerUsage:
-    retries = sum((scoring.retries for scoring in scorings), NO_RETRIES)
-    return ServerUsage(requests=len(scorings)) + usage_of_retries(retries)
+    return ServerUsage(requests=len(scorings)) + usage_of_retries(sum_retries(scorings))
 
 
 def _apart(group: ResponseGroup) -> Row:
@@ -229,7 +234,7 @@ def _without_retries(scored: Iterable[ScoredResponse]) -> Spent:
 
 
 def _drawn_again(scored: Iterable[ScoredResponse]) -> Row:
-    retries = sum((one.response.retries for one in scored), NO_RETRIES)
+    retries = sum_retries(one.response for one in scored)
     return {
         **_fields("aborted", Spent(responses=retries.aborted, tokens=retries.aborted_tokens)),
         **_fields("unusable", Spent(responses=retries.unusable, tokens=retries.unusable_tokens)),

@@ -155,6 +155,23 @@ def test_responses_that_the_verifier_failed_for_are_cost_and_counted_apart(tmp_p
     assert {name: row[name] for name in expected} == expected
 
 
+def test_a_response_from_the_log_is_in_the_row_and_not_counted_anew(tmp_path):
+    """Of two with 5 and 3 tokens the first was drawn by a process that was killed: the servers answered one."""
+    restored = make_scored("correct", tokens=5)
+    seen = ServerUsage(requests=1, generated_tokens=3)
+    theirs = ServerCounters(requests=1, generated_tokens=3)
+    books = [ServerBook(server="dp0.s0", restarts=0, ours=seen, theirs=theirs)]
+    ledger = Ledger(tmp_path / "dp00.jsonl", lambda: books)
+    step = CollectedStep(
+        groups=(group(restored, make_scored(index=1)),),
+        restored=frozenset({restored.response.response_id}),
+    )
+    (row,) = ledger.record_step(step, step=2, policy_version=5)
+    assert (row["responses"], row["response_tokens"]) == (2, 8)
+    assert (row["restored"], row["restored_tokens"]) == (1, 5)
+    assert ledger.total == Spent(responses=1, tokens=3)
+
+
 def test_evaluation_is_a_class_of_its_own(tmp_path):
     path = tmp_path / "dp00.jsonl"
     Ledger(path).record_evaluation(

@@ -15,7 +15,6 @@ from megatron_ar3po.types import (
     CollectedStep,
     Generation,
     GenerationRequest,
-    LoanOutcome,
     MiniBatch,
     Prompt,
     Response,
@@ -25,9 +24,9 @@ from megatron_ar3po.types import (
     Scoring,
     ScoringRequest,
     TrainingBatch,
-    UpdateStats,
     Verdict,
 )
+from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
 
 if TYPE_CHECKING:  # slow to import, and the command line reads this page
     from torch import Tensor

@@ -32,14 +32,8 @@ from megatron_ar3po.observability.memory import peak_bytes
 from megatron_ar3po.observability.step_metrics import drift_records
 from megatron_ar3po.records import Max, Records
 from megatron_ar3po.run.policy_digest import PolicyDigest
-from megatron_ar3po.types import (
-    LoanOutcome,
-    MiniBatch,
-    ResponseGroup,
-    TrainingBatch,
-    TrainingSample,
-    UpdateStats,
-)
+from megatron_ar3po.types import MiniBatch, ResponseGroup, TrainingBatch, TrainingSample
+from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
 
 logger = logging.getLogger(__name__)
 

@@ -30,14 +30,8 @@ from megatron_ar3po.interfaces import PendingSave
 from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.platform.determinism import use_deterministic_kernels
 from megatron_ar3po.records import Max, Mean, Records, merge_records
-from megatron_ar3po.types import (
-    LoanOutcome,
-    MicroBatch,
-    MiniBatch,
-    RowKey,
-    TrainingBatch,
-    UpdateStats,
-)
+from megatron_ar3po.types import MicroBatch, MiniBatch, RowKey, TrainingBatch
+from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
 
 T = TypeVar("T")
 

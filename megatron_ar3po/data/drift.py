@@ -16,7 +16,8 @@ import torch
 
 from megatron_ar3po.algorithm.aggregation import Aggregation, token_weights
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.types import LoanOutcome, MicroBatch, MiniBatch, RowKey, TrainingBatch
+from megatron_ar3po.types import MicroBatch, MiniBatch, RowKey, TrainingBatch
+from megatron_ar3po.update_stats import LoanOutcome
 
 
 def detach_drifted(

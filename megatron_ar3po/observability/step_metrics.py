@@ -9,7 +9,8 @@ from typing import get_args
 from megatron_ar3po.algorithm.response_reuse import needs_a_loan
 from megatron_ar3po.algorithm.training_samples import GroupOutcome, group_outcome
 from megatron_ar3po.records import Max, Mean, Ratio, Records, Sum
-from megatron_ar3po.types import LoanOutcome, ResponseGroup, ScoredResponse, TrainingSample
+from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
+from megatron_ar3po.update_stats import LoanOutcome
 
 
 def rollout_records(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from megatron_ar3po.types import LoanOutcome
+from megatron_ar3po.update_stats import LoanOutcome
 
 # Of table `loans`, behind the row of the response.
 COLUMNS = ("step", "position", "option", "mean_logprob", "drift", "ratio", "clip_frac")

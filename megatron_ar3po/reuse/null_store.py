@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from megatron_ar3po.records import Record
-from megatron_ar3po.types import LoanOutcome, Prompt, ScoredResponse
+from megatron_ar3po.types import Prompt, ScoredResponse
+from megatron_ar3po.update_stats import LoanOutcome
 
 
 class NullStore:

@@ -54,7 +54,8 @@ from megatron_ar3po.reuse.loans import Loan, insert_loans
 from megatron_ar3po.reuse.opening import ShardClaim, check_committed, claim_shard
 from megatron_ar3po.reuse.owner import ShardOwner
 from megatron_ar3po.reuse.undo import delete_evicted, undo_steps_after
-from megatron_ar3po.types import LoanOutcome, Prompt, Response, ScoredResponse
+from megatron_ar3po.types import Prompt, Response, ScoredResponse
+from megatron_ar3po.update_stats import LoanOutcome
 
 logger = logging.getLogger(__name__)
 

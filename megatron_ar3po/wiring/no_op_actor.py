@@ -13,7 +13,8 @@ from torch import Tensor
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Record
-from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, UpdateStats
+from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch
+from megatron_ar3po.update_stats import UpdateStats
 
 
 class NoOpActor:

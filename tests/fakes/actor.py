@@ -11,7 +11,8 @@ from torch import Tensor
 
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Mean, Records
-from megatron_ar3po.types import LoanOutcome, MiniBatch, RowKey, TrainingBatch, UpdateStats
+from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch
+from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
 
 
 class WrittenSave:

@@ -36,12 +36,12 @@ from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.types import (
     CollectedStep,
-    LoanOutcome,
     Prompt,
     ResponseGroup,
     SamplingParams,
     ScoredResponse,
 )
+from megatron_ar3po.update_stats import LoanOutcome
 
 
 @dataclass

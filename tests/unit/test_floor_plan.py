@@ -5,9 +5,9 @@ floor 5   train   evaluate   wiring/
 floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
 floor 2   algorithm/   observability/
-floor 1   types   records   usage   sampling_cost   interfaces   hf_folder   http_client   async_tasks
-          user_functions   model_shape   response_json   file_digests   folder_owner   disk_faults
-          config/   distributed/   platform/
+floor 1   types   update_stats   records   usage   sampling_cost   interfaces   hf_folder   http_client
+          async_tasks   user_functions   model_shape   response_json   file_digests   folder_owner
+          disk_faults   config/   distributed/   platform/
 """
 
 import ast
@@ -21,7 +21,8 @@ PACKAGE = Path(__file__).parents[2] / "megatron_ar3po"
 
 FLOORS = [
     {
-        *("types", "records", "usage", "sampling_cost", "interfaces", "hf_folder", "http_client"),
+        *("types", "update_stats", "records", "usage", "sampling_cost", "interfaces"),
+        *("hf_folder", "http_client"),
         *("async_tasks", "user_functions", "model_shape", "response_json", "file_digests"),
         *("folder_owner", "disk_faults"),
         *("config", "distributed", "platform"),
@@ -145,3 +146,12 @@ def test_no_two_files_of_tests_share_a_name():
     """Pytest imports them by their names alone and could not collect them together."""
     names = Counter(path.name for path in PACKAGE.parent.glob("tests/**/*.py"))
     assert [name for name, count in names.items() if count > 1] in ([], ["conftest.py"])
+
+
+@pytest.mark.parametrize(
+    ("folders", "most"), [(["megatron_ar3po"], 400), (["tests", "benchmarks"], 600)]
+)
+def test_a_file_has_one_thought_and_an_end(folders, most):
+    files = [path for folder in folders for path in (PACKAGE.parent / folder).rglob("*.py")]
+    lengths = {path.name: len(path.read_text().splitlines()) for path in files}
+    assert {name: length for name, length in lengths.items() if length > most} == {}

@@ -19,7 +19,8 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.folder_owner import FolderOwnedError
 from megatron_ar3po.run.state import RunState, read_state
-from megatron_ar3po.types import MiniBatch, UpdateStats
+from megatron_ar3po.types import MiniBatch
+from megatron_ar3po.update_stats import UpdateStats
 
 MIXED, ALL_WRONG, ALL_CORRECT = (1.0, 0.0), (0.0, 0.0), (1.0, 1.0)
 

@@ -17,7 +17,8 @@ from megatron_ar3po.records import Record, merge_records
 from megatron_ar3po.reuse.admin.inspection import find_response, verify_shard
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.reuse.lender import Lender
-from megatron_ar3po.types import LoanOutcome, Prompt, Response, ResponseGroup
+from megatron_ar3po.types import Prompt, Response, ResponseGroup
+from megatron_ar3po.update_stats import LoanOutcome
 
 PROMPT = make_prompt(0)
 

@@ -60,7 +60,9 @@ class Experiment:
         if not self.responses:
             return []
         config = load_config([self.config], words)
-        least = config.rollout.prompts_per_step * config.rollout.stage_sizes[0]
+        least = config.rollout.prompts_per_step
+        if not config.rollout.cancel_solved:  # which may leave all but one of a stage unsent
+            least *= config.rollout.stage_sizes[0]
         return [
             f"run.num_steps={math.ceil(self.responses / least)}",
             "evaluation.every_steps=0",

@@ -158,15 +158,16 @@ class VerifierPool:
 
     def _return(self, items: Sequence[_Item], *, at_the_end: bool = False) -> None:
         with self._changed:
-            if not self._is_closed:
+            why_not = self._broken or (self._is_closed and "the verifier pool was closed")
+            if not why_not:
                 if at_the_end:
                     self._queue.extend(items)
                 else:
                     self._queue.extendleft(reversed(items))
                 self._changed.notify_all()
                 return
-        for item in items:
-            _give_up(item, VerifierPoolError("the verifier pool was closed"))
+        for item in items:  # nobody would take them from the queue
+            _give_up(item, VerifierPoolError(why_not))
 
     def _report_ready(self) -> None:
         with self._changed:

@@ -59,15 +59,15 @@ def leave_a_dead_owner(folder: Path) -> None:
 def claim_at_once(folders: Sequence[Path], hosts: Sequence[str]) -> list[Try]:
     """A process for each of `folders` (one folder, perhaps seen through several mounts) claims it, all at one moment;
     they end when all have been told. `hosts`: where each says that it runs; "" is here."""
-    results = [_FORK.SimpleQueue() for _ in folders]
+    results = [_FORK.Queue() for _ in folders]
     begun, ended = _FORK.Barrier(len(folders)), _FORK.Barrier(len(folders))
     processes = [
-        _FORK.Process(target=_claim, args=(*each, begun, ended))
+        _FORK.Process(target=_claim, args=(*each, begun, ended), daemon=True)
         for each in zip(folders, hosts, results, strict=True)
     ]
     for process in processes:
         process.start()
-    tries = [result.get() for result in results]
+    tries = [result.get(timeout=200) for result in results]
     for process in processes:
         process.join(60)
     return tries
@@ -93,8 +93,11 @@ def _claim(folder: Path, host: str, result: Any, begun: Any, ended: Any) -> None
         owner.release()
 
 
-def check_refusals(first: Path, second: Path, *, num_tries: int, host: str = "") -> str:
-    """A run owns `first`; `second` is the same folder as the other process sees it, on `host`. Returns the figures."""
+def check_refusals(
+    first: Path, second: Path, *, num_tries: int, host: str = "", limit_s: float = 1.0
+) -> str:
+    """A run owns `first`; `second` is the same folder as the other process sees it, on `host`. Returns the figures.
+    `limit_s`: of the longest refusal."""
     make_run(first)
     owner = FolderOwner.claim(first, me=replace(this_process(), job="77"))
     tries: list[Try] = []
@@ -109,10 +112,12 @@ def check_refusals(first: Path, second: Path, *, num_tries: int, host: str = "")
         owner.check()
     finally:
         owner.release()
-    return f"{num_tries} refusals: {_figures(tries)}"
+    return f"{num_tries} refusals: {_figures(tries, limit_s)}"
 
 
-def check_newcomers(folders: Sequence[Path], hosts: Sequence[str], *, num_tries: int) -> str:
+def check_newcomers(
+    folders: Sequence[Path], hosts: Sequence[str], *, num_tries: int, limit_s: float = 1.0
+) -> str:
     """Each time in a folder of its own under `folders`; every other time a dead owner has left its note there."""
     refused: list[Try] = []
     for number in range(num_tries):
@@ -122,13 +127,12 @@ def check_newcomers(folders: Sequence[Path], hosts: Sequence[str], *, num_tries:
         assert [told.refusal for told in tries].count("") == 1, tries
         assert not any(told.refusal.startswith("failed") for told in tries), tries
         refused += [told for told in tries if told.refusal]
-    return (
-        f"{num_tries} times two newcomers, one owner each; the other is told: {_figures(refused)}"
-    )
+    return f"{num_tries} times two newcomers, one owner each; the other is told: {_figures(refused, limit_s)}"
 
 
-def _figures(refused: Sequence[Try]) -> str:
+def _figures(refused: Sequence[Try], limit_s: float) -> str:
     ordered = sorted(told.seconds for told in refused)
+    assert ordered[len(ordered) // 2] < 1.0, ordered
     slowest = max(refused, key=lambda told: told.seconds)
-    assert slowest.seconds < 1.0, f"{slowest.refusal}, told after {slowest.seconds:.2f} s"
+    assert slowest.seconds < limit_s, f"{slowest.refusal}, told after {slowest.seconds:.2f} s"
     return f"median {1000 * ordered[len(ordered) // 2]:.1f} ms, longest {1000 * ordered[-1]:.1f} ms"

@@ -62,6 +62,13 @@ def test_a_budget_of_responses_leaves_steps_enough_for_the_cheapest_ones() -> No
     assert "run.num_steps=79" in experiment.words_of(experiment.variants[0], 0)
 
 
+def test_with_early_cancel_a_prompt_may_cost_one_response_a_step() -> None:
+    """5,000 responses at 16 or more a step: at most 313 steps."""
+    common = [*WITHOUT_WARMUP, "rollout.cancel_solved=true"]
+    experiment = from_command_line(CONFIG, "ar3po", 1, common, responses=5000)
+    assert "run.num_steps=313" in experiment.words_of(experiment.variants[0], 0)
+
+
 def test_with_a_budget_every_variant_is_evaluated_at_the_same_counts_of_responses() -> None:
     """5,000 in 4 parts: at 1,250, 2,500, 3,750 and 5,000, whatever a step of the variant costs."""
     experiment = from_command_line(

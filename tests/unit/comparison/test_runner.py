@@ -221,14 +221,20 @@ def test_a_run_does_not_outlive_a_comparison_that_is_killed(experiment, tmp_path
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert killed.stdout is not None
-    run = psutil.Process(int(killed.stdout.readline()))
+    run: psutil.Process | None = None
     deadline = time.monotonic() + 60
-    while not (log.is_file() and "servers" in log.read_text()):  # it is at work
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    killed.kill()
-    killed.wait(10)
-    while run.is_running() and run.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "it trains on"
-        time.sleep(0.05)
+    try:
+        assert killed.stdout is not None
+        run = psutil.Process(int(killed.stdout.readline()))
+        while not (log.is_file() and "servers" in log.read_text()):  # it is at work
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        killed.kill()
+        killed.wait(10)
+        while run.is_running() and run.status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < deadline, "it trains on"
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+        if run is not None and run.is_running():
+            run.kill()

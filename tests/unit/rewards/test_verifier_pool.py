@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError
+from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool, VerifierPoolError, _Item
 
 MakePool = Callable[..., VerifierPool]
 
@@ -268,3 +268,15 @@ def test_workers_do_not_import_torch() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, env=environment, timeout=60
     )
     assert said.stdout.strip() == "False", said.stderr
+
+
+def test_what_goes_back_into_a_broken_pool_has_its_answer_at_once(make_pool: MakePool) -> None:
+    """One feeder breaks the pool while another is about to put an item back for its second try."""
+    pool = make_pool(num_workers=2)
+    pool.wait_until_ready()
+    item = _Item("1", "1", {}, is_running=True)
+    item.future.set_running_or_notify_cancel()
+    pool._break("no worker starts")
+    pool._return([item], at_the_end=True)
+    with pytest.raises(VerifierPoolError, match="no worker starts"):
+        item.future.result(timeout=5)

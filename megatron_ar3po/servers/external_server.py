@@ -78,7 +78,7 @@ class ExternalServer:
         another trainer left it, and its counters are read."""
         started = time.monotonic()
         self._wait_until(self._answers, started)
-        self._lease = take_lease(self.url, self._client)
+        self._lease = take_lease(self.url, self._client, answer_limit_s=self._timeout_s)
         state = None if self._lease is None else self._lease.settled_state()
         is_left_behind = self._stays_paused() if state is None else state.is_left_behind
         last = "another client" if state is None else state.last_holder or "another client"

@@ -28,6 +28,9 @@ class FakeSglang:
         self.loaded = ""
         self.stated: dict[str, Any] = {}
         self.slow_s = 0.0  # how long an update takes
+        self.stands_still_s = (
+            0.0  # how long /stand_still keeps the event loop, and all other calls with it
+        )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
@@ -40,6 +43,8 @@ class FakeSglang:
         self.calls.append(path)
         if path == "/update_weights_from_tensor":
             await asyncio.sleep(self.slow_s)
+        if path == "/stand_still":
+            time.sleep(self.stands_still_s)
         status, content = self.respond(path, body)
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": content.encode()})

@@ -15,6 +15,8 @@ import pytest
 from fakes.sglang_app import FakeSglang, serve
 
 from megatron_ar3po.http_client import request
+from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.servers import lease as lease_module
 from megatron_ar3po.servers.external_server import ExternalServer
 from megatron_ar3po.servers.lease import read_state, take_lease
 
@@ -24,6 +26,8 @@ TESTS = Path(__file__).parents[2]
 # Takes the lease, leaves the server in the midst of what its words say, and says that it did.
 TRAINER = """
     import sys, time
+    from megatron_ar3po.platform.process_guard import die_with_parent
+    die_with_parent()
     from megatron_ar3po.http_client import request
     from megatron_ar3po.servers.lease import take_lease
     lease = take_lease(sys.argv[1], "run one")
@@ -69,8 +73,13 @@ class Attachment:
 def start_trainer(url: str, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", textwrap.dedent(TRAINER), url, *words]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "there\n"
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "there\n"
+    except BaseException:  # an interrupt too
+        process.kill()
+        process.wait(10)
+        raise
     return process
 
 
@@ -138,6 +147,36 @@ def test_a_server_that_a_living_trainer_uses_is_refused_and_left_alone(sglang, u
     attached = Attachment(url)
     attached.server.wait_ready()  # and once it is gone it is taken
     attached.server.release()
+
+
+def test_a_server_that_is_busy_for_a_while_is_asked_again(sglang, url, monkeypatch):
+    """Its event loop stands still for 0.6 s, the length of three calls. It hears of the first ones when they are given
+    up: they hold the lease until it sees that they have ended."""
+    monkeypatch.setattr(lease_module, "_CALL_LIMIT_S", 0.2)
+    sglang.stands_still_s = 0.6
+    threading.Thread(target=lambda: request("GET", url + "/stand_still", timeout_s=10)).start()
+    while "/stand_still" not in sglang.calls:
+        time.sleep(0.01)
+    lease = take_lease(url, "run two")
+    assert lease is not None
+    sglang.calls.clear()
+    threading.Thread(target=lambda: request("GET", url + "/stand_still", timeout_s=10)).start()
+    while "/stand_still" not in sglang.calls:
+        time.sleep(0.01)
+    assert lease.settled_state().holder == "run two"
+    lease.release()
+
+
+def test_a_server_that_answers_no_more_ends_the_start_with_a_sentence():
+    dead = "http://127.0.0.1:9"
+    with pytest.raises(
+        RolloutEngineError, match=f"server {dead} does not say who uses it, for 0.2 s"
+    ):
+        take_lease(dead, "run two", answer_limit_s=0.2)
+    with pytest.raises(
+        RolloutEngineError, match=f"server {dead} does not say who uses it, for 0.2 s"
+    ):
+        read_state(dead, answer_limit_s=0.2)
 
 
 def test_a_call_in_which_the_trainer_died_is_waited_for(sglang, url):

@@ -53,6 +53,10 @@ def parse_generation(response: dict[str, Any], *, vocab_size: int) -> Generation
         raise LostRequest(f"unknown finish reason {finish_reason!r}")
     if finish_reason != "abort":
         _check_tokens(token_ids, logprobs, logprob_ids, vocab_size)
+    if not was_begun(
+        meta
+    ):  # it may have tokens from before it went back into the queue; no server counts them
+        token_ids, logprobs = token_ids[:0], logprobs[:0]
     return Generation(
         token_ids=token_ids,
         logprobs=logprobs,

@@ -443,6 +443,21 @@ def test_an_aborted_response_says_whether_it_had_begun(counted, was_begun):
     assert generation.was_begun == was_begun
 
 
+def test_what_a_request_had_before_it_went_back_into_the_queue_is_not_counted_on_one_side_alone():
+    """SGLang takes a running request back when its KV cache is full. Aborted while it waits, it comes back with the 3
+    tokens it had streamed and without a count of its prompt, and is counted nowhere: it has no tokens for us either."""
+    meta = {"finish_reason": {"type": "abort"}}
+
+    def answer(n, body):
+        whole = good(body, meta=meta)
+        del whole["meta_info"]["prompt_tokens"]
+        return whole
+
+    generation, _ = ask(ScriptedServer(answer))
+    assert not generation.was_begun
+    assert (len(generation.token_ids), len(generation.logprobs)) == (0, 0)
+
+
 def test_an_abort_in_the_servers_queue_is_no_work_of_the_server():
     """SGLang counts such a request nowhere; one that ran is counted with what it had."""
     aborted = {"finish_reason": {"type": "abort", "message": "x"}, "completion_tokens": 0}

@@ -81,14 +81,15 @@ def silence_threads_that_end_of_one() -> None:
     threading.excepthook = report_others
 
 
-def missing_room(folder: Path, num_bytes: int) -> str:
+def missing_room(folder: Path, num_bytes: int, *, to_be_removed: int = 0) -> str:
     """Why `num_bytes` more would not fit under `folder`, which need not be there yet; "" where they fit, or where the
-    file system does not say."""
+    file system does not say. `to_be_removed`: bytes that make room before anything is written."""
     usage = shutil.disk_usage(_existing(folder))
-    if usage.total == 0 or usage.free >= num_bytes:
+    free = usage.free + to_be_removed
+    if usage.total == 0 or free >= num_bytes:
         return ""
     return (
-        f"{folder} has room for {_mib(usage.free)} of the {_mib(num_bytes)} that a checkpoint takes (a quota may leave "
+        f"{folder} has room for {_mib(free)} of the {_mib(num_bytes)} that a checkpoint takes (a quota may leave "
         "less)"
     )
 

@@ -29,9 +29,10 @@ from megatron_ar3po.types import Prompt, StepPrompt
 _OTHER_PROMPTS = (
     "the prompts or their order are not those of the checkpoint, and no option or file that the run's folder tells of "
     "explains it: the tokenizer's library is another, or, for a run that has no run_facts.json, the contents of "
-    "data.path or model.path, the verifier's version or the date that a chat template writes; resume with what the run "
-    "started with, start a new run (run.resume=false and another run.dir), or go on with these prompts, from a new "
-    "epoch on, with run.allow_changed=[data.path]."
+    "data.path or model.path, the verifier's version, the date that a chat template writes, or tolerances of single "
+    "prompts (field error), which are part of a prompt's id since 0.2; resume with what the run started with, start a "
+    "new run (run.resume=false and another run.dir), or go on with these prompts, from a new epoch on, with "
+    "run.allow_changed=[data.path]."
 )
 
 

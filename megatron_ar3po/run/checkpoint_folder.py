@@ -45,6 +45,7 @@ from megatron_ar3po.run.state import RunState, read_state
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step_(\d{5,})")
+_HALF = "step_*.tmp"  # what a killed run has left in the middle, of a save or of a removal
 
 
 class CheckpointFolder:
@@ -74,7 +75,7 @@ class CheckpointFolder:
     def begin(self, step: int) -> Path:
         """An empty temporary folder for the actor's part. What a killed run has left in the middle goes. Raises
         `NoRoomError` before anything is written."""
-        for left in self.path.glob("step_*.tmp"):
+        for left in self.path.glob(_HALF):
             shutil.rmtree(left)
         self.check_room()
         folder = self.path / f"{name_of(step)}.tmp"
@@ -91,7 +92,10 @@ class CheckpointFolder:
 
     def missing_room(self) -> str:
         """Why one more checkpoint would not fit; "" where it would."""
-        return missing_room(self.path, self._bytes_of_newest() or self._first_bytes)
+        num_bytes = self._bytes_of_newest() or self._first_bytes
+        left = [path for half in self.path.glob(_HALF) for path in half.rglob("*")]
+        to_be_removed = sum(path.stat().st_size for path in left if path.is_file())
+        return missing_room(self.path, num_bytes, to_be_removed=to_be_removed)
 
     def _bytes_of_newest(self) -> int:
         newest = max(self.checkpoints(), key=lambda p: p.stat().st_mtime_ns, default=None)

@@ -52,7 +52,10 @@ class StopRequest:
         """Collective over all ranks: whether the run is to stop. What one rank was asked is the reason on all."""
         self._num_asked += 1
         self._look()
-        self.reason = next(filter(None, ranks.gather(self.reason)), "")
+        reason = next(filter(None, ranks.gather(self.reason)), "")
+        if reason and not self.reason:
+            self._since = time.monotonic()  # our own signal of the same request may be on its way
+        self.reason = reason
         return bool(self.reason)
 
     def _look(self) -> None:
@@ -67,14 +70,15 @@ class StopRequest:
         elif self._num_asked > 1 and 0 < self._max_seconds <= seconds:
             self.reason = f"run.max_seconds={self._max_seconds:g} reached"
         if self.reason:
+            self._since = time.monotonic()
             logger.warning("stopping: %s; the run is saved", self.reason)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         name = signal.Signals(number).name
         if number == signal.SIGUSR1 and not self._has_loop:
-            self.reason = name
+            self.reason, self._since = name, time.monotonic()
             return
-        if number in _ENDING and (not self._has_loop or self._was_asked_before()):
+        if number in _ENDING and (not self._has_loop or self._was_asked_before(number)):
             for ending in _ENDING:
                 signal.signal(ending, signal.SIG_IGN)
             raise KeyboardInterrupt(name)
@@ -84,9 +88,13 @@ class StopRequest:
                 "%s: this step ends first, then the run is saved; once more ends it at once", name
             )
 
-    def _was_asked_before(self) -> bool:
+    def _was_asked_before(self, number: int) -> bool:
         if self.reason:
             return time.monotonic() - self._since > self._repeat_after_s
+        if number != signal.SIGINT:
+            # A rank in a long wait outside of Python hears of a signal only after it, when the file that the launcher
+            # touched at the same moment is old. The launcher passes a second request on as SIGINT.
+            return False
         try:  # by the file, which the loop has not seen yet
             asked = self._file.stat().st_mtime if self._file is not None else None
         except OSError:

@@ -239,3 +239,16 @@ def test_a_checkpoint_that_would_not_fit_is_not_begun(tmp_path):
             folder.begin(2)
         assert names(path) == ["step_00001"]
         assert folder.newest() == path / "step_00001"
+
+
+def test_what_a_killed_save_has_left_counts_as_room(tmp_path):
+    """A disk of 3 MiB: a checkpoint of 1.2 MiB and half a one of 1.5 MiB, which goes before the next is begun."""
+    with mount_tiny_disk(tmp_path / "disk", mib=3) as disk:
+        folder = CheckpointFolder(disk.path / "checkpoints", keep_last=1)
+        begun = folder.begin(1)
+        (begun / "model/weights").write_bytes(bytes(1_258_291))
+        folder.commit(begun, RunState(step=1))
+        (folder.begin(2) / "model/weights").write_bytes(bytes(1_572_864))
+        again = CheckpointFolder(disk.path / "checkpoints", keep_last=1)
+        again.check_room()
+        assert again.begin(2).is_dir()

@@ -103,8 +103,9 @@ def test_the_stop_file_asks_as_well(monkeypatch, tmp_path):
 def test_a_signal_after_a_file_that_the_loop_has_not_seen_is_the_second_request(
     install, monkeypatch, tmp_path
 ):
-    """The file is a minute old: the step lasts, and somebody has lost patience. One of the same moment is the same
-    request: a scheduler that signals every process of a job reaches launcher and ranks together."""
+    """The file is a minute old: the step lasts, and somebody has lost patience; the launcher passes that on as SIGINT.
+    SIGTERM is the same request, however old the file: a scheduler that signals every process of a job reaches launcher
+    and ranks together, and a rank that waits in a collective call hears of it when that is over."""
     file = tmp_path / "stop"
     monkeypatch.setenv("AR3PO_STOP_FILE", str(file))
     stop = install()
@@ -115,8 +116,29 @@ def test_a_signal_after_a_file_that_the_loop_has_not_seen_is_the_second_request(
     later = install()
     later.loop_starts()
     os.utime(file, (time.time() - 60, time.time() - 60))
-    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert later.reason == "SIGTERM"
+    last = install()
+    last.loop_starts()
+    with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_right_after_what_the_loop_has_seen_is_the_same_request(
+    install, monkeypatch, tmp_path
+):
+    """The file, or another rank's signal: in each case one's own comes a moment later."""
+    file = tmp_path / "stop"
+    monkeypatch.setenv("AR3PO_STOP_FILE", str(file))
+    by_rank, by_file = install(), install()
+    assert by_rank.agree(cast(Any, TwoRanks(other=["SIGTERM"])))
+    file.touch()
+    assert by_file.agree(ONE_RANK)
+    for stop in (by_rank, by_file):
+        stop.install()
+        stop.loop_starts()
         os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.agree(ONE_RANK)
 
 
 def test_what_one_rank_was_asked_is_the_reason_on_all():

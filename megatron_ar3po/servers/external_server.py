@@ -54,20 +54,22 @@ class ExternalServer:
         arguments: Mapping[str, Any],
         tensor_parallel_size: int,
         timeout_s: float,
+        publish_timeout_s: float,
         client: str,
         publishes: bool = True,
         abandoned_after_s: float = _ABANDONED_AFTER_S,
         report: Callable[[str], None] = logger.warning,
     ) -> None:
-        """`arguments`: of the server that this run would have started itself. `name`: unless it says its own. `client`:
-        who we are. `publishes`: whether the run gives it weights before it samples; otherwise it gets those that it was
+        """`arguments`: of the server that this run would have started itself. `name`: unless it says its own.
+        `timeout_s`: as for the start of a server. `publish_timeout_s`: as for one call of a publish. `client`: who we
+        are. `publishes`: whether the run gives it weights before it samples; otherwise it gets those that it was
         started with back."""
         self.url = url.rstrip("/")
         self.name = name
         self.tensor_parallel_size = tensor_parallel_size
         self.counters_before = ServerCounters()
         self._arguments = arguments
-        self._timeout_s = timeout_s
+        self._timeout_s, self._publish_timeout_s = timeout_s, publish_timeout_s
         self._client, self._publishes = client, publishes
         self._abandoned_after_s = abandoned_after_s
         self._report = report
@@ -79,7 +81,9 @@ class ExternalServer:
         started = time.monotonic()
         self._wait_until(self._answers, started)
         self._lease = take_lease(self.url, self._client, answer_limit_s=self._timeout_s)
-        state = None if self._lease is None else self._lease.settled_state()
+        state = None
+        if self._lease is not None:
+            state = self._lease.settled_state(limit_s=self._publish_timeout_s)
         is_left_behind = self._stays_paused() if state is None else state.is_left_behind
         last = "another client" if state is None else state.last_holder or "another client"
         if not is_left_behind:
@@ -89,7 +93,7 @@ class ExternalServer:
         self._wait_until(self.is_running, started)
         done += drain(self.url)
         if not self._publishes and self._version() != _FIRST_VERSION:
-            load_weights(self.url, self._arguments["model_path"])
+            load_weights(self.url, self._arguments["model_path"], limit_s=self._timeout_s)
             done.append("the weights that it was started with were loaded again")
         if done:
             self._report(

@@ -16,7 +16,6 @@ from megatron_ar3po.platform.server_lease import ROUTE
 _CALL_LIMIT_S = 10.0
 _ANSWER_LIMIT_S = 60.0
 _HOLDER_LIMIT_S = 5.0  # for the server to see that its last client's connection has ended
-_SETTLE_LIMIT_S = 60.0  # for the calls of a client that died in them
 _POLL_INTERVAL_S = 0.1
 
 _Answer = TypeVar("_Answer")
@@ -44,14 +43,16 @@ class Lease:
         self._url, self._connection = url, connection
         self._answer_limit_s = answer_limit_s
 
-    def settled_state(self) -> ServerState:
-        """Once the calls of a client that died have come to their end."""
-        deadline = time.monotonic() + _SETTLE_LIMIT_S
+    def settled_state(self, *, limit_s: float) -> ServerState:
+        """Once the calls of a client that died have come to their end. `limit_s`: as long as a living one waits for
+        them (weight_sync.timeout_s)."""
+        deadline = time.monotonic() + limit_s
         while (state := read_state(self._url, answer_limit_s=self._answer_limit_s)).running:
             if time.monotonic() > deadline:
                 raise RolloutEngineError(
-                    f"server {self._url} has been in {', '.join(state.running)} for {_SETTLE_LIMIT_S:g} s, as its last "
-                    f"client ({state.last_holder}) left it; it waits for what never comes. Start it anew."
+                    f"server {self._url} has been in {', '.join(state.running)} for {limit_s:g} s "
+                    f"(weight_sync.timeout_s), as its last client ({state.last_holder}) left it; it waits for what "
+                    "never comes. Start it anew."
                 )
             time.sleep(_POLL_INTERVAL_S)
         return state

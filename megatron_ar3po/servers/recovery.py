@@ -48,9 +48,11 @@ def drain(url: str) -> list[str]:
     return ["its requests in flight were aborted"]
 
 
-def load_weights(url: str, model_path: str) -> None:
-    """Those of a Hugging Face folder, in the place of what the last client has published."""
-    _post(url, "/update_weights_from_disk", {"model_path": model_path, "weight_version": "default"})
+def load_weights(url: str, model_path: str, *, limit_s: float) -> None:
+    """Those of a Hugging Face folder, in the place of what the last client has published. `limit_s`: as long as the
+    start of a server may take, which loads them too (servers.start_timeout_s)."""
+    body = {"model_path": model_path, "weight_version": "default"}
+    _post(url, "/update_weights_from_disk", body, limit_s=limit_s)
 
 
 def _is_idle(url: str) -> bool:
@@ -58,10 +60,15 @@ def _is_idle(url: str) -> bool:
 
 
 def _post(
-    url: str, route: str, body: dict[str, Any] | None, *, accepted: tuple[int, ...] = (200,)
+    url: str,
+    route: str,
+    body: dict[str, Any] | None,
+    *,
+    accepted: tuple[int, ...] = (200,),
+    limit_s: float | None = None,
 ) -> HttpResponse:
     try:
-        response = request("POST", url + route, json=body, timeout_s=_CALL_LIMIT_S)
+        response = request("POST", url + route, json=body, timeout_s=limit_s or _CALL_LIMIT_S)
     except HttpError as error:
         raise RolloutEngineError(
             f"server {url} does not answer {route}: {error}. Its last client may have died in an update for which it "

@@ -165,6 +165,7 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
         arguments=arguments,
         tensor_parallel_size=placement.tensor_parallel_size,
         timeout_s=config.servers.start_timeout_s,
+        publish_timeout_s=config.weight_sync.timeout_s,
         client=f"process {os.getpid()} on {socket.gethostname()}, run {config.run.path}",
         publishes=config.debug.mode != "rollout_only",
     )

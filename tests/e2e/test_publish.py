@@ -131,6 +131,7 @@ def test_a_server_whose_trainer_died_in_a_publish_serves_the_next_run_within_sec
         arguments={"model_path": str(Path(stage.config.model.path).resolve())},
         tensor_parallel_size=1,
         timeout_s=60.0,
+        publish_timeout_s=60.0,
         client="this run",
         report=lines.append,
     )

@@ -41,7 +41,7 @@ class FakeSglang:
         body = json.loads((await receive()).get("body") or b"null") or {}
         path = scope["path"]
         self.calls.append(path)
-        if path == "/update_weights_from_tensor":
+        if path in {"/update_weights_from_tensor", "/update_weights_from_disk"}:
             await asyncio.sleep(self.slow_s)
         if path == "/stand_still":
             time.sleep(self.stands_still_s)

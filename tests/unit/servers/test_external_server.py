@@ -64,6 +64,7 @@ def make_server(url: str, **arguments: object) -> ExternalServer:
         arguments={**ARGUMENTS, **arguments},
         tensor_parallel_size=1,
         timeout_s=0.3,
+        publish_timeout_s=0.3,
         client="a test",
     )
 

@@ -17,6 +17,7 @@ from fakes.sglang_app import FakeSglang, serve
 from megatron_ar3po.http_client import request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.servers import lease as lease_module
+from megatron_ar3po.servers import recovery
 from megatron_ar3po.servers.external_server import ExternalServer
 from megatron_ar3po.servers.lease import read_state, take_lease
 
@@ -55,7 +56,14 @@ def url(sglang: FakeSglang) -> Iterator[str]:
 class Attachment:
     """A run that uses a server of somebody else, and what it said of it."""
 
-    def __init__(self, url: str, *, publishes: bool = True, abandoned_after_s: float = 60.0):
+    def __init__(
+        self,
+        url: str,
+        *,
+        publishes: bool = True,
+        abandoned_after_s: float = 60.0,
+        publish_timeout_s: float = 20.0,
+    ):
         self.lines: list[str] = []
         self.server = ExternalServer(
             url,
@@ -63,6 +71,7 @@ class Attachment:
             arguments=ARGUMENTS,
             tensor_parallel_size=1,
             timeout_s=20.0,
+            publish_timeout_s=publish_timeout_s,
             client="run two",
             publishes=publishes,
             abandoned_after_s=abandoned_after_s,
@@ -163,7 +172,7 @@ def test_a_server_that_is_busy_for_a_while_is_asked_again(sglang, url, monkeypat
     threading.Thread(target=lambda: request("GET", url + "/stand_still", timeout_s=10)).start()
     while "/stand_still" not in sglang.calls:
         time.sleep(0.01)
-    assert lease.settled_state().holder == "run two"
+    assert lease.settled_state(limit_s=20).holder == "run two"
     lease.release()
 
 
@@ -199,6 +208,34 @@ def test_a_call_in_which_the_trainer_died_is_waited_for(sglang, url):
         sglang.calls.index(r) for r in ("/update_weights_from_tensor", "/end_weight_update")
     )
     assert done < ended and not update.is_alive()
+
+
+def test_a_call_that_outlasts_the_limit_of_a_publish_is_said_to_wait_for_what_never_comes(
+    sglang, url
+):
+    """A disk load may take a living client weight_sync.timeout_s; a dead one's is given as long, and no longer."""
+    sglang.slow_s = 1.5
+    update = threading.Thread(
+        target=lambda: request("POST", url + "/update_weights_from_tensor", timeout_s=10)
+    )
+    update.start()
+    while "/update_weights_from_tensor" not in read_state(url).running:
+        time.sleep(0.02)
+    attached = Attachment(url, publish_timeout_s=0.3)
+    with pytest.raises(RolloutEngineError, match=r"for 0\.3 s \(weight_sync\.timeout_s\)"):
+        attached.server.wait_ready()
+    update.join()
+    attached.server.release()
+
+
+def test_weights_are_loaded_within_the_time_of_a_start_not_of_a_call(sglang, url, monkeypatch):
+    monkeypatch.setattr(recovery, "_CALL_LIMIT_S", 0.2)  # what any other call may take
+    sglang.version = "unfinished-7"
+    sglang.slow_s = 0.6
+    attached = Attachment(url, publishes=False)
+    attached.server.wait_ready()
+    assert (sglang.loaded, sglang.version) == ("/model", "default")
+    attached.server.release()
 
 
 def test_a_server_that_lends_no_lease_is_taken_for_abandoned_when_it_stays_paused(sglang):

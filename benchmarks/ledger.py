@@ -86,6 +86,7 @@ def account(ledger: Ledger, step: int, num_prompts: int, num_responses: int) -> 
     started = time.perf_counter()
     ledger.open_step(prompts, step=step, policy_version=0)
     record_cost(CollectedStep(groups=groups), ledger, step=step, policy_version=0)
+    ledger.reconcile(step=step)
     return time.perf_counter() - started
 
 

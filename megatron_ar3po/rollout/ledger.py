@@ -97,7 +97,7 @@ class Ledger:
         self._append([row], durably=True)
 
     def record_step(self, collected: CollectedStep, *, step: int, policy_version: int) -> list[Row]:
-        """Returns the rows of the step's prompts."""
+        """Returns the rows of the step's prompts. `reconcile` comes after it, when every leader has written its own."""
         rows = prompt_rows(collected, step=step, policy_version=policy_version)
         self._answered += usage_of_responses(
             scored
@@ -107,7 +107,6 @@ class Ledger:
         )
         self.total += sum(map(generated_anew_in, rows), NOTHING)
         self._append(rows, durably=True)
-        self.reconcile(step=step)
         return rows
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
@@ -135,7 +134,8 @@ class Ledger:
         self._append([row])
 
     def reconcile(self, *, step: int) -> None:
-        """Between rollouts, when no request is in flight."""
+        """Between rollouts, when no request is in flight. Collective over leaders with `servers.routing=global`, where
+        `books` asks them all."""
         books = self._books()
         if not books:
             return

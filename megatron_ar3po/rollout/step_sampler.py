@@ -63,12 +63,19 @@ class FixedSampler:
             if self._ledger is not None:
                 self._ledger.open_step(prompts, step=step, policy_version=policy_version)
             drawn = self._collector.collect(prompts, step=step, policy_version=policy_version)
+            records = merge_records(rollout_records(drawn.groups), drawn.records)
+            collected = record_cost(
+                replace(drawn, records=records),
+                self._ledger,
+                step=step,
+                policy_version=policy_version,
+            )
         except Exception as error:  # it travels on; the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
-        records = merge_records(rollout_records(drawn.groups), drawn.records)
-        collected = replace(drawn, records=records)
-        return record_cost(collected, self._ledger, step=step, policy_version=policy_version)
+        if self._ledger is not None:
+            self._ledger.reconcile(step=step)
+        return collected
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:
@@ -99,7 +106,10 @@ class DynamicSampler:
         keep_by: Literal["correctness", "reward"] = "correctness",
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
+        tell_failure: Callable[[str], object] = lambda text: None,
     ) -> None:
+        """`tell_failure`: as with `FixedSampler`, for what fails after the last round."""
+        self._tell_failure = tell_failure
         self._collector = collector
         self._next_prompts = next_prompts
         self._layout = layout
@@ -129,11 +139,22 @@ class DynamicSampler:
         kept = set(sorted(signal_positions)[: self._prompts_per_step])
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
-        records.add_all(rollout_records(trained, discarded), slot_records(trained, discarded))
-        collected = CollectedStep(
-            groups=trained, discarded=discarded, restored=restored, records=records
-        )
-        return record_cost(collected, self._ledger, step=step, policy_version=policy_version)
+        try:
+            records.add_all(rollout_records(trained, discarded), slot_records(trained, discarded))
+            collected = record_cost(
+                CollectedStep(
+                    groups=trained, discarded=discarded, restored=restored, records=records
+                ),
+                self._ledger,
+                step=step,
+                policy_version=policy_version,
+            )
+        except Exception as error:
+            self._tell_failure(f"{type(error).__name__}: {error}")
+            raise
+        if self._ledger is not None:
+            self._ledger.reconcile(step=step)
+        return collected
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:

@@ -197,6 +197,9 @@ def build_sampler(
 ) -> StepSampler:
     if rollout is None:
         return NoSampler()
+    tell_failure = (
+        ranks.gather_over_replicas if config.servers.routing == "global" else lambda text: None
+    )
     if not config.algorithm.dynamic_sampling:
         return FixedSampler(
             rollout.controller,
@@ -204,9 +207,7 @@ def build_sampler(
             layout=ranks.layout,
             prompts_per_step=config.rollout.prompts_per_step,
             ledger=rollout.ledger,
-            tell_failure=ranks.gather_over_replicas
-            if config.servers.routing == "global"
-            else lambda text: None,
+            tell_failure=tell_failure,
         )
     return DynamicSampler(
         rollout.controller,
@@ -218,6 +219,7 @@ def build_sampler(
         keep_by=config.algorithm.dynamic_sampling_by,
         gather_over_replicas=ranks.gather_over_replicas,
         ledger=rollout.ledger,
+        tell_failure=tell_failure,
     )
 
 

@@ -160,6 +160,7 @@ def test_one_of_two_servers_is_lost_in_the_middle_of_a_stage(
         ledger.open_step(prompts, step=number, policy_version=VERSION)
         groups = controller.collect(prompts, step=collected_step, policy_version=VERSION).groups
         ledger.record_step(CollectedStep(groups=tuple(groups)), step=number, policy_version=VERSION)
+        ledger.reconcile(step=number)
         return groups
 
     before = {s.name: s.num_restarts for s in servers}
@@ -182,7 +183,7 @@ def test_one_of_two_servers_is_lost_in_the_middle_of_a_stage(
         assert {r.response.policy_version for r in got.responses} == {VERSION}
     served = {r.response.server for g in disturbed for r in g.responses}
     assert served == {"dp0.s0", "dp0.s1"}
-    # the ledger came out: record_step would have raised. The dead process is one bounded row.
+    # the ledger came out: reconcile would have raised. The dead process is one bounded row.
     (lost,) = rows_of(path, "lost_server")
     assert (lost["step"], lost["server"], lost["restarts"]) == (2, "dp0.s1", before["dp0.s1"])
     num_lost = lost["unreported_requests_max"] - lost["unreported_requests_min"]

@@ -405,6 +405,7 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     check_balance(living.server, living.ours, living.theirs)
     ledger = Ledger(tmp_path / "dp00.jsonl", lambda: server_books(controller.engine))
     ledger.record_step(CollectedStep(groups=tuple(groups)), step=5, policy_version=0)
+    ledger.reconcile(step=5)
 
 
 class RecordingProxy:

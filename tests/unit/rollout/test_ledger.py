@@ -141,6 +141,7 @@ def test_responses_that_the_verifier_failed_for_are_cost_and_counted_apart(tmp_p
         groups=(group(make_scored("correct", tokens=5), make_scored("ungradable"), *failed),)
     )
     ledger.record_step(step, step=2, policy_version=5)
+    ledger.reconcile(step=2)
     row = rows(path)[0]
     expected = {
         "outcome": "mixed",
@@ -167,6 +168,7 @@ def test_a_response_from_the_log_is_in_the_row_and_not_counted_anew(tmp_path):
         restored=frozenset({restored.response.response_id}),
     )
     (row,) = ledger.record_step(step, step=2, policy_version=5)
+    ledger.reconcile(step=2)
     assert (row["responses"], row["response_tokens"]) == (2, 8)
     assert (row["restored"], row["restored_tokens"]) == (1, 5)
     assert ledger.total == Spent(responses=1, tokens=3)

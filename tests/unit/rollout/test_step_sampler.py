@@ -1,5 +1,6 @@
 import math
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.records import Mean, Sum, merge_records
 from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
+from megatron_ar3po.servers.counters import server_books
 from megatron_ar3po.types import CollectedStep, Prompt, StepPrompt
+from megatron_ar3po.wiring.sampling import usage_of_all
 
 MIXED = {
     0,
@@ -290,6 +294,54 @@ def test_a_failed_replica_does_not_leave_the_others_waiting():
         first
     )
     assert isinstance(second, RuntimeError) and str(second) == "server lost"
+
+
+@pytest.mark.parametrize("algorithm", ["ar3po", "dapo"])
+def test_a_replica_whose_ledger_takes_no_rows_does_not_leave_the_others_waiting(
+    tmp_path, algorithm
+):
+    """With servers.routing=global the leaders close their books together. The second writes its intent and, with the
+    step sampled, no rows."""
+
+    def sampler(rank, gather):
+        looks = []
+
+        def look() -> None:
+            looks.append(rank)
+            if rank == 1 and len(looks) == 2:
+                raise OSError("no space")
+
+        peers: Any = SimpleNamespace(gather_over_replicas=gather)
+        engine: Any = SimpleNamespace(usage={}, servers=())
+        ledger = Ledger(
+            tmp_path / f"dp{rank}.jsonl",
+            lambda: server_books(engine, usage_of_all(engine, peers)),
+            check_ownership=look,
+        )
+        layout, supply = ParallelLayout(world_size=2, rank=rank), PromptSupply(4)
+        if algorithm == "dapo":
+            return DynamicSampler(
+                controller(),
+                supply,
+                layout=layout,
+                prompts_per_step=2,
+                max_rounds=1,
+                gather_over_replicas=gather,
+                ledger=ledger,
+                tell_failure=gather,
+            )
+        return FixedSampler(
+            controller(),
+            supply,
+            layout=layout,
+            prompts_per_step=4,
+            ledger=ledger,
+            tell_failure=gather,
+        )
+
+    first, second = run_replicas(sampler)
+    assert isinstance(first, PeerError) and "replica 1 failed: OSError: no space" in str(first)
+    assert isinstance(second, OSError)
 
 
 def test_dynamic_sampling_with_one_round_and_all_signal_discards_nothing():

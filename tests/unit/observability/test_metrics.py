@@ -65,6 +65,20 @@ def test_what_comes_from_the_response_log_is_in_the_step_and_not_counted_anew(tm
     }
 
 
+def test_what_is_done_again_passes_the_multiples_that_it_passed_before(tmp_path):
+    """Of 20 responses 6 are of a step that a kill ended: it is done again from 14, and its 6, of which 4 come from the
+    response log, pass 16, though the run had spent 20 before and has spent 22 then. The next 6, from 20, pass none."""
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.totals["rollout/responses_total"] = 20
+    metrics.totals["rollout/cost/redone_responses_total"] = 6
+    assert not metrics.responses_pass(16)
+    metrics.add({"rollout/responses_generated": Sum(6), "rollout/cost/restored_responses": Sum(4)})
+    assert metrics.responses_pass(16)
+    metrics.flush(3)
+    metrics.add({"rollout/responses_generated": Sum(6), "rollout/cost/restored_responses": Sum(0)})
+    assert not metrics.responses_pass(16)  # 20 -> 26
+
+
 def test_a_total_that_is_not_the_ledgers_ends_the_run_before_its_row_is_written(tmp_path):
     other = {"rollout/responses_generated": Sum(5), **total_records(Spent(responses=6))}
     metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]

@@ -5,8 +5,8 @@ Promises:
 - it is used only if it was started with the options that this run would have started it with;
 - whatever state a trainer that died has left it in (`recovery`), it is brought back from there, and what was done is
   said in one line; unless that trainer lives: a server that this package started lends itself to one client at a time
-  (`lease`). Another server does not say who uses it: one that has stood paused for `_ABANDONED_AFTER_S` is taken for
-  abandoned;
+  (`lease`). Another server does not say who uses it: one that has stood paused for twice as long as a call of a
+  publish may last is taken for abandoned, and one that takes requests is left alone for as long as it has some;
 - what it counted before this run is not held against the run (`counters_before`). One run at a time: the ledger finds
   out when someone else samples from it meanwhile.
 """
@@ -23,7 +23,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.counters import read_counters
 from megatron_ar3po.servers.lease import Lease, take_lease
-from megatron_ar3po.servers.recovery import drain, load_weights, recover
+from megatron_ar3po.servers.recovery import drain, load_weights, recover, wait_until_idle
 from megatron_ar3po.servers.server import parse_process
 from megatron_ar3po.servers.server_info import get_field
 from megatron_ar3po.usage import ServerCounters
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
 _INFO_TIMEOUT_S = 30.0
-_ABANDONED_AFTER_S = 60.0  # longer than a publish keeps a server from generating between two calls
 _REPORT_EVERY_S = 10.0
 _FIRST_VERSION = "default"  # SGLang's, of the weights that a server was started with
 
@@ -57,13 +56,14 @@ class ExternalServer:
         publish_timeout_s: float,
         client: str,
         publishes: bool = True,
-        abandoned_after_s: float = _ABANDONED_AFTER_S,
+        abandoned_after_s: float | None = None,
         report: Callable[[str], None] = logger.warning,
     ) -> None:
         """`arguments`: of the server that this run would have started itself. `name`: unless it says its own.
         `timeout_s`: as for the start of a server. `publish_timeout_s`: as for one call of a publish. `client`: who we
         are. `publishes`: whether the run gives it weights before it samples; otherwise it gets those that it was
-        started with back."""
+        started with back. `abandoned_after_s`: for how long a paused server that lends no lease may be somebody's;
+        None: twice `publish_timeout_s`."""
         self.url = url.rstrip("/")
         self.name = name
         self.tensor_parallel_size = tensor_parallel_size
@@ -71,7 +71,9 @@ class ExternalServer:
         self._arguments = arguments
         self._timeout_s, self._publish_timeout_s = timeout_s, publish_timeout_s
         self._client, self._publishes = client, publishes
-        self._abandoned_after_s = abandoned_after_s
+        self._abandoned_after_s = (
+            2 * publish_timeout_s if abandoned_after_s is None else abandoned_after_s
+        )
         self._report = report
         self._lease: Lease | None = None
 
@@ -90,8 +92,11 @@ class ExternalServer:
             self._wait_until(self.is_running, started)
         self._check_arguments(self._info())
         done = recover(self.url, state) if is_left_behind else []
-        self._wait_until(self.is_running, started)
-        done += drain(self.url)
+        self._wait_until(self.is_running, time.monotonic())  # the watch over a paused one took long
+        if state is None and not is_left_behind:
+            wait_until_idle(self.url)
+        else:
+            done += drain(self.url)
         if not self._publishes and self._version() != _FIRST_VERSION:
             load_weights(self.url, self._arguments["model_path"], limit_s=self._timeout_s)
             done.append("the weights that it was started with were loaded again")

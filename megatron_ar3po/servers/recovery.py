@@ -13,6 +13,7 @@ from megatron_ar3po.servers.lease import ServerState
 _CALL_LIMIT_S = 60.0
 _IDLE_LIMIT_S = 60.0
 _POLL_INTERVAL_S = 0.1
+_LOOK_INTERVAL_S = 1.0  # each look is a warning in the log of a server that somebody uses
 
 
 def recover(url: str, state: ServerState | None) -> list[str]:
@@ -46,6 +47,19 @@ def drain(url: str) -> list[str]:
             )
         time.sleep(_POLL_INTERVAL_S)
     return ["its requests in flight were aborted"]
+
+
+def wait_until_idle(url: str) -> None:
+    """For a server that does not say whose its requests are: none is aborted. ValueError when they don't end."""
+    deadline = time.monotonic() + _IDLE_LIMIT_S
+    while not _is_idle(url):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"servers.urls names {url}, which somebody uses: it has had requests in flight for {_IDLE_LIMIT_S:g} s "
+                "now. This package did not start it, so it does not say who; one run at a time samples from a server. "
+                "Wait for the end of the other client, end it, or start another server."
+            )
+        time.sleep(_LOOK_INTERVAL_S)
 
 
 def load_weights(url: str, model_path: str, *, limit_s: float) -> None:

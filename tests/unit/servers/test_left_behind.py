@@ -61,8 +61,9 @@ class Attachment:
         url: str,
         *,
         publishes: bool = True,
-        abandoned_after_s: float = 60.0,
+        abandoned_after_s: float | None = None,
         publish_timeout_s: float = 20.0,
+        timeout_s: float = 20.0,
     ):
         self.lines: list[str] = []
         self.server = ExternalServer(
@@ -70,7 +71,7 @@ class Attachment:
             name="dp0.s0",
             arguments=ARGUMENTS,
             tensor_parallel_size=1,
-            timeout_s=20.0,
+            timeout_s=timeout_s,
             publish_timeout_s=publish_timeout_s,
             client="run two",
             publishes=publishes,
@@ -252,8 +253,50 @@ def test_a_server_that_lends_no_lease_is_taken_for_abandoned_when_it_stays_pause
         sglang.respond("/pause_generation", {})
         threading.Timer(0.3, lambda: sglang.respond("/continue_generation", {})).start()
         sglang.calls.clear()
-        Attachment(url, abandoned_after_s=20.0).server.wait_ready()
+        attached = Attachment(url, publish_timeout_s=300.0)
+        attached.server.wait_ready()
         assert "/continue_generation" not in sglang.calls  # it was at work
+        assert "If that lasts for 600 s" in attached.lines[0]  # a publish may pause it for 300 s
+
+
+def test_a_server_taken_for_abandoned_has_its_time_to_become_ready_after_that():
+    """The 1.5 s that were waited for its client are more than the 1.2 s in which it must be ready."""
+
+    class Slow(FakeSglang):
+        def respond(self, path, body):
+            if path != "/continue_generation":
+                return super().respond(path, body)
+            threading.Timer(0.3, super().respond, (path, body)).start()
+            return 200, "{}"
+
+    sglang = Slow()
+    sglang.stated = dict(ARGUMENTS)
+    sglang.is_paused = True
+    with serve(sglang, with_lease=False) as url:
+        Attachment(url, abandoned_after_s=1.5, timeout_s=1.2).server.wait_ready()
+    assert not sglang.is_paused
+
+
+@pytest.mark.parametrize("publishes", [True, False])
+def test_a_busy_server_that_lends_no_lease_is_somebodys_and_left_alone(
+    sglang, publishes, monkeypatch
+):
+    """It may hold weights of a living run, and generates for it: nothing is aborted, and nothing loaded over them."""
+    monkeypatch.setattr(recovery, "_IDLE_LIMIT_S", 0.3)
+    monkeypatch.setattr(recovery, "_LOOK_INTERVAL_S", 0.1)
+    sglang.version = "unfinished-7"
+    sglang.num_running = 3
+    with serve(sglang, with_lease=False) as url:
+        with pytest.raises(ValueError, match=f"servers.urls names {url}, which somebody uses"):
+            Attachment(url, publishes=publishes).server.wait_ready()
+        assert (sglang.num_running, sglang.num_aborted, sglang.version) == (3, 0, "unfinished-7")
+
+        monkeypatch.setattr(recovery, "_IDLE_LIMIT_S", 20.0)
+        threading.Timer(0.3, setattr, (sglang, "num_running", 0)).start()
+        attached = Attachment(url, publishes=publishes)
+        attached.server.wait_ready()  # they have ended by themselves
+        assert sglang.num_aborted == 0
+        assert sglang.version == ("unfinished-7" if publishes else "default")
 
 
 def test_a_run_that_publishes_nothing_does_not_sample_from_weights_of_another(sglang, url):

@@ -2,7 +2,8 @@
 
 Costs are counted as everywhere in this project (`sampling_cost`): every response that a server has generated for
 training is cost, discarded, cancelled and done again ones included; evaluation is not, and seconds are those of
-training steps (start-up, evaluation and checkpoints are not in them).
+training steps (start-up, evaluation and checkpoints are not in them). Along a curve what a kill made a run do again
+counts once, so that the steps stand where they would stand without it; `RunCurve.spent` has it all.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ OUTCOMES = ("all_correct", "mixed", "rescued", "all_wrong")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """An evaluation, and what had been generated and spent until then."""
+    """An evaluation, and what had been generated and spent until then, nothing of it twice."""
 
     step: int
     accuracy: float  # pass@1 on held-out prompts
@@ -44,7 +45,7 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class StepCounts:
-    responses: float  # generated until then, this step's included
+    responses: float  # generated until then, this step's included, nothing of it twice
     prompts: float  # drawn in this step
     signal_groups: float
 
@@ -52,6 +53,7 @@ class StepCounts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCurve:
     points: tuple[Point, ...]  # in order, at least one
+    spent: Mapping[Axis, float]  # until the last of them, what was done again included
     costs: Costs  # of the whole run
     late_costs: Costs  # of the last quarter of its steps
     steps: tuple[StepCounts, ...]
@@ -69,10 +71,11 @@ def read_curve(path: Path, max_responses: int = 0) -> RunCurve:
 def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: str = "") -> RunCurve:
     points: list[Point] = []
     responses = tokens = seconds = 0.0
+    spent: dict[Axis, float] = {}
     kept: list[dict[str, Any]] = []
     for row in rows:
-        responses = _total_after(row, "responses", responses)
-        tokens = _total_after(row, "tokens", tokens)
+        responses = position_after(row, "responses", responses)
+        tokens = position_after(row, "tokens", tokens)
         seconds += row.get("time/step_s") or 0
         if row["step"] > 0:
             kept.append(row)
@@ -88,6 +91,11 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
                 seconds=seconds,
             )
         )
+        spent = {
+            "responses": responses + _redone(row, "responses"),
+            "tokens": tokens + _redone(row, "tokens"),
+            "seconds": seconds,
+        }
         if max_responses and responses >= max_responses:
             break
     if not points:
@@ -98,6 +106,7 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
     late = steps[-max(len(steps) // 4, 1) :]
     return RunCurve(
         points=tuple(points),
+        spent=spent,
         costs=costs_of(steps),
         late_costs=costs_of(late),
         steps=tuple(_step_counts(steps)),
@@ -105,16 +114,22 @@ def curve_of(rows: Sequence[dict[str, Any]], max_responses: int = 0, *, name: st
     )
 
 
-def _total_after(row: Mapping[str, Any], unit: str, before: float) -> float:
-    """The run's own total, which knows what a resume has done again; their sum for rows that have none."""
+def position_after(row: Mapping[str, Any], unit: str, before: float = 0.0) -> float:
+    """How far a run has come: its own total, less what it did again; the steps' sum for rows that have no total."""
     total = row.get(f"rollout/{unit}_total")
-    return before + (row.get(f"rollout/{unit}_generated") or 0) if total is None else total
+    if total is None:
+        return before + (row.get(f"rollout/{unit}_generated") or 0)
+    return total - _redone(row, unit)
+
+
+def _redone(row: Mapping[str, Any], unit: str) -> float:
+    return row.get(f"rollout/cost/redone_{unit}_total") or 0
 
 
 def _step_counts(rows: Sequence[Mapping[str, Any]]) -> Iterator[StepCounts]:
     responses = 0.0
     for row in rows:
-        responses = _total_after(row, "responses", responses)
+        responses = position_after(row, "responses", responses)
         yield StepCounts(
             responses, row.get("rollout/prompts") or 0, row.get("group/signal_groups") or 0
         )

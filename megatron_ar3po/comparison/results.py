@@ -139,7 +139,7 @@ def _variant_result(
         name=name,
         before=_require_interval([run.points[0].accuracy for run in runs]),
         after=_require_interval([point.accuracy for point in last]),
-        spent={axis: _require_interval([getattr(point, axis) for point in last]) for axis in AXES},
+        spent={axis: _require_interval([run.spent[axis] for run in runs]) for axis in AXES},
         accuracy_at_responses={at: _interval_of_all(_accuracies(runs, at)) for at in budgets},
         minus_first={
             at: None

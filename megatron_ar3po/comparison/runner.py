@@ -26,6 +26,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from megatron_ar3po.comparison.curves import position_after
 from megatron_ar3po.comparison.experiment import Experiment, Variant
 from megatron_ar3po.comparison.identity import differing_options
 from megatron_ar3po.comparison.process import Main, RunProcess
@@ -189,7 +190,6 @@ def _has_spent(metrics: Path, responses: int) -> bool:
     if not responses or not metrics.is_file():
         return False
     return any(
-        row.get("eval/pass_at_1") is not None
-        and (row.get("rollout/responses_total") or 0) >= responses
+        row.get("eval/pass_at_1") is not None and position_after(row, "responses") >= responses
         for row in read_rows(metrics)
     )

@@ -52,6 +52,38 @@ def test_a_curve_counts_what_was_spent_until_each_evaluation_and_not_the_evaluat
     assert curve.num_steps == 5
 
 
+def test_what_a_kill_made_a_run_do_again_counts_once_along_its_curve_and_twice_in_what_it_spent() -> (
+    None
+):
+    """100 responses of 5 tokens a step. Killed after step 3 and resumed from step 1: the total stands at 300, of which
+    200 are done again. Steps 2 and 3 take their 100 each from the response log: 100 are left to be done again after the
+    one, none after the other, and the total stays. A second kill, in step 5, loses 50 for good."""
+    totals = {2: (300, 100), 3: (300, 0), 4: (400, 0), 5: (550, 50)}
+    rows = [
+        {"step": 0, "eval/pass_at_1": 0.4},
+        step_row(1, **{"rollout/responses_total": 100, "rollout/tokens_total": 500}),
+        *(
+            step_row(
+                step,
+                step / 10,
+                **{
+                    "rollout/responses_total": total,
+                    "rollout/tokens_total": 5 * total,
+                    "rollout/cost/redone_responses_total": redone,
+                    "rollout/cost/redone_tokens_total": 5 * redone,
+                },
+            )
+            for step, (total, redone) in totals.items()
+        ),
+    ]
+    curve = curve_of(rows)
+    assert [p.responses for p in curve.points] == [0, 200, 300, 400, 500]
+    assert [p.tokens for p in curve.points] == [0, 1000, 1500, 2000, 2500]
+    assert [s.responses for s in curve.steps] == [100, 200, 300, 400, 500]
+    assert curve.spent == {"responses": 550, "tokens": 2750, "seconds": 10}
+    assert curve_of(rows, 300).points[-1].step == 3
+
+
 def test_what_comes_after_the_budget_is_left_out_however_late_a_run_was_stopped() -> None:
     """350 responses: the evaluation at 400 is the first at or beyond them."""
     assert curve_of(ROWS, 350) == curve_of(ROWS[:5], 350)

@@ -7,7 +7,8 @@ that died.
 
 The lease is the connection. A process that dies closes it, whatever ended it; one that is stopped, or sleeps with its
 machine, keeps it. The loss of the client's whole node is noticed late: when the system gives up a connection over which
-nothing that is sent is acknowledged.
+nothing that is sent is acknowledged. A server that a trainer started for itself has an owner, to whom it is lent from
+its start to its end.
 
 The state is read off the calls that pass by. What SGLang takes twice counts from the call on, so that none is missed
 when its client dies in it; what it does not take twice (memory) counts when it has succeeded.
@@ -40,10 +41,11 @@ Send = Callable[[Any], Awaitable[None]]
 class ServerLease:
     """ASGI middleware."""
 
-    def __init__(self, app: Any, *, pulse_s: float = _PULSE_S) -> None:
-        """`pulse_s`: how often a byte goes to the holder."""
+    def __init__(self, app: Any, *, owner: str = "", pulse_s: float = _PULSE_S) -> None:
+        """`owner`: who holds it for good; empty: it is for whoever asks. `pulse_s`: how often a byte goes to the
+        holder."""
         self._app, self._pulse_s = app, pulse_s
-        self._holder = ""
+        self._holder = owner
         self._last_holder = ""
         self._is_paused = False
         self._has_session = False

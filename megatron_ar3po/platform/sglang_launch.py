@@ -22,6 +22,7 @@ from megatron_ar3po.platform.server_lease import ServerLease
 
 PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
 PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
+OWNER_VARIABLE = "AR3PO_SERVER_OWNER"  # the one client that it is for; empty: any, one at a time
 
 
 def shared_memory_files(group: int) -> set[Path]:
@@ -79,7 +80,7 @@ def main() -> None:
     from sglang.srt.server_args import ServerArgs
     from sglang.srt.utils import kill_process_tree
 
-    app.add_middleware(ServerLease)
+    app.add_middleware(ServerLease, owner=os.environ.get(OWNER_VARIABLE, ""))
     if process := os.environ.get(PROCESS_VARIABLE):
         name_answers(app, process)
 

@@ -24,7 +24,7 @@ import torch
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
-from megatron_ar3po.platform.sglang_launch import PROCESS_VARIABLE
+from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE, PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
 from megatron_ar3po.servers.environment import server_environment
@@ -50,13 +50,16 @@ class SglangServer:
         dtype: str,
         is_deterministic: bool,
         log_dir: Path,
+        owner: str = "",
         interpreter: str | Path = sys.executable,
         stop_grace_s: float = 5.0,
     ) -> None:
-        """`interpreter`: the Python that runs the server. `stop_grace_s`: from `stop` until it is killed."""
+        """`owner`: the one client that it is for, as another one is told that is refused it; empty: it lends itself to
+        one after the other. `interpreter`: the Python that runs the server. `stop_grace_s`: from `stop` until it is
+        killed."""
         self.name = placement.name
         self.num_restarts = 0
-        self._config = config
+        self._config, self._owner = config, owner
         self._placement = placement
         self._reservation = reserve_port(
             config.port + placement.number if config.port else 0, placement.host
@@ -102,6 +105,7 @@ class SglangServer:
         """Returns at once; the server loads in the background."""
         environment = server_environment(os.environ, self._placement.gpu_ids)
         environment[PROCESS_VARIABLE] = f"{self.name}/{self.num_restarts}"
+        environment[OWNER_VARIABLE] = self._owner
         self._child.start(self._arguments, environment)
         self._started_at = time.monotonic()
 

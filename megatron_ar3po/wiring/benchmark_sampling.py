@@ -20,6 +20,7 @@ from megatron_ar3po.types import Prompt, ScoredResponse
 from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.sampling import build_rollout, evaluation_sampling
 from megatron_ar3po.wiring.servers import (
+    client_name,
     make_server,
     server_control,
     visible_gpus,
@@ -89,7 +90,7 @@ def benchmark_placements(gpus: Sequence[str], server_tp: int) -> list[ServerPlac
 
 def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
     servers = [
-        make_server(config, placement, config.run.path / "logs")
+        make_server(config, placement, config.run.path / "logs", owner=client_name(config))
         for placement in benchmark_placements(visible_gpus(), server_tp)
     ]
     for server in servers:

@@ -90,13 +90,16 @@ def start_own(
             continue
         if is_reached_from_elsewhere:
             placement = replace(placement, host=node_address())
-        server = make_server(config, placement, config.run.path / "logs")
+        server = make_server(config, placement, config.run.path / "logs", owner=client_name(config))
         server.start()
         stack.callback(server.stop)
         own[placement.name] = server
 
 
-def make_server(config: Config, placement: ServerPlacement, log_dir: Path) -> SglangServer:
+def make_server(
+    config: Config, placement: ServerPlacement, log_dir: Path, *, owner: str = ""
+) -> SglangServer:
+    """`owner`: whose it is alone; empty: other runs may attach to it, one at a time."""
     return SglangServer(
         config.servers,
         placement,
@@ -104,6 +107,7 @@ def make_server(config: Config, placement: ServerPlacement, log_dir: Path) -> Sg
         dtype=config.model.dtype,
         is_deterministic=config.run.deterministic,
         log_dir=log_dir,
+        owner=owner,
     )
 
 
@@ -166,9 +170,14 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
         tensor_parallel_size=placement.tensor_parallel_size,
         timeout_s=config.servers.start_timeout_s,
         publish_timeout_s=config.weight_sync.timeout_s,
-        client=f"process {os.getpid()} on {socket.gethostname()}, run {config.run.path}",
+        client=client_name(config),
         publishes=config.debug.mode != "rollout_only",
     )
+
+
+def client_name(config: Config) -> str:
+    """For another run that is refused a server."""
+    return f"process {os.getpid()} on {socket.gethostname()}, run {config.run.path}"
 
 
 def check_server_urls(config: Config, ranks: Ranks) -> None:

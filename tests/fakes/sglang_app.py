@@ -91,10 +91,10 @@ class FakeSglang:
 
 
 @contextmanager
-def serve(app: FakeSglang, *, with_lease: bool = True) -> Iterator[str]:
+def serve(app: FakeSglang, *, with_lease: bool = True, owner: str = "") -> Iterator[str]:
     """Its URL."""
     config = uvicorn.Config(
-        ServerLease(app, pulse_s=0.2) if with_lease else app,
+        ServerLease(app, owner=owner, pulse_s=0.2) if with_lease else app,
         port=0,
         log_level="error",
         lifespan="off",

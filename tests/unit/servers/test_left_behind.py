@@ -159,6 +159,14 @@ def test_a_server_that_a_living_trainer_uses_is_refused_and_left_alone(sglang, u
     attached.server.release()
 
 
+def test_a_server_that_a_run_started_for_itself_is_nobody_elses(sglang):
+    """It samples, or sleeps while the run trains; its trainer holds no connection, and yet it is not free."""
+    with serve(sglang, owner="process 7 on a, run of one") as url:
+        with pytest.raises(ValueError, match=f"{url}, which process 7 on a, run of one is using"):
+            take_lease(url, "run two", limit_s=0.2)
+        assert read_state(url).holder == "process 7 on a, run of one"
+
+
 def test_a_server_that_is_busy_for_a_while_is_asked_again(sglang, url, monkeypatch):
     """Its event loop stands still for 0.6 s, the length of three calls. It hears of the first ones when they are given
     up: they hold the lease until it sees that they have ended."""

@@ -7,6 +7,7 @@ import pytest
 
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE
 from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
 from megatron_ar3po.servers.environment import server_environment
 from megatron_ar3po.servers.placement import ServerPlacement
@@ -14,7 +15,7 @@ from megatron_ar3po.servers.sglang_server import SglangServer
 
 
 def make_server(
-    tmp_path, number=0, interpreter=sys.executable, stop_grace_s=5.0, **options
+    tmp_path, number=0, interpreter=sys.executable, stop_grace_s=5.0, owner="", **options
 ) -> SglangServer:
     placement = ServerPlacement(name="dp0.s0", number=number)
     return SglangServer(
@@ -24,6 +25,7 @@ def make_server(
         dtype="float32",
         is_deterministic=False,
         log_dir=tmp_path / "logs",
+        owner=owner,
         interpreter=interpreter,
         stop_grace_s=stop_grace_s,
     )
@@ -159,6 +161,20 @@ def test_a_server_that_never_gets_ready_is_ended_at_the_limit(tmp_path, python_t
         server.wait_ready(lines.append, report_every_s=0.3)
     assert lines[0].startswith(f"waiting for server 127.0.0.1:{server.port}: 0 s of at most 0.7 s")
     assert not server.is_running()
+
+
+@pytest.mark.parametrize("owner", ["process 7, run of one", ""])
+def test_each_process_of_a_server_is_told_whose_it_is(tmp_path, python_that, monkeypatch, owner):
+    """Empty: nobody's; what the trainer's own environment may say does not count."""
+    monkeypatch.setenv(OWNER_VARIABLE, "somebody")
+    telling = python_that(f'echo "${OWNER_VARIABLE}/$AR3PO_SERVER_PROCESS"; exit 7')
+    server = make_server(tmp_path, interpreter=telling, owner=owner)
+    for start in (server.start, server.restart):  # a restart is a process of its own
+        with pytest.raises(RolloutEngineError, match="died while starting"):
+            start()
+            server.wait_ready()
+    server.stop()
+    assert server.log_path.read_text().splitlines() == [f"{owner}/dp0.s0/0", f"{owner}/dp0.s0/1"]
 
 
 def test_no_more_restarts_than_allowed(tmp_path):

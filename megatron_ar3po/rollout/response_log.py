@@ -178,10 +178,13 @@ class ResponseLogFolder:
         return frozenset(self._claimed)
 
     def remove_up_to(self, step: int) -> None:
-        """No resume will do this step again, nor an earlier one."""
-        for path, written in _files_in(self._folder):
-            if int(written[1]) <= step:
-                path.unlink(missing_ok=True)  # every replica comes by
+        """No resume will do this step again, nor an earlier one. Another replica's file is left to that one, which may
+        have it open: on NFS what another node has removed can be neither written nor closed."""
+        if self._step <= step:
+            self.close()
+        for path, of_step in self._files():
+            if of_step <= step:
+                path.unlink(missing_ok=True)  # every replica comes by for those of other layouts
 
     def close(self) -> None:
         """What was appended is on the disk when this returns."""
@@ -199,13 +202,16 @@ class ResponseLogFolder:
 
     def _files_of(self, step: int) -> list[Path]:
         """In which this replica's prompts can be, the oldest first: its own, and those of other layouts."""
-        found: list[tuple[float, Path]] = []
+        found = [path for path, of_step in self._files() if of_step == step]
+        return [path for _, path in sorted((path.stat().st_mtime, path) for path in found)]
+
+    def _files(self) -> Iterator[tuple[Path, int]]:
+        """With their steps: all but what the other replicas of this layout write."""
         for path, written in _files_in(self._folder):
             of_step, dp_rank, dp_size = map(int, written.groups())
             is_of_this_layout = dp_size == self._layout.data_parallel_size
-            if of_step == step and (not is_of_this_layout or dp_rank == self._layout.dp_rank):
-                found.append((path.stat().st_mtime, path))
-        return [path for _, path in sorted(found)]
+            if not is_of_this_layout or dp_rank == self._layout.dp_rank:
+                yield path, of_step
 
     def _read(self, path: Path) -> None:
         num_damaged, num_other = 0, 0

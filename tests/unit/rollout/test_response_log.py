@@ -3,7 +3,9 @@ controller with a log of its own over the same folder."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -275,6 +277,29 @@ def test_files_are_removed_up_to_the_oldest_checkpoint(tmp_path):
         "step_100000.dp00-of-01.jsonl",
         "step_100000.dp00-of-02.jsonl",
     ]
+
+
+def test_no_replica_removes_the_file_that_another_has_open(tmp_path):
+    """Two replicas sample step 3, and its checkpoint is kept. Either comes by for its own file, which is closed first,
+    and for those of other layouts; on NFS an fsync of a file that another node has removed is an error."""
+    (tmp_path / "step_00003.dp00-of-04.jsonl").write_text("")
+    synced = []
+    logs = [open_log(tmp_path, dp_rank=rank, dp_size=2) for rank in range(2)]
+    for rank, log in enumerate(logs):
+        collected, _ = collect(tmp_path, dp_rank=rank, dp_size=2)
+        log.open_step(3)
+        asyncio.run(log.append(collected.groups[0].responses[0]))
+        assert log._file is not None
+        log._file._fsync = lambda fd: synced.append(os.fstat(fd).st_nlink)
+    logs[0].remove_up_to(3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00003.dp01-of-02.jsonl"]
+    logs[1].remove_up_to(3)
+    assert list(tmp_path.iterdir()) == []
+    for log in logs:
+        log.close()
+    assert (
+        len(synced) == 4 and 0 not in synced
+    )  # each file and its folder, while the file was there
 
 
 def test_an_owner_that_was_taken_over_from_writes_no_row(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,20 @@ def ledger_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def abandon_rows_after(path: Path, step: int) -> int:
+def abandon_rows_after(path: Path, step: int, added: Sequence[Mapping[str, Any]] = ()) -> int:
     """A run resumed from `step` does the later steps again. What they had cost stays in the ledger, marked
-    `"abandoned": true`: an intent without rows too. Returns how many rows were marked."""
+    `"abandoned": true`: an intent without rows too. `added` comes to the end at the same moment: whoever is killed has
+    done both or neither. Returns how many rows were marked."""
     rows = read_rows(path) if path.is_file() else []
     # Rows of an evaluation had no step once: only a run that starts anew knows that they are not its own.
     later = [row for row in rows if row.get("step", 0) > step and not row.get("abandoned")]
     for row in later:
         row["abandoned"] = True
-    if rows:
+    if added or path.is_file():  # half a line goes, if there is no other too
         temporary = path.with_suffix(".tmp")
+        lines = (json.dumps(row) + "\n" for row in (*rows, *added))
         with naming(path):
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            temporary.write_text("".join(lines), encoding="utf-8")
         temporary.replace(path)
     return len(later)
 

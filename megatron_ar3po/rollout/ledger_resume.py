@@ -11,14 +11,12 @@ Three things are not in the rows that a dead process has left, and are written d
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after, rows_of_run
 from megatron_ar3po.sampling_cost import NOTHING, SamplingCost, Spent, cost_of, generated_anew_in
 
@@ -43,12 +41,13 @@ def take_up_ledger(
     response log holds of the later steps, whoever drew it. Rank 0, before any ledger is open."""
     rows = rows_of_run(folder)
     added = [*_find_unlisted(rows, step, total), *_find_cut_short(rows, step, logged)]
-    for path in sorted(folder.glob("dp*.jsonl")):
-        abandon_rows_after(path, step)
+    # The rows that are added go before any intent is marked: a kill in between may bound what was in flight twice, not
+    # lose it.
     if added:
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(folder / _FIRST_FILE), (folder / _FIRST_FILE).open("a") as file:
-            file.writelines(json.dumps(row) + "\n" for row in added)
+    abandon_rows_after(folder / _FIRST_FILE, step, added)
+    for path in sorted({*folder.glob("dp*.jsonl")} - {folder / _FIRST_FILE}):
+        abandon_rows_after(path, step)
     rows = rows_of_run(folder)
     sessions = [row["session"] for row in rows if "session" in row]
     return LedgerState(cost=cost_of(rows), num_sessions=max(sessions, default=-1) + 1)

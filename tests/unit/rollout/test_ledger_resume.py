@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import logging
 
-from megatron_ar3po.rollout.ledger_file import ledger_rows, rows_of_run
+import pytest
+
+from megatron_ar3po.rollout import ledger_resume
+from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
 from megatron_ar3po.rollout.ledger_resume import take_up_ledger
 from megatron_ar3po.sampling_cost import NOTHING, Spent
 
@@ -83,6 +86,30 @@ def test_a_second_kill_adds_only_what_is_in_no_row_yet(tmp_path):
     assert third.cost.classes["redone"] == NOTHING
 
 
+def test_a_kill_while_a_run_is_taken_up_loses_nothing_of_what_was_in_flight(tmp_path, monkeypatch):
+    """Two replicas were sampling 1 and 2 prompts: of at most 24 responses 5 had come, 19 may have been in flight. The
+    next process is killed when it has marked the first replica's rows. The one after it counts the 5 once, and says no
+    less than 19."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(path, *args):
+        if path.name == "dp01.jsonl":
+            raise Killed
+        return abandon_rows_after(path, *args)
+
+    write(tmp_path / "dp00.jsonl", intent(1, 0))
+    write(tmp_path / "dp01.jsonl", intent(1, 1, 2))
+    logged = {1: Spent(responses=5, tokens=50)}
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(ledger_resume, "abandon_rows_after", die)
+        take_up_ledger(tmp_path, step=0, total=NOTHING, logged=logged)
+    cost = take_up_ledger(tmp_path, step=0, total=NOTHING, logged=logged).cost
+    assert cost.total == Spent(responses=5, tokens=50)
+    assert cost.in_flight_max.responses >= 19 and cost.in_flight_max.tokens >= 3 * 256 - 50
+
+
 def test_processes_of_one_name_are_told_apart_by_their_session(tmp_path):
     write(tmp_path / "dp00.jsonl", {"kind": "server", "step": 1, "server": "dp0.s0", "session": 0})
     assert take_up_ledger(tmp_path, step=1, total=NOTHING, logged={}).num_sessions == 1
@@ -111,3 +138,12 @@ def test_half_a_line_at_the_end_spoils_no_row_that_is_written_after_a_resume(tmp
     take_up_ledger(tmp_path, step=1, total=NOTHING, logged={})
     write(path, prompt(2, 0))
     assert [row["step"] for row in ledger_rows(path)] == [1, 2]
+
+
+def test_half_a_line_that_is_all_there_is_spoils_no_row_either(tmp_path):
+    """Killed while it wrote its first."""
+    path = tmp_path / "dp01.jsonl"
+    path.write_text('{"kind": "int')
+    take_up_ledger(tmp_path, step=0, total=NOTHING, logged={})
+    write(path, prompt(1, 0), prompt(1, 1))
+    assert [row["position"] for row in ledger_rows(path)] == [0, 1]

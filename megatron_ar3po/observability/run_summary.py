@@ -41,13 +41,15 @@ class RunSummary:
 
 
 def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
-    """`cost`: what the run's ledger comes to. Raises ValueError when `folder` is no run."""
+    """`cost`: what the run's ledger comes to; a folder without one has the totals of its metrics, and no classes.
+    Raises ValueError when `folder` is no run."""
     if not (folder / "metrics.jsonl").is_file():
         raise ValueError(
             f"{folder} holds no metrics.jsonl; name a run's folder, such as runs/NAME."
         )
     rows = read_rows(folder / "metrics.jsonl")
     steps = [row for row in rows if row["step"] > 0]
+    total = cost.total if cost.total != NOTHING else _last_total(rows)
     evaluated = [row for row in rows if row.get("eval/pass_at_1") is not None]
     responses = _total(steps, "rollout/responses_generated")
     unsolved = [row for row in steps if "reuse/hit_frac" in row]
@@ -58,8 +60,8 @@ def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
         pass_at_1_before=evaluated[0]["eval/pass_at_1"] if evaluated else None,
         pass_at_1_after=evaluated[-1]["eval/pass_at_1"] if len(evaluated) > 1 else None,
         evaluation_prompts=int(evaluated[-1].get("eval/prompts", 0)) if evaluated else 0,
-        responses_total=cost.total.responses,
-        tokens_total=cost.total.tokens,
+        responses_total=total.responses,
+        tokens_total=total.tokens,
         cost={name: spent for name, spent in cost.classes.items() if spent != NOTHING},
         in_flight_max=cost.in_flight_max,
         responses_per_prompt=_ratio(responses, _total(steps, "rollout/prompts")),
@@ -84,6 +86,14 @@ def _algorithm(folder: Path) -> str:
 
     resolved = folder / "resolved_config.yaml"
     return yaml.safe_load(resolved.read_text())["algorithm"]["name"] if resolved.is_file() else ""
+
+
+def _last_total(rows: Sequence[dict[str, Any]]) -> Spent:
+    last = next((row for row in reversed(rows) if "rollout/responses_total" in row), {})
+    return Spent(
+        responses=int(last.get("rollout/responses_total") or 0),
+        tokens=int(last.get("rollout/tokens_total") or 0),
+    )
 
 
 def _total(rows: Sequence[dict[str, Any]], name: str) -> float:

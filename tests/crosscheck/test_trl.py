@@ -237,7 +237,7 @@ def test_our_leave_one_out_advantages_with_the_kl_in_the_reward_are_those_of_trl
     batch = pack_rows("token_mean")
     reference = on_response(batch, TENSORS["reference_logprobs"][IS_TOKEN])
     kl = sequence_kl(replace(batch, reference_logprobs=reference), "k1").tolist()
-    names = [(p, f"p{p}.{i}") for p in range(2) for i in range(GROUP_SIZE)]
+    names = [(p, f"p{p}.{i}", "fresh") for p in range(2) for i in range(GROUP_SIZE)]
     groups = [with_kl_penalty(g, dict(zip(names, kl, strict=True)), beta) for g in our_groups()]
     ours = torch.tensor(flat(groups, advantage="rloo"), dtype=torch.float64)
     torch.testing.assert_close(ours, trl_answers["rloo"][beta], atol=1e-12, rtol=0)

@@ -18,6 +18,9 @@ from megatron_ar3po.model_shape import ModelShape, read_model_shape
 SERVER_MARGIN_TOKENS = (
     2  # SGLang cuts an answer short that would come closer to the end of the context
 )
+# What a response takes in RUN/ledger/responses (docs/checkpoints.md).
+_LOG_BYTES_PER_TOKEN, _LOG_BYTES_PER_RESPONSE = 11, 600
+_LARGE_LOG_BYTES = 1e9
 
 
 def validate(config: Config, layout: ParallelLayout) -> None:
@@ -33,7 +36,7 @@ def validate(config: Config, layout: ParallelLayout) -> None:
 
 
 def warnings_of(config: Config) -> list[str]:
-    """Options that were set and have no effect in this setup, one line each."""
+    """Options that were set and have no effect in this setup, and what may surprise later, one line each."""
     lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
         lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
@@ -48,7 +51,27 @@ def warnings_of(config: Config) -> list[str]:
         )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
+    lines += _response_log_warnings(config)
     return lines
+
+
+def _response_log_warnings(config: Config) -> list[str]:
+    """The log of responses loses its files to checkpoints alone."""
+    rollout, algorithm = config.rollout, config.algorithm
+    num_prompts = rollout.prompts_per_step
+    if algorithm.dynamic_sampling:
+        num_prompts = algorithm.max_sampling_rounds * (algorithm.prompts_per_round or num_prompts)
+    of_response = _LOG_BYTES_PER_TOKEN * rollout.max_response_tokens + _LOG_BYTES_PER_RESPONSE
+    of_step = num_prompts * rollout.max_responses_per_prompt * of_response
+    of_run = config.run.num_steps * of_step
+    is_written = config.debug.mode != "train_only"
+    if config.checkpoint.every_steps or not is_written or of_run < _LARGE_LOG_BYTES:
+        return []
+    return [
+        f"checkpoint.every_steps=0 keeps the responses of all steps in RUN/ledger/responses until the run ends, up to "
+        f"{of_step / 1e6:.1f} MB a step and {of_run / 1e9:.1f} GB in all, and a run that was killed reads all of them "
+        "to do its steps again. With checkpoint.every_steps=10, for instance, they go with the checkpoints."
+    ]
 
 
 def _algorithm_warnings(config: Config) -> list[str]:

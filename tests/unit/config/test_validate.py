@@ -114,6 +114,25 @@ def test_a_choice_of_the_objective_that_does_nothing_is_warned_of(words, chosen,
     assert not any(said in line for line in warnings_of(load_config([], words)))
 
 
+def test_a_long_run_without_checkpoints_is_told_what_its_log_of_responses_may_come_to(words):
+    """64 prompts x 8 responses x (11 x 4096 + 600) bytes are 23.4 MB a step and 2.3 GB in 100; four rounds of dynamic
+    sampling take four times that. 40 steps stay below 1 GB."""
+    large = [*words, "rollout.prompts_per_step=64", "rollout.max_response_tokens=4096"]
+
+    def said(*more):
+        lines = warnings_of(load_config([], [*large, *more]))
+        return [line for line in lines if line.startswith("checkpoint.every_steps=0")]
+
+    (line,) = said("run.num_steps=100")
+    assert "up to 23.4 MB a step and 2.3 GB in all" in line
+    dynamic = "algorithm.dynamic_sampling=true", "algorithm.max_sampling_rounds=4"
+    (line,) = said("run.num_steps=100", "reuse.enabled=false", *dynamic)
+    assert "up to 93.5 MB a step and 9.4 GB in all" in line
+    assert said("run.num_steps=40") == []
+    assert said("run.num_steps=100", "checkpoint.every_steps=10") == []
+    assert said("run.num_steps=100", "debug.mode=train_only") == []
+
+
 def test_a_dumped_step_is_trained_on_with_a_kl_penalty_in_its_rewards(words, tmp_path):
     """The dump holds whole groups, so their advantages can be made anew."""
     dump = tmp_path / "step_00001.pt"

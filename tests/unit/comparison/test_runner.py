@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import subprocess
@@ -117,6 +118,24 @@ def test_a_run_that_ends_before_its_budget_does_not_count(experiment, run_all, t
     greedy = replace(experiment, seeds=(0,), responses=5000)
     [failure] = run_all(greedy, tmp_path / "out")
     assert "before 5000 responses" in failure.reason
+
+
+def test_what_a_kill_made_a_run_do_again_does_not_fill_its_budget(
+    experiment, run_all, tmp_path
+) -> None:
+    """Its last evaluation stands at 250 of 300 responses, for which it has spent 350."""
+    out, variant = tmp_path / "out", experiment.variants[0]
+    run_all(experiment, out)
+    assert is_finished(experiment, out, variant, 0)
+    row = {
+        "step": 3,
+        "eval/pass_at_1": 0.5,
+        "rollout/responses_total": 350,
+        "rollout/cost/redone_responses_total": 100,
+    }
+    runner.metrics_path(out, variant, 0).write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="finished before 300 responses"):
+        is_finished(experiment, out, variant, 0)
 
 
 def test_runs_of_another_config_are_not_mixed(experiment, run_all, tmp_path) -> None:

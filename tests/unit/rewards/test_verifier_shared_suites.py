@@ -100,7 +100,7 @@ def test_hostile_inputs_are_answered_in_time_and_never_accepted(
         for text, is_answer in ((answer, True), (f"\\boxed{{{answer}}}", False)):
             started = time.monotonic()
             grade = pool.submit(text, ground_truth, is_answer=is_answer).result(timeout=60)
-            assert time.monotonic() - started < TIMEOUT_S + 4, row["id"]
+            assert time.monotonic() - started < 2 * (TIMEOUT_S + 4), row["id"]
             assert row["expected"] is None or (grade.status == "correct") == row["expected"], row[
                 "id"
             ]

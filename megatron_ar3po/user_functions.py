@@ -65,7 +65,8 @@ def load_user_function(option: str, path: str, *parameters: str) -> UserFunction
     module = _import_module(found, module_name)
     expected = f"define it as: def {name}({', '.join(parameters)})."
     if not hasattr(module, name):
-        raise UserFunctionError(f"{found}: {module.__file__} has no function {name!r}; {expected}")
+        where = getattr(module, "__file__", None) or module_name  # one built into Python has no file
+        raise UserFunctionError(f"{found}: {where} has no function {name!r}; {expected}")
     function = getattr(module, name)
     check_parameters(function, parameters, f"{found}: {name}", expected)
     return UserFunction(option, path, function)

@@ -275,6 +275,7 @@ def test_a_function_with_another_signature_is_refused_at_the_start(
     [
         ("no_such_package.module:function", "there is no module 'no_such_package'"),
         ("math:no_such_function", "has no function 'no_such_function'"),
+        ("time:no_such_function", "time has no function 'no_such_function'"),  # it has no file
         ("math:pi", "pi is no function but of type float"),
     ],
 )

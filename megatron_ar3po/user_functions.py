@@ -65,7 +65,7 @@ def load_user_function(option: str, path: str, *parameters: str) -> UserFunction
     module = _import_module(found, module_name)
     expected = f"define it as: def {name}({', '.join(parameters)})."
     if not hasattr(module, name):
-        where = getattr(module, "__file__", None) or module_name  # one built into Python has no file
+        where = getattr(module, "__file__", None) or module_name  # one of Python's own has none
         raise UserFunctionError(f"{found}: {where} has no function {name!r}; {expected}")
     function = getattr(module, name)
     check_parameters(function, parameters, f"{found}: {name}", expected)

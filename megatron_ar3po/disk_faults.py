@@ -37,7 +37,7 @@ def naming(path: Path) -> Iterator[None]:
     """Around a write to `path`: a fault of its disk is an OSError with a file name."""
     try:
         yield
-    except Exception as error:
+    except Exception as error:  # a library's own too; what no disk did travels on as it is
         number = _number_of(error)
         if (
             number is None

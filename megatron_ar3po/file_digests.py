@@ -6,8 +6,10 @@ somebody who means harm.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
@@ -68,3 +70,24 @@ def explain_damage(path: Path, written: FileDigest, *, whole: bool = True) -> st
     except OSError as error:
         return f"{path} cannot be read ({error.strerror})"
     return ""
+
+
+def seal(content: Mapping[str, Any]) -> dict[str, Any]:
+    """`content` of a small JSON file with a checksum of itself.
+
+    >>> unseal(seal({"parent": "step_00002"}))
+    {'parent': 'step_00002'}
+    """
+    return {**content, "xxh3": _digest_json(content)}
+
+
+def unseal(sealed: Mapping[str, Any]) -> dict[str, Any]:
+    """The content that `seal` was given. Raises KeyError where there is no checksum, ValueError where it differs."""
+    content = {name: value for name, value in sealed.items() if name != "xxh3"}
+    if sealed["xxh3"] != _digest_json(content):
+        raise ValueError("its checksum differs")
+    return content
+
+
+def _digest_json(content: Mapping[str, Any]) -> str:
+    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

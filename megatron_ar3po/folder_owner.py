@@ -34,13 +34,14 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
 import psutil
-import xxhash
+
+from megatron_ar3po.file_digests import seal, unseal
 
 logger = logging.getLogger(__name__)
 
@@ -209,9 +210,7 @@ def read_owner(folder: Path) -> Owner | None:
 def read_note(note: Path) -> Owner | None:
     """None where nobody is the owner, or where what stands there is no note any more (it was damaged)."""
     try:
-        content = json.loads(note.read_text(encoding="utf-8"))
-        written = content.pop("xxh3")
-        return Owner(**content) if written == _digest_of(content) else None
+        return Owner(**unseal(json.loads(note.read_text(encoding="utf-8"))))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -320,16 +319,12 @@ def write_note(note: Path, me: Owner) -> None:
     temporary = note.with_name(f".{note.name}.{me.token}")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump({**asdict(me), "xxh3": _digest_of(asdict(me))}, file, indent=1)
+            json.dump(seal(asdict(me)), file, indent=1)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(note)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _digest_of(content: Mapping[str, object]) -> str:
-    return xxhash.xxh3_64_hexdigest(json.dumps(content, sort_keys=True).encode())
 
 
 def _pid_namespace() -> str:

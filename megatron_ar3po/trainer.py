@@ -67,13 +67,11 @@ class Ar3poTrainer:
             self.close_step()
         while not self.is_last_step and not self.stop.agree(self.ranks):
             with self.metrics.span("step"):
-                policy_version = self.train_step(self.state.step + 1)
-            self.state = self.state.advance(policy_version=policy_version)
+                self.state = self.state.advance(policy_version=self.train_step(self.state.step + 1))
             if self.is_due(self.config.algorithm.reference_refresh_steps):
                 self.actor.refresh_reference()
-            every = self.config.evaluation
-            is_due_by_cost = self.metrics.responses_pass(every.every_responses)
-            if is_due_by_cost or self.is_due(every.every_steps) or self.is_last_step:
+            by_cost = self.metrics.responses_pass(self.config.evaluation.every_responses)
+            if by_cost or self.is_due(self.config.evaluation.every_steps) or self.is_last_step:
                 self.evaluate()
             self.close_step()
             if self.is_due(self.config.checkpoint.every_steps) or self.is_last_step:
@@ -102,9 +100,7 @@ class Ar3poTrainer:
         self.metrics.add(report.records)
         self.store.record_outcomes(report.loans, step=step)
         self.stop.fault = report.fault
-        policy_version = self.state.policy_version + report.has_trained
-        self.publish_weights(policy_version)
-        return policy_version
+        return self.publish_weights(self.state.policy_version + report.has_trained)
 
     def gather_groups(self, step: int) -> list[ResponseGroup]:
         """Leader only: adaptive rollout, then response reuse."""
@@ -120,10 +116,11 @@ class Ar3poTrainer:
         self.metrics.add(collected.records, lent.records, self.store.records)
         return lent.groups
 
-    def publish_weights(self, policy_version: int) -> None:
+    def publish_weights(self, policy_version: int) -> int:
         self.colocation.enter_sync_phase()
         with self.metrics.span("publish"):
             self.metrics.add(self.weight_publisher.publish(policy_version))
+        return policy_version
 
     def evaluate(self) -> None:
         if self.evaluator.has_prompts:

@@ -81,7 +81,7 @@ class ShardClaim:
                 removed = remove_other_sets(self.folder, self.shard_set)
                 if removed:
                     logger.info("reuse store: removed obsolete shards %s", ", ".join(removed))
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else would let go of the shard
             self.release()
             raise
         return OpenShard(connection=connection, path=self.path, owner=self.owner, is_new=is_new)
@@ -158,7 +158,7 @@ def claim_shard(
             _refuse_a_renamed_shard(states[0], path, dp_rank=dp_rank, dp_size=dp_size)
         else:
             states = []
-    except BaseException:
+    except BaseException:  # an interrupt too: nobody else would let go of the shard
         owner.release()
         raise
     return ShardClaim(

@@ -15,9 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import xxhash
-
 from megatron_ar3po.config.at_resume import AtResume
+from megatron_ar3po.file_digests import seal, unseal
 from megatron_ar3po.run.durable import write_durably
 
 FACTS_FILE = "run_facts.json"
@@ -59,7 +58,7 @@ def write_facts(folder: Path, facts: RunFacts) -> None:
         "facts": dict(facts.values),
         "changes": list(facts.changes),
     }
-    text = json.dumps({**content, "xxh3": _digest_of(content)}, indent=1, ensure_ascii=False)
+    text = json.dumps(seal(content), indent=1, ensure_ascii=False)
     write_durably(folder / FACTS_FILE, text + "\n")
 
 
@@ -67,10 +66,7 @@ def read_facts(folder: Path) -> RunFacts | None:
     """None where there is no such file: of a version that wrote none. Raises ValueError for a damaged one."""
     path = folder / FACTS_FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        written = content.pop("xxh3")
-        if written != _digest_of(content):
-            raise ValueError("its checksum differs")
+        content = unseal(json.loads(path.read_text(encoding="utf-8")))
         return RunFacts(
             rendered_at=datetime.fromisoformat(content["rendered_at"]),
             values=content["facts"],
@@ -87,7 +83,3 @@ def read_facts(folder: Path) -> RunFacts | None:
             f"{path} is damaged ({error}): whether this run's prompts, model and verifier are still the same cannot be "
             "told. Bring the file back; or remove it, and the options alone are compared."
         ) from error
-
-
-def _digest_of(content: Mapping[str, object]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

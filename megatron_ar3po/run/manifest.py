@@ -8,9 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
-
-from megatron_ar3po.file_digests import FileDigest, digest_file, explain_damage
+from megatron_ar3po.file_digests import FileDigest, digest_file, explain_damage, seal, unseal
 from megatron_ar3po.run.durable import write_durably
 
 NAME = "manifest.json"
@@ -46,17 +44,14 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         "parent": manifest.parent,
         "files": {name: list(digest) for name, digest in sorted(manifest.files.items())},
     }
-    write_durably(folder / NAME, json.dumps({**content, "xxh3": _digest_of(content)}, indent=1))
+    write_durably(folder / NAME, json.dumps(seal(content), indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest | None:
     """None for a checkpoint of a version that wrote none. Raises `DamagedCheckpointError`."""
     path = folder / NAME
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        written = content.pop("xxh3")
-        if written != _digest_of(content):
-            raise ValueError("its checksum differs")
+        content = unseal(json.loads(path.read_text(encoding="utf-8")))
         files = {str(n): FileDigest(int(b), str(x)) for n, (b, x) in content["files"].items()}
         return Manifest(parent=str(content["parent"]), files=files)
     except FileNotFoundError:
@@ -91,7 +86,3 @@ def _find_damage_without_manifest(folder: Path) -> str:
         if not (folder / name).is_file() or not (folder / name).stat().st_size:
             return f"{folder / name} is missing or empty"
     return ""
-
-
-def _digest_of(content: Mapping[str, object]) -> str:
-    return xxhash.xxh3_128_hexdigest(json.dumps(content, sort_keys=True).encode())

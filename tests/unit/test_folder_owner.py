@@ -210,6 +210,7 @@ def test_a_forked_child_that_ends_does_not_let_go_for_its_parent(tmp_path):
     child.start()
     child.join(30)
     owner.check()
+    assert child.exitcode == 0 and read_owner(tmp_path) == owner.owner
     owner.release()
 
 
@@ -219,7 +220,9 @@ def test_a_note_that_cannot_be_read_for_a_moment_ends_no_run(tmp_path):
     note = (tmp_path / NAME).read_text()
     (tmp_path / NAME).write_text("")
     threading.Timer(0.5, (tmp_path / NAME).write_text, [note]).start()
+    assert read_owner(tmp_path) is None
     owner.check()
+    assert read_owner(tmp_path) == owner.owner
     owner.release()
 
 

@@ -40,6 +40,7 @@ def test_a_second_owner_is_refused_within_a_second_and_the_first_is_untouched(
 ):
     first, second = (mount / "run" for mount in mounts)
     figures = check_refusals(first, second, num_tries=num_tries, host=host, limit_s=limit_s)
+    assert figures.startswith(f"{num_tries} refusals")
     print(figures)  # shown with -s
 
 
@@ -49,4 +50,5 @@ def test_of_two_newcomers_at_one_moment_exactly_one_becomes_the_owner(
     mounts, host, num_tries, limit_s
 ):
     figures = check_newcomers(mounts, ["", host], num_tries=num_tries, limit_s=limit_s)
+    assert figures.startswith(f"{num_tries} times two newcomers, one owner each")
     print(figures)  # shown with -s

@@ -46,11 +46,11 @@ def test_a_verifier_that_fails_for_more_than_its_share_halts_the_run() -> None:
 
 
 def test_a_group_without_any_graded_response_is_no_fault_of_its_own() -> None:
-    """Two of six failed, less than half."""
-    check_verdicts(
-        [make_graded("error", "error"), make_graded("correct", *["incorrect"] * 3)],
-        max_error_frac=0.5,
-    )
+    """Two of six failed, less than half: the group alone would be all of it."""
+    groups = [make_graded("error", "error"), make_graded("correct", *["incorrect"] * 3)]
+    check_verdicts(groups, max_error_frac=0.5)
+    with pytest.raises(RuntimeError, match="2 of 2"):
+        check_verdicts(groups[:1], max_error_frac=0.5)
 
 
 def test_no_failure_is_borne_with_a_share_of_zero_and_nothing_graded_is_no_failure() -> None:

@@ -18,7 +18,7 @@ from megatron_ar3po.observability.metrics import read_rows
 
 Axis = Literal["responses", "tokens", "seconds"]
 AXES: tuple[Axis, ...] = ("responses", "tokens", "seconds")
-OUTCOMES = ("all_correct", "mixed", "rescued", "all_wrong")
+OUTCOMES = ("all_correct", "mixed", "rescued", "all_wrong", "verifier_error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

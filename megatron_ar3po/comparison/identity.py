@@ -39,7 +39,7 @@ def _compared_options(config: Config) -> Iterator[str]:
     for section in to_dict(config):
         for option, kind in read_declarations(type(getattr(config, section))).items():
             name = f"{section}.{option}"
-            if kind is not AtResume.FREE or name in _DECISIVE:
+            if name != "run.name" and (kind is not AtResume.FREE or name in _DECISIVE):
                 yield name
 
 

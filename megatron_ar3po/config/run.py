@@ -14,7 +14,7 @@ from megatron_ar3po.config.rules import require
 class RunConfig:
     """The run as a whole: its folder, its length, its seed, and how long its ranks wait for each other."""
 
-    name: Free[str] = "run"
+    name: Fixed[str] = "run"
     """Names the run's folder and its log lines."""
 
     dir: Free[str] = ""

@@ -159,7 +159,7 @@ class RankWatch:
         end = "ended"
         try:
             yield
-        except BaseException as error:
+        except BaseException as error:  # whatever ended this rank is told, then it travels on
             end = f"failed: {type(error).__name__}: {error}"[:500]
             raise
         finally:

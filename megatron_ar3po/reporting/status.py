@@ -1,5 +1,5 @@
-"""`ar3po status RUN`: where every rank of a run is, and whom the others wait for. From RUN/status alone, on any machine
-that sees the folder.
+"""`ar3po status RUN`: where every rank of a run is, whom the others wait for, and which process owns the folder. From
+RUN/status and RUN/owner.json, on any machine that sees the folder.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from megatron_ar3po.distributed.rank_watch import (
     read_statuses,
     stacks_file,
 )
+from megatron_ar3po.folder_owner import NAME as OWNER_NOTE
+from megatron_ar3po.folder_owner import living_owner
 from megatron_ar3po.reporting.spans import spans
 from megatron_ar3po.run.folder_format import check_not_newer
 
@@ -55,10 +58,13 @@ def status_command(arguments: argparse.Namespace) -> int:
             "node_*.log files under its logs/ tell which node is not ready."
         )
     now = time.time()
+    owner = living_owner(arguments.run / OWNER_NOTE)
     if arguments.json:
-        print(json.dumps(_as_json(statuses, now)))
+        print(json.dumps(_as_json(statuses, now) | {"owner": asdict(owner) if owner else None}))
     else:
         print("\n".join(lines_of(statuses, now, marker=marker_of(arguments.run))))
+        if owner is not None:
+            print(f"the folder is owned by {owner.describe()}")
     if arguments.stacks:
         print("\n".join(stack_lines(gather_stacks(folder, statuses))))
     return int(any(s.is_silent(now) or s.end.startswith("failed") for s in statuses))

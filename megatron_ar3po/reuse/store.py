@@ -121,7 +121,7 @@ class ReuseStore:
             store = cls(
                 shard.connection, shard.path, shard.owner, config=config, run_seed=claim.run_seed
             )
-        except BaseException:
+        except BaseException:  # an interrupt too: nobody else would let go of the shard
             shard.release()
             raise
         store._sampler = json.dumps(dict(sampler or {}))
@@ -357,7 +357,7 @@ class ReuseStore:
                 )
                 yield
                 write_state(self._connection, self._state)
-        except BaseException:
+        except BaseException:  # an interrupt too: what is in memory is what is on disk
             self._state, self._session = before
             raise
         self._pending.clear()

@@ -155,7 +155,7 @@ def _grade_file(args: argparse.Namespace) -> int:
 def _remove_on_error(path: Path) -> Iterator[None]:
     try:
         yield
-    except BaseException:
+    except BaseException:  # an interrupt too: no half file stays behind
         path.unlink(missing_ok=True)
         raise
 

@@ -57,7 +57,7 @@ def make_verifier(
         except VerifierPoolError as error:  # their code, so they can mend it
             pool.close()
             raise ValueError(_broken_grader(config.verifier, str(error))) from error
-        except BaseException:
+        except BaseException:  # an interrupt too: no worker outlives its pool
             pool.close()
             raise
     return ResponseVerifier(config, tokenizer, pool, max_response_tokens)

@@ -149,7 +149,7 @@ class DynamicSampler:
                 step=step,
                 policy_version=policy_version,
             )
-        except Exception as error:
+        except Exception as error:  # as above: the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
         if self._ledger is not None:

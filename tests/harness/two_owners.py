@@ -84,7 +84,7 @@ def _claim(folder: Path, host: str, result: Any, begun: Any, ended: Any) -> None
         owner = FolderOwner.claim(folder, me=me)
     except FolderOwnedError as error:
         refusal = str(error)
-    except BaseException as error:
+    except BaseException as error:  # whatever it was is the answer that the test reads
         refusal = f"failed: {error!r}"
     seconds = time.monotonic() - started
     ended.wait(120)  # an owner that lets go makes room for the next

@@ -138,13 +138,18 @@ def test_the_costs_of_dapo_are_per_prompt_drawn_per_filled_slot_and_per_signal_g
 
 
 def test_shares_of_groups_weigh_by_the_groups_a_step_kept() -> None:
-    """16 groups of which all are mixed, 4 of which none is: 16 / 20."""
+    """16 groups of which all are mixed, 4 of which none is, half of them as their verifier failed: 16 / 20, 2 / 20."""
     rows = [
         {"rollout/prompts": 16, "group/mixed_frac": 1.0, "group/all_wrong_frac": 0.0},
-        {"rollout/prompts": 4, "group/mixed_frac": 0.0, "group/all_wrong_frac": 1.0},
+        {
+            "rollout/prompts": 4,
+            "group/mixed_frac": 0.0,
+            "group/all_wrong_frac": 0.5,
+            "group/verifier_error_frac": 0.5,
+        },
     ]
     assert costs_of(rows).outcomes == pytest.approx(
-        {"mixed": 0.8, "all_wrong": 0.2, "all_correct": 0.0, "rescued": 0.0}
+        {"mixed": 0.8, "all_wrong": 0.1, "all_correct": 0, "rescued": 0, "verifier_error": 0.1}
     )
 
 

@@ -5,6 +5,8 @@ tests/slurm.
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from megatron_ar3po.distributed.rank_watch import (
     stacks_file,
     write_status,
 )
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.reporting.status import lines_of, main_thread_frames, stack_lines
 
 
@@ -82,6 +85,19 @@ def test_the_command_exits_1_when_a_rank_is_not_heard_of(tmp_path, capsys):
     assert shown["awaited"] == [16]
     assert shown["ranks"][16]["host"] == "node17"
     assert shown["ranks"][16]["meetings"] == 84  # as in the files, which keep their keys
+
+
+def test_the_process_that_owns_the_folder_is_named_as_long_as_it_lives(tmp_path, capsys):
+    write(tmp_path, thirty_two_ranks(time.time()))
+    owner = FolderOwner.claim(tmp_path)
+    assert cli.main(["status", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert f"the folder is owned by process {os.getpid()} on {socket.gethostname()}" in out
+    assert cli.main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["owner"]["pid"] == os.getpid()
+    owner.release()
+    assert cli.main(["status", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["owner"] is None
 
 
 def test_a_folder_without_ranks_is_refused_with_where_to_look(tmp_path, capsys):

@@ -11,13 +11,15 @@
     {"kind": "lost_server", "step": 3, "server": "dp0.s0", "restarts": 0, "unreported_requests_max": 9, ...}
     {"kind": "cut_short", "step": 3, "responses": 71, ...}    of a step that a kill ended, known from the response log
 
-Promises: written ahead, an intent on the disk before its requests are sent; one row for each prompt and step, discarded
-ones included, with every response that was generated for it, whatever became of it; evaluation and scoring are classes
-of their own. After each step two sums must come out, or the run ends with both numbers: what the rows say is what this
-client saw the servers answer, class by class, and what it saw is what the servers counted, per process of a server. A
-process that died reports no more: one row bounds what it may have done. Only requests that were lost on the way leave
-room for a difference, and they bound it. A step's metrics are sums over these rows (`sampling_cost`), and so are the
-run's totals, which are held against `total`.
+Each row has a checksum of itself (`"xxh3"`), so that one that was changed later is found at the next resume.
+
+Promises: written ahead, an intent on the disk before its requests are sent; one row for each prompt and step,
+discarded ones included, with every response that was generated for it, whatever became of it; evaluation and scoring
+are classes of their own. After each step two sums must come out, or the run ends with both numbers: what the rows say
+is what this client saw the servers answer, class by class, and what it saw is what the servers counted, per process
+of a server. A process that died reports no more: one row bounds what it may have done. Only requests that were lost
+on the way leave room for a difference, and they bound it. A step's metrics are sums over these rows
+(`sampling_cost`), and so are the run's totals, which are held against `total`.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
+from megatron_ar3po.file_digests import seal
 from megatron_ar3po.rollout.ledger_resume import LedgerState
 from megatron_ar3po.rollout.ledger_rows import (
     ROOM,
@@ -161,7 +164,7 @@ class Ledger:
     def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
         self._check_ownership()
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(row) + "\n" for row in rows)
+            file.writelines(json.dumps(seal(row)) + "\n" for row in rows)
             if durably:
                 file.flush()
                 os.fsync(file.fileno())

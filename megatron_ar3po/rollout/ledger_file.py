@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
+from megatron_ar3po.file_digests import seal
 from megatron_ar3po.observability.metrics import read_rows
 
 
@@ -30,17 +31,30 @@ def abandon_rows_after(path: Path, step: int, added: Sequence[Mapping[str, Any]]
     `"abandoned": true`: an intent without rows too. `added` comes to the end at the same moment: whoever is killed has
     done both or neither. Returns how many rows were marked."""
     rows = read_rows(path) if path.is_file() else []
+    lines = path.read_bytes().split(b"\n") if rows else []
     # Rows of an evaluation had no step once: only a run that starts anew knows that they are not its own.
-    later = [row for row in rows if row.get("step", 0) > step and not row.get("abandoned")]
-    for row in later:
-        row["abandoned"] = True
+    later = [
+        number
+        for number, row in enumerate(rows)
+        if row.get("step", 0) > step and not row.get("abandoned")
+    ]
+    for number in later:
+        lines[number] = _line_of({**rows[number], "abandoned": True})
     if added or path.is_file():  # half a line goes, if there is no other too
         temporary = path.with_suffix(".tmp")
-        lines = (json.dumps(row) + "\n" for row in (*rows, *added))
+        kept = lines[
+            : len(rows)
+        ]  # to the byte, where nothing is marked: a checkpoint knows their checksum
         with naming(path):
-            temporary.write_text("".join(lines), encoding="utf-8")
+            temporary.write_bytes(
+                b"".join(b"%s\n" % line for line in (*kept, *map(_line_of, added)))
+            )
         temporary.replace(path)
     return len(later)
+
+
+def _line_of(row: Mapping[str, Any]) -> bytes:
+    return json.dumps(seal(row)).encode()
 
 
 def rows_of_run(folder: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:

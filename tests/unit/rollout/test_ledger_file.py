@@ -1,5 +1,7 @@
 import json
 
+import pytest
+
 from megatron_ar3po.rollout.ledger_file import abandon_rows_after, ledger_rows, rows_of_run
 
 
@@ -60,3 +62,30 @@ def test_a_prompt_that_was_lent_a_response_reads_as_rescued(tmp_path):
         file.write(json.dumps({**prompt, "step": 2, "position": 1}) + "\n")
     again = [row["outcome"] for row in ledger_rows(path) if row["kind"] == "prompt"]
     assert again == ["all_wrong", "rescued", "all_wrong", "all_wrong"]
+
+
+def test_a_row_that_was_changed_later_is_named_with_its_line(tmp_path):
+    """8 responses become 9 on a disk that fails: JSON still, and no row that was written."""
+    path = tmp_path / "dp00.jsonl"
+    rows = [{"kind": "prompt", "step": step, "position": 0, "responses": 8} for step in (1, 2)]
+    abandon_rows_after(path, 0, rows)
+    assert ledger_rows(path) == rows
+    path.write_text(
+        path.read_text().replace(
+            '"step": 2, "position": 0, "responses": 8', '"step": 2, "position": 0, "responses": 9'
+        )
+    )
+    with pytest.raises(
+        ValueError, match=r"dp00\.jsonl:2 is not what was written \(its checksum differs\)"
+    ):
+        ledger_rows(path)
+
+
+def test_rows_of_a_version_that_wrote_no_checksums_stay_as_they_are(tmp_path):
+    path = tmp_path / "dp00.jsonl"
+    old = b'{"kind": "prompt",  "step": 1, "position": 0, "responses": 8}\n'
+    path.write_bytes(old + b'{"kind": "prompt", "step": 2, "position": 0, "responses": 4}\n{"kind"')
+    assert abandon_rows_after(path, 1) == 1
+    kept, marked = path.read_bytes().splitlines(keepends=True)
+    assert kept == old and b'"xxh3"' in marked
+    assert [row.get("abandoned", False) for row in ledger_rows(path)] == [False, True]

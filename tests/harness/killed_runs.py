@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -51,6 +52,7 @@ _MARKS = {
     "router": "megatron_ar3po.servers.router_process",
     "worker": "megatron_ar3po.rewards.worker",
 }
+_LOSS = re.compile(r"\b(lost|died|dead|gone|killed|ended|again|SIGKILL)\b")
 _MAX_STARTS = 5
 _LIMIT_S = 3600.0  # of one start, also on a machine that is busy with other work
 
@@ -90,7 +92,8 @@ class Trial:
 class Result:
     trial: Trial
     faults: list[str]
-    killed: str  # what the victim was, as it ran; "" where the run was over first
+    killed: str  # what was hit, and its command line; "" where the run was over first
+    said: list[str]  # lines of the start that was hit that speak of a loss: whether the run noticed
     starts: int
     seconds: float
 
@@ -109,9 +112,12 @@ class KilledRuns:
         run = self._start(folder, trial)
         killed = kill_at_moment(run, trial)
         faults: list[str] = []
+        said: list[str] = []
         starts = 1
         while True:
             run.wait(_LIMIT_S)
+            if starts == 1:
+                said = [line[:200] for line in run.err.splitlines() if _LOSS.search(line)][:5]
             faults += [f"left behind: {line}" for line in run.processes_left(within_s=60)]
             if run.code == 0 or starts == _MAX_STARTS:
                 break
@@ -125,7 +131,7 @@ class KilledRuns:
                 faults += list(compare_runs(reference, folder))[:20]
         if not faults:
             shutil.rmtree(folder)
-        return Result(trial, faults, killed, starts, round(time.monotonic() - started, 1))
+        return Result(trial, faults, killed, said, starts, round(time.monotonic() - started, 1))
 
     def end_all(self) -> None:
         self._starter.end_all()
@@ -158,14 +164,14 @@ def kill_at_moment(run: Run, trial: Trial) -> str:
         time.sleep(1.5 * trial.delay)
     if run.process.poll() is not None:
         return ""
-    found = find_victims(run, trial)
-    if not found:  # not started yet
-        found = [run.process.pid]
+    found, hit = find_victims(run, trial), trial.victim
+    if not found:
+        found, hit = [run.process.pid], f"group, no {trial.victim} yet"
     draw = random.Random(trial.number)
     pid = draw.choice(sorted(found))
     is_group = trial.victim in ("group", "server", "router") or pid == run.process.pid
     with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
-        said = " ".join(psutil.Process(pid).cmdline())[:100]
+        said = f"{hit}: {' '.join(psutil.Process(pid).cmdline())[:100]}"
         if trial.is_stopped_first:
             _send(pid, signal.SIGSTOP, is_group=is_group)
             time.sleep(3 * draw.random())

@@ -42,13 +42,10 @@ def abandon_rows_after(path: Path, step: int, added: Sequence[Mapping[str, Any]]
         lines[number] = _line_of({**rows[number], "abandoned": True})
     if added or path.is_file():  # half a line goes, if there is no other too
         temporary = path.with_suffix(".tmp")
-        kept = lines[
-            : len(rows)
-        ]  # to the byte, where nothing is marked: a checkpoint knows their checksum
+        # To the byte, where nothing is marked: a checkpoint knows their checksum.
+        written = (*lines[: len(rows)], *map(_line_of, added))
         with naming(path):
-            temporary.write_bytes(
-                b"".join(b"%s\n" % line for line in (*kept, *map(_line_of, added)))
-            )
+            temporary.write_bytes(b"".join(b"%s\n" % line for line in written))
         temporary.replace(path)
     return len(later)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.disk_faults import describe_disk_fault
+from megatron_ar3po.platform.process_environment import prepare_process
 
 _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
@@ -45,8 +46,9 @@ def make_parser(asked: str = "") -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
-    arguments = parse_with_late_words(make_parser(words[0] if words else ""), words)
     try:
+        prepare_process()
+        arguments = parse_with_late_words(make_parser(words[0] if words else ""), words)
         code = arguments.command(arguments)
         sys.stdout.flush()
         return code

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import sys
 import time
@@ -31,9 +32,12 @@ from rich.table import Table
 
 from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.paths import expand_home, parse_path
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.distributed.launched_ranks import drop_leftover_ranks
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.accuracy import accuracy
+from megatron_ar3po.platform.host_limits import check_open_files
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.facts import read_rendered_at
@@ -70,7 +74,7 @@ def add_evaluate_parser(subparsers: Any) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("policy", type=Path, metavar="RUN|FOLDER")
+    parser.add_argument("policy", type=parse_path, metavar="RUN|FOLDER")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--data", default="", help="JSONL of prompts [the run's evaluation.path]")
     parser.add_argument("--samples", type=int, help="per prompt [evaluation.samples_per_prompt]")
@@ -87,7 +91,7 @@ def add_evaluate_parser(subparsers: Any) -> None:
         "--server-tp", type=int, help="GPUs of one server [actor.tensor_parallel_size]"
     )
     parser.add_argument(
-        "--out", type=Path, help="result.json, responses.jsonl, logs [runs/evaluate_NAME]"
+        "--out", type=parse_path, help="result.json, responses.jsonl, logs [runs/evaluate_NAME]"
     )
     parser.add_argument("--json", action="store_true", help="the result as one JSON object")
     parser.set_defaults(command=evaluate_command)
@@ -97,6 +101,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     policy = find_policy(arguments)
     out = arguments.out or Path("runs") / f"evaluate_{policy.name.strip('/').replace('/', '_')}"
     config = settings(policy, arguments, out)
+    drop_leftover_ranks(os.environ, is_alone=True)
+    check_open_files(config.servers.max_concurrent_requests)
     started = time.monotonic()
     from megatron_ar3po.wiring.benchmark_sampling import sample_benchmark  # heavy imports
 
@@ -158,7 +164,7 @@ def find_policy(arguments: argparse.Namespace) -> Policy:
 def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config:
     """The policy's config with the benchmark where the training prompts stood."""
     config = policy.config
-    data = arguments.data or config.evaluation.path
+    data = expand_home(arguments.data) or config.evaluation.path
     if not data:
         raise ValueError("no benchmark: name one by --data FILE, or set evaluation.path=FILE.")
     if not Path(data).is_file():

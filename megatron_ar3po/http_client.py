@@ -24,6 +24,8 @@ from typing import Any
 
 import aiohttp
 
+from megatron_ar3po.platform.host_limits import connection_room
+
 _CONNECT_LIMIT_S = 30.0  # a server that is there accepts at once, however busy it is
 
 
@@ -109,7 +111,8 @@ class HttpClient:
         """Made inside the running loop."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0),  # the caller bounds what is in flight
+                # The caller bounds what is in flight; here it is kept from ending of too many open files.
+                connector=aiohttp.TCPConnector(limit=max(1, connection_room())),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
             )

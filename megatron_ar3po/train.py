@@ -16,13 +16,13 @@ import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
+from megatron_ar3po.config.paths import expand_home, parse_path
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate, warnings_of
 from megatron_ar3po.disk_faults import (
@@ -30,10 +30,13 @@ from megatron_ar3po.disk_faults import (
     describe_disk_fault,
     silence_threads_that_end_of_one,
 )
+from megatron_ar3po.distributed.launched_ranks import drop_leftover_ranks, read_rank
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
+from megatron_ar3po.platform.host_limits import check_open_files
+from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.stop_request import StopRequest
@@ -86,6 +89,10 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m megatron_ar3po.train")
     add_train_arguments(parser)
+    try:
+        prepare_process()
+    except ValueError as error:
+        return _fail(2, error)
     return train_command(parse_with_late_words(parser, argv))
 
 
@@ -139,13 +146,13 @@ def _fail(code: int, error: object) -> int:
 
 
 def read_arguments(words: Sequence[str]) -> Config:
-    files = [word for word in words if "=" not in word]
+    files = [word for word in words if "=" not in word or os.path.isfile(expand_home(word))]
     if not files:
         raise ValueError("no config file given; name one, such as examples/tiny_sum/config.yaml.")
-    for file in map(Path, files):
+    for file in map(parse_path, files):
         if file.name == CONFIG_FILE:  # of a run, whose other files count too
             check_format(file.parent)
-    return load_config(files, [word for word in words if "=" in word])
+    return load_config(files, [word for word in words if word not in files])
 
 
 def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
@@ -199,15 +206,17 @@ def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
 
 def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
+    if leftover := drop_leftover_ranks(os.environ):
+        print(f"ar3po: {leftover}", file=sys.stderr)
+    rank, world_size = read_rank(os.environ)  # as torchrun or srun says
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun that is killed cannot end its ranks
         die_with_parent()
     stop = StopRequest(max_seconds=config.run.max_seconds)
     stop.install()
     silence_threads_that_end_of_one()
-    # As torchrun or srun says; one process without them.
-    rank, world_size = (int(os.environ.get(n, d)) for n, d in (("RANK", "0"), ("WORLD_SIZE", "1")))
     layout = layout_of(config, rank, world_size)
     validate(config, layout)
+    check_open_files(config.servers.max_concurrent_requests)
     with ExitStack() as stack:
         owner = None
         if rank == 0 and config.debug.mode != "train_only":

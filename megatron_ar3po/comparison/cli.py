@@ -21,6 +21,7 @@ from megatron_ar3po.comparison.process import preload
 from megatron_ar3po.comparison.results import Comparison, compare, read_curves
 from megatron_ar3po.comparison.runner import run_all
 from megatron_ar3po.comparison.table import to_markdown, to_rich
+from megatron_ar3po.config.paths import parse_path
 
 _ABOUT = """\
 Train several variants on equal prompts and paired seeds, and compare them in one table and one figure.
@@ -45,7 +46,7 @@ def add_comparison_parser(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "config", type=Path, metavar="CONFIG", help="a run's config, or an experiment file"
+        "config", type=parse_path, metavar="CONFIG", help="a run's config, or an experiment file"
     )
     parser.add_argument("words", nargs="*", metavar="key=value", help="options of every run")
     parser.add_argument(
@@ -71,7 +72,7 @@ def add_comparison_parser(subparsers: Any) -> None:
         "--timeout", type=float, default=3600.0, help="seconds, of one run; default: %(default)s"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/comparison"), help="default: %(default)s"
+        "--out", type=parse_path, default=Path("runs/comparison"), help="default: %(default)s"
     )
     parser.add_argument(
         "--only-report", action="store_true", help="train nothing; report what is finished"

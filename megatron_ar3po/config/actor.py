@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
+from megatron_ar3po.config.paths import PassedThrough
 from megatron_ar3po.config.rules import require
 
 
@@ -81,7 +82,7 @@ class ActorConfig:
     use_distributed_optimizer: Fixed[bool] = True
     """The optimizer's state is sharded over the data-parallel ranks. false: each of them has all of it."""
 
-    megatron: Fixed[dict[str, Any]] = field(default_factory=dict[str, Any])
+    megatron: Fixed[PassedThrough] = field(default_factory=dict[str, Any])
     """Further options of the model under the names of Megatron's TransformerConfig. One that it does not know is
     refused."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
+from megatron_ar3po.config.paths import PathText
 from megatron_ar3po.config.rules import require
 
 
@@ -13,7 +14,7 @@ from megatron_ar3po.config.rules import require
 class DataConfig:
     """The training prompts: a JSONL file, one object a line."""
 
-    path: Warn[str] = ""
+    path: Warn[PathText] = ""
     """JSONL file of training prompts. Other fields of a line than those named below travel with the prompt as its
     metadata."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free
+from megatron_ar3po.config.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,5 +20,5 @@ class DebugConfig:
     dump_steps: Free[list[int]] = field(default_factory=list[int])
     """Training steps whose response groups go to `dumps/step_NNNNN.pt` in the run's folder."""
 
-    replay_path: Free[str] = ""
+    replay_path: Free[PathText] = ""
     """The dump that `mode=train_only` trains on, at any layout."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
+from megatron_ar3po.config.paths import PathText
 from megatron_ar3po.config.rules import require
 
 
@@ -12,7 +13,7 @@ from megatron_ar3po.config.rules import require
 class EvaluationConfig:
     """Held-out prompts, sampled with the same settings and the same noise before, during and after training."""
 
-    path: Warn[str] = ""
+    path: Warn[PathText] = ""
     """JSONL file of held-out prompts, in the form of `data.path`. Empty: no evaluation."""
 
     every_steps: Free[int] = 0

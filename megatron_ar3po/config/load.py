@@ -20,6 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter, ValidationError
 
 from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.presets import PRESETS
 from megatron_ar3po.config.renamed import RENAMED, refuse_renamed_options
 from megatron_ar3po.config.schema import Config
@@ -64,7 +65,8 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, width=100)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(stated: Path) -> dict[str, Any]:
+    path = Path(expand_home(str(stated)))
     if not path.is_file():
         raise ValueError(
             f"config file {path} does not exist; name a YAML file such as examples/tiny_sum/config.yaml."
@@ -158,8 +160,9 @@ def _with_lax_types(values: Mapping[str, Any]) -> dict[str, Any]:
 def _help_line(error: Any) -> str:
     dotted = ".".join(str(part) for part in error["loc"])
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, ValueError):  # a rule of a section: it says all by itself
-        return str(cause)
+    if isinstance(cause, ValueError):
+        # A rule of a section says all by itself; a path does not know its option.
+        return f"{dotted}={cause}" if "." in dotted else str(cause)
     given = error["input"]
     shown = (
         given

@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Warn
+from megatron_ar3po.config.paths import PathText
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelConfig:
     """The policy to start from."""
 
-    path: Warn[str] = ""
+    path: Warn[PathText] = ""
     """Folder of a Hugging Face checkpoint (config.json, *.safetensors, tokenizer). The servers and the actor both
     load it; there is no default, for no model is everyone's."""
 
-    megatron_path: Warn[str] = ""
+    megatron_path: Warn[PathText] = ""
     """A Megatron distributed checkpoint to take the weights from; config and tokenizer stay those of `model.path`.
     Empty: the weights of `model.path`."""
 

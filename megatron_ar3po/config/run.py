@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
+from megatron_ar3po.config.paths import PathText
 from megatron_ar3po.config.rules import require
 
 
@@ -17,7 +18,7 @@ class RunConfig:
     name: Fixed[str] = "run"
     """Names the run's folder and its log lines."""
 
-    dir: Free[str] = ""
+    dir: Free[PathText] = ""
     """Folder of all the run writes. Empty: `runs/NAME`, so that a run needs no path of its own."""
 
     num_steps: Free[int] = 100

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from megatron_ar3po.config.at_resume import Free, Warn
+from megatron_ar3po.config.paths import PassedThrough
 from megatron_ar3po.config.rules import require
 
 
@@ -55,7 +56,7 @@ class ServersConfig:
     max_total_tokens: Free[int] = 65536
     """KV cache of each server in tokens, on a CPU. On a GPU `servers.sglang.mem_fraction_static` rules."""
 
-    sglang: Warn[dict[str, Any]] = field(default_factory=dict[str, Any])
+    sglang: Warn[PassedThrough] = field(default_factory=dict[str, Any])
     """Further options of each server under the names of SGLang's ServerArgs, as in
     `servers.sglang.mem_fraction_static=0.7`. One that this SGLang does not know, or that the run sets itself, is
     refused."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Free
+from megatron_ar3po.config.paths import PathText
 from megatron_ar3po.config.rules import require
 
 
@@ -17,7 +18,7 @@ class WeightSyncConfig:
     """`tensor`: through the memory of this machine, the fastest where server and replica share it. `distributed`: a
     broadcast to servers with GPUs of their own. `disk`: through a folder that all nodes see."""
 
-    disk_dir: Free[str] = ""
+    disk_dir: Free[PathText] = ""
     """With `transport=disk`: where the folders of weights lie. Empty: `weight_sync` in the run's folder."""
 
     bucket_bytes: Free[int] = 512 * 1024 * 1024

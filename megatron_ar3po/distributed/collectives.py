@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import datetime
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from threading import Timer
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
+from megatron_ar3po.distributed.launched_ranks import gpu_of_rank, read_rank
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.distributed.rank_watch import RankWatch
@@ -22,17 +25,22 @@ from megatron_ar3po.distributed.rank_watch import RankWatch
 Value = TypeVar("Value")
 
 _ALL, _REPLICA, _PEERS = "all ranks", "its replica", "its peers in other replicas"
+_LONE_RANK_S = 60.0  # until a rank says that it waits for the others
 _DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
 
 
 def start_process_group(timeout_s: float) -> tuple[int, int]:
     """Joins the process group torchrun or srun prepared (env RANK, WORLD_SIZE, ...), or makes one of a single rank.
     Returns (rank, world size)."""
+    rank, world_size = read_rank(os.environ)
     timeout = datetime.timedelta(seconds=timeout_s)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    if "RANK" in os.environ:
+        torch.cuda.set_device(gpu_of_rank(os.environ, torch.cuda.device_count()))
+    if world_size > 1:
+        meeting = Timer(_LONE_RANK_S, _tell_whom_it_waits_for, (rank, world_size))
+        meeting.daemon = True
+        meeting.start()
         try:
             dist.init_process_group(backend, timeout=timeout)
         except dist.DistError as error:  # a node that has not come, or cannot reach the first one
@@ -41,9 +49,22 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
                 "the one whose node_*.log lacks the line '[node] ... torch.distributed.run' has not started; if none "
                 "does, MASTER_ADDR is not reached from all (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall)."
             ) from error
+        finally:
+            meeting.cancel()
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
-    return dist.get_rank(), dist.get_world_size()
+    return rank, world_size
+
+
+def _tell_whom_it_waits_for(rank: int, world_size: int) -> None:
+    """Before there is a log, and before it is known whether anybody else will come."""
+    address = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    print(
+        f"ar3po: rank {rank} of {world_size} (RANK, WORLD_SIZE) waits for the others at {address} (MASTER_ADDR, "
+        "MASTER_PORT). If this is meant to be a run of one process, unset these four.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 class Ranks:

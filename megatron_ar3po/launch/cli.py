@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.paths import parse_path
 
 _EXTRA_MISSING = (
     "ar3po launch needs NeMo-Run, which is not installed ({error}); install it with "
@@ -74,7 +75,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
         raise ValueError(_EXTRA_MISSING.format(error=error)) from error
     from megatron_ar3po.launch.recipes import as_script, training, variants
 
-    config = Path(arguments.config).resolve()
+    config = parse_path(arguments.config).resolve()
     base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
     with run.Experiment(base, base_dir=home) as experiment:
         for variant in variants(base, arguments.vary):

@@ -29,6 +29,7 @@ from types import FrameType
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous, torchrun_command
+from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 
 PREFLIGHT_FAILED = 3
@@ -144,6 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
     try:
+        prepare_process()
         return run_node(
             args.config,
             args.overrides,

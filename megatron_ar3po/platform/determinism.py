@@ -35,4 +35,9 @@ def use_deterministic_kernels() -> None:
     """In a rank, before the model is built."""
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or 1))
+    threads = os.environ.get("OMP_NUM_THREADS") or "1"
+    if not threads.isdecimal() or int(threads) < 1:
+        raise ValueError(
+            f"OMP_NUM_THREADS={threads} of the environment is no number of threads; use 1 or more, or unset it."
+        )
+    torch.set_num_threads(int(threads))

@@ -1,5 +1,5 @@
-"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER takes its
-temporary files, ARGUMENTS is a JSON object of ServerArgs.
+"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER is its
+TMPDIR, where SGLang leaves sockets and metric files behind; ARGUMENTS is a JSON object of ServerArgs.
 
 The server and all its children end when a byte arrives on standard input, or with the process PARENT_PID
 (`process_guard`), and leave no temporary files. Without a GPU the shims of `sglang_cpu` are applied first; beside one
@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,6 @@ def name_answers(app: Any, process: str) -> None:
 
 def main() -> None:
     parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
-    tempfile.tempdir = temporary  # SGLang leaves its sockets and metric files behind
     start_guard(parent_pid, temporary, before_end=remove_shared_memory_files)
     arguments = json.loads(sys.argv[3])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
@@ -263,14 +264,14 @@ def add_plan_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--model-config",
-        type=Path,
+        type=parse_path,
         help="a config.json [that of model.path; when it is not on this machine, model_config.json beside CONFIG]",
     )
     parser.set_defaults(command=plan_command)
 
 
 def _read_shape(config: Config, arguments: argparse.Namespace) -> ModelShape:
-    beside = Path(arguments.config).parent / "model_config.json"
+    beside = parse_path(arguments.config).parent / "model_config.json"
     is_here = (Path(config.model.path) / "config.json").is_file()
     file = arguments.model_config or (beside if beside.is_file() and not is_here else None)
     require(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.observability.run_summary import print_summary, summarize
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.run.folder_format import check_not_newer
@@ -18,7 +18,9 @@ def add_report_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "report", help="what a run did", description="Figures of one run."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
+    parser.add_argument(
+        "run", type=parse_path, metavar="RUN", help="a run's folder, such as runs/NAME"
+    )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.set_defaults(command=report_command)
 

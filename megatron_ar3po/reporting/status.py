@@ -13,6 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.distributed.rank_watch import (
     STACKS_REQUEST,
     WRITE_EVERY_S,
@@ -38,7 +39,9 @@ def add_status_parser(subparsers: Any) -> None:
         description="Where every rank is, and whom the others wait for. Exit code 1 when a rank has failed or is not "
         "heard of.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
+    parser.add_argument(
+        "run", type=parse_path, metavar="RUN", help="a run's folder, such as runs/NAME"
+    )
     parser.add_argument(
         "--stacks",
         action="store_true",

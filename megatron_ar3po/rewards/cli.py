@@ -26,6 +26,7 @@ from typing import Any, TextIO
 from rich.console import Console
 from rich.progress import Progress
 
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.response_json import verdict_json
 from megatron_ar3po.rewards.grade import Grade, own_tolerance
@@ -43,11 +44,13 @@ def add_grade_parser(subparsers: Any) -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", type=Path, help="JSONL: gold with response or pred")
-    parser.add_argument("--output", type=Path, help="JSONL: the same with reward, status, reason")
+    parser.add_argument("--input", type=parse_path, help="JSONL: gold with response or pred")
+    parser.add_argument(
+        "--output", type=parse_path, help="JSONL: the same with reward, status, reason"
+    )
     parser.add_argument(
         "--check",
-        type=Path,
+        type=parse_path,
         metavar="FILE",
         help="JSONL: list its unusable ground truths; exit 1 if any",
     )

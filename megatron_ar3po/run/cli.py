@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.run.folder_format import FORMAT
 from megatron_ar3po.run.upgrade import upgrade_run
 
@@ -17,7 +17,9 @@ def add_upgrade_parser(subparsers: Any) -> None:
         description="Bring a run's folder of the version before to today's format, so that it can be resumed, "
         "evaluated and graded anew. Its config gets today's names of options; all else stays as it is.",
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run's folder, such as runs/NAME")
+    parser.add_argument(
+        "run", type=parse_path, metavar="RUN", help="a run's folder, such as runs/NAME"
+    )
     parser.add_argument(
         "--dry-run", action="store_true", help="say what would change; write nothing"
     )

@@ -57,7 +57,7 @@ class ChildProcess:
     def start(
         self, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> None:
-        """Returns at once. `environment`: instead of ours."""
+        """Returns at once. `environment`: instead of ours; TMPDIR in it becomes the folder for temporary files."""
         assert self._process is None, f"{self.name} was started twice; stop it first"
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary = tempfile.mkdtemp(prefix="ar3po_server_")
@@ -69,7 +69,10 @@ class ChildProcess:
                 stdin=subprocess.PIPE,  # a byte on it ends the process
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment,
+                env={
+                    **(os.environ if environment is None else environment),
+                    "TMPDIR": self._temporary,
+                },
                 start_new_session=True,  # its own process group: it is ended as a whole
             )
 

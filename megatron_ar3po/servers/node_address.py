@@ -19,9 +19,15 @@ def node_address() -> str:
     if stated:
         return parse_address(stated)
     master = os.environ.get("MASTER_ADDR", HOST)
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
-        probe.connect((master, 9))
-        return str(probe.getsockname()[0])
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:  # sends nothing
+            probe.connect((master, 9))
+            return str(probe.getsockname()[0])
+    except OSError as error:
+        raise ValueError(
+            f"MASTER_ADDR={master} is not reached over IPv4 from here ({error.strerror}), so this node's own address "
+            f"is not known; set {ADDRESS_VARIABLE} on each node to the IPv4 address that the other nodes reach."
+        ) from error
 
 
 def parse_address(address: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 HOST = "127.0.0.1"
@@ -16,8 +17,12 @@ def reserve_port(port: int, host: str = HOST) -> socket.socket:
         reservation.bind((host, port))
     except OSError as error:
         reservation.close()
+        reason = (
+            "Another process holds it; choose another port, or 0 for a free one from the system."
+            if error.errno == errno.EADDRINUSE
+            else f"Servers listen on IPv4 addresses of this node: give it {host}, or a port above 1023."
+        )
         raise ValueError(
-            f"servers.port={port} cannot be used on {host}: {error.strerror}. Another process holds it; choose another "
-            "port, or 0 for a free one from the system."
+            f"servers.port={port} cannot be used on {host}: {error.strerror}. {reason}"
         ) from error
     return reservation

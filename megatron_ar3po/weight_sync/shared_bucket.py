@@ -19,12 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from megatron_ar3po.interfaces import WeightPublishError
+from megatron_ar3po.platform.host_limits import find_missing_shared_memory
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+from megatron_ar3po.platform.torchvision_stand_in import stand_in_for_torchvision
 
 
 def import_sglang(*, with_checksums: bool) -> None:
     """What a publish needs of SGLang takes seconds to import. Call it before the first publish."""
     ensure_torchvision_schemas()
+    stand_in_for_torchvision()
     importlib.import_module("sglang.srt.utils")
     importlib.import_module("sglang.srt.weight_sync.tensor_bucket")
     if with_checksums:
@@ -101,6 +105,11 @@ class SharedBuckets:
         """The buffer that has rested longest, a larger one if it is too small."""
         buffer, newer = self._buffers
         if buffer is None or buffer.numel() < size:
+            if missing := find_missing_shared_memory(size):
+                raise WeightPublishError(
+                    f"{missing}, but a bucket of weights takes {size / 2**20:,.1f} MiB of shared memory; empty it, "
+                    "give it more, or set weight_sync.transport=disk."
+                )
             with _share_by_file_name():
                 storage = torch.UntypedStorage._new_shared(size, device="cpu")
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -26,6 +26,7 @@ from megatron_ar3po.wiring.servers import (
     visible_gpus,
     wait_until_ready,
 )
+from megatron_ar3po.wiring.shared_memory import check_shared_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,7 @@ def sample_benchmark(
     stack.callback(dist.destroy_process_group)
     ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
     setup_logging(ranks.layout, config.observability.log_level)
+    check_shared_memory(config, ranks, publishes=False)
     servers = _start_servers(config, server_tp, stack)
     inputs = load_prompts_and_verifier(config, ranks, stack, rendered_at)
     wait_until_ready(servers)

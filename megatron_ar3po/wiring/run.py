@@ -36,6 +36,8 @@ from megatron_ar3po.wiring.response_log import log_folder
 from megatron_ar3po.wiring.reuse_store import open_store
 from megatron_ar3po.wiring.router import check_routing
 from megatron_ar3po.wiring.run_facts import compare_start
+from megatron_ar3po.wiring.servers import ranks_per_node
+from megatron_ar3po.wiring.shared_memory import check_shared_memory
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +56,9 @@ def train(
     check_pick(config.reuse)
     make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
     check_routing(config)
+    check_shared_memory(
+        config, ranks, num_leaders=ranks_per_node(ranks) // config.actor.replica_size
+    )
     folder = config.run.path
     ranks.run_on_first(lambda: check_run_folder(config))
     check_ownership = share_ownership(config, ranks, owner)

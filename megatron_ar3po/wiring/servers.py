@@ -199,8 +199,10 @@ def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:
 def visible_gpus() -> list[str]:
     if not torch.cuda.is_available():
         return []
-    stated = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return stated.split(",") if stated else [str(i) for i in range(torch.cuda.device_count())]
+    count = torch.cuda.device_count()
+    stated = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    # CUDA reads them up to the first that names no GPU.
+    return stated[:count] if any(stated) else [str(i) for i in range(count)]
 
 
 def wait_until_ready(servers: Sequence[RunServer]) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,12 @@ class RunStarter:
         nodes: int = 1,
         config: Path = CONFIG,
         short: bool = True,
+        cwd: Path = ROOT,
+        within: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> Run:
-        """`ranks` on each of so many `nodes`."""
+        """`ranks` on each of so many `nodes`. `within`: the words of a program that starts the command behind them.
+        `environment`: instead of ours."""
         tag = uuid.uuid4().hex
         folder = self._folder / "run"
         for word in words:
@@ -120,9 +125,13 @@ class RunStarter:
             launcher = [str(ROOT / "tests/harness/nodes.py"), str(nodes), str(ranks)]
         arguments = [*(SHORT if short else []), f"run.dir={folder}", *words]
         process = subprocess.Popen(
-            [sys.executable, *launcher, str(config), *arguments],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "AR3PO_TEST_TAG": tag},
+            [*within, sys.executable, *launcher, str(config), *arguments],
+            cwd=cwd,
+            env={
+                **(os.environ if environment is None else environment),
+                "OMP_NUM_THREADS": "1",
+                "AR3PO_TEST_TAG": tag,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.reuse.admin.exporting import export
 from megatron_ar3po.reuse.admin.importing import import_lines
@@ -41,7 +42,7 @@ def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
     ) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=about, description=about)
         sub.add_argument(
-            "path", type=Path, help="a run's folder, its reuse folder, or one shard file"
+            "path", type=parse_path, help="a run's folder, its reuse folder, or one shard file"
         )
         sub.add_argument("--json", action="store_true", help="for scripts")
         sub.set_defaults(command=command)
@@ -56,7 +57,9 @@ def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
     showing = verb("show", show, "prompt, response and provenance of one stored response")
     showing.add_argument("response", help="its id, or the beginning of it")
     showing.add_argument(
-        "--tokenizer", type=Path, help="folder of the tokenizer, where the noted one has moved"
+        "--tokenizer",
+        type=parse_path,
+        help="folder of the tokenizer, where the noted one has moved",
     )
     verb(
         "verify",
@@ -64,7 +67,7 @@ def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
         "check every row's checksum and the structure of the files; exit code 1 on damage",
     )
     exporting = verb("export", export, "write all stored responses to a file")
-    exporting.add_argument("file", type=Path, help="*.jsonl or *.parquet")
+    exporting.add_argument("file", type=parse_path, help="*.jsonl or *.parquet")
     exporting.add_argument(
         "--salvage", action="store_true", help="leave damaged rows out and go on"
     )
@@ -85,7 +88,9 @@ def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
         partial(_import, make_grader=make_grader),
         "deposit correct responses from a JSONL file",
     )
-    importing.add_argument("file", type=Path, help="one response a line, as export writes them")
+    importing.add_argument(
+        "file", type=parse_path, help="one response a line, as export writes them"
+    )
     importing.add_argument(
         "--max-responses-per-prompt", type=int, default=8, help="cap per prompt (8)"
     )
@@ -97,7 +102,7 @@ def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
     for sub in (importing, regrading):
         sub.add_argument(
             "--config",
-            type=Path,
+            type=parse_path,
             help="data and verifier of this config; default: resolved_config.yaml of the run",
         )
 

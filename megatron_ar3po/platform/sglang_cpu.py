@@ -2,7 +2,7 @@
 
 What each shim is for (SGLang 0.5.23):
 
-1. torchvision's operator schemas: see `torchvision_schemas`.
+1. torchvision: see `torchvision_stand_in` (there is none) and `torchvision_schemas` (one that does not fit).
 2. `sgl_kernel`: on the CPU engine SGLang imports a few names of a package that has no CPU wheel. A dense model without
    speculative decoding on the `torch_native` attention calls none of them; a call raises and says so.
 3. `murmur_hash32_cpu`, the one operator that the per-request seed needs, written in torch.
@@ -30,6 +30,7 @@ from torch import Tensor
 
 from megatron_ar3po.platform.batch_invariance import install
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
+from megatron_ar3po.platform.torchvision_stand_in import stand_in_for_torchvision
 
 # The names that SGLang's CPU paths import at module level; none is called on the way described above.
 _ABSENT_KERNELS = (
@@ -50,6 +51,7 @@ def apply_shims(*, seeded: bool) -> None:
     """Before the first import of sglang, in the launcher."""
     os.environ["SGLANG_USE_CPU_ENGINE"] = "1"
     ensure_torchvision_schemas()
+    stand_in_for_torchvision()
     if importlib.util.find_spec("sgl_kernel") is None:
         _install_sgl_kernel()
     if seeded:

@@ -1,4 +1,5 @@
-"""Lets transformers and SGLang be imported where a CUDA-built torchvision lies beside a CPU build of torch.
+"""Lets transformers and SGLang be imported where a CUDA-built torchvision lies beside a CPU build of torch: somebody
+or some package has installed it (requirements/ installs none there, see `torchvision_stand_in`).
 
 The published torchvision wheel is a CUDA build. Its extension does not load beside a CPU torch, and importing
 torchvision then fails with "operator torchvision::nms does not exist", and transformers and SGLang with it. Declaring

@@ -178,9 +178,9 @@ except ValueError as error:
 """
     said = run_limited("ulimit -n 291", program)
     assert said.startswith(
-        "a process may have 300 files open here (ulimit -n), but a run needs 356"
+        "a process may have 291 files open here (ulimit -n), but a run needs 292"
     )
-    assert run_limited("ulimit -n 356", program) == ""
+    assert run_limited("ulimit -n 292", program) == ""
 
 
 def test_connections_leave_room_for_other_files():

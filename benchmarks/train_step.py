@@ -109,7 +109,7 @@ def pack(
         weights=mask / responses,
         behaviour_logprobs=-2.0 * mask,
         is_reused=nothing,
-        uses_stored_logprobs=nothing,
+        uses_behaviour_logprobs=nothing,
     )
 
 

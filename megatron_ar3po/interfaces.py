@@ -172,12 +172,13 @@ class Actor(Protocol):
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
         """Forward only, with the weights as they are now; returns the batch with `old_logprobs` filled on the last
-        pipeline stage, and `reference_logprobs` where there is a KL term."""
+        pipeline stage where they come from a pass (`TrainingBatch.needs_pass`), and `reference_logprobs` of all of it
+        where there is a KL term. Computes nothing where neither is asked for."""
         ...
 
     def reference_kl(self, batch: TrainingBatch) -> Mapping[RowKey, float]:
         """Of every response of the step, summed over its tokens, at the start of the step. The same on every rank.
-        `batch` comes from `compute_logprobs`."""
+        `batch` comes from `compute_logprobs`, and all of it from a pass."""
         ...
 
     def refresh_reference(self) -> None:

@@ -2,6 +2,10 @@
 
     groups -> samples with signal -> batch -> old log-probs -> drift check -> KL penalty -> mini-batches
 
+The old log-probs need a forward pass of their own only where the update's own does not give them
+(algorithm/old_logprobs.py): with one mini-batch, no KL in the reward and no limit on the drift of borrowed responses
+there is none.
+
 The trainer, `debug.mode=train_only` and the tests all come through here, so an update has one form.
 
 An update whose loss or gradient is not finite is skipped on all ranks: weights, optimizer and schedule stay as they
@@ -12,6 +16,7 @@ the run, reported in one sentence; the caller saves what is there and ends.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -71,11 +76,14 @@ class PolicyUpdate:
         self._ranks = ranks
         self._algorithm = config.algorithm
         self._reuse = config.reuse
-        self._builder = BatchBuilder(ranks, config.algorithm, config.actor)
+        self._builder = BatchBuilder(ranks, config.algorithm, config.actor, config.reuse)
         self.digest = digest or PolicyDigest(config)
         self._span = span
         self._max_skipped = config.actor.max_skipped_updates
         self._skipped_in_a_row = 0
+        self._max_mismatch = config.observability.max_logprob_mismatch
+        self._is_mismatched = False
+        self._dtype = config.model.dtype
 
     def make_samples(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
         """Collective. `groups`: those of this replica. What is relative to the whole step, and not to a group, sees the
@@ -101,7 +109,7 @@ class PolicyUpdate:
                 aggregation=self._algorithm.loss_aggregation,
             )
             batch = self._penalize(batch, groups)
-        records = drift_records(drifts)
+        records = Records()
         stats: list[UpdateStats] = []
         for mini_batch in batch.mini_batches:
             with self._span("update"):
@@ -115,6 +123,8 @@ class PolicyUpdate:
         records.add("actor/samples", Max(batch.num_samples))
         records.add("memory/peak_bytes", Max(peak_bytes()))
         loans = (*drifts, *(loan for each in stats for loan in each.loans))
+        records.add_all(drift_records(loans))
+        self._warn_of_mismatch(records)
         fault = (
             self._describe_fault(stats[-1]) if self._skipped_in_a_row > self._max_skipped else ""
         )
@@ -129,17 +139,40 @@ class PolicyUpdate:
             return
         self._skipped_in_a_row += 1
         found = sorted({n for part in self._ranks.gather(_not_finite(mini_batch)) for n in part})
+        reason = "all it was made of is finite"
+        if found:
+            reason = f"not finite before it: {', '.join(found)}"
+        elif _has_odd_logprobs(stats):
+            reason = "not finite in it: the log-probs of its own forward pass"
         if self._ranks.is_first:
             logger.warning(
                 "an update was skipped: its loss is %g, its gradient norm %g; %s (%d in a row; "
                 "actor.max_skipped_updates=%d)",
                 stats.loss,
                 stats.grad_norm,
-                f"not finite before it: {', '.join(found)}"
-                if found
-                else "all it was made of is finite",
+                reason,
                 self._skipped_in_a_row,
                 self._max_skipped,
+            )
+
+    def _warn_of_mismatch(self, records: Records) -> None:
+        """When it rises above the limit, and not again until it has been below. `records` are the same on all ranks."""
+        mean = records.get("mismatch/logprob_abs_mean")
+        if mean is None:  # no fresh response trained
+            return
+        was_mismatched = self._is_mismatched
+        self._is_mismatched = mean.value > self._max_mismatch > 0
+        if self._is_mismatched and not was_mismatched and self._ranks.is_first:
+            logger.warning(
+                "mismatch/logprob_abs_mean=%.3g is above observability.max_logprob_mismatch=%g: with the same weights, "
+                "servers and actor disagree so much about the log-prob of a token, by %.3g about the worst one. "
+                "weight_sync.verify=true says whether the weights arrive whole; servers.sglang must compute in "
+                "model.dtype=%s; what remains algorithm.importance_sampling=token corrects. No more of this until it "
+                "has been below.",
+                mean.value,
+                self._max_mismatch,
+                records["mismatch/logprob_abs_max"].value,
+                self._dtype,
             )
 
     def _describe_fault(self, last: UpdateStats) -> str:
@@ -159,6 +192,11 @@ class PolicyUpdate:
         penalized = [with_kl_penalty(group, kl, self._algorithm.kl_coef) for group in groups]
         samples = self._builder.gather(self.make_samples(penalized))
         return batch.with_advantages({s.row_key: s.advantage for s in samples})
+
+
+def _has_odd_logprobs(stats: UpdateStats) -> bool:
+    ratio = stats.token_records.get("actor/ratio_mean")
+    return ratio is not None and not math.isfinite(ratio.value)
 
 
 def _not_finite(mini_batch: MiniBatch) -> list[str]:

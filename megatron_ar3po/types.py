@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # slow to import: a run owns its folder before it is
 
 FinishReason = Literal["stop", "length", "abort"]
 Origin = Literal["fresh", "reused"]
+OldLogprobsFrom = Literal["update", "pass", "server"]  # algorithm/old_logprobs.py
 VerdictStatus = Literal[
     "correct", "incorrect", "no_answer", "truncated", "too_large", "ungradable", "error"
 ]
@@ -265,7 +266,7 @@ class TrainingSample:
     reward: float
     origin: Origin
     policy_version: int
-    uses_stored_logprobs: bool = False  # old_logprobs are behaviour_logprobs (reuse.option=stored)
+    uses_behaviour_logprobs: bool = False  # its ratio is measured against behaviour_logprobs
 
     @property
     def row_key(self) -> RowKey:
@@ -296,8 +297,9 @@ class MicroBatch:
     weights: Tensor  # [T] float32, share in the loss of one optimizer step, all ranks and micro-batches together
     behaviour_logprobs: Tensor  # [T] float32
     is_reused: Tensor  # [T] bool, token of a borrowed response
-    uses_stored_logprobs: Tensor  # [T] bool, old_logprobs are the behaviour log-probs
-    old_logprobs: Tensor | None = None  # [T] float32; None until compute_logprobs has run
+    uses_behaviour_logprobs: Tensor  # [T] bool, the ratio is measured against behaviour_logprobs
+    old_logprobs_from: OldLogprobsFrom = "pass"
+    old_logprobs: Tensor | None = None  # [T] float32, the actor's at the start; None before a pass
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
     row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; dummy rows have none
 
@@ -330,6 +332,10 @@ class MiniBatch:
     num_sequences: int  # over all DP ranks, that carry gradient
     samples: tuple[TrainingSample, ...] = ()  # of all DP ranks; see `MicroBatch.row_keys`
 
+    @property
+    def old_logprobs_from(self) -> OldLogprobsFrom:  # the same for all of its micro-batches
+        return self.micro_batches[0].old_logprobs_from
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingBatch:
@@ -347,18 +353,23 @@ class TrainingBatch:
     def micro_batches(self) -> tuple[MicroBatch, ...]:
         return tuple(mb for mini in self.mini_batches for mb in mini.micro_batches)
 
+    @property
+    def needs_pass(self) -> tuple[MicroBatch, ...]:
+        """Those whose old log-probs come from a forward pass before the first update."""
+        return tuple(mb for mb in self.micro_batches if mb.old_logprobs_from == "pass")
+
     def with_old_logprobs(self, old_logprobs: Sequence[Tensor | None]) -> TrainingBatch:
-        """The same batch with `old_logprobs` filled in, one [T] tensor (None on ranks without the last pipeline stage)
-        per micro-batch in order. Tokens with `uses_stored_logprobs` keep their behaviour log-probs."""
+        """The same batch with `old_logprobs` filled in: one [T] tensor (None on ranks without the last pipeline stage)
+        for each micro-batch of `needs_pass`, in order."""
         remaining = iter(old_logprobs)
 
         def fill(mb: MicroBatch) -> MicroBatch:
-            fresh = next(remaining)
-            if fresh is not None:
-                fresh = fresh.to(mb.weights.device).where(
-                    ~mb.uses_stored_logprobs, mb.behaviour_logprobs
-                )
-            return replace(mb, old_logprobs=fresh)
+            if mb.old_logprobs_from != "pass":
+                return mb
+            computed = next(remaining)
+            if computed is not None:
+                computed = computed.to(mb.weights.device)
+            return replace(mb, old_logprobs=computed)
 
         return self._with_each(fill)
 

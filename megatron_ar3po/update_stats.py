@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from megatron_ar3po.records import Mean, Record, Records, merge_records
+from megatron_ar3po.types import TrainingSample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,30 @@ class LoanOutcome:
     clip_frac: float | None = None
 
 
+def tell_loan(
+    sample: TrainingSample, row: Sequence[float], *, measures_drift: bool, was_skipped: bool
+) -> LoanOutcome | None:
+    """What an update tells of a borrowed response. `row`: its tokens, the sum of their ratios, those clipped, and the
+    sum of abs(log-prob - stored log-prob). `measures_drift`: those log-probs are of the policy at the start of the
+    step, and nobody has told the drift before. A skipped update has trained nothing, yet the drift is what it is. None
+    where there is nothing to tell.
+
+    4 tokens, ratios 4.4, 1 clipped, 2.0: ratio 1.1, clip_frac 0.25, drift 0.5.
+    """
+    num_tokens, ratios, num_clipped, distance = row
+    measures_drift = measures_drift and not sample.uses_behaviour_logprobs
+    if was_skipped and not measures_drift:
+        return None
+    return LoanOutcome(
+        position=sample.group_position,
+        response_id=sample.response_id,
+        option="recompute" if measures_drift else None,
+        drift=distance / num_tokens if measures_drift else None,
+        ratio=None if was_skipped else ratios / num_tokens,
+        clip_frac=None if was_skipped else num_clipped / num_tokens,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpdateStats:
     """What one optimizer step reports, equal on every rank."""
@@ -29,7 +54,7 @@ class UpdateStats:
     learning_rate: float
     was_skipped: bool  # loss or gradient was not finite: the optimizer did not step
     token_records: Mapping[str, Record] = field(default_factory=Records)  # over the response tokens
-    loans: tuple[LoanOutcome, ...] = ()  # of the borrowed responses that carried gradient
+    loans: tuple[LoanOutcome, ...] = ()  # of the borrowed responses that carry gradient
 
     @property
     def records(self) -> Records:

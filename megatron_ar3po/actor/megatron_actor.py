@@ -31,7 +31,7 @@ from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.platform.determinism import use_deterministic_kernels
 from megatron_ar3po.records import Max, Mean, Records, merge_records
 from megatron_ar3po.types import MicroBatch, MiniBatch, RowKey, TrainingBatch
-from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
+from megatron_ar3po.update_stats import LoanOutcome, UpdateStats, tell_loan
 
 T = TypeVar("T")
 
@@ -81,7 +81,7 @@ class MegatronActor:
             raise ValueError(found[0])
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
-        with_old = batch.with_old_logprobs(self._forward_logprobs(batch.micro_batches))
+        with_old = batch.with_old_logprobs(self._forward_logprobs(batch.needs_pass))
         if self.reference is None:
             return with_old
         with self.reference.swapped_in():
@@ -118,7 +118,7 @@ class MegatronActor:
             learning_rate=step.learning_rate,
             was_skipped=step.was_skipped,
             token_records=totals.records,
-            loans=() if step.was_skipped else self._loans(losses, mini_batch),
+            loans=self._loans(losses, mini_batch, was_skipped=step.was_skipped),
         )
 
     def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
@@ -244,27 +244,29 @@ class MegatronActor:
         return _Totals.merge([t for t in self._gather_from_all_ranks(mine) if t is not None])
 
     def _loans(
-        self, losses: Sequence[PolicyLoss], mini_batch: MiniBatch
+        self, losses: Sequence[PolicyLoss], mini_batch: MiniBatch, *, was_skipped: bool
     ) -> tuple[LoanOutcome, ...]:
-        """How the borrowed responses of this mini-batch trained, on every rank; no collective where there are none."""
-        if not any(sample.origin == "reused" for sample in mini_batch.samples):
+        """How the borrowed responses of this mini-batch trained, on every rank; no collective where there are none. A
+        skipped update trained none of them: what it still tells is how far they had drifted."""
+        borrowed = [sample for sample in mini_batch.samples if sample.origin == "reused"]
+        if not borrowed:
             return ()
-        mine: list[LoanOutcome] = []
+        mine: list[tuple[RowKey, list[float]]] = []
         if self.layout.is_last_stage and self.layout.tp_rank == 0:
             for result, micro_batch in zip(losses, mini_batch.micro_batches, strict=True):
                 rows = result.borrowed_rows.tolist()
-                for key, row in zip(micro_batch.row_keys, rows, strict=False):
-                    num_tokens, ratios, num_clipped = row
-                    if num_tokens:
-                        mine.append(
-                            LoanOutcome(
-                                position=key.position,
-                                response_id=key.response_id,
-                                ratio=ratios / num_tokens,
-                                clip_frac=num_clipped / num_tokens,
-                            )
-                        )
-        return tuple(loan for part in self._gather_from_all_ranks(mine) for loan in part)
+                keyed = zip(micro_batch.row_keys, rows, strict=False)  # a dummy row has no key
+                mine += [(key, row) for key, row in keyed if row[0]]
+        sums: dict[RowKey, list[float]] = {}
+        for key, row in (pair for part in self._gather_from_all_ranks(mine) for pair in part):
+            before = sums.get(key, [0.0] * len(row))  # a context-parallel rank has a part of it
+            sums[key] = [a + b for a, b in zip(before, row, strict=True)]
+        is_own = mini_batch.old_logprobs_from == "update"
+        told = (
+            tell_loan(s, sums[s.row_key], measures_drift=is_own, was_skipped=was_skipped)
+            for s in borrowed
+        )
+        return tuple(outcome for outcome in told if outcome is not None)
 
     def _gather_from_all_ranks(self, mine: T) -> list[T]:
         everyone = [mine]

@@ -33,7 +33,8 @@ from megatron_ar3po.types import MicroBatch
 
 
 def mismatch(micro_batch: MicroBatch) -> Tensor:
-    """[T] old_logprobs - behaviour_logprobs on fresh response tokens, 0 elsewhere."""
+    """[T] old_logprobs - behaviour_logprobs on fresh response tokens, 0 elsewhere. `old_logprobs` are here those of
+    the actor at the start of the step, on every token (old_logprobs.with_start_logprobs)."""
     assert micro_batch.old_logprobs is not None, "old_logprobs are None: run compute_logprobs first"
     difference = micro_batch.old_logprobs - micro_batch.behaviour_logprobs
     return torch.where(is_fresh(micro_batch), difference, 0.0)

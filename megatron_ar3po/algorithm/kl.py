@@ -13,7 +13,7 @@ Where it goes is `algorithm.kl_in`:
     loss    kl_coef * estimate is added to the loss of each token; its gradient flows through logprob
     reward  kl_coef * (sum of the estimates over a response) is taken off the response's reward before
             the advantages are made, and nothing flows through it: the classic penalty of RLHF. The
-            log-probs are those at the start of the step. There k1 has the KL's own gradient (its own
+            log-probs are the actor's at the start of the step. There k1 has the KL's own gradient (its own
             derivative has mean 0, so the score function is all of it) and k2, k3 have not
 
 Worked example, logprob log(1/2), reference log(1/4), d = -log 2 = -0.693147:

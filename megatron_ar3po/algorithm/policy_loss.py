@@ -4,6 +4,9 @@
 
 (with `algorithm.kl_in=reward` the KL has gone into the advantages and is only measured here)
 
+The old log-probs of the ratio may be those of this very forward pass (old_logprobs.py); what the actor said at the
+start of the step, which the mismatch with the servers is measured by, is then what it says here.
+
 Worked example, two tokens of weight 1/2 at ratio 1, A = 1: token losses -1 and -1. With kl_coef 0.1, k2
 of d = -1 and 2 (0.5 and 2), entropy_coef 0.01 and entropies 0.7 and 0.3 the loss is
 (-2 + 0.1 * 2.5 - 0.01 * 1.0) / 2 = -0.88.
@@ -30,6 +33,7 @@ from torch import Tensor
 
 from megatron_ar3po.algorithm.importance_sampling import importance_weights, is_fresh, mismatch
 from megatron_ar3po.algorithm.kl import kl_estimate
+from megatron_ar3po.algorithm.old_logprobs import with_old_logprobs, with_start_logprobs
 from megatron_ar3po.algorithm.token_losses import TokenLoss, log_ratio_of, token_loss
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import MicroBatch
@@ -40,9 +44,9 @@ class PolicyLoss:
     loss: Tensor  # [] with the gradient of logprobs and entropy
     sums: dict[str, tuple[Tensor, Tensor]]  # metric -> (sum over tokens, number of tokens)
     maxima: dict[str, Tensor]  # metric -> maximum over tokens, 0 without tokens
-    borrowed_rows: (
-        Tensor  # [N, 3] tokens, sum of ratios, clipped tokens of a borrowed response; else 0
-    )
+    # [N, 4] of a borrowed response, else 0: tokens, sum of ratios, clipped tokens, and the sum of abs(log-prob at the
+    # start of the step - stored one)
+    borrowed_rows: Tensor
 
 
 def policy_loss(
@@ -58,13 +62,16 @@ def policy_loss(
     where the last pipeline stage is."""
     is_response = micro_batch.loss_mask > 0
     logprobs = torch.where(is_response, logprobs, 0.0)
+    at_start = with_start_logprobs(micro_batch, logprobs.detach())
+    micro_batch = with_old_logprobs(at_start)
     token = token_loss(logprobs, micro_batch, config)
     metrics = _Metrics(is_response)
     _measure_ratio(metrics, logprobs.detach(), token, micro_batch)
+    _measure_mismatch(metrics, at_start)
 
     objective = token.loss
     if config.importance_sampling != "off":
-        correction = importance_weights(micro_batch, config)
+        correction = importance_weights(at_start, config)
         metrics.mean("mismatch/importance_weight_mean", correction, is_fresh(micro_batch))
         beyond = (correction == 0) | (correction == config.importance_sampling_cap)
         metrics.mean("mismatch/beyond_cap_frac", beyond, is_fresh(micro_batch))
@@ -88,7 +95,7 @@ def policy_loss(
         loss=loss,
         sums=metrics.sums,
         maxima=metrics.maxima,
-        borrowed_rows=_borrowed_rows(logprobs.detach(), token, micro_batch),
+        borrowed_rows=_borrowed_rows(logprobs.detach(), token, micro_batch, at_start),
     )
 
 
@@ -103,16 +110,29 @@ def _measure_ratio(
     metrics.mean("actor/approx_kl", log_ratio.expm1() - log_ratio)  # k3 of KL(old || now)
     metrics.mean("reuse/ratio_mean", ratio, micro_batch.is_reused)
     metrics.mean("reuse/clip_frac", token.is_clipped, micro_batch.is_reused)
-    difference = mismatch(micro_batch).abs()
-    metrics.mean("mismatch/logprob_abs_mean", difference, is_fresh(micro_batch))
-    metrics.max("mismatch/logprob_abs_max", difference)
 
 
-def _borrowed_rows(logprobs: Tensor, token: TokenLoss, micro_batch: MicroBatch) -> Tensor:
+def _measure_mismatch(metrics: _Metrics, at_start: MicroBatch) -> None:
+    """Between the actor and the server that sampled, while both held the same weights."""
+    is_measured = is_fresh(at_start)
+    if at_start.old_logprobs_from == "server":  # nobody knows what the actor said then
+        is_measured = torch.zeros_like(is_measured)
+    difference = mismatch(at_start).abs()
+    metrics.mean("mismatch/logprob_abs_mean", difference, is_measured)
+    metrics.max("mismatch/logprob_abs_max", torch.where(is_measured, difference, 0.0))
+
+
+def _borrowed_rows(
+    logprobs: Tensor, token: TokenLoss, micro_batch: MicroBatch, at_start: MicroBatch
+) -> Tensor:
+    assert at_start.old_logprobs is not None
     ratio = log_ratio_of(logprobs, micro_batch).exp()
-    per_token = torch.stack([torch.ones_like(ratio), ratio, token.is_clipped.to(ratio.dtype)], 1)
+    drift = (at_start.old_logprobs - at_start.behaviour_logprobs).abs()
+    per_token = torch.stack(
+        [torch.ones_like(ratio), ratio, token.is_clipped.to(ratio.dtype), drift], dim=1
+    )
     is_borrowed = micro_batch.is_reused & (micro_batch.loss_mask > 0)
-    rows = torch.zeros(micro_batch.num_sequences, 3, dtype=ratio.dtype, device=ratio.device)
+    rows = torch.zeros(micro_batch.num_sequences, 4, dtype=ratio.dtype, device=ratio.device)
     return rows.index_add(
         0, micro_batch.sequence_ids, torch.where(is_borrowed[:, None], per_token, 0.0)
     )

@@ -56,7 +56,7 @@ def samples_with_signal(
             continue
         weight = reuse.weight if group.num_borrowed else 1.0
         samples.extend(
-            _sample(group, scored, weight * float(advantage), reuse)
+            _sample(group, scored, weight * float(advantage), algorithm, reuse)
             for scored, advantage in zip(group.responses, advantages, strict=True)
             if _carries_gradient(scored, algorithm, reuse)
         )
@@ -132,9 +132,14 @@ def _carries_gradient(
 
 
 def _sample(
-    group: ResponseGroup, scored: ScoredResponse, advantage: float, reuse: ReuseConfig
+    group: ResponseGroup,
+    scored: ScoredResponse,
+    advantage: float,
+    algorithm: AlgorithmConfig,
+    reuse: ReuseConfig,
 ) -> TrainingSample:
     response = scored.response
+    is_fresh = scored.origin == "fresh"
     return TrainingSample(
         group_position=group.position,
         prompt_id=group.prompt.prompt_id,
@@ -146,5 +151,7 @@ def _sample(
         reward=scored.reward,
         origin=scored.origin,
         policy_version=response.policy_version,
-        uses_stored_logprobs=scored.origin == "reused" and reuse.option == "stored",
+        uses_behaviour_logprobs=algorithm.old_logprobs == "behaviour"
+        if is_fresh
+        else reuse.option == "stored",
     )

@@ -61,6 +61,13 @@ class AlgorithmConfig:
     """Optimizer steps of one training step. 1: every update is on-policy, and the ratio is 1 but for borrowed
     responses under `reuse.option=stored`."""
 
+    old_logprobs: Fixed[Literal["recompute", "behaviour"]] = "recompute"
+    """What the ratio of a fresh response is measured against. `recompute`: the actor's own log-probs at the start of
+    the step. The first mini-batch takes them from the forward pass that trains it; only later ones cost a pass before
+    the update, and all of them where `kl_in=reward` wants it. `behaviour`: those that the server reported when it
+    sampled. No pass, but the ratio, its clipping and `actor/approx_kl` then hold what server and actor disagree about
+    as well, and `importance_sampling` is refused. What a borrowed response is measured against is `reuse.option`."""
+
     kl_coef: Warn[float] = 0.0
     """Weight of the KL divergence from the reference policy. 0: no reference policy is kept, which saves its memory
     and a forward pass."""
@@ -139,6 +146,12 @@ class AlgorithmConfig:
         require(
             self.num_mini_batches >= 1,
             f"algorithm.num_mini_batches={self.num_mini_batches} must be at least 1.",
+        )
+        require(
+            self.old_logprobs == "recompute" or self.importance_sampling == "off",
+            f"algorithm.importance_sampling={self.importance_sampling} corrects what server and actor disagree about, "
+            "which the ratio itself holds with algorithm.old_logprobs=behaviour: it would be counted twice; set "
+            "algorithm.importance_sampling=off or algorithm.old_logprobs=recompute.",
         )
         require(
             self.max_sampling_rounds >= 1,

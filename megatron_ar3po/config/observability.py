@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Free
+from megatron_ar3po.config.rules import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,3 +24,15 @@ class ObservabilityConfig:
 
     log_level: Free[Literal["DEBUG", "INFO", "WARNING"]] = "INFO"
     """Of the log lines of every rank."""
+
+    max_logprob_mismatch: Free[float] = 0.05
+    """The log warns when servers and actor, with the same weights, disagree about the log-probs of the step's tokens by
+    more than this (`mismatch/logprob_abs_mean`, nats a token). Two sets of bf16 kernels are reported to differ by 0.01
+    to 0.04; much more is another dtype, temperature or model than the server's, or weights that did not arrive. 0:
+    never."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.max_logprob_mismatch >= 0,
+            f"observability.max_logprob_mismatch={self.max_logprob_mismatch:g} is negative; 0 never warns.",
+        )

@@ -2,29 +2,40 @@
 
 Samples move between replicas here to even out tokens; the plan is a pure function of the step's samples, so every rank
 makes the same one. The loss's denominator is fixed here as well, over the whole optimizer step and all ranks, and
-stands in each token's weight: the loss is then a plain sum, whatever the split.
+stands in each token's weight: the loss is then a plain sum, whatever the split. So is where the old log-probs of a
+mini-batch come from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from megatron_ar3po.algorithm.aggregation import token_weights
+from megatron_ar3po.algorithm.old_logprobs import source_of_old_logprobs
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.data.packing import plan_micro_batches
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, TrainingSample
 
 
 class BatchBuilder:
-    def __init__(self, ranks: Ranks, algorithm: AlgorithmConfig, actor: ActorConfig) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        algorithm: AlgorithmConfig,
+        actor: ActorConfig,
+        reuse: ReuseConfig,
+    ) -> None:
         self._ranks = ranks
         self._algorithm = algorithm
+        self._reuse = reuse
         self._max_tokens = actor.max_tokens_per_microbatch
 
     def build(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
@@ -33,16 +44,19 @@ class BatchBuilder:
         check_row_keys(samples)
         layout = self._ranks.layout
         minis = []
-        for part in split_by_group(samples, self._algorithm.num_mini_batches):
+        parts = split_by_group(samples, self._algorithm.num_mini_batches)
+        for index, part in enumerate(parts):
+            source = source_of_old_logprobs(index, part, self._algorithm, self._reuse)
             weights, num_units = token_weights(part, self._algorithm.loss_aggregation)
             plan = plan_micro_batches(
                 [s.num_tokens for s in part],
                 max_tokens=self._max_tokens,
                 data_parallel_size=layout.data_parallel_size,
             )[layout.dp_rank]
-            micro = tuple(
+            packed = [
                 pack([part[i] for i in bin_], [float(weights[i]) for i in bin_]) for bin_ in plan
-            )
+            ]
+            micro = tuple(replace(mb, old_logprobs_from=source) for mb in packed)
             minis.append(
                 MiniBatch(
                     micro_batches=micro,
@@ -117,7 +131,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
     floats = {
         name: np.zeros(total, np.float32) for name in ("mask", "advantage", "weight", "behaviour")
     }
-    is_reused, uses_stored = np.zeros(total, bool), np.zeros(total, bool)
+    is_reused, uses_behaviour = np.zeros(total, bool), np.zeros(total, bool)
     start = 0
     for sample, weight in zip(samples, weights, strict=True):
         prompt, length = len(sample.prompt_token_ids), sample.num_tokens
@@ -130,7 +144,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
         floats["weight"][predicting] = weight
         floats["behaviour"][predicting] = sample.behaviour_logprobs
         is_reused[predicting] = sample.origin == "reused"
-        uses_stored[predicting] = sample.uses_stored_logprobs
+        uses_behaviour[predicting] = sample.uses_behaviour_logprobs
         start += length
     return MicroBatch(
         token_ids=torch.from_numpy(token_ids),
@@ -143,7 +157,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
         weights=torch.from_numpy(floats["weight"]),
         behaviour_logprobs=torch.from_numpy(floats["behaviour"]),
         is_reused=torch.from_numpy(is_reused),
-        uses_stored_logprobs=torch.from_numpy(uses_stored),
+        uses_behaviour_logprobs=torch.from_numpy(uses_behaviour),
         row_keys=tuple(s.row_key for s in samples),
     )
 
@@ -162,5 +176,5 @@ def _dummy_row() -> MicroBatch:
         weights=zeros,
         behaviour_logprobs=zeros,
         is_reused=torch.zeros(2, dtype=torch.bool),
-        uses_stored_logprobs=torch.zeros(2, dtype=torch.bool),
+        uses_behaviour_logprobs=torch.zeros(2, dtype=torch.bool),
     )

@@ -23,9 +23,10 @@ from megatron_ar3po.update_stats import LoanOutcome
 def detach_drifted(
     batch: TrainingBatch, ranks: Ranks, *, max_drift: float, aggregation: Aggregation
 ) -> tuple[TrainingBatch, list[LoanOutcome]]:
-    """Collective over all ranks; `batch` has its old log-probs. (the batch without the borrowed rows that drifted
-    further than `max_drift`, the drift result of every borrowed row). 0 measures and detaches nothing."""
-    if not any(s.origin == "reused" for mini in batch.mini_batches for s in mini.samples):
+    """Collective over all ranks; `batch` has the old log-probs that come from a pass. (the batch without the borrowed
+    rows that drifted further than `max_drift`, the drift result of every borrowed row that was in the pass). 0 measures
+    and detaches nothing. Where the update's own forward pass gives the old log-probs, the update tells the drift."""
+    if not _has_measured_loans(batch):
         return batch, []
     drifts: dict[RowKey, float] = {}
     for of_rank in ranks.gather(drift_of_rows(batch)):
@@ -43,13 +44,22 @@ def detach_drifted(
     return (drop_rows(batch, beyond, aggregation) if beyond else batch), outcomes
 
 
+def _has_measured_loans(batch: TrainingBatch) -> bool:
+    """The same on every rank."""
+    return any(
+        mini.old_logprobs_from == "pass"
+        and any(s.origin == "reused" and not s.uses_behaviour_logprobs for s in mini.samples)
+        for mini in batch.mini_batches
+    )
+
+
 def drift_of_rows(batch: TrainingBatch) -> dict[RowKey, float]:
     """Of this rank's borrowed rows with recomputed log-probs; empty where the last pipeline stage is elsewhere."""
     drifts: dict[RowKey, float] = {}
     for micro in batch.micro_batches:
         if micro.old_logprobs is None:
             continue
-        is_asked = micro.is_reused & ~micro.uses_stored_logprobs
+        is_asked = micro.is_reused & ~micro.uses_behaviour_logprobs
         change = (micro.old_logprobs - micro.behaviour_logprobs).abs()
         for sequence in micro.sequence_ids[is_asked].unique().tolist():
             mine = is_asked & (micro.sequence_ids == sequence)
@@ -109,5 +119,5 @@ _OFF_THE_RESPONSE = (
     "advantages",
     "behaviour_logprobs",
     "is_reused",
-    "uses_stored_logprobs",
+    "uses_behaviour_logprobs",
 )

@@ -97,6 +97,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         {"entropy_coef": 0.05},
         "token_mean",
     ),
+    "old log-probs of its own": (
+        {"loss_type": "dapo", "beta": 0.1, "own_old": True},
+        {"kl_coef": 0.1},
+        "token_mean",
+    ),
     "truncated importance sampling": (
         {"loss_type": "dapo", "beta": 0.1, "importance_sampling_ratio": RATIO},
         {"importance_sampling": "token", "importance_sampling_cap": 2.0, "kl_coef": 0.1},
@@ -169,8 +174,10 @@ def pack_rows(aggregation: str) -> MicroBatch:
 
 def our_answer(name: str) -> tuple[PolicyLoss, torch.Tensor]:
     """The same responses, packed; the gradient by response token in order."""
-    _, options, aggregation = CASES[name]
+    theirs, options, aggregation = CASES[name]
     batch = pack_rows(aggregation)
+    if theirs.get("own_old"):
+        batch = replace(batch, old_logprobs=None, old_logprobs_from="update")
     logprobs = TENSORS["logprobs"][IS_TOKEN].clone().requires_grad_()
     result = policy_loss(
         on_response(batch, logprobs),

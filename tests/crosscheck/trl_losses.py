@@ -56,7 +56,7 @@ def loss_and_gradient(case: dict[str, Any], tensors: dict[str, torch.Tensor]) ->
         "completion_ids": torch.zeros(mask.shape, dtype=torch.int64),
         "completion_mask": mask,
         "advantages": tensors["advantages"],
-        "old_per_token_logps": tensors["old_logprobs"],
+        "old_per_token_logps": None if case.get("own_old") else tensors["old_logprobs"],
         "ref_per_token_logps": tensors["reference_logprobs"],
         "importance_sampling_ratio": case.get("importance_sampling_ratio"),
         "num_items_in_batch": mask.sum(),

@@ -120,6 +120,7 @@ def test_a_borrowed_response_that_drifted_too_far_trains_as_under_option_2(train
 
 
 def test_a_borrowed_response_within_the_limit_trains_as_under_option_1_and_tells_how(trained):
+    """A limit costs a pass, which measures the drift before the update; without one the update tells all of it."""
     inside, plain = trained["recompute, within the limit"], trained["recompute"]
     assert inside["weights_after"] == plain["weights_after"]
     measured, told = inside["loans"]  # before the update, and by it
@@ -127,6 +128,9 @@ def test_a_borrowed_response_within_the_limit_trains_as_under_option_1_and_tells
     assert told["ratio"] == pytest.approx(1.0, abs=1e-6)
     assert told["clip_frac"] == 0
     assert measured["response_id"] == told["response_id"]
+    (whole,) = plain["loans"]
+    assert (whole["option"], whole["ratio"]) == ("recompute", 1.0)
+    assert whole["drift"] == pytest.approx(measured["drift"], abs=1e-5)
 
 
 def test_a_run_lends_what_its_servers_find_likely_and_tells_what_became_of_it(tmp_path, capsys):

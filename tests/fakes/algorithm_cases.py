@@ -130,7 +130,7 @@ def micro_batch(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64) -> M
         sequence_ids=torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths)),
         target_ids=torch.zeros(num_tokens, dtype=torch.int64),
         is_reused=is_reused,
-        uses_stored_logprobs=torch.zeros(num_tokens, dtype=torch.bool),
+        uses_behaviour_logprobs=torch.zeros(num_tokens, dtype=torch.bool),
         **columns,
     )
 

@@ -15,3 +15,10 @@ def with_nan_gradient(
     """Its value is 0 everywhere; the gradient of sqrt(|x|) at 0 is infinite times 0."""
     loss = (logprobs - logprobs.detach()).abs().sqrt()
     return TokenLoss(loss, loss > 1)
+
+
+def distance_from_old(
+    logprobs: Tensor, micro_batch: MicroBatch, config: AlgorithmConfig
+) -> TokenLoss:
+    assert micro_batch.old_logprobs is not None
+    return TokenLoss(logprobs - micro_batch.old_logprobs, micro_batch.loss_mask < 0)

@@ -153,7 +153,7 @@ def pack(seqs: Sequence[TokenSequence], total: int, rows: str = "packed") -> Any
         weights=mask / total,
         behaviour_logprobs=behaviour * mask,
         is_reused=none,
-        uses_stored_logprobs=none,
+        uses_behaviour_logprobs=none,
     )
 
 

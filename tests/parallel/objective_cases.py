@@ -15,7 +15,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from actor_harness import OF_2, Cut, assert_weights_equal, checkpoint, make_actor
+from actor_harness import (
+    OF_2,
+    Cut,
+    assert_weights_equal,
+    checkpoint,
+    export_tensors,
+    make_actor,
+)
 from torch_reference import (
     ADAM_EPS,
     CLIP_GRAD,
@@ -243,6 +250,70 @@ def loans_and_the_kl_agree_with_plain_transformers(
     option: str, kl_in: str, cut: Cut | None = None
 ) -> None:
     matches(cut or Cut(), Options(option=option, kl_in=kl_in, max_tokens=48))
+
+
+def report_of(actor: Any, groups: Sequence[Any], max_tokens: int, *, always_pass: bool) -> Any:
+    """One step. `always_pass`: whatever a mini-batch asks for, its old log-probs come from a pass."""
+    from megatron_ar3po.config.actor import ActorConfig
+    from megatron_ar3po.config.schema import Config
+    from megatron_ar3po.distributed.collectives import Ranks
+    from megatron_ar3po.policy_update import PolicyUpdate
+
+    layout = actor.layout
+    config = Config(
+        algorithm=actor.config.algorithm,
+        actor=ActorConfig(max_tokens_per_microbatch=max_tokens),
+    )
+    update = PolicyUpdate(actor, Ranks(layout, 60), config)
+    mine = [g for g in groups if g.position % layout.data_parallel_size == layout.dp_rank]
+    batch = update.build_batch(update.make_samples(mine))
+    if always_pass:
+        batch = batch._with_each(lambda mb: dataclasses.replace(mb, old_logprobs_from="pass"))
+    return update.run(batch, mine)
+
+
+@CASES.add(1, policy_loss=("ppo", "gspo"), num_mini_batches=(1, 3))
+@CASES.add(2, pairwise=True, policy_loss=("ppo", "cispo"), num_mini_batches=(1, 3), cut=OF_2)
+@CASES.add(4, policy_loss=("ppo",), num_mini_batches=(3,), cut=(Cut(tp=2, pp=2), Cut(pp=2)))
+def an_update_that_gives_its_own_old_log_probs_is_one_with_a_pass_before_it(
+    policy_loss: str, num_mini_batches: int, cut: Cut | None = None
+) -> None:
+    """Loss, gradient norm, metrics, what is told of the loan, and the weights after two steps. One group in each of
+    three mini-batches, or all in one; corrected for a mismatch, held to a reference, with an entropy bonus."""
+    folder, _ = checkpoint("qwen2", False)
+    options = {
+        "policy_loss": policy_loss,
+        "num_mini_batches": num_mini_batches,
+        "importance_sampling": "token",
+        "kl_coef": 0.1,
+        "entropy_coef": 0.01,
+    }
+    reports, weights = [], []
+    for always_pass in (False, True):
+        actor = make_actor(folder, cut or Cut(), **options)
+        reports.append(
+            [report_of(actor, groups_of(s), 48, always_pass=always_pass) for s in (1, 2)]
+        )
+        weights.append(export_tensors(actor))
+    for own, passed in zip(*reports, strict=True):
+        assert len(own.stats) == len(passed.stats) == num_mini_batches
+        first, *later = (mini.old_logprobs_from for mini in own.batch.mini_batches)
+        assert (first, set(later)) == ("update", {"pass"} if later else set())
+        for one, other in zip(own.stats, passed.stats, strict=True):
+            assert abs(one.loss - other.loss) <= 1e-6, (one.loss, other.loss)
+            assert abs(one.grad_norm - other.grad_norm) <= 1e-6 * max(1, other.grad_norm)
+            assert one.token_records.keys() == other.token_records.keys()
+            for name, record in other.token_records.items():
+                assert abs(one.token_records[name].value - record.value) <= 1e-5, name
+        assert own.stats[0].token_records["actor/ratio_mean"].value == 1
+        (drift,), (expected,) = (
+            [loan.drift for loan in report.loans if loan.drift is not None]
+            for report in (own, passed)
+        )
+        assert abs(drift - expected) <= 1e-5, (drift, expected)
+        assert own.records["reuse/logprob_drift_mean"].value == drift
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).abs().max() <= 1e-6, name
 
 
 if __name__ == "__main__":

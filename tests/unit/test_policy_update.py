@@ -57,14 +57,32 @@ def make_rescued(position: int) -> ResponseGroup:
     return with_borrowed(group([0] * 4, position=position), lent, seed=0, step=5)
 
 
-def test_old_logprobs_come_before_the_first_update_and_stay_for_all():
+def test_one_update_a_step_needs_no_pass_before_it():
+    actor = FakeActor()
+    report = train(actor, config(), [group([1, 0]), make_rescued(1)])
+    assert actor.events == ["update"]
+    assert [mini.old_logprobs_from for mini in actor.updated] == ["update"]
+    assert all(micro.old_logprobs is None for micro in report.batch.micro_batches)
+
+
+def test_of_two_updates_only_the_second_has_its_old_logprobs_from_a_pass_before_the_first():
     actor = FakeActor()
     report = train(actor, config(num_mini_batches=2), [group([1, 0]), group([0, 1], position=1)])
     assert actor.events == ["old_logprobs", "update", "update"]
     assert [stats.loss for stats in report.stats] == [1.0, 2.0]
-    for mini_batch in actor.updated:
-        for micro in mini_batch.micro_batches:
-            assert micro.old_logprobs is not None
+    first, second = actor.updated
+    assert (first.old_logprobs_from, second.old_logprobs_from) == ("update", "pass")
+    assert all(micro.old_logprobs is None for micro in first.micro_batches)
+    assert all(micro.old_logprobs is not None for micro in second.micro_batches)
+
+
+def test_with_the_servers_logprobs_no_update_needs_a_pass():
+    actor = FakeActor()
+    settings = config(num_mini_batches=2, old_logprobs="behaviour")
+    train(actor, settings, [group([1, 0]), group([0, 1], position=1)])
+    assert actor.events == ["update", "update"]
+    assert [mini.old_logprobs_from for mini in actor.updated] == ["update", "server"]
+    assert all(s.uses_behaviour_logprobs for mini in actor.updated for s in mini.samples)
 
 
 def test_what_the_updates_report_is_added_up():
@@ -91,9 +109,32 @@ def test_a_skipped_update_is_counted_and_hides_nothing_of_the_others(caplog):
     assert "its loss is nan, its gradient norm 0.5; all it was made of is finite" in caplog.text
 
 
-def test_what_was_not_finite_before_the_update_is_named(caplog):
-    train(FakeActor(skipped=[1], drift=float("inf")), config(), [group([1, 0])])
-    assert "not finite before it: old_logprobs" in caplog.text
+def test_what_was_not_finite_before_the_update_or_in_it_is_named(caplog):
+    actor = FakeActor(skipped=[1, 2], drift=float("inf"))
+    train(actor, config(num_mini_batches=2), [group([1, 0]), group([1, 0], position=1)])
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "not finite in it: the log-probs of its own forward pass" in first
+    assert "not finite before it: old_logprobs" in second
+
+
+def test_a_mismatch_with_the_servers_is_told_when_it_rises_above_the_limit_and_not_in_every_step(
+    caplog,
+):
+    """Above 0.05, still above, below, above again; the worst token twice as far off. At 0 never."""
+    mismatches = [0.07, 0.08, 0.05, 0.2]
+    settings = config()
+    update = make_update(FakeActor(mismatches=mismatches), settings)
+    groups = [group([1, 0])]
+    for _ in mismatches:
+        update.run(update.build_batch(update.make_samples(groups)), groups)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "mismatch/logprob_abs_mean=0.07 is above observability.max_logprob_mismatch" in told[0]
+    assert "by 0.14 about the worst one" in told[0] and "=0.2 is above" in told[1]
+    caplog.clear()
+    quiet = replace(settings.observability, max_logprob_mismatch=0.0)
+    train(FakeActor(mismatches=[9.0]), replace(settings, observability=quiet), groups)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -164,17 +205,19 @@ def test_a_kl_in_the_loss_or_none_leaves_the_advantages(settings):
 def test_a_borrowed_response_that_drifted_too_far_is_detached_before_the_update(
     limit, num_rows, option
 ):
-    """The actor's log-probs are 0.25 off; a limit of 0 measures and detaches nothing."""
+    """The actor's log-probs are 0.25 off. A limit of 0 detaches nothing: there is no pass before the update, which
+    itself tells the drift."""
     settings = config()
     settings = replace(settings, reuse=replace(settings.reuse, max_logprob_drift=limit))
     actor = FakeActor(drift=0.25)
     report = train(actor, settings, [make_rescued(0)])
+    assert actor.events == ["old_logprobs"] * (limit > 0) + ["update"]
     assert actor.updated[0].num_sequences == num_rows
     assert report.records["reuse/switched_to_detach"] == Max(int(option == "detach"))
     assert report.records["reuse/logprob_drift_max"].value == pytest.approx(0.25)
-    assert (report.loans[0].option, report.loans[0].ratio) == (option, None)
-    told = [loan.ratio for loan in report.loans[1:]]
-    assert told == ([] if option == "detach" else [1.0])
+    (loan,) = report.loans
+    assert (loan.option, loan.drift) == (option, pytest.approx(0.25))
+    assert loan.ratio == (None if option == "detach" else 1.0)
 
 
 def test_an_update_whose_only_samples_all_drifted_away_trains_nothing():

@@ -33,7 +33,7 @@ def pack(lengths: tuple[int, ...]) -> MicroBatch:
         weights=mask / mask.sum().clamp(min=1),
         behaviour_logprobs=-numbers.float() * mask,
         is_reused=nothing,
-        uses_stored_logprobs=nothing,
+        uses_behaviour_logprobs=nothing,
         old_logprobs=-0.5 * numbers.float() * mask,
     )
 

@@ -45,7 +45,7 @@ def test_every_response_of_a_group_with_spread_trains() -> None:
     assert [s.reward for s in samples] == [1, 0, 0, 0]
     assert samples[0].prompt_token_ids == (1, 2)
     assert samples[0].response_token_ids.tolist() == [0, 1, 2]
-    assert not any(s.uses_stored_logprobs for s in samples)
+    assert not any(s.uses_behaviour_logprobs for s in samples)
 
 
 def test_a_detached_response_serves_the_normalisation_and_is_gone() -> None:
@@ -64,9 +64,19 @@ def test_a_recomputed_or_stored_response_trains_beside_its_siblings(
     assert len(samples) == 4
     assert borrowed.advantage == pytest.approx(1.732047, abs=1e-6)
     assert borrowed.policy_version == 0
-    assert [s.uses_stored_logprobs for s in samples] == [
+    assert [s.uses_behaviour_logprobs for s in samples] == [
         uses_stored and s is borrowed for s in samples
     ]
+
+
+@pytest.mark.parametrize(("option", "marked"), [("recompute", [0, 1, 1, 1]), ("stored", [1] * 4)])
+def test_the_servers_log_probs_are_for_fresh_responses_and_a_loan_has_its_own_option(
+    option: str, marked: list[int]
+) -> None:
+    algorithm = AlgorithmConfig(old_logprobs="behaviour")
+    samples = samples_with_signal([rescued_group()], algorithm, ReuseConfig(option=option))  # type: ignore[arg-type]
+    found = sorted((s.origin == "fresh", s.uses_behaviour_logprobs) for s in samples)
+    assert [uses for _, uses in found] == marked
 
 
 def test_samples_come_in_the_order_of_position_and_response() -> None:

@@ -63,12 +63,23 @@ def test_a_rule_of_a_section_speaks_for_itself():
         ("servers.max_retries=-1", "is negative; use 0 or more"),
         ("rollout.max_tokens_per_step=-1", "is negative; 0 means no cap"),
         ("algorithm.prompts_per_round=-4", "is negative; 0 draws rollout.prompts_per_step"),
+        ("observability.max_logprob_mismatch=-1", "is negative; 0 never warns"),
     ],
 )
 def test_a_rollout_that_cannot_be_is_refused_by_its_option(word, message):
     with pytest.raises(ValueError) as error:
         load_config([], [word])
     assert word.partition("=")[0] in str(error.value) and message in str(error.value)
+
+
+def test_a_correction_of_what_the_ratio_holds_already_is_refused():
+    words = ["algorithm.old_logprobs=behaviour", "algorithm.importance_sampling=token"]
+    with pytest.raises(
+        ValueError, match=r"importance_sampling=token .* counted twice; set .*=off or"
+    ):
+        load_config([], words)
+    for word in words:
+        load_config([], [word])
 
 
 @pytest.mark.parametrize("word", ["algorithm=grpo", "algorithm=", "rollout=3"])

@@ -1,6 +1,7 @@
 """The builder alone, in one process; that every layout trains the same is shown in tests/parallel."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.data.batch_builder import BatchBuilder, check_row_keys, pack, split_by_group
+from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch, TrainingSample
 
 
@@ -79,9 +82,7 @@ def test_a_row_that_stands_twice_in_a_batch_is_refused_by_name():
     with pytest.raises(
         AssertionError, match=r"1 responses stand twice .* s1\.p3\.1\.0 \(fresh\) .* position 3"
     ):
-        BatchBuilder(OneRank(), AlgorithmConfig(), ActorConfig(max_tokens_per_microbatch=16)).build(
-            [fresh, fresh]
-        )
+        build([fresh, fresh])
 
 
 def test_no_sample_makes_a_row_that_weighs_nothing():
@@ -91,17 +92,49 @@ def test_no_sample_makes_a_row_that_weighs_nothing():
     assert float(mb.weights.sum()) == 0
 
 
-def test_stored_logprobs_stand_in_for_recomputed_ones():
-    """Of a response that trains on what was stored (reuse.option=stored) the batch keeps the behaviour log-probs."""
-    mb = pack([sample(0, uses_stored_logprobs=True), sample(1)], [0.1, 0.1])
-    batch = TrainingBatch(
-        mini_batches=(MiniBatch(micro_batches=(mb,), num_units=1, num_sequences=2),),
-        num_samples=2,
-        num_tokens=8,
-    )
-    (filled,) = batch.with_old_logprobs([torch.full((8,), -9.0)]).micro_batches
-    assert filled.old_logprobs[1:3].tolist() == [-1, -2]
-    assert filled.old_logprobs[5:7].tolist() == [-9, -9]
+def build(samples: list[TrainingSample], num_mini_batches: int = 1, **reuse: Any) -> TrainingBatch:
+    """A micro-batch for every sequence of more than four tokens."""
+    return BatchBuilder(
+        OneRank(),
+        AlgorithmConfig(num_mini_batches=num_mini_batches),
+        ActorConfig(max_tokens_per_microbatch=8),
+        ReuseConfig(**reuse),
+    ).build(samples)
+
+
+def test_the_log_probs_of_a_pass_go_to_the_mini_batches_that_need_one():
+    """Three mini-batches of one group each: the first takes those of its own update. A response that trains on what
+    was stored is marked, token by token, and keeps what the pass finds for it all the same."""
+    samples = [
+        sample(0),
+        sample(1, uses_behaviour_logprobs=True),
+        sample(1, origin="reused"),
+        sample(2),
+    ]
+    batch = build(samples, num_mini_batches=3)
+    assert [mini.old_logprobs_from for mini in batch.mini_batches] == ["update", "pass", "pass"]
+    first, second, third = batch.micro_batches
+    assert batch.needs_pass == (second, third)
+    assert second.uses_behaviour_logprobs.tolist() == [False, True, True] + [False] * 5
+    computed = [torch.full((8,), -9.0), torch.full((4,), -7.0)]
+    filled = batch.with_old_logprobs(computed).micro_batches
+    assert filled[0] is first and first.old_logprobs is None
+    assert filled[1].old_logprobs is computed[0] and filled[2].old_logprobs is computed[1]
+
+
+def test_the_dummy_row_of_a_short_rank_has_its_old_log_probs_from_where_the_others_have_them():
+    """One sample for two ranks: on one of them a dummy row alone, which must be in the pass, or out of it, as well."""
+    ranks = OneRank()
+    ranks.layout = ParallelLayout(world_size=2, rank=1)
+    for settings, source in (({}, "update"), ({"max_logprob_drift": 1.0}, "pass")):
+        builder = BatchBuilder(
+            ranks,
+            AlgorithmConfig(),
+            ActorConfig(max_tokens_per_microbatch=8),
+            ReuseConfig(**settings),
+        )
+        (micro,) = builder.build([sample(0, origin="reused")]).micro_batches
+        assert (micro.row_keys, micro.old_logprobs_from) == ((), source)
 
 
 def responses_of(position: int, *lengths: int) -> list[TrainingSample]:
@@ -118,6 +151,7 @@ def test_every_mini_batch_weighs_1_however_many_samples_it_has():
         OneRank(),
         AlgorithmConfig(loss_aggregation="seq_mean_token_mean", num_mini_batches=2),
         ActorConfig(max_tokens_per_microbatch=16),
+        ReuseConfig(),
     )
     batch = builder.build([*responses_of(0, 2, 2, 2), *responses_of(1, 8)])
     first, second = (

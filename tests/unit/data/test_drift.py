@@ -13,6 +13,7 @@ from fakes.ranks import OneRank
 
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.data.batch_builder import BatchBuilder
 from megatron_ar3po.data.drift import detach_drifted, drift_of_rows, drop_rows
 from megatron_ar3po.types import MicroBatch, RowKey, TrainingBatch, TrainingSample
@@ -46,9 +47,11 @@ SAMPLES = [
 
 
 def build(samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1):
+    """With a limit on the drift, so that all log-probs come from a pass where something is borrowed."""
     algorithm = AlgorithmConfig(loss_aggregation=aggregation, num_mini_batches=parts)
     actor = ActorConfig(max_tokens_per_microbatch=12)
-    return BatchBuilder(cast(Any, OneRank()), algorithm, actor).build(samples)
+    reuse = ReuseConfig(max_logprob_drift=1.0)
+    return BatchBuilder(cast(Any, OneRank()), algorithm, actor, reuse).build(samples)
 
 
 def with_drifts(batch: TrainingBatch, drift: dict[str, float]) -> TrainingBatch:
@@ -61,7 +64,7 @@ def with_drifts(batch: TrainingBatch, drift: dict[str, float]) -> TrainingBatch:
         sign = torch.where(torch.arange(mb.num_tokens) % 2 == 0, 1.0, -1.0)
         return (mb.behaviour_logprobs + far * sign) * mb.loss_mask
 
-    return batch.with_old_logprobs([old(mb) for mb in batch.micro_batches])
+    return batch.with_old_logprobs([old(mb) for mb in batch.needs_pass])
 
 
 def per_token(batch: TrainingBatch) -> dict[tuple[str, int], tuple[float, ...]]:
@@ -86,8 +89,18 @@ def test_drift_is_the_mean_absolute_change_over_the_tokens_of_a_borrowed_respons
         "p1.0": 2.0,
         "p2.0": 0.0,
     }
-    stored = [replace(s, uses_stored_logprobs=True) for s in SAMPLES]
+    stored = [replace(s, uses_behaviour_logprobs=True) for s in SAMPLES]
     assert drift_of_rows(with_drifts(build(stored), {"p1.0": 2.0})) == {}
+
+
+def test_where_the_update_gives_the_old_logprobs_no_rank_is_asked_for_a_drift() -> None:
+    """The update itself tells it."""
+    algorithm, actor = AlgorithmConfig(), ActorConfig(max_tokens_per_microbatch=12)
+    no_limit = ReuseConfig()
+    batch = BatchBuilder(cast(Any, OneRank()), algorithm, actor, no_limit).build(SAMPLES)
+    nobody = cast(Any, None)
+    found = detach_drifted(batch, nobody, max_drift=0.0, aggregation="token_mean")
+    assert found == (batch, [])
 
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)

@@ -3,7 +3,7 @@
 Megatron plans a save and hands out what to write; its own background writers fork or spawn a process, the one behind
 the back of the threads that exist by then, the other by importing the main program anew. A thread needs neither: what
 it does is writing, and Python lets go of its lock meanwhile. `snapshot` costs one copy of this rank's part in host
-memory until it is written.
+memory, of which each file's share goes when the file is written.
 
 Only `finish` makes the files a checkpoint: it writes the list of what lies where, so a folder that was left in the
 middle is none.
@@ -18,6 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.dict_utils import nested_values
+from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from torch.distributed.checkpoint.api import CheckpointException
@@ -35,17 +38,27 @@ def results_in_this_process() -> None:
     filesystem_async._results_queue = queue.Queue()
 
 
+def live_storages(state: dict[str, Any]) -> set[int]:
+    """Of the tensors in a sharded state, before it is handed to Megatron: where model and optimizer live."""
+    return {
+        sharded.data.untyped_storage().data_ptr()
+        for sharded in nested_values(state)
+        if isinstance(sharded, ShardedTensor | ShardedTensorFactory)
+    }
+
+
 class BackgroundSave:
     """An `interfaces.PendingSave`. The tensors are copied when it is made: what happens to the model later is not in
     the checkpoint."""
 
-    def __init__(self, folder: Path, request: AsyncRequest) -> None:
+    def __init__(self, folder: Path, request: AsyncRequest, live: set[int]) -> None:
+        """`live`: the storages that training goes on to change."""
         self.folder, self._request = folder, request
         self._digests: dict[str, FileDigest] = {}  # of the files written so far
         self._thread: threading.Thread | None = None
         if request.async_fn is not None:  # None: nothing of it lies on this rank
             self._thread = threading.Thread(
-                target=self._write, args=(snapshot(request),), name="checkpoint", daemon=True
+                target=self._write, args=(snapshot(request, live),), name="checkpoint", daemon=True
             )
             self._thread.start()
 
@@ -76,6 +89,7 @@ class BackgroundSave:
                 with naming(Path(bucket[0])):
                     written[number], digest = write_bucket(bucket, transforms)
                 self._digests[os.path.relpath(bucket[0], self.folder)] = digest
+                bucket[2][1].clear()  # its tensors: they are on the disk
         except Exception as error:  # Megatron raises it on every rank when it collects the results
             results.put(error)
             return
@@ -118,12 +132,15 @@ class SavedTogether:
         }
 
 
-def snapshot(request: AsyncRequest) -> Buckets:
-    """What to write, in host memory of its own: a tensor that lies on the host already is copied, since training goes
-    on to change it."""
+def snapshot(request: AsyncRequest, live: set[int]) -> Buckets:
+    """What to write, in host memory of its own and only once. Off an accelerator Megatron has copied to here; on the
+    host it copies a tensor that is part of a larger one and hands on all others as they are, of which those in `live`
+    are copied here."""
     assert request.preload_fn is not None
-    planned: Buckets = request.async_fn_args[1]
     on_host: Buckets = request.preload_fn()
+    planned: Buckets = request.async_fn_args[1]
+    for _, _, (_, tensors) in planned:
+        tensors.clear()  # nobody asks for them any more, and they may be copies
     return [
         (
             path,
@@ -131,12 +148,10 @@ def snapshot(request: AsyncRequest) -> Buckets:
             (
                 byte_items,
                 [
-                    (item, tensor.clone() if original.is_cpu else tensor)
-                    for (item, tensor), (_, original) in zip(tensors, originals, strict=True)
+                    (item, x.clone() if x.untyped_storage().data_ptr() in live else x)
+                    for item, x in tensors
                 ],
             ),
         )
-        for (path, key, (byte_items, tensors)), (_, _, (_, originals)) in zip(
-            on_host, planned, strict=True
-        )
+        for path, key, (byte_items, tensors) in on_host
     ]

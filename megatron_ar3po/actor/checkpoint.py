@@ -1,12 +1,13 @@
 """Model and optimizer as one Megatron distributed checkpoint, loadable at any other TP, PP or DP.
 
-Traps of the distributed optimizer that are met here, all but the last over torch's AdamW (no Transformer Engine, no
-apex):
+Each rank saves and loads its own part, and no part travels to another rank (`optimizer_state`).
 
-- it wants an optimizer state before the first step, to save or to load: zero moments stand in;
-- a checkpoint holds AdamW's `step` once per parameter group, but Megatron looks for it beside each parameter's moments;
-- after a load every parameter shares ONE `step` tensor, which AdamW then increments once per parameter: each gets its
-  own;
+Traps of Megatron's optimizers that are met here:
+
+- they want an optimizer state before the first step, to save or to load, and no package's Adam makes one before:
+  zero moments stand in;
+- torch's AdamW has a `step` beside each parameter's moments, a checkpoint one per parameter group; after a load every
+  parameter shares ONE `step` tensor, which AdamW then increments once per parameter: each gets its own;
 - a checkpoint holds the parameter groups' settings (learning rate, betas, epsilon), and a load would bring the old ones
   back in silence: those of the config stay.
 """
@@ -33,12 +34,15 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import MegatronOptimizer
 from torch import Tensor
 
-from megatron_ar3po.actor import groups
-from megatron_ar3po.actor.background_save import BackgroundSave, results_in_this_process
+from megatron_ar3po.actor import groups, optimizer_state
+from megatron_ar3po.actor.background_save import (
+    BackgroundSave,
+    live_storages,
+    results_in_this_process,
+)
 from megatron_ar3po.actor.megatron_folder import check_folder, pieces_of
 from megatron_ar3po.actor.model import PolicyModel
 from megatron_ar3po.actor.optimizer import Optimizer
-from megatron_ar3po.actor.optimizer_state import mend_param_state, no_word_about_padding
 from megatron_ar3po.disk_faults import naming
 
 _SETTINGS = ("max_lr", "min_lr", "betas", "eps")  # of a parameter group; the schedule sets the rest
@@ -57,12 +61,13 @@ def save_weights(folder: Path, model: PolicyModel) -> BackgroundSave:
 
 def _start(folder: Path, state: dict[str, Any]) -> BackgroundSave:
     results_in_this_process()
+    live = live_storages(state)
     with naming(folder):
         request = dist_checkpointing.save(
             state, str(folder), _save_strategy(), async_sharded_save=True
         )
     assert request is not None
-    return BackgroundSave(folder, request)
+    return BackgroundSave(folder, request, live)
 
 
 def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
@@ -76,7 +81,7 @@ def load(folder: Path, model: PolicyModel, optimizer: Optimizer) -> None:
     for one, part in _with_its_part(optimizer, state["optimizer"]):
         settings = [{k: group[k] for k in _SETTINGS} for group in one.optimizer.param_groups]
         if isinstance(one, DistributedOptimizer):
-            _load_distributed(one, part)
+            optimizer_state.put(one, _sharded_model(model), part)
         else:
             _load_plain(one, part)
         for group, setting in zip(one.optimizer.param_groups, settings, strict=True):
@@ -137,38 +142,31 @@ def _load_plain(one: MegatronOptimizer, part: dict[str, Any]) -> None:
     one.load_state_dict(part)
 
 
-def _load_distributed(one: DistributedOptimizer, part: dict[str, Any]) -> None:
-    moments = part.pop("param_state")
-    del part["param_state_sharding_type"]
-    one.load_state_dict(part)
-    states = one.optimizer.state
-    steps = {p: state.pop("step").clone() for p, state in states.items() if "step" in state}
-    one.load_parameter_state_from_fully_reshardable(moments)
-    for parameter, step in steps.items():
-        states[parameter]["step"] = step
-
-
 def _state(model: PolicyModel, optimizer: Optimizer, *, is_loading: bool) -> dict[str, Any]:
-    metadata = {
-        "distrib_optim_sharding_type": "fully_reshardable",
-        "chained_optim_avoid_prefix": True,
-        "singleton_local_shards": False,
-        "dp_cp_group": groups.data_parallel(),
-    }
-    sharded = model.sharded_state_dict(metadata=metadata)
-    with no_word_about_padding():
-        state = optimizer.inner.sharded_state_dict(
-            sharded, is_loading=is_loading, metadata=metadata
-        )
-    if not is_loading:
-        for one, part in _with_its_part(optimizer, state):
-            if isinstance(one, DistributedOptimizer):
-                mend_param_state(one, part["param_state"])
+    sharded = _sharded_model(model)
+    parts = [
+        _optimizer_part(one, sharded, is_loading=is_loading)
+        for one in optimizer.inner.chained_optimizers
+    ]
     return {
         "model": sharded,
-        "optimizer": state,
+        "optimizer": parts[0] if len(parts) == 1 else parts,
         "num_scheduler_steps": optimizer.scheduler.num_steps,
     }
+
+
+def _sharded_model(model: PolicyModel) -> dict[str, Any]:
+    return model.sharded_state_dict(
+        metadata={"singleton_local_shards": False, "dp_cp_group": groups.data_parallel()}
+    )
+
+
+def _optimizer_part(one: MegatronOptimizer, sharded: dict[str, Any], *, is_loading: bool) -> Any:
+    if not isinstance(one, DistributedOptimizer):
+        return one.sharded_state_dict(sharded, is_loading=is_loading)
+    if is_loading:
+        return optimizer_state.state_to_load(one, sharded)
+    return optimizer_state.state_to_save(one, sharded)
 
 
 def _with_its_part(optimizer: Optimizer, state: Any) -> Iterator[tuple[MegatronOptimizer, Any]]:
@@ -178,13 +176,14 @@ def _with_its_part(optimizer: Optimizer, state: Any) -> Iterator[tuple[MegatronO
 
 
 def _ensure_state(optimizer: Optimizer) -> None:
+    """AdamW of torch and FusedAdam of Transformer Engine and apex alike make their state in the first step."""
     for one in optimizer.inner.chained_optimizers:
-        if not isinstance(one.optimizer, torch.optim.AdamW):
-            continue  # Transformer Engine's and apex's keep no step here and make their own state
+        has_step = isinstance(one.optimizer, torch.optim.AdamW)  # the others count per group
         for group in one.optimizer.param_groups:
             for parameter in group["params"]:
                 state = one.optimizer.state[parameter]
                 if not state:
-                    state["step"] = torch.zeros(())
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
+                    if has_step:
+                        state["step"] = torch.zeros(())

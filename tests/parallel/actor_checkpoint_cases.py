@@ -199,16 +199,6 @@ def a_checkpoint_of_four_ranks_continues_at_another_layout(
     _checkpoint_continues(saved_at, loaded_at, tied=tied)
 
 
-@CASES.add(4)
-def a_checkpoint_with_shifted_optimizer_state_is_refused() -> None:
-    """Tied embeddings at TP=2 x PP=2, saved as Megatron would by itself. Every rank says so; none trains on."""
-    from megatron_ar3po.actor import checkpoint as checkpoint_room
-
-    words = "embedding.word_embeddings.weight", "actor.pipeline_parallel_size"
-    with patch.object(checkpoint_room, "mend_param_state"), raises(ValueError, *words):
-        _checkpoint_continues(Cut(tp=2, pp=2), Cut(tp=2), tied=True)
-
-
 @CASES.add(1)
 @CASES.add(2, cut=(Cut(), Cut(tp=2)))
 def a_checkpoint_is_that_of_its_moment_while_training_goes_on(cut: Cut | None = None) -> None:

@@ -35,6 +35,7 @@ from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schem
 from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
@@ -47,9 +48,11 @@ class PartOfAnActor:
     def __init__(self, actor: MegatronActor, max_bytes: int) -> None:
         self._actor, self._max_bytes = actor, max_bytes
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
         left = self._max_bytes
-        for bucket in self._actor.hf_buckets(max_bytes):
+        for bucket in self._actor.hf_buckets(max_bytes, on_every_rank=on_every_rank):
             if left <= 0:
                 return
             left -= sum(x.nbytes for _, x in bucket)
@@ -106,14 +109,14 @@ def measure(
             ParallelLayout(),
         )
         ranks = Ranks(ParallelLayout(), 600.0)
-        transport = TensorTransport(server_tp=1)
+        transport = TensorTransport(ranks)
         server.wait_ready()
         rows = []
         for fraction in FRACTIONS:
             publisher = ServerPublisher(
                 actor=PartOfAnActor(actor, int(total * fraction)),  # type: ignore[arg-type]
                 ranks=ranks,
-                servers=lambda: [server.url],
+                servers=lambda: [Receiver(server.url)],
                 config=WeightSyncConfig(bucket_bytes=BUCKET_BYTES),
                 transport=transport,
             )

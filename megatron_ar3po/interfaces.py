@@ -189,10 +189,12 @@ class Actor(Protocol):
         """Forward, backward, one optimizer step. Same stats on every rank."""
         ...
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
         """The policy's weights under Hugging Face names, bucket by bucket. Collective over the replica; the tensors
-        are whole on the replica's leader and the sequence is empty on other ranks. A bucket's tensors stay valid
-        until the next one is asked for. Never holds more than about two buckets beside the model."""
+        are whole on the replica's leader, or on each of its ranks; elsewhere the sequence is empty. A bucket's tensors
+        stay valid until the next one is asked for. Never holds more than about two buckets beside the model."""
         ...
 
     def save(self, folder: Path) -> PendingSave:

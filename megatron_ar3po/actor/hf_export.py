@@ -1,7 +1,8 @@
-"""This replica's parameters -> whole Hugging Face tensors on its leader, bucket by bucket.
+"""This replica's parameters -> whole Hugging Face tensors on its leader or on all of its ranks, bucket by bucket.
 
-Every rank of the replica knows the plan of every stage, so all take part in the same collectives in the same order:
-the stage that owns a bucket gathers it over TP to its first rank, which sends it to the leader when that is another.
+Every rank of the replica knows the plan of every stage, so all take part in the same collectives in the same order.
+For the leader, the stage that owns a bucket gathers it over TP to its first rank, which sends it to the leader when
+that is another; for all, it gathers it to each of its ranks, and each hands it on over its own pipeline.
 Beside the model there is never more than the gathered bucket and the tensors made from it.
 """
 
@@ -27,14 +28,18 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 Bucket = Sequence[tuple[str, Tensor]]
 
 
-def hf_buckets(model: PolicyModel, layout: ParallelLayout, max_bytes: int) -> Iterator[Bucket]:
-    """Collective over the replica. The leader gets whole tensors (views of the model where TP and PP are 1), the
-    others an empty sequence for each bucket."""
+def hf_buckets(
+    model: PolicyModel, layout: ParallelLayout, max_bytes: int, *, on_every_rank: bool
+) -> Iterator[Bucket]:
+    """Collective over the replica. The leader, or every rank, gets whole tensors (views of the model where TP and PP
+    are 1), the others an empty sequence for each bucket."""
     size = model.config.params_dtype.itemsize
     for stage in range(layout.pipeline_parallel_size):
         for bucket in _split_into_buckets(_stage_plan(model, layout, stage), max_bytes // size):
-            # The other context-parallel ranks hold the same: the first ones gather.
-            yield _collect(model, layout, stage, bucket) if layout.cp_rank == 0 else ()
+            if on_every_rank:  # context-parallel ranks hold the same, and each its own groups
+                yield _collect_everywhere(model, layout, stage, bucket)
+            else:  # the first of them gather
+                yield _collect(model, layout, stage, bucket) if layout.cp_rank == 0 else ()
 
 
 def _stage_plan(model: PolicyModel, layout: ParallelLayout, stage: int) -> list[Parameter]:
@@ -65,28 +70,54 @@ def _split_into_buckets(plan: list[Parameter], max_elements: int) -> Iterator[li
 def _collect(
     model: PolicyModel, layout: ParallelLayout, stage: int, bucket: list[Parameter]
 ) -> Bucket:
-    tp = layout.tensor_parallel_size
     if stage != layout.pp_rank and not layout.is_leader:
         return ()
     if stage == layout.pp_rank:
-        named = dict(model.named_parameters())
-        mine = [named[p.name].data for p in bucket]
-        if tp == 1 and layout.is_leader:
-            return [
-                pair
-                for p, x in zip(bucket, mine, strict=True)
-                for pair in join_shards(p, model.shape, [x])
-            ]
-        gathered = _gather_over_tp(layout, torch.cat([x.reshape(-1) for x in mine]))
+        if layout.tensor_parallel_size == 1 and layout.is_leader:
+            return _views(model, bucket)
+        gathered = _gather_over_tp(layout, _flat_shards(model, bucket))
     else:
-        first = next(model.parameters())
-        length = sum(math.prod(shard_shape(p, model.shape, tp)) for p in bucket)
-        gathered = first.new_empty(tp, length)
+        gathered = _room_for(model, layout, bucket)
     if stage != 0 and layout.tp_rank == 0:
         _move_to_leader(layout, stage, gathered)
     if not layout.is_leader or gathered is None:
         return ()
     return _unpack(model, bucket, gathered)
+
+
+@torch.no_grad()
+def _collect_everywhere(
+    model: PolicyModel, layout: ParallelLayout, stage: int, bucket: list[Parameter]
+) -> Bucket:
+    tp, pp = layout.tensor_parallel_size, layout.pipeline_parallel_size
+    if tp == pp == 1:
+        return _views(model, bucket)
+    gathered = _room_for(model, layout, bucket)
+    if stage == layout.pp_rank:
+        flat = _flat_shards(model, bucket)
+        dist.all_gather(list(gathered.unbind(0)), flat, group=groups.tensor_parallel())
+    if pp > 1:
+        group = groups.pipeline_parallel()
+        dist.broadcast(gathered, src=dist.get_global_rank(group, stage), group=group)
+    return _unpack(model, bucket, gathered)
+
+
+def _views(model: PolicyModel, bucket: list[Parameter]) -> Bucket:
+    named = dict(model.named_parameters())
+    return [pair for p in bucket for pair in join_shards(p, model.shape, [named[p.name].data])]
+
+
+def _flat_shards(model: PolicyModel, bucket: list[Parameter]) -> Tensor:
+    """[elements of a shard] of this rank's stage."""
+    named = dict(model.named_parameters())
+    return torch.cat([named[p.name].data.reshape(-1) for p in bucket])
+
+
+def _room_for(model: PolicyModel, layout: ParallelLayout, bucket: list[Parameter]) -> Tensor:
+    """[tp, elements of a shard]"""
+    tp = layout.tensor_parallel_size
+    length = sum(math.prod(shard_shape(p, model.shape, tp)) for p in bucket)
+    return next(model.parameters()).new_empty(tp, length)
 
 
 def _gather_over_tp(layout: ParallelLayout, flat: Tensor) -> Tensor | None:

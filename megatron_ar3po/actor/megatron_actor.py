@@ -121,9 +121,11 @@ class MegatronActor:
             loans=self._loans(losses, mini_batch, was_skipped=step.was_skipped),
         )
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
         with self._weights_on_device():
-            yield from hf_buckets(self.policy, self.layout, max_bytes)
+            yield from hf_buckets(self.policy, self.layout, max_bytes, on_every_rank=on_every_rank)
 
     def export_hf(self, folder: Path) -> None:
         """Collective over all ranks; the leader of replica 0 writes `folder` as a Hugging Face checkpoint of the

@@ -22,7 +22,8 @@ class WeightSyncConfig:
     """With `transport=disk`: where the folders of weights lie. Empty: `weight_sync` in the run's folder."""
 
     bucket_bytes: Free[int] = 512 * 1024 * 1024
-    """Bytes of one transfer. The extra memory of a publish is about two of them, and smaller ones cost more calls."""
+    """Bytes of one transfer. The extra memory of a publish is about two of them, over TP or PP about four, and smaller
+    ones cost more calls."""
 
     verify: Free[bool] = False
     """After every publish compare checksums of what was sent with what the servers hold. Off by default, since it

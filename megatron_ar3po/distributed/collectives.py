@@ -150,8 +150,7 @@ class Ranks:
         ) as raised:  # the leader must learn of it; it raises, and run_on_leader tells everyone
             error = raised
         text = None if error is None else f"{type(error).__name__}: {error}"
-        with self._collective(_REPLICA):
-            texts = _all_gather(text, self._replica)
+        texts = self.gather_in_replica(text)
         if self.is_leader and (failed := [text for text in texts if text is not None]):
             raise (
                 error
@@ -189,6 +188,11 @@ class Ranks:
         """Collective; one value per replica, in data-parallel order, from the ranks with this rank's (tp, cp, pp)."""
         with self._collective(_PEERS):
             return _all_gather(value, self._peers)
+
+    def gather_in_replica(self, value: Value) -> list[Value]:
+        """Collective over a replica; the values in the order of `layout.replica_ranks` on every rank of it."""
+        with self._collective(_REPLICA):
+            return _all_gather(value, self._replica)
 
     def broadcast_in_replica(self, value: Value) -> Value:
         """Collective over a replica; the leader's value on every rank of it."""

@@ -37,6 +37,7 @@ class MemoryEstimate:
     kv_bytes_per_token: int  # of one server GPU
     kv_tokens: int  # that fit on one server
     host_bytes_per_rank: int  # what the actor parks on the CPU during rollouts
+    save_host_bytes_per_rank: int  # beside that, from a save until it is written
 
     def over(self, gpu_bytes: int) -> list[PhaseMemory]:
         """The phases that do not fit."""
@@ -97,7 +98,15 @@ def estimate_memory(
             parts={
                 "server weights": server_weights,
                 "weights": held * width,
-                "buckets": 2 * config.weight_sync.bucket_bytes,
+                "buckets": publish_bytes(config, layout),
+                "runtime": RUNTIME_BYTES,
+            },
+        ),
+        PhaseMemory(
+            phase="save",
+            parts={
+                "server weights": server_weights,
+                **save_parts(weights=held * width, gradients=held * 4, optimizer=optimizer),
                 "runtime": RUNTIME_BYTES,
             },
         ),
@@ -107,6 +116,9 @@ def estimate_memory(
         kv_bytes_per_token=kv_per_token,
         kv_tokens=kv_cache // kv_per_token,
         host_bytes_per_rank=held * width + optimizer,
+        save_host_bytes_per_rank=save_host_bytes(
+            weights=held * width, optimizer=optimizer, layout=layout
+        ),
     )
 
 
@@ -126,3 +138,24 @@ def activation_bytes(config: Config, shape: ModelShape, layout: ParallelLayout, 
     kept = layers * in_flight * (layer_input if config.actor.recompute == "full" else layer)
     whole = layer if config.actor.recompute == "full" else 0
     return config.actor.max_tokens_per_microbatch * width * (kept + whole)
+
+
+def publish_bytes(config: Config, layout: ParallelLayout) -> int:
+    """Beside the weights, on a GPU that hands buckets over: one flat bucket is filled while a server reads the other.
+    Over TP or PP it also holds what was gathered, and the tensors made of it (`actor.hf_export`,
+    `weight_sync.shared_bucket`)."""
+    is_whole = layout.tensor_parallel_size * layout.pipeline_parallel_size == 1
+    return (2 if is_whole else 4) * config.weight_sync.bucket_bytes
+
+
+def save_parts(*, weights: int, gradients: int, optimizer: int) -> dict[str, int]:
+    """The actor's, on a GPU at a save: what trains lies there, and nothing beside it, since each rank copies its own
+    part to the host and gathers nothing (`actor.optimizer_state`)."""
+    return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
+
+
+def save_host_bytes(*, weights: int, optimizer: int, layout: ParallelLayout) -> int:
+    """One copy of what this rank writes: its part of the optimizer, its share of the weights that its data-parallel
+    peers hold too (context-parallel ones among them)."""
+    peers = layout.data_parallel_size * layout.context_parallel_size
+    return weights // peers + optimizer

@@ -227,7 +227,11 @@ def _memory_table(plan: Plan) -> Iterator[str]:
         verdict = "" if phase.total_bytes <= available else "  DOES NOT FIT"
         yield f"  {phase.phase:<9}{phase.total_bytes / GIB:6.1f}  = {parts}{verdict}"
     host = plan.memory.host_bytes_per_rank * plan.cluster.gpus_per_node
-    yield f"  host memory of a node during rollouts: {host / GIB:.0f} GiB of parked weights and optimizer state"
+    saving = plan.memory.save_host_bytes_per_rank * plan.cluster.gpus_per_node
+    yield (
+        f"  host memory of a node during rollouts: {host / GIB:.0f} GiB of parked weights and optimizer state; "
+        f"{saving / GIB:.0f} GiB more from a save until it is written"
+    )
 
 
 def refusal(plan: Plan) -> str:

@@ -20,6 +20,8 @@ class ServerPlacement:
     # As in CUDA_VISIBLE_DEVICES; empty: no GPU, or all that are visible.
     gpu_ids: tuple[str, ...] = ()
     tensor_parallel_size: int = 1
+    # Of the run: beside which rank each of its tensor-parallel ranks sits, on the same GPU where there are GPUs.
+    beside_ranks: tuple[int, ...] = (0,)
 
     @property
     def log_name(self) -> str:
@@ -56,6 +58,8 @@ def server_placements(
         share = max(1, len(local) // per_node)
         for index in range(per_node):
             mine = local[index * share : (index + 1) * share]
+            if not gpus:  # it may share a rank with others: all memory is the machine's
+                mine = [local[index * len(local) // per_node]]
             number = len(placements)
             placements.append(
                 ServerPlacement(
@@ -63,7 +67,8 @@ def server_placements(
                     number=dp * servers_per_replica + number,
                     node=node,
                     gpu_ids=tuple(gpus[r] for r in mine) if gpus else (),
-                    tensor_parallel_size=share if gpus else 1,
+                    tensor_parallel_size=len(mine),
+                    beside_ranks=tuple(node * ranks_per_node + r for r in mine),
                 )
             )
     return placements

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from megatron_ar3po.interfaces import WeightPublishError
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 
 
@@ -32,6 +33,11 @@ class BroadcastTransport:
         self._members: list[str] = []  # of the group as it stands, in their order
         self._joined: dict[str, str] = {}  # the group each server believes to be in
         self._in_flight: tuple[Any, Tensor] | None = None  # the work, and its memory
+
+    def begin(self, receivers: Sequence[Receiver]) -> bool:
+        return False
+
+    def assist(self, tensors: Sequence[tuple[str, Tensor]], *, is_leader: bool) -> None: ...
 
     def open(self, calls: ServerCalls) -> None:
         if self._group is None or self._members != calls.urls:

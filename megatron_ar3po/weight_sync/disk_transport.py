@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from megatron_ar3po.hf_folder import HfFolderWriter
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 
 
@@ -23,6 +24,11 @@ class DiskTransport:
         self._model_path, self._folder = model_path, folder
         self._writer: HfFolderWriter | None = None
         self._current: Path | None = None
+
+    def begin(self, receivers: Sequence[Receiver]) -> bool:
+        return False
+
+    def assist(self, tensors: Sequence[tuple[str, Tensor]], *, is_leader: bool) -> None: ...
 
     def open(self, calls: ServerCalls) -> None:
         self._current = (self._folder / f"version-{calls.version}").resolve()

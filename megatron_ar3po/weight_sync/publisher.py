@@ -23,6 +23,7 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublishError
 from megatron_ar3po.records import Max, Record
 from megatron_ar3po.weight_sync.checksums import SentChecksums
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.server_calls import PassingPublishError, ServerCalls
 from megatron_ar3po.weight_sync.server_update import ServerUpdate
 from megatron_ar3po.weight_sync.shared_bucket import import_sglang
@@ -32,15 +33,15 @@ logger = logging.getLogger(__name__)
 
 
 class ServerPublisher:
-    """`servers` is called on leaders, at every publish: base URLs of the replica's running servers, each with
-    `server_tp` processes. `transport` is used on leaders alone."""
+    """`servers` is called on leaders, at every publish: the replica's running servers, each with `server_tp`
+    processes."""
 
     def __init__(
         self,
         *,
         actor: Actor,
         ranks: Ranks,
-        servers: Callable[[], Sequence[str]],
+        servers: Callable[[], Sequence[Receiver]],
         config: WeightSyncConfig,
         transport: Transport,
         server_tp: int = 1,
@@ -56,14 +57,13 @@ class ServerPublisher:
         """Metrics of replica 0, on every rank."""
         started = time.perf_counter()
         self._published_version = policy_version
-        leader = self._send_to(self._servers() if self._ranks.is_leader else ())
+        leader = self._send_to()
         failures = self._gather_failures(leader)
         if failures and all(may_pass for _, may_pass in failures):
             if self._ranks.is_first:
                 text, _ = failures[0]
                 logger.warning("version %d is published once more: %s", policy_version, text)
-            urls = self._servers() if self._ranks.is_leader else ()
-            leader = self._send_to(urls, is_second_try=True)
+            leader = self._send_to(is_second_try=True)
             failures = self._gather_failures(leader)
         if failures:
             raise WeightPublishError(failures[0][0]) from leader.error
@@ -79,7 +79,7 @@ class ServerPublisher:
         """Collective over one replica: a server that was started anew gets what was last published, under the same
         version. The others are not disturbed."""
         self.forget(url)
-        leader = self._send_to([url])
+        leader = self._send_to(url)
         if leader.failure is not None:
             raise WeightPublishError(leader.failure) from leader.error
 
@@ -91,18 +91,30 @@ class ServerPublisher:
         outcomes = self._ranks.gather((leader.failure, leader.may_pass))
         return [(text, may_pass) for text, may_pass in outcomes if text is not None]
 
-    def _send_to(self, urls: Sequence[str], *, is_second_try: bool = False) -> _LeaderPart:
+    def _send_to(self, url: str = "", *, is_second_try: bool = False) -> _LeaderPart:
+        """Collective over a replica: to the server at `url` alone, or to all."""
+        mine = self._servers() if self._ranks.is_leader else ()
+        chosen = [server for server in mine if url in ("", server.url)]
+        receivers = self._ranks.broadcast_in_replica(chosen)
+        on_every_rank = self._transport.begin(receivers)
         leader = _LeaderPart(
-            lambda: self._start_update(urls, is_second_try), is_leader=self._ranks.is_leader
+            lambda: self._start_update(receivers, is_second_try), is_leader=self._ranks.is_leader
         )
-        for bucket in self._actor.hf_buckets(self._config.bucket_bytes):
-            leader.send(bucket)
+        for bucket in self._actor.hf_buckets(
+            self._config.bucket_bytes, on_every_rank=on_every_rank
+        ):
+            if not leader.send(bucket):
+                self._transport.assist(bucket, is_leader=self._ranks.is_leader)
         leader.finish()
+        has_failed = self._ranks.broadcast_in_replica(leader.failure is not None)
+        self._transport.release(has_failed=has_failed)
         return leader
 
-    def _start_update(self, urls: Sequence[str], is_second_try: bool) -> ServerUpdate:
+    def _start_update(self, receivers: Sequence[Receiver], is_second_try: bool) -> ServerUpdate:
         calls = ServerCalls(
-            urls, policy_version=self._published_version, timeout_s=self._config.timeout_s
+            [receiver.url for receiver in receivers],
+            policy_version=self._published_version,
+            timeout_s=self._config.timeout_s,
         )
         checksums = SentChecksums(self._server_tp) if self._config.verify else None
         return ServerUpdate(calls, self._transport, checksums, is_second_try=is_second_try)
@@ -135,13 +147,15 @@ class _LeaderPart:
         is_known = isinstance(self.error, WeightPublishError)
         return isinstance(self.error, PassingPublishError) or not is_known
 
-    def send(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
+    def send(self, bucket: Sequence[tuple[str, Tensor]]) -> bool:
+        """Whether it was this one's to send."""
         update = self._update
         if update is None or self.error is not None:
-            return
+            return False
         self.num_buckets += 1
         self.num_bytes += sum(tensor.nbytes for _, tensor in bucket)
         self._attempt(lambda: update.send(bucket))
+        return True
 
     def finish(self) -> None:
         update = self._update

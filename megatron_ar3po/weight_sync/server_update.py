@@ -27,7 +27,6 @@ class ServerUpdate:
         self._calls, self._transport, self._checksums = calls, transport, checksums
         self._is_second_try = is_second_try
         self._unfinished_version = f"unfinished-{calls.version}"
-        self._is_whole = False
 
     def open(self) -> None:
         post = self._calls.post
@@ -58,10 +57,8 @@ class ServerUpdate:
         self._calls.on_all(lambda url: post(url, "/update_weight_version", version))
         self._calls.on_all(self._confirm_version)
         self._calls.on_all(lambda url: post(url, "/continue_generation", {}))
-        self._is_whole = True
 
     def close(self) -> None:
-        self._transport.release(has_failed=not self._is_whole)
         self._calls.close()
 
     def _compare(self, url: str) -> None:

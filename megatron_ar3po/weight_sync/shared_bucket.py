@@ -2,9 +2,10 @@
 
 Without a GPU the bytes lie in shared memory. Two buffers serve all buckets of a run in turn, so that one is filled
 while servers read the other: a server has read a bucket when it responds, and fresh shared pages cost several times
-the copy itself. On a GPU every bucket is a tensor of its own, passed as a CUDA IPC handle, since a server may respond
-before its copy has run: PyTorch frees it when the server has let go. It must come from an allocator whose memory can be
-exported (`check_exportable`): the one that lets SGLang's servers sleep cannot, and stays in their processes.
+the copy itself. On a GPU every bucket is a tensor of its own on the GPU that it was made on, passed as a CUDA IPC
+handle, since a server may respond before its copy has run: PyTorch frees it when the server has let go. It must come
+from an allocator whose memory can be exported (`check_exportable`): the one that lets SGLang's servers sleep cannot,
+and stays in their processes.
 
 The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
 """
@@ -26,7 +27,8 @@ from megatron_ar3po.platform.torchvision_stand_in import stand_in_for_torchvisio
 
 
 def import_sglang(*, with_checksums: bool) -> None:
-    """What a publish needs of SGLang takes seconds to import. Call it before the first publish."""
+    """What a publish needs of SGLang takes seconds to import. Best called before the first publish, where the servers
+    are waited for anyway, on leaders and on ranks that sit beside a server."""
     ensure_torchvision_schemas()
     stand_in_for_torchvision()
     importlib.import_module("sglang.srt.utils")
@@ -60,8 +62,13 @@ class SharedBuckets:
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
         the `pack` after the next, or `release`."""
+        import_sglang(with_checksums=False)
         from sglang.srt.utils import MultiprocessingSerializer
 
+        if tensors[0][1].is_cuda:
+            from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
+
+            monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
         flat, metadata = self._flatten(tensors)
         content = {"flattened_tensor": flat, "metadata": metadata}
         with _share_by_file_name():
@@ -77,20 +84,9 @@ class SharedBuckets:
             torch.cuda.ipc_collect()
 
     def _flatten(self, tensors: Sequence[tuple[str, Tensor]]) -> tuple[Tensor, list[Any]]:
-        from sglang.srt.weight_sync.tensor_bucket import (
-            FlattenedTensorBucket,
-            FlattenedTensorMetadata,
-        )
+        from sglang.srt.weight_sync.tensor_bucket import FlattenedTensorMetadata
 
-        if tensors[0][1].is_cuda:
-            from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
-
-            monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
-            bucket = FlattenedTensorBucket(named_tensors=list(tensors))
-            self._buffers = [self._buffers[1], bucket.get_flattened_tensor()]
-            return bucket.get_flattened_tensor(), bucket.get_metadata()
-        size = sum(x.nbytes for _, x in tensors)
-        flat = self._buffer_of(size)
+        flat = self._buffer_of(sum(x.nbytes for _, x in tensors), tensors[0][1].device)
         metadata, start = [], 0
         for name, x in tensors:
             end = start + x.nbytes
@@ -101,10 +97,14 @@ class SharedBuckets:
             start = end
         return flat, metadata
 
-    def _buffer_of(self, size: int) -> Tensor:
-        """The buffer that has rested longest, a larger one if it is too small."""
-        buffer, newer = self._buffers
-        if buffer is None or buffer.numel() < size:
+    def _buffer_of(self, size: int, device: torch.device) -> Tensor:
+        """Beside the newest of the two; where it is shared memory, the one that has rested longest serves again, if it
+        is large enough."""
+        rested, newest = self._buffers
+        if device.type == "cuda":
+            rested = self._buffers[0] = None  # before the next is allocated
+            buffer = torch.empty(size, dtype=torch.uint8, device=device)
+        elif rested is None or rested.numel() < size:
             if missing := find_missing_shared_memory(size):
                 raise WeightPublishError(
                     f"{missing}, but a bucket of weights takes {size / 2**20:,.1f} MiB of shared memory; empty it, "
@@ -113,7 +113,9 @@ class SharedBuckets:
             with _share_by_file_name():
                 storage = torch.UntypedStorage._new_shared(size, device="cpu")
             buffer = torch.empty(0, dtype=torch.uint8).set_(storage)
-        self._buffers = [newer, buffer]
+        else:
+            buffer = rested
+        self._buffers = [newest, buffer]
         return buffer[:size]
 
 

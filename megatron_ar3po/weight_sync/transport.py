@@ -4,8 +4,7 @@
     distributed   a broadcast over the network, for servers elsewhere           broadcast_transport.py
     disk          a folder that the trainer writes and the servers read         disk_transport.py
 
-All three stream bucket by bucket and hold about two buckets beside the model. The order of the calls around them is
-`ServerUpdate`'s.
+All three stream bucket by bucket. The order of the calls around them is `ServerUpdate`'s.
 """
 
 from __future__ import annotations
@@ -19,13 +18,21 @@ import torch
 from torch import Tensor
 
 from megatron_ar3po.config.weight_sync import WeightSyncConfig
+from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 
 
 class Transport(Protocol):
-    """Lives as long as the run, on a replica's leader."""
+    """Lives as long as the run, on every rank. `begin`, `assist`, `release` and `close` are every rank's, the rest is
+    the leader's of a replica, who speaks to its servers."""
 
     needs_session: bool  # SGLang wants /begin_weight_update and /end_weight_update around it
+
+    def begin(self, receivers: Sequence[Receiver]) -> bool:
+        """First of all in an update, on every rank of the replica. Whether each of them must be given the buckets, or
+        the leader alone."""
+        ...
 
     def open(self, calls: ServerCalls) -> None:
         """Before the first bucket of an update."""
@@ -37,6 +44,10 @@ class Transport(Protocol):
         """May return while the servers still read; a refusal is then raised by the next `send`, or by `finish`. The
         tensors are the caller's again when it returns. `weight_version`: stated by the servers until the update is
         whole."""
+        ...
+
+    def assist(self, tensors: Sequence[tuple[str, Tensor]], *, is_leader: bool) -> None:
+        """A bucket on the ranks that do not `send` it: those that are no leader, and a leader that has failed."""
         ...
 
     def finish(self, calls: ServerCalls, weight_version: str) -> None:
@@ -55,7 +66,7 @@ class Transport(Protocol):
 
 
 def make_transport(
-    config: WeightSyncConfig, *, server_tp: int, model_path: Path, folder: Path
+    config: WeightSyncConfig, ranks: Ranks, *, server_tp: int, model_path: Path, folder: Path
 ) -> Transport:
     """`folder` is this replica's own, for `transport=disk`."""
     if config.transport == "disk":
@@ -71,4 +82,4 @@ def make_transport(
 
     if torch.cuda.is_available():
         check_exportable(os.environ)
-    return TensorTransport(server_tp=server_tp)
+    return TensorTransport(ranks)

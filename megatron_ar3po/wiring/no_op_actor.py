@@ -32,7 +32,9 @@ class NoOpActor:
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
         return UpdateStats(loss=0.0, grad_norm=0.0, learning_rate=0.0, was_skipped=False)
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
         return iter(())
 
     def save(self, folder: Path) -> NothingToWrite:

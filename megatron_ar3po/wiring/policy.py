@@ -13,7 +13,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublisher
 from megatron_ar3po.wiring.no_op_actor import NoOpActor, NoOpPublisher
-from megatron_ar3po.wiring.servers import RunServer, server_control
+from megatron_ar3po.wiring.servers import RunServer, replica_placements, server_control
 
 
 def build_policy(
@@ -26,19 +26,25 @@ def build_policy(
         return NoOpActor(), no_op
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
     from megatron_ar3po.weight_sync.publisher import ServerPublisher
+    from megatron_ar3po.weight_sync.receiver import Receiver
+    from megatron_ar3po.weight_sync.shared_bucket import import_sglang
     from megatron_ar3po.weight_sync.transport import make_transport
 
     actor = MegatronActor(config, ranks.layout)
     server_tp = servers[0].tensor_parallel_size if servers else 1
+    beside = [placement.beside_ranks for placement in replica_placements(config, ranks)]
+    if config.weight_sync.transport == "tensor" and any(ranks.layout.rank in b for b in beside):
+        import_sglang(with_checksums=False)
     sync_folder = Path(config.weight_sync.disk_dir or config.run.path / "weight_sync")
     publisher = ServerPublisher(
         actor=actor,
         ranks=ranks,
-        servers=lambda: [server.url for server in servers],
+        servers=lambda: [Receiver(s.url, r) for s, r in zip(servers, beside, strict=True)],
         config=config.weight_sync,
         server_tp=server_tp,
         transport=make_transport(
             config.weight_sync,
+            ranks,
             server_tp=server_tp,
             model_path=Path(config.model.path),
             folder=sync_folder / f"dp{ranks.layout.dp_rank:02d}",

@@ -38,12 +38,7 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     replica on each node starts those of the node, and returns at once. With `servers.urls` nothing is started:
     they run already."""
     check_server_urls(config, ranks)
-    placements = server_placements(
-        ranks.layout,
-        servers_per_replica=config.servers.servers_per_replica,
-        gpus=visible_gpus(),
-        ranks_per_node=ranks_per_node(ranks),
-    )
+    placements = replica_placements(config, ranks)
     check_transport(config, placements)
     if config.servers.urls:
         external = [external_server(config, p) for p in placements] if ranks.is_leader else []
@@ -69,6 +64,16 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
         own.get(placement.name) or remote_server(config, ranks, placement, urls[placement.name])
         for placement in placements
     ]
+
+
+def replica_placements(config: Config, ranks: Ranks) -> list[ServerPlacement]:
+    """Of this rank's replica, in the order of its servers."""
+    return server_placements(
+        ranks.layout,
+        servers_per_replica=config.servers.servers_per_replica,
+        gpus=visible_gpus(),
+        ranks_per_node=ranks_per_node(ranks),
+    )
 
 
 def start_own(

@@ -91,7 +91,9 @@ class FakeActor:
         row = (1.0, 1.0, 0.0, abs(self.drift))
         return tell_loan(sample, row, measures_drift=is_own, was_skipped=False)
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
         return iter(())
 
     def save(self, folder: Path) -> WrittenSave:

@@ -1,4 +1,5 @@
-"""One real server and one real actor, to publish from one to the other and compare what both say.
+"""One real server and one real actor, to publish from one to the other and compare what both say. Under torchrun the
+actor is cut over its ranks (TP), and the server has as many.
 
 Before a publish the server's weights can be poisoned, so that a tensor which is not sent cannot go unnoticed by having
 been right before.
@@ -21,7 +22,7 @@ from torch import Tensor
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.weight_sync import WeightSyncConfig
 from megatron_ar3po.data.batch_builder import pack
-from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.collectives import Ranks, start_process_group
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.servers.placement import ServerPlacement
@@ -29,6 +30,7 @@ from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.types import MiniBatch, Prompt, Response, TrainingBatch, TrainingSample, Verdict
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.server_calls import ServerCalls
 from megatron_ar3po.weight_sync.transport import Transport, make_transport
 
@@ -53,8 +55,10 @@ class Poison:
     ) -> None:
         self._actor, self._change = actor, change
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, Tensor]]]:
-        for bucket in self._actor.hf_buckets(max_bytes):
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, Tensor]]]:
+        for bucket in self._actor.hf_buckets(max_bytes, on_every_rank=on_every_rank):
             yield [kept for named in bucket if (kept := self._change(*named)) is not None]
 
 
@@ -69,12 +73,18 @@ class SpoilingTransport:
         self.needs_session = inner.needs_session
         self.open, self.finish, self.release = inner.open, inner.finish, inner.release
         self.forget, self.close = inner.forget, inner.close
+        self.begin = inner.begin
 
     def send(
         self, calls: ServerCalls, tensors: Sequence[tuple[str, Tensor]], weight_version: str
     ) -> None:
-        sent = [(name, self._spoil(x) if name == self._name else x) for name, x in tensors]
-        self._inner.send(calls, sent, weight_version)
+        self._inner.send(calls, self._spoilt(tensors), weight_version)
+
+    def assist(self, tensors: Sequence[tuple[str, Tensor]], *, is_leader: bool) -> None:
+        self._inner.assist(self._spoilt(tensors), is_leader=is_leader)
+
+    def _spoilt(self, tensors: Sequence[tuple[str, Tensor]]) -> list[tuple[str, Tensor]]:
+        return [(name, self._spoil(x) if name == self._name else x) for name, x in tensors]
 
     def _spoil(self, tensor: Tensor) -> Tensor:
         spoilt = tensor.clone()
@@ -99,15 +109,19 @@ class BreakingTransport(SpoilingTransport):
 
 
 class Stage:
-    """One real server, one real actor, and publishers between them, one for each transport."""
+    """One real server, one real actor, and publishers between them, one for each transport. Server and controller are
+    those of rank 0."""
 
     def __init__(
         self, stack: ExitStack, model: str, folder: Path, *, bucket_bytes: int, vocab_size: int
     ) -> None:
+        rank, tp = start_process_group(60.0)
+        stack.callback(dist.destroy_process_group)
         config = load_config(
             [],
             [
                 f"model.path={model}",
+                f"actor.tensor_parallel_size={tp}",
                 "rollout.max_response_tokens=6",
                 f"weight_sync.bucket_bytes={bucket_bytes}",
                 "actor.max_tokens_per_microbatch=4096",
@@ -116,22 +130,23 @@ class Stage:
         self.vocab_size = vocab_size
         server = SglangServer(
             config.servers,
-            ServerPlacement(name="publish"),
+            ServerPlacement(name="publish", tensor_parallel_size=tp),
             model_path=model,
             dtype="float32",
             is_deterministic=False,
             log_dir=folder,
         )
-        server.start()
-        stack.callback(server.stop)
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-        stack.callback(dist.destroy_process_group)
+        if rank == 0:
+            server.start()
+            stack.callback(server.stop)
         from megatron_ar3po.actor.megatron_actor import MegatronActor
 
         self.config, self.server = config, server
-        self.ranks = Ranks(ParallelLayout(), timeout_s=60)
+        self.ranks = Ranks(
+            ParallelLayout(world_size=tp, rank=rank, tensor_parallel_size=tp), timeout_s=300
+        )
         self.actor = MegatronActor(config, self.ranks.layout)
-        server.wait_ready()
+        self.ranks.run_on_first(server.wait_ready)
         self.controller = RolloutController(
             SglangEngine([server], config.servers, vocab_size=vocab_size, is_deterministic=False),
             NoVerdict(),
@@ -148,7 +163,8 @@ class Stage:
         self.transports = {
             name: make_transport(
                 WeightSyncConfig(transport=name),
-                server_tp=1,
+                self.ranks,
+                server_tp=tp,
                 model_path=Path(model),
                 folder=folder / "sync",
             )
@@ -161,11 +177,12 @@ class Stage:
         self, source: Any, transport: str | Transport = "tensor", *, verify: bool = False
     ) -> int:
         """The new version. `transport`: one of its own by name, or another."""
-        version = next(self.versions)
+        version, tp = next(self.versions), self.ranks.layout.world_size
         publisher = ServerPublisher(
             actor=source,
             ranks=self.ranks,
-            servers=lambda: [self.server.url],
+            servers=lambda: [Receiver(self.server.url, tuple(range(tp)))],
+            server_tp=tp,
             config=replace(self.config.weight_sync, verify=verify),
             transport=self.transports[transport] if isinstance(transport, str) else transport,
         )
@@ -183,7 +200,18 @@ class Stage:
         )
 
     def largest_difference(self, policy_version: int) -> float:
-        """max |server log-prob - actor log-prob| over the tokens of 32 responses the server samples now."""
+        """max |server log-prob - actor log-prob| over the tokens of 32 responses the server samples now. Collective."""
+        samples = self.ranks.run_on_first(lambda: self._sample(policy_version))
+        mini = MiniBatch(
+            micro_batches=(pack(samples, [1.0] * len(samples)),), num_units=1, num_sequences=1
+        )
+        batch = TrainingBatch(mini_batches=(mini,), num_samples=len(samples), num_tokens=0)
+        (micro_batch,) = self.actor.compute_logprobs(batch).micro_batches
+        assert micro_batch.old_logprobs is not None
+        difference = (micro_batch.old_logprobs - micro_batch.behaviour_logprobs).abs()
+        return float((difference * micro_batch.loss_mask).max())
+
+    def _sample(self, policy_version: int) -> list[TrainingSample]:
         prompts = [
             Prompt(prompt_id=f"{n:032x}", token_ids=tuple(int(d) for d in row), ground_truth="0")
             for n, row in enumerate(np.random.default_rng(3).integers(3, self.vocab_size, (8, 8)))
@@ -195,7 +223,7 @@ class Stage:
             seed_key="publish",
             policy_version=policy_version,
         )
-        samples = [
+        return [
             TrainingSample(
                 group_position=p,
                 prompt_id=prompt.prompt_id,
@@ -211,11 +239,3 @@ class Stage:
             for p, (prompt, group) in enumerate(zip(prompts, answers, strict=True))
             for scored in group
         ]
-        mini = MiniBatch(
-            micro_batches=(pack(samples, [1.0] * len(samples)),), num_units=1, num_sequences=1
-        )
-        batch = TrainingBatch(mini_batches=(mini,), num_samples=len(samples), num_tokens=0)
-        (micro_batch,) = self.actor.compute_logprobs(batch).micro_batches
-        assert micro_batch.old_logprobs is not None
-        difference = (micro_batch.old_logprobs - micro_batch.behaviour_logprobs).abs()
-        return float((difference * micro_batch.loss_mask).max())

@@ -6,11 +6,19 @@ import sys
 from pathlib import Path
 
 import actor_checkpoint_cases
+import actor_publish_cases
+import actor_saved_state_cases
 import actor_update_cases
 import actor_weight_cases
 from torchrun_cases import Cases
 
-CASES = Cases(actor_update_cases.CASES, actor_checkpoint_cases.CASES, actor_weight_cases.CASES)
+CASES = Cases(
+    actor_update_cases.CASES,
+    actor_checkpoint_cases.CASES,
+    actor_saved_state_cases.CASES,
+    actor_publish_cases.CASES,
+    actor_weight_cases.CASES,
+)
 
 if __name__ == "__main__":
     CASES.run(Path(sys.argv[1]), sys.argv[2:])

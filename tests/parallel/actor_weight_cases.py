@@ -123,17 +123,19 @@ def one_lost_server_stops_the_publish_on_every_rank() -> None:
     from megatron_ar3po.distributed.collectives import Ranks
     from megatron_ar3po.interfaces import WeightPublishError
     from megatron_ar3po.weight_sync.publisher import ServerPublisher
+    from megatron_ar3po.weight_sync.receiver import Receiver
     from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
     folder, _ = checkpoint("qwen2", False)
     actor = make_actor(folder, Cut())
     lost = "http://127.0.0.1:9"
+    ranks = Ranks(actor.layout, 60)
     publisher = ServerPublisher(
         actor=actor,
-        ranks=Ranks(actor.layout, 60),
-        servers=lambda: [lost] if dist.get_rank() == 1 else [],
+        ranks=ranks,
+        servers=lambda: [Receiver(lost)] if dist.get_rank() == 1 else [],
         config=WeightSyncConfig(),
-        transport=TensorTransport(server_tp=1),
+        transport=TensorTransport(ranks),
     )
     with raises(WeightPublishError, f"server {lost} was lost at /pause_generation"):
         publisher.publish(1)

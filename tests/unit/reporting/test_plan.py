@@ -107,7 +107,7 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
     )
     layout = ParallelLayout(world_size=4, tensor_parallel_size=2)
     memory = estimate_memory(config, SMALL, layout, gpus_per_node=4, gpu_bytes=100_000)
-    rollout, train, sync = (dict(phase.parts) for phase in memory.phases)
+    rollout, train, sync, save = (dict(phase.parts) for phase in memory.phases)
     assert rollout["server weights"] == 1528 * 4 // 2
     assert (
         memory.kv_bytes_per_token == 2 * 2 * 1 * 4 * 4
@@ -116,8 +116,11 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
     assert train["weights"] == train["gradients"] == 784 * 4
     assert train["optimizer"] == 784 * 8 // 2  # two moments, shared by two replicas
     assert train["log-probs"] == 3 * 10 * 5 * 4  # three fp32 chunks of half the vocabulary
-    assert sync["buckets"] == 2000
+    assert sync["buckets"] == 4000  # gathered, made of it, flat, and flat once more
     assert memory.host_bytes_per_rank == 784 * 4 + 784 * 4
+    # A save gathers nothing: what trains lies on the GPU; the host holds a half of the weights, all of the moments.
+    assert save["weights"] + save["gradients"] + save["optimizer"] == 784 * (4 + 4 + 4)
+    assert memory.save_host_bytes_per_rank == 784 * 4 // 2 + 784 * 4
 
 
 def test_the_32b_example_worked_by_hand():
@@ -127,7 +130,7 @@ def test_the_32b_example_worked_by_hand():
     rank = 64 * (sharded // 8 + 2 * 5120) + 2 * 152064 * 5120 // 8 + 5120
     plan = plan_of("qwen2.5_32b_dapo_math", 4)
     assert plan.shape.parameters_of_largest_rank(tp=8, pp=1) == rank
-    rollout, train, _ = (dict(phase.parts) for phase in plan.memory.phases)
+    rollout, train, *_ = (dict(phase.parts) for phase in plan.memory.phases)
     assert (train["weights"], train["gradients"], train["optimizer"]) == (
         2 * rank,
         4 * rank,

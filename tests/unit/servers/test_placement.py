@@ -52,6 +52,33 @@ def test_a_replica_of_two_nodes_has_servers_on_each_and_none_spans_them():
     assert owners == [0, 4, 8, 12]
 
 
+def beside(layout: ParallelLayout, servers: int, **options):
+    placements = server_placements(
+        layout, servers_per_replica=servers, **({"gpus": EIGHT, "ranks_per_node": 8} | options)
+    )
+    return [placement.beside_ranks for placement in placements]
+
+
+def test_each_rank_of_a_server_sits_beside_the_trainers_rank_on_its_gpu():
+    second = ParallelLayout(world_size=8, rank=4, tensor_parallel_size=4)
+    assert beside(second, 1) == [(4, 5, 6, 7)]
+    assert beside(second, 2) == [(4, 5), (6, 7)]
+    assert beside(second, 4) == [(4,), (5,), (6,), (7,)]
+    # tp 4 x pp 2 x dp 2 on two nodes: replica 1 has ranks 4 to 7 and 12 to 15, gpus 4 to 7 of each node.
+    two_nodes = ParallelLayout(
+        world_size=16, rank=4, tensor_parallel_size=4, pipeline_parallel_size=2
+    )
+    assert beside(two_nodes, 2) == [(4, 5, 6, 7), (12, 13, 14, 15)]
+
+
+def test_without_gpus_servers_of_one_rank_are_shared_out_over_the_ranks():
+    alone = ParallelLayout()
+    assert beside(alone, 2, gpus=[], ranks_per_node=1) == [(0,), (0,)]
+    four = ParallelLayout(world_size=4, tensor_parallel_size=4)
+    assert beside(four, 1, gpus=[], ranks_per_node=4) == [(0,)]
+    assert beside(four, 2, gpus=[], ranks_per_node=4) == [(0,), (2,)]
+
+
 @pytest.mark.parametrize(
     ("servers", "message"),
     [

@@ -25,6 +25,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.records import Max
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
+from megatron_ar3po.weight_sync.receiver import Receiver
 from megatron_ar3po.weight_sync.transport import make_transport
 
 ATTENTION = "model.layers.0.self_attn."
@@ -46,7 +47,9 @@ class FakeActor:
         self.buckets = buckets
         self.buckets_taken = 0
 
-    def hf_buckets(self, max_bytes: int) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
+    def hf_buckets(
+        self, max_bytes: int, *, on_every_rank: bool = False
+    ) -> Iterator[Sequence[tuple[str, torch.Tensor]]]:
         for names in self.buckets:
             self.buckets_taken += 1
             yield [(name, WEIGHTS[name]) for name in names]
@@ -185,10 +188,10 @@ def publisher(ranks: Ranks, tmp_path: Path) -> Iterator[MakePublisher]:
             ServerPublisher(
                 actor=actor or FakeActor(),  # type: ignore[arg-type]
                 ranks=ranks,
-                servers=lambda: [server.url for server in servers],
+                servers=lambda: [Receiver(server.url) for server in servers],
                 config=config,
                 transport=make_transport(
-                    config, server_tp=1, model_path=model, folder=tmp_path / "sync"
+                    config, ranks, server_tp=1, model_path=model, folder=tmp_path / "sync"
                 ),
             )
         )

@@ -38,9 +38,9 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
     if torch.cuda.is_available():
         torch.cuda.set_device(gpu_of_rank(os.environ, torch.cuda.device_count()))
     if world_size > 1:
-        meeting = Timer(_LONE_RANK_S, _tell_whom_it_waits_for, (rank, world_size))
-        meeting.daemon = True
-        meeting.start()
+        reminder = Timer(_LONE_RANK_S, _tell_whom_it_waits_for, (rank, world_size))
+        reminder.daemon = True
+        reminder.start()
         try:
             dist.init_process_group(backend, timeout=timeout)
         except dist.DistError as error:  # a node that has not come, or cannot reach the first one
@@ -50,7 +50,7 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
                 "does, MASTER_ADDR is not reached from all (NCCL_SOCKET_IFNAME, GLOO_SOCKET_IFNAME, a firewall)."
             ) from error
         finally:
-            meeting.cancel()
+            reminder.cancel()
     else:
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
     return rank, world_size

@@ -5,7 +5,7 @@ Every method says which ranks call it. "The leader" is the first rank of a repli
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -70,16 +70,30 @@ class RolloutEngineError(RuntimeError):
 class SleepingServers(Protocol):
     """The replica's servers, whose memory comes and goes. Leader only. Tags are SGLang's: 'weights', 'kv_cache'."""
 
+    @property
+    def names(self) -> Sequence[str]: ...
+
+    @property
+    def at_gates(self) -> Sequence[str]:
+        """Those that have started and hold no memory until `admit`."""
+        ...
+
+    def hold_back(self, tags: Sequence[str]) -> None:
+        """At the start of a run: those that run already are waited for, and `tags` are released. Those of this run
+        wait at their gates."""
+        ...
+
     def sleep(self, tags: Sequence[str]) -> None: ...
 
     def wake(self, tags: Sequence[str]) -> None: ...
 
-    def find_lost(self) -> Sequence[str]:
-        """Those that died, or hang, since they last answered."""
+    def restart_lost(self) -> Sequence[str]:
+        """Fresh processes, behind their gates, for those that died, or hang, since they last answered. Whose."""
         ...
 
-    def revive_lost(self, asleep: Sequence[str]) -> None:
-        """Fresh processes for them, with `asleep` released, as the others have it."""
+    def admit(self, asleep: Sequence[str]) -> None:
+        """Opens the gates; returns when all that waited there are ready, with `asleep` released as the others have
+        it. The accelerators are free for them."""
         ...
 
 
@@ -210,13 +224,18 @@ class Actor(Protocol):
         """The policy as a Hugging Face folder, whole or not at all."""
         ...
 
+    @property
+    def held(self) -> Collection[str]:
+        """What of it lies on the accelerator: 'weights', 'gradients', 'optimizer'."""
+        ...
+
     def offload(self, *, keep_weights: bool = False) -> None:
         """Gradients and optimizer state leave the accelerator, and so do the weights or they come back to it
-        (`keep_weights`: what a publish needs). No effect without an accelerator. No collective."""
+        (`keep_weights`: what a publish needs). Gradients are freed, not kept. No collective."""
         ...
 
     def onload(self) -> None:
-        """Everything is on the accelerator. No collective."""
+        """Everything is on the accelerator, the gradients as zeros. No collective."""
         ...
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from megatron_ar3po.actor import checkpoint, groups
 from megatron_ar3po.actor.background_save import SavedTogether
+from megatron_ar3po.actor.buffer_memory import BufferMemory
 from megatron_ar3po.actor.forward_step import rank_slice, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
@@ -58,13 +59,10 @@ class MegatronActor:
         self._load_together(policy)
         self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
         self.model = wrap_for_training(self.policy, config.actor)
-        self._memory: list[Any] = cast(
-            Any, self.model
-        ).buffers  # Megatron's, of parameters and gradients
+        self._buffers = BufferMemory(cast(Any, self.model).buffers)
         total_steps = config.run.num_steps * config.algorithm.num_mini_batches
         self.optimizer = Optimizer(self.model, config.actor, total_steps)
         self.optimizer_offload = OptimizerOffload(self.policy, self.optimizer)
-        self._has_weights = self._has_gradients = True
         self.reference = ReferencePolicy(self.policy) if config.algorithm.kl_coef != 0 else None
 
     def _load_together(self, policy: PolicyModel) -> None:
@@ -145,38 +143,34 @@ class MegatronActor:
         if self.reference is not None:
             self.reference.load(folder)
 
+    @property
+    def held(self) -> frozenset[str]:
+        parts = {
+            "weights": self._buffers.has_weights,
+            "gradients": self._buffers.has_gradients,
+            "optimizer": not self.optimizer_offload.is_offloaded,
+        }
+        return frozenset(name for name, is_there in parts.items() if is_there)
+
     def offload(self, *, keep_weights: bool = False) -> None:
-        if not torch.cuda.is_available():
-            return
         self.optimizer_offload.offload()
-        self._move_buffers(weights=keep_weights, gradients=False)
-        torch.cuda.empty_cache()
+        self._buffers.hold(weights=keep_weights, gradients=False)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def onload(self) -> None:
-        self._move_buffers(weights=True, gradients=True)
+        self._buffers.hold(weights=True, gradients=True)
         self.optimizer_offload.onload()
-
-    def _move_buffers(self, *, weights: bool, gradients: bool) -> None:
-        for buffer in self._memory:
-            buffer.reload_from_cpu(
-                move_params=weights and not self._has_weights,
-                move_grads=gradients and not self._has_gradients,
-            )
-            buffer.offload_to_cpu(
-                move_params=self._has_weights and not weights,
-                move_grads=self._has_gradients and not gradients,
-            )
-        self._has_weights, self._has_gradients = weights, gradients
 
     @contextlib.contextmanager
     def _weights_on_device(self) -> Iterator[None]:
         """A server that is revived during the rollout phase asks for weights while they are offloaded."""
-        had_weights = self._has_weights
-        self._move_buffers(weights=True, gradients=self._has_gradients)
+        memory, had_weights = self._buffers, self._buffers.has_weights
+        memory.hold(weights=True, gradients=memory.has_gradients)
         try:
             yield
         finally:
-            self._move_buffers(weights=had_weights, gradients=self._has_gradients)
+            memory.hold(weights=had_weights, gradients=memory.has_gradients)
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """One [T] tensor per micro-batch on the last stage, None on the others."""

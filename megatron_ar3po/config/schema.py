@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.checkpoint import CheckpointConfig
+from megatron_ar3po.config.colocation import ColocationConfig
 from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
@@ -40,6 +41,7 @@ class Config:
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     weight_sync: WeightSyncConfig = field(default_factory=WeightSyncConfig)
+    colocation: ColocationConfig = field(default_factory=ColocationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     observability: ObservabilityConfig = field(default_factory=ObservabilityConfig)

@@ -30,17 +30,19 @@ class ServersConfig:
     """Servers that run already, one for each the run would start, replica by replica; whoever started them ends them.
     Empty: the run starts its own."""
 
-    start_timeout_s: Free[float] = 600.0
-    """Seconds from the start of a server until it is ready, kernels compiled. Raise it where the first start on a
-    node is slow."""
+    start_timeout_s: Free[float] = 0.0
+    """Seconds that a server may load, from the moment that it may take memory until it is ready, kernels compiled and
+    CUDA graphs captured; as long again, before, for its imports. 0: 600 on a CPU, 1800 on a GPU, where a model of
+    65 GB may come from a cold file system. Raise it where the first start on a node is slower."""
 
     request_timeout_s: Free[float] = 600.0
     """Seconds for one response, queueing included; then it is aborted and drawn again. Must exceed the time of a
     response of full length on a busy server."""
 
-    hang_timeout_s: Free[float] = 120.0
+    hang_timeout_s: Free[float] = 0.0
     """A server that has requests in flight and generates nothing for so many seconds is restarted. It is looked at
-    four times within that time."""
+    four times within that time. 0: 120 on a CPU, 300 on a GPU, where a batch of a new shape may compile a kernel
+    first."""
 
     max_retries: Free[int] = 2
     """How often one lost request is sent again, to a restarted or another server, before the run ends."""
@@ -71,9 +73,16 @@ class ServersConfig:
             f"servers.max_concurrent_requests={self.max_concurrent_requests} is negative; 0 takes the limit from the "
             "server's KV cache.",
         )
-        for name in ("start_timeout_s", "request_timeout_s", "hang_timeout_s"):
+        require(
+            self.request_timeout_s > 0,
+            f"servers.request_timeout_s={self.request_timeout_s} must be more than 0 seconds.",
+        )
+        for name in ("start_timeout_s", "hang_timeout_s"):
             value = getattr(self, name)
-            require(value > 0, f"servers.{name}={value} must be more than 0 seconds.")
+            require(
+                value >= 0,
+                f"servers.{name}={value} is negative; 0 takes what suits a CPU or a GPU.",
+            )
         for name in ("max_retries", "max_server_restarts", "port"):
             value = getattr(self, name)
             require(value >= 0, f"servers.{name}={value} is negative; use 0 or more.")

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.servers.arguments import MEM_FRACTION_STATIC
 
 GIB = 1024**3
 RUNTIME_BYTES = int(2.5 * GIB)  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
-DEFAULT_MEM_FRACTION_STATIC = 0.85  # SGLang's weights and KV cache, as a share of the GPU
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ def estimate_memory(
     server_weights = shape.num_parameters * width // server_tp
     kv_heads = max(1, shape.num_kv_heads // server_tp)
     kv_per_token = 2 * shape.num_layers * kv_heads * shape.head_dim * width
-    share = float(config.servers.sglang.get("mem_fraction_static", DEFAULT_MEM_FRACTION_STATIC))
+    share = float(config.servers.sglang.get("mem_fraction_static", MEM_FRACTION_STATIC))
     kv_cache = max(0, int(gpu_bytes * share) - server_weights)
 
     reference = {"reference weights": held * width} if config.algorithm.kl_coef > 0 else {}

@@ -3,7 +3,9 @@
     placement.py         which servers a replica has: on which nodes, on which GPUs
     ports.py             a port that stays ours until the server listens on it
     node_address.py      the address at which other nodes reach this one
+    gate.py              a starting server takes no memory before it is let in
     arguments.py         config -> SGLang's ServerArgs
+    time_limits.py       how long one is waited for, by device
     environment.py       the trainer's environment -> a server's
 
     server.py            what the others need of a server, whoever runs it

@@ -12,6 +12,11 @@ from typing import Any
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.servers.ports import HOST
 
+# On a GPU: weights and KV cache of a server, as a share of the memory that is free when it allocates, beside an actor
+# that is parked. The rest is for its activations and CUDA graphs, and for the actor's weights when a server that is
+# started anew in a rollout asks for them.
+MEM_FRACTION_STATIC = 0.8
+
 # Options that the trainer sets itself: a second value would contradict it.
 _OURS = {
     "model_path": "model.path",
@@ -21,6 +26,7 @@ _OURS = {
     "tp_size": "actor.tensor_parallel_size and servers.servers_per_replica",
     "enable_deterministic_inference": "run.deterministic",
     "skip_tokenizer_init": "token in, token out",
+    "gated_launch_port": "the run, which opens the gate when the actor is parked",
 }
 
 
@@ -43,7 +49,10 @@ def server_arguments(
         "port": port,
         "tp_size": tensor_parallel_size,
         "skip_tokenizer_init": True,  # token in, token out: responses bypass the detokenizer
-        "skip_server_warmup": True,  # saves two seconds; the first real request warms up as well
+        # On a GPU kernels compile in the first request, which must not be one that is watched for a hang. On a CPU
+        # nothing compiles, and it saves two seconds.
+        "skip_server_warmup": not on_gpu,
+        "sleep_on_idle": True,  # an idle scheduler would otherwise take one of the trainer's cores
         "enable_metrics": True,  # the counters that the ledger is held against
         "log_level_http": "warning",  # no line per request
         "decode_log_interval": 1000,
@@ -53,7 +62,7 @@ def server_arguments(
     if on_gpu:
         arguments |= {
             "enable_memory_saver": True,  # sleep and wake: the GPU changes hands with the actor
-            "mem_fraction_static": 0.6,  # the actor loads beside the starting server
+            "mem_fraction_static": MEM_FRACTION_STATIC,
         }
     else:
         arguments |= {
@@ -61,7 +70,6 @@ def server_arguments(
             "attention_backend": "torch_native",
             "max_total_tokens": config.max_total_tokens,
             "disable_overlap_schedule": True,  # nothing overlaps on a CPU, and each response costs a step more
-            "sleep_on_idle": True,  # an idle scheduler would otherwise take one of the trainer's cores
         }
     return arguments | dict(config.sglang)
 

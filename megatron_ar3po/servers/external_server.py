@@ -44,6 +44,7 @@ class ExternalServer:
     """In the place of a `SglangServer`. Used by the leader of its replica only."""
 
     num_restarts = 0
+    is_at_gate = False
 
     def __init__(
         self,
@@ -173,6 +174,11 @@ class ExternalServer:
 
     def restart(self) -> None:
         raise RolloutEngineError(f"server {self.name} was lost. {self.log_tail()}")
+
+    restart_behind_gate = restart
+
+    def open_gate(self) -> None:
+        """There is none."""
 
     def log_tail(self) -> str:
         return (

@@ -38,6 +38,7 @@ from megatron_ar3po.servers.engine_requests import (
 from megatron_ar3po.servers.engine_responses import LostRequest, decode_response
 from megatron_ar3po.servers.server import Server, parse_process, process_of
 from megatron_ar3po.servers.server_repair import ServerRepair, WatchedServer
+from megatron_ar3po.servers.time_limits import time_limits
 from megatron_ar3po.servers.usage import mark_unused, retries_of, usage_of
 from megatron_ar3po.types import Generation, GenerationRequest, Scoring, ScoringRequest
 from megatron_ar3po.usage import NO_RETRIES, Process, Retries, ServerUsage
@@ -68,13 +69,14 @@ class SglangEngine:
         self._in_flight: dict[str, tuple[Sequence[str], str]] = {}  # by request id: URLs, which try
         self._retries: dict[str, Retries] = {}  # of the requests that are under way, by request id
         self._config = config
+        self._hang_timeout_s = time_limits(config).hang_s
         self._vocab_size = vocab_size
         self._is_deterministic = is_deterministic
         self._http = HttpClient(timeout_s=config.request_timeout_s)
         self._repair = ServerRepair(
             servers,
             self._http,
-            hang_timeout_s=config.hang_timeout_s,
+            hang_timeout_s=self._hang_timeout_s,
             health_timeout_s=config.request_timeout_s,
             on_server_lost=on_server_lost,
         )
@@ -220,7 +222,7 @@ class SglangEngine:
         """While requests are in flight. A request's own limit is far longer than it takes to see that a server hangs:
         when that is restarted, its requests come back as lost."""
         while self._in_flight:
-            await asyncio.sleep(self._config.hang_timeout_s / _LOOKS_PER_HANG_TIMEOUT)
+            await asyncio.sleep(self._hang_timeout_s / _LOOKS_PER_HANG_TIMEOUT)
             if self._in_flight:
                 await self._look_at_servers()
 

@@ -1,8 +1,10 @@
 """The SGLang server process of a replica: start, wait, restart, stop.
 
 Promises:
-- `start` returns at once, so that the trainer can build its model meanwhile; `wait_ready` waits at most the configured
-  time, says every few seconds that it waits, and fails with the server's last log lines when the server dies;
+- `start` returns at once, so that the trainer can build its model meanwhile; behind a closed gate the server imports
+  and takes no memory until `open_gate`;
+- `open_gate` and `wait_ready` each wait at most the configured time, say every few seconds that they wait, and fail
+  with the server's last log lines when the server dies;
 - the process and everything it started end with `stop`, and with the trainer (`ChildProcess`);
 - a port in use is a `ValueError` before anything is started.
 
@@ -27,10 +29,14 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE, PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
+from megatron_ar3po.servers.counters import read_counters
 from megatron_ar3po.servers.environment import server_environment
+from megatron_ar3po.servers.gate import Gate
 from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.ports import reserve_port
 from megatron_ar3po.servers.server_info import get_field
+from megatron_ar3po.servers.time_limits import time_limits
+from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +65,9 @@ class SglangServer:
         killed."""
         self.name = placement.name
         self.num_restarts = 0
+        self.counters_before = ServerCounters()  # of the running process: what its warm-up counted
         self._config, self._owner = config, owner
+        self._limit_s = time_limits(config).start_s
         self._placement = placement
         self._reservation = reserve_port(
             config.port + placement.number if config.port else 0, placement.host
@@ -75,6 +83,7 @@ class SglangServer:
             is_deterministic=is_deterministic,
             on_gpu=torch.cuda.is_available(),
         )
+        self._gate = Gate(placement.host)
         self._child = ChildProcess(
             f"server {placement.name}",
             "megatron_ar3po.platform.sglang_launch",
@@ -82,7 +91,7 @@ class SglangServer:
             interpreter=interpreter,
             stop_grace_s=stop_grace_s,
         )
-        self._started_at = 0.0
+        self._started_at = self._waited_for_since = 0.0
 
     @property
     def tensor_parallel_size(self) -> int:
@@ -101,22 +110,50 @@ class SglangServer:
     def log_path(self) -> Path:
         return self._child.log_path
 
-    def start(self) -> None:
-        """Returns at once; the server loads in the background."""
+    @property
+    def is_at_gate(self) -> bool:
+        """It runs, or dies, before a closed gate."""
+        return self._gate.is_closed
+
+    def start(self, *, behind_gate: bool = False) -> None:
+        """Returns at once; the server loads in the background. `behind_gate`: it waits for `open_gate` before it
+        allocates."""
+        arguments = self._arguments
+        self._gate.is_closed = behind_gate
+        if behind_gate:
+            arguments = {**arguments, "gated_launch_port": self._gate.port}
         environment = server_environment(os.environ, self._placement.gpu_ids)
         environment[PROCESS_VARIABLE] = f"{self.name}/{self.num_restarts}"
         environment[OWNER_VARIABLE] = self._owner
-        self._child.start(self._arguments, environment)
-        self._started_at = time.monotonic()
+        self._child.start(arguments, environment)
+        self._started_at = self._waited_for_since = time.monotonic()
+
+    def open_gate(self) -> None:
+        """Lets it allocate: whoever shares its accelerators has let go. Returns when it has heard, once its imports
+        are done. Harmless for one that is at no gate."""
+        self._wait_until(self._gate.open, logger.info, 10.0)
+        self._waited_for_since = time.monotonic()
 
     def wait_ready(
         self, report: Callable[[str], None] = logger.info, report_every_s: float = 10.0
     ) -> float:
         """Until the server takes requests; returns the seconds since its start."""
-        limit = self._config.start_timeout_s
+        assert not self.is_at_gate, f"server {self.name} waits at its gate: open it first"
+        self._wait_until(self._answers_ready, report, report_every_s)
+        self._check_model()
+        # Without a GPU a flush of the cache is a full garbage collection, half a second over all that the imports left;
+        # on one, collections stop the scheduler between steps. What exists now is there to stay.
+        self._get("/freeze_gc")
+        self.counters_before = read_counters(self.url)
+        return time.monotonic() - self._started_at
+
+    def _wait_until(
+        self, is_true: Callable[[], bool], report: Callable[[str], None], report_every_s: float
+    ) -> None:
+        limit = self._limit_s
         next_report = report_every_s
-        while not self._answers_ready():
-            waited = time.monotonic() - self._started_at
+        while not is_true():
+            waited = time.monotonic() - self._waited_for_since
             if not self.is_running():
                 raise RolloutEngineError(
                     f"server {self.name} died while starting. {self.log_tail()}"
@@ -134,17 +171,24 @@ class SglangServer:
                 )
                 next_report = waited + report_every_s
             time.sleep(_POLL_INTERVAL_S)
-        self._check_model()
-        # Without a GPU a flush of the cache is a full garbage collection, half a second over all that the imports left;
-        # on one, collections stop the scheduler between steps. What exists now is there to stay.
-        self._get("/freeze_gc")
-        return time.monotonic() - self._started_at
 
     def is_running(self) -> bool:
         return self._child.is_running()
 
     def restart(self) -> None:
-        """A fresh process on the same port, ready but without the run's weights: publish before sampling."""
+        """A fresh process on the same port, ready but without the run's weights: publish before sampling. Whoever
+        shares its accelerators has let go of them."""
+        self._end_for_restart()
+        self.start()
+        self.wait_ready()
+
+    def restart_behind_gate(self) -> None:
+        """As `restart`, while somebody else holds the accelerators; returns at once, and `open_gate` and `wait_ready`
+        follow."""
+        self._end_for_restart()
+        self.start(behind_gate=True)
+
+    def _end_for_restart(self) -> None:
         if self.num_restarts >= self._config.max_server_restarts:
             self.stop()  # who still waits for a response of a hung one learns of it
             raise RolloutEngineError(
@@ -154,8 +198,6 @@ class SglangServer:
             )
         self.num_restarts += 1
         self.stop()
-        self.start()
-        self.wait_ready()
 
     def stop(self) -> None:
         """All of it. Harmless when it runs no more."""

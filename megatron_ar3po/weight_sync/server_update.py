@@ -31,7 +31,7 @@ class ServerUpdate:
     def open(self) -> None:
         post = self._calls.post
         self._calls.on_all(lambda url: post(url, "/pause_generation", {"mode": "abort"}))
-        self._calls.on_all(lambda url: post(url, "/flush_cache"))
+        self._calls.on_all(self._flush_cache)
         if self._is_second_try and self._transport.needs_session:  # the first may have left its own
             end, accepted = "/end_weight_update", (200, 400)
             self._calls.on_all(lambda url: post(url, end, {}, accepted=accepted))
@@ -50,7 +50,7 @@ class ServerUpdate:
         self._transport.finish(self._calls, self._unfinished_version)
         if self._transport.needs_session:
             self._calls.on_all(lambda url: post(url, "/end_weight_update", {}))
-        self._calls.on_all(lambda url: post(url, "/flush_cache"))
+        self._calls.on_all(self._flush_cache)
         if self._checksums is not None:
             self._calls.on_all(self._compare)
         version = {"new_version": self._calls.version, "abort_all_requests": False}
@@ -60,6 +60,10 @@ class ServerUpdate:
 
     def close(self) -> None:
         self._calls.close()
+
+    def _flush_cache(self, url: str) -> None:
+        """Waits for a request that was aborted to leave its batch, within half the limit of a call."""
+        self._calls.post(url, f"/flush_cache?timeout={self._calls.timeout_s / 2:g}")
 
     def _compare(self, url: str) -> None:
         assert self._checksums is not None

@@ -46,6 +46,8 @@ class NoOpActor:
     def export_hf(self, folder: Path) -> None:
         pass
 
+    held = frozenset[str]()
+
     def offload(self, *, keep_weights: bool = False) -> None:
         pass
 

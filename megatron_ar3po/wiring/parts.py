@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -24,7 +25,7 @@ from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
-from megatron_ar3po.wiring.policy import build_colocation, build_policy
+from megatron_ar3po.wiring.policy import build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier, load_prompts_and_verifier
 from megatron_ar3po.wiring.response_log import open_response_log
 from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
@@ -36,7 +37,7 @@ from megatron_ar3po.wiring.sampling import (
     build_rollout,
     build_sampler,
 )
-from megatron_ar3po.wiring.servers import RunServer, start_servers, wait_until_ready
+from megatron_ar3po.wiring.servers import RunServer, start_servers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class RunParts:
     store_claim: ShardClaim | None
     actor: Actor
     publisher: WeightPublisher
+    colocation: Colocation
     policy_digest: PolicyDigest  # advanced by each update
     rollout: LeaderRollout | None
     stop: StopRequest
@@ -63,7 +65,7 @@ def build_parts(
     start: StartingPoint,
     check_ownership: Callable[[], None],
 ) -> RunParts:
-    """Collective. Loads data and model, as of `start`, while the servers start, then waits for them."""
+    """Collective. Loads data and model, as of `start`, while the servers import, then lets them in."""
     servers = start_servers(config, ranks, stack)
     inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
     prompts = PromptSource(inputs.training, seed=config.run.seed, shuffle=config.data.shuffle)
@@ -72,9 +74,7 @@ def build_parts(
     if start.checkpoint is not None:
         prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
     store_claim = claim_store(config, ranks, stack, start)
-    actor, publisher = build_policy(config, ranks, stack, servers)
-    with ranks.watch.phase("wait for servers"):
-        ranks.run_on_leader(lambda: wait_until_ready(servers))
+    policy = build_policy(config, ranks, stack, servers, start)
     router = start_router(config, ranks, stack, servers)
     policy_digest = PolicyDigest(config, start.state.policy_digest)
     log = ranks.only_on_leader(
@@ -85,15 +85,14 @@ def build_parts(
             config, ranks, stack, inputs, servers, router, start, log, check_ownership
         )
     )
-    if start.checkpoint is not None:
-        actor.load(start.checkpoint / "model")
     return RunParts(
         servers=servers,
         inputs=inputs,
         prompts=prompts,
         store_claim=store_claim,
-        actor=actor,
-        publisher=publisher,
+        actor=policy.actor,
+        publisher=policy.publisher,
+        colocation=policy.colocation,
         policy_digest=policy_digest,
         rollout=rollout,
         stop=stop,
@@ -134,7 +133,7 @@ def build_trainer(
         ),
         actor=actor,
         weight_publisher=parts.publisher,
-        colocation=build_colocation(config, ranks, actor, parts.publisher, parts.servers),
+        colocation=parts.colocation,
         evaluator=build_evaluator(config, ranks, parts.inputs, rollout),
         metrics=metrics,
         recorder=RolloutRecorder(

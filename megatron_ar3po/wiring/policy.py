@@ -1,27 +1,97 @@
-"""The Megatron actor, the way its weights take to the servers, and who holds GPU memory when."""
+"""The Megatron actor, the way its weights take to the servers, and who holds accelerator memory when, from the start of
+a run on."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from megatron_ar3po.colocation import ColocatedGpus, Colocation, SharedHostMemory
+from megatron_ar3po.colocation import (
+    Colocation,
+    ServersAlone,
+    StartingColocation,
+    TakingTurns,
+)
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublisher
+from megatron_ar3po.observability.memory_log import MemoryLog
+from megatron_ar3po.run.state import StartingPoint
+from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.wiring.no_op_actor import NoOpActor, NoOpPublisher
-from megatron_ar3po.wiring.servers import RunServer, replica_placements, server_control
+from megatron_ar3po.wiring.servers import (
+    RunServer,
+    replica_placements,
+    server_control,
+    shares_with_actor,
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    actor: Actor
+    publisher: WeightPublisher
+    colocation: Colocation
 
 
 def build_policy(
-    config: Config, ranks: Ranks, stack: ExitStack, servers: list[RunServer]
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    servers: list[RunServer],
+    start: StartingPoint,
+) -> Policy:
+    """Collective: everything that takes accelerator memory, in this order. No server has any until the actor stands as
+    of `start` and is parked; then they start. They are ready when this returns."""
+
+    def forget(url: str) -> None:
+        publisher.forget(url)
+
+    control = server_control(config, servers, restarted=forget)
+    colocation = build_colocation(config, ranks, control)
+    with ranks.watch.phase("wait for servers"):
+        colocation.enter_start_phase()
+    actor, publisher = build_actor(config, ranks, stack, servers, control)
+    if start.checkpoint is not None:
+        actor.load(start.checkpoint / "model")
+        logger.info("loaded %s", start.checkpoint)
+    with ranks.watch.phase("wait for servers"):
+        colocation.admit_servers(actor)
+    return Policy(actor=actor, publisher=publisher, colocation=colocation)
+
+
+def build_colocation(config: Config, ranks: Ranks, control: ServerControl) -> StartingColocation:
+    def on_leader(task: Callable[[], Any]) -> Any:
+        """Once all ranks have come, so that what they were to let go of is free."""
+        ranks.barrier()
+        return ranks.run_on_leader(task)
+
+    if not shares_with_actor(config):
+        return ServersAlone(control, on_leader)
+    return TakingTurns(
+        control,
+        on_leader,
+        keep_actor_weights=config.colocation.keep_actor_weights,
+        note=MemoryLog(config.run.path / "logs", ranks.layout.rank).note,
+    )
+
+
+def build_actor(
+    config: Config,
+    ranks: Ranks,
+    stack: ExitStack,
+    servers: Sequence[RunServer],
+    control: ServerControl,
 ) -> tuple[Actor, WeightPublisher]:
     """Collective: the Megatron actor and the way its weights take to the servers."""
-    if config.debug.mode == "rollout_only":
-        no_op = NoOpPublisher(ranks, server_control(config, servers).set_weight_version)
+    if not shares_with_actor(config):
+        no_op = NoOpPublisher(ranks, control.set_weight_version)
         ranks.offer("republish", no_op.republish)
         return NoOpActor(), no_op
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
@@ -53,16 +123,3 @@ def build_policy(
     stack.callback(publisher.close)
     ranks.offer("republish", publisher.republish)
     return actor, publisher
-
-
-def build_colocation(
-    config: Config,
-    ranks: Ranks,
-    actor: Actor,
-    publisher: WeightPublisher,
-    servers: Sequence[RunServer],
-) -> Colocation:
-    control = server_control(config, servers, restarted=publisher.forget)
-    if not torch.cuda.is_available():
-        return SharedHostMemory(control, ranks.run_on_leader)
-    return ColocatedGpus(actor, control, ranks.run_on_leader)

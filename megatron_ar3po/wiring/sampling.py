@@ -127,20 +127,21 @@ def build_rollout(
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
-    before = counters_before(servers)
     most = config.rollout.max_responses_per_prompt
     most_of_a_prompt = Spent(responses=most, tokens=most * config.rollout.max_response_tokens)
     if config.servers.routing == "local":
         ledger = Ledger(
             path,
-            lambda: server_books(engine, before=before),
+            lambda: server_books(engine, before=counters_before(servers)),
             most_of_a_prompt=most_of_a_prompt,
             check_ownership=check_ownership,
         )
     else:
         ledger = Ledger(
             path,
-            lambda: server_books(engine, usage_of_all(engine, ranks), before=before),
+            lambda: server_books(
+                engine, usage_of_all(engine, ranks), before=counters_before(servers)
+            ),
             seen=lambda: sum(engine.usage.values(), ServerUsage()),
             most_of_a_prompt=most_of_a_prompt,
             check_ownership=check_ownership,

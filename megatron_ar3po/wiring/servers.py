@@ -25,6 +25,7 @@ from megatron_ar3po.servers.placement import (
 )
 from megatron_ar3po.servers.remote_server import RemoteServer
 from megatron_ar3po.servers.sglang_server import SglangServer
+from megatron_ar3po.servers.time_limits import time_limits
 from megatron_ar3po.usage import ServerCounters
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,8 @@ RunServer = SglangServer | ExternalServer | RemoteServer  # ours, someone else's
 
 def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
     """Collective. The servers of a leader's replica, on all of its nodes; other ranks hold none. The first rank of a
-    replica on each node starts those of the node, and returns at once. With `servers.urls` nothing is started:
-    they run already."""
+    replica on each node starts those of the node, and returns at once; they wait at their gates where there is an
+    actor. With `servers.urls` nothing is started: they run already."""
     check_server_urls(config, ranks)
     placements = replica_placements(config, ranks)
     check_transport(config, placements)
@@ -96,7 +97,7 @@ def start_own(
         if is_reached_from_elsewhere:
             placement = replace(placement, host=node_address())
         server = make_server(config, placement, config.run.path / "logs", owner=client_name(config))
-        server.start()
+        server.start(behind_gate=shares_with_actor(config))
         stack.callback(server.stop)
         own[placement.name] = server
 
@@ -127,8 +128,21 @@ def offer_own(ranks: Ranks, own: Mapping[str, SglangServer]) -> None:
         if name in own:
             own[name].restart()
 
-    ranks.offer("wait_server", wait_server)
-    ranks.offer("restart_server", restart_server)
+    def restart_behind_gate(name: str) -> None:
+        if name in own:
+            own[name].restart_behind_gate()
+
+    def open_gate(name: str) -> None:
+        if name in own:
+            own[name].open_gate()
+
+    for service in (wait_server, restart_server, restart_behind_gate, open_gate):
+        ranks.offer(service.__name__, service)
+
+
+def shares_with_actor(config: Config) -> bool:
+    """Whether there is an actor whose memory the servers have to wait for."""
+    return config.debug.mode != "rollout_only"
 
 
 def remote_server(
@@ -140,6 +154,7 @@ def remote_server(
         tensor_parallel_size=placement.tensor_parallel_size,
         log_path=config.run.path / "logs" / placement.log_name,
         ask=ranks.call_in_replica,
+        is_at_gate=shares_with_actor(config),
     )
 
 
@@ -173,7 +188,7 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
         name=placement.name,
         arguments=arguments,
         tensor_parallel_size=placement.tensor_parallel_size,
-        timeout_s=config.servers.start_timeout_s,
+        timeout_s=time_limits(config.servers).start_s,
         publish_timeout_s=config.weight_sync.timeout_s,
         client=client_name(config),
         publishes=config.debug.mode != "rollout_only",
@@ -197,8 +212,8 @@ def check_server_urls(config: Config, ranks: Ranks) -> None:
 
 
 def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:
-    """Of servers that ran before this run."""
-    return {s.name: s.counters_before for s in servers if isinstance(s, ExternalServer)}
+    """What the processes that run now had counted before the first request of this run."""
+    return {server.name: server.counters_before for server in servers}
 
 
 def visible_gpus() -> list[str]:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from harness.publish_stage import TRANSPORTS, BreakingTransport, Poison, SpoilingTransport, Stage
 
-from megatron_ar3po.colocation import SharedHostMemory
+from megatron_ar3po.colocation import TakingTurns
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import ExternalServer
@@ -150,7 +150,10 @@ def test_a_server_that_dies_while_the_actor_trains_is_replaced_by_the_next_publi
     control = ServerControl(
         [stage.server], timeout_s=60, restarted=stage.transports["distributed"].forget
     )
-    colocation = SharedHostMemory(control, stage.ranks.run_on_leader)
+    colocation = TakingTurns(control, stage.ranks.run_on_leader)
+    colocation.enter_start_phase()
+    colocation.admit_servers(stage.actor)
+    colocation.enter_sync_phase()
     stage.publish(stage.actor, "distributed")
     colocation.enter_train_phase()
     os.killpg(stage.server.process_group, signal.SIGKILL)
@@ -165,3 +168,4 @@ def test_a_server_that_dies_while_the_actor_trains_is_replaced_by_the_next_publi
                 parameter.add_(0.01 * torch.randn_like(parameter))
         assert stage.largest_difference(stage.publish(stage.actor, transport)) <= 1e-4
     assert stage.server.num_restarts == before + 1
+    colocation.enter_rollout_phase()  # as the next test wants it

@@ -7,6 +7,9 @@ import os
 import pytest
 from harness.trainer_runs import ROOT
 
+from megatron_ar3po.colocation import ACTOR_PARTS, SERVER_PARTS
+from megatron_ar3po.observability.memory_log import read_memory_log
+
 
 @pytest.mark.parametrize(
     "signal_name", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.chaos)]
@@ -29,4 +32,14 @@ def test_a_server_lost_while_the_actor_trains_serves_the_next_step(
     assert lost[0]["unreported_requests_max"] == lost[0]["unreported_requests_min"] == 0
     serving = [(r["step"], r["restarts"]) for r in rows if r["kind"] == "server"]
     assert serving == [(1, 0), (2, 0), (3, 1)]
+    # it was started again while the actor trained, and took no memory before the actor was parked
+    told = read_memory_log(run.folder / "logs")
+    lines = [(line["phase"], line["holder"], line["holds"]) for line in told]
+    gate = lines.index(("train", "dp0.s0", ["gate"]))
+    assert lines[gate + 1 :][:4] == [
+        ("train", "actor", sorted(ACTOR_PARTS)),
+        ("sync", "actor", []),
+        ("sync", "dp0.s0", sorted(SERVER_PARTS)),
+        ("sync", "dp0.s0", []),
+    ]
     assert run.processes_left() == []

@@ -21,7 +21,7 @@ import pytest
 from fakes.tiny_model import MAX_CONTEXT_TOKENS, STOP_TOKEN_ID, VOCAB_SIZE, write_tiny_model
 from fakes.verifier import FakeVerifier
 
-from megatron_ar3po.colocation import ColocatedGpus
+from megatron_ar3po.colocation import ACTOR_PARTS, TakingTurns
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import request
@@ -413,10 +413,12 @@ class RecordingProxy:
     told. It has what the rollout wants of a server."""
 
     num_restarts = 0
+    is_at_gate = False
 
     def __init__(self, server: SglangServer) -> None:
         self.name = server.name
         self.calls: list[str] = []
+        self.held = ACTOR_PARTS
         proxy = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -425,7 +427,7 @@ class RecordingProxy:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
                 tags = json.loads(body or b"{}").get("tags") if "memory" in self.path else None
-                proxy.calls.append(" ".join([self.path, *(tags or [])]))
+                proxy.calls.append(" ".join([self.path.partition("?")[0], *(tags or [])]))
                 sent = request(
                     self.command,
                     server.url + self.path,
@@ -449,8 +451,14 @@ class RecordingProxy:
     def is_running(self) -> bool:
         return True
 
-    def restart(self) -> None:
+    def wait_ready(self) -> float:
+        return 0.0
+
+    def restart_behind_gate(self) -> None:
         raise AssertionError("it lives")
+
+    def open_gate(self) -> None:
+        raise AssertionError("it has none")
 
     def log_tail(self) -> str:
         return ""
@@ -482,8 +490,10 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
         vocab_size=VOCAB_SIZE,
     )
     control = ServerControl([proxy], timeout_s=60)
-    phases = ColocatedGpus(proxy, control, lambda task: task())  # type: ignore[arg-type]
+    phases = TakingTurns(control, lambda task: task())
     try:
+        phases.enter_start_phase()
+        phases.admit_servers(proxy)  # type: ignore[arg-type]
         phases.enter_rollout_phase()
         controller.collect(make_prompts(1), step=1, policy_version=0)
         phases.enter_train_phase()
@@ -496,7 +506,9 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
         controller.close()
         proxy.close()
     assert proxy.calls == [
-        *("actor offload", "/generate"),
+        *("/flush_cache", "/release_memory_occupation kv_cache weights"),
+        *("actor offload", "actor offload", "/resume_memory_occupation kv_cache weights"),
+        *("/generate", "/server_info"),
         *("/flush_cache", "/release_memory_occupation kv_cache weights", "actor onload"),
         "-- training",
         *("/server_info", "actor offload, weights stay", "/resume_memory_occupation weights"),

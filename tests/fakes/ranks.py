@@ -33,6 +33,9 @@ class OneRank:
     def offer(self, name: str, service: Callable[..., None]) -> None:
         """Nobody asks for it."""
 
+    def barrier(self) -> None:
+        """Nobody is waited for."""
+
     def any(self, flag: bool) -> bool:
         return flag
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import parse_qs
 
 import uvicorn
 
@@ -23,6 +24,7 @@ class FakeSglang:
         self.has_session = False
         self.asleep: set[str] = set()
         self.num_running = 0
+        self.ends_after_s: float | None = None  # None: running requests last until they are aborted
         self.num_aborted = 0
         self.version = "default"
         self.loaded = ""
@@ -43,6 +45,11 @@ class FakeSglang:
         self.calls.append(path)
         if path in {"/update_weights_from_tensor", "/update_weights_from_disk"}:
             await asyncio.sleep(self.slow_s)
+        if path == "/flush_cache" and self.ends_after_s is not None:
+            waits_s = float(parse_qs(scope["query_string"].decode()).get("timeout", ["0"])[0])
+            await asyncio.sleep(min(waits_s, self.ends_after_s))
+            if self.ends_after_s <= waits_s:
+                self.num_running = 0
         if path == "/stand_still":
             time.sleep(self.stands_still_s)
         status, content = self.respond(path, body)
@@ -74,7 +81,7 @@ class FakeSglang:
                 for tag in body["tags"]:
                     self.asleep.remove(tag)  # KeyError, as SGLang's scheduler, which dies of it
             case "/flush_cache" if self.num_running:
-                return 400, "requests are running"
+                return 400, "Timed out waiting for idle state."
             case "/abort_request":
                 self.num_aborted, self.num_running = self.num_running, 0
             case "/update_weights_from_disk":

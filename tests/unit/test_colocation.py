@@ -1,4 +1,13 @@
-from megatron_ar3po.colocation import ColocatedGpus, SharedHostMemory
+"""Who is told what, in which order. That it is so in a whole run is in e2e/test_memory_order.py."""
+
+from megatron_ar3po.colocation import (
+    ACTOR_PARTS,
+    PHASES,
+    SERVER_PARTS,
+    ServersAlone,
+    TakingTurns,
+    holders,
+)
 
 
 class Recorder:
@@ -6,13 +15,21 @@ class Recorder:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
-        self.dead: list[str] = []
+        self.names = ["dp0.s0", "dp0.s1"]
+        self.at_gates = list(self.names)
+        self.lost: list[str] = []
+        self.held = ACTOR_PARTS
 
     def offload(self, *, keep_weights: bool = False) -> None:
         self.calls.append("actor offload, weights stay" if keep_weights else "actor offload")
+        self.held = frozenset({"weights"}) if keep_weights else frozenset()
 
     def onload(self) -> None:
         self.calls.append("actor onload")
+        self.held = ACTOR_PARTS
+
+    def hold_back(self, tags) -> None:
+        self.calls.append(f"hold back {'+'.join(tags)}".rstrip())
 
     def sleep(self, tags) -> None:
         self.calls.append(f"sleep {'+'.join(tags)}")
@@ -20,76 +37,163 @@ class Recorder:
     def wake(self, tags) -> None:
         self.calls.append(f"wake {'+'.join(tags)}")
 
-    def find_lost(self) -> list[str]:
-        return self.dead
+    def restart_lost(self) -> list[str]:
+        lost, self.lost = self.lost, []
+        if lost:
+            self.calls.append(f"restart {lost} behind their gates")
+        self.at_gates += lost
+        return lost
 
-    def revive_lost(self, asleep) -> None:
-        self.calls.append(f"revive {self.dead} with {'+'.join(asleep) or 'nothing'} asleep")
-        self.dead = []
+    def admit(self, asleep) -> None:
+        self.calls.append(f"admit {self.at_gates}, then sleep {'+'.join(asleep) or 'nothing'}")
+        self.at_gates = []
+
+    def said_by(self, *steps) -> list[str]:
+        """Of calls in turn: what each of them said to whom."""
+        for step in steps:
+            self.calls.append(f"-- {step.__name__}")
+            step()
+        calls, self.calls = self.calls, []
+        return calls
+
+
+def begun(*, keep_actor_weights: bool = False) -> tuple[Recorder, TakingTurns, list]:
+    """At the first publish."""
+    told, notes = Recorder(), []
+    colocation = TakingTurns(
+        told,
+        lambda task: task(),
+        keep_actor_weights=keep_actor_weights,
+        note=lambda phase, holder, holds: notes.append((phase, holder, frozenset(holds))),
+    )
+    colocation.enter_start_phase()
+    told.calls.append("the actor is built")
+    colocation.admit_servers(told)  # type: ignore[arg-type]
+    return told, colocation, notes
+
+
+def test_servers_start_beside_a_parked_actor_and_not_before():
+    told, colocation, _ = begun()
+    assert told.said_by(colocation.enter_sync_phase) == [
+        "hold back kv_cache+weights",
+        "the actor is built",
+        "actor offload",
+        "admit ['dp0.s0', 'dp0.s1'], then sleep kv_cache+weights",
+        *("-- enter_sync_phase", "actor offload, weights stay", "wake weights"),
+    ]
 
 
 def test_a_step_hands_memory_over_in_the_order_of_the_table():
-    told = Recorder()
-    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    for enter in (
+    told, colocation, _ = begun()
+    told.said_by(colocation.enter_sync_phase)
+    assert told.said_by(
         colocation.enter_rollout_phase,
         colocation.enter_train_phase,
         colocation.enter_sync_phase,
         colocation.enter_rollout_phase,
-    ):
-        told.calls.append(f"-- {enter.__name__}")
-        enter()
-    assert told.calls == [
-        *("-- enter_rollout_phase", "actor offload"),
+    ) == [
+        *("-- enter_rollout_phase", "actor offload", "wake kv_cache"),
         *("-- enter_train_phase", "sleep kv_cache+weights", "actor onload"),
         *("-- enter_sync_phase", "actor offload, weights stay", "wake weights"),
         *("-- enter_rollout_phase", "actor offload", "wake kv_cache"),
     ]
 
 
+def test_what_is_noted_in_a_phase_is_what_the_table_says():
+    _, colocation, notes = begun()
+    enter = {
+        "sync": colocation.enter_sync_phase,
+        "rollout": colocation.enter_rollout_phase,
+        "train": colocation.enter_train_phase,
+        "save": colocation.enter_save_phase,
+    }
+    assert {*enter, "start"} == set(PHASES)
+    for phase in ("sync", "rollout", "train", "sync", "save", "rollout", "save", "sync"):
+        enter[phase]()
+        held = {holder: parts for _, holder, parts in notes}
+        assert held == {
+            "actor": PHASES[phase].actor,
+            "dp0.s0": PHASES[phase].server,
+            "dp0.s1": PHASES[phase].server,
+        }
+
+
+def test_weights_that_are_kept_stay_while_servers_start_and_sample_and_move_nowhere():
+    told, colocation, _ = begun(keep_actor_weights=True)
+    calls = told.said_by(
+        colocation.enter_sync_phase, colocation.enter_rollout_phase, colocation.enter_train_phase
+    )
+    assert "actor offload" not in calls
+    assert holders("rollout", keep_actor_weights=True).actor == {"weights"}
+    assert holders("rollout", keep_actor_weights=True).server == SERVER_PARTS
+    for phase in PHASES.keys() - {"rollout"}:
+        assert holders(phase, keep_actor_weights=True) == PHASES[phase]
+
+
 def test_a_checkpoint_after_an_evaluation_finds_the_whole_actor_and_servers_keep_their_weights():
     """Saved where evaluation leaves the actor, it would hold memory that has been given away."""
-    told = Recorder()
-    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    colocation.enter_sync_phase()
-    colocation.enter_rollout_phase()
-    told.calls.clear()
-    colocation.enter_save_phase()
-    assert told.calls == ["sleep kv_cache", "actor onload"]
-    colocation.enter_rollout_phase()
-    assert told.calls[2:] == ["actor offload", "wake kv_cache"]
+    told, colocation, _ = begun()
+    told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
+    assert told.said_by(colocation.enter_save_phase)[1:] == ["sleep kv_cache", "actor onload"]
+    assert told.said_by(colocation.enter_rollout_phase)[1:] == ["actor offload", "wake kv_cache"]
 
 
 def test_an_evaluation_after_a_rollout_moves_nothing_twice():
-    told = Recorder()
-    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    colocation.enter_rollout_phase()
-    told.calls.clear()
-    colocation.enter_rollout_phase()
-    assert told.calls == ["actor offload"]  # which does nothing when it is offloaded already
+    told, colocation, _ = begun()
+    told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
+    # it does nothing when it is offloaded already
+    assert told.said_by(colocation.enter_rollout_phase)[1:] == ["actor offload"]
+
+
+def test_a_server_that_is_lost_before_training_imports_meanwhile_and_waits_for_a_parked_actor():
+    told, colocation, notes = begun()
+    told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
+    told.lost = ["dp0.s1"]
+    assert told.said_by(colocation.enter_train_phase, colocation.enter_sync_phase) == [
+        *("-- enter_train_phase", "restart ['dp0.s1'] behind their gates"),
+        *("sleep kv_cache+weights", "actor onload", "-- enter_sync_phase", "actor offload"),
+        *("admit ['dp0.s1'], then sleep kv_cache+weights", "actor offload, weights stay"),
+        "wake weights",
+    ]
+    at_the_gate = notes.index(("train", "dp0.s1", frozenset({"gate"})))
+    admitted = notes.index(("sync", "dp0.s1", SERVER_PARTS), at_the_gate)
+    parked = notes.index(("sync", "actor", frozenset()), at_the_gate)
+    assert at_the_gate < parked < admitted
 
 
 def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_offloaded_actor():
-    told = Recorder()
-    colocation = ColocatedGpus(told, told, lambda task: task())  # type: ignore[arg-type]
-    colocation.enter_train_phase()
-    told.dead = ["dp0.s1"]
-    told.calls.clear()
-    colocation.enter_sync_phase()
-    assert told.calls == [
+    told, colocation, _ = begun()
+    told.said_by(
+        colocation.enter_sync_phase, colocation.enter_rollout_phase, colocation.enter_train_phase
+    )
+    told.lost = ["dp0.s1"]
+    assert told.said_by(colocation.enter_sync_phase)[1:] == [
+        "restart ['dp0.s1'] behind their gates",
         "actor offload",
-        "revive ['dp0.s1'] with kv_cache+weights asleep",
+        "admit ['dp0.s1'], then sleep kv_cache+weights",
         "actor offload, weights stay",
         "wake weights",
     ]
 
 
-def test_without_an_accelerator_a_lost_server_is_revived_before_a_publish_all_the_same():
+def test_without_an_actor_servers_keep_the_weights_that_they_loaded():
+    """Released weights come back uninitialised, and nobody would publish any."""
     told = Recorder()
-    told.dead = ["dp0.s0"]
-    colocation = SharedHostMemory(told, lambda task: task())
-    colocation.enter_rollout_phase()
-    colocation.enter_train_phase()
+    colocation = ServersAlone(told, lambda task: task())
+    colocation.enter_start_phase()
     assert told.calls == []
+    colocation.admit_servers(told)  # type: ignore[arg-type]
+    for enter in (
+        colocation.enter_rollout_phase,
+        colocation.enter_train_phase,
+        colocation.enter_save_phase,
+    ):
+        enter()
+    told.lost = ["dp0.s0"]
     colocation.enter_sync_phase()
-    assert told.calls == ["revive ['dp0.s0'] with nothing asleep"]
+    assert told.calls == [
+        "admit ['dp0.s0', 'dp0.s1'], then sleep nothing",
+        "hold back",
+        "restart ['dp0.s0'] behind their gates",
+        "admit ['dp0.s0'], then sleep nothing",
+    ]

@@ -133,16 +133,15 @@ class Handler(BaseHTTPRequestHandler):
         self._answer({})
 
     def _answer(self, body: dict[str, Any]) -> None:
-        self.server.calls.append(self.path)
-        if self.path == self.server.hangs_at:
+        route = self.path.partition("?")[0]
+        self.server.calls.append(route)
+        if route == self.server.hangs_at:
             self.server.released.wait(20)
-        is_refused = self.path in (self.server.refuses, self.server.refuses_once)
-        if self.path == self.server.refuses_once:
+        is_refused = route in (self.server.refuses, self.server.refuses_once)
+        if route == self.server.refuses_once:
             self.server.refuses_once = ""
-        status = 400 if is_refused or self.server.break_session_rule(self.path) else 200
-        text = (
-            "no such weight" if status == 400 else json.dumps(self.server.answer(self.path, body))
-        )
+        status = 400 if is_refused or self.server.break_session_rule(route) else 200
+        text = "no such weight" if status == 400 else json.dumps(self.server.answer(route, body))
         self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()

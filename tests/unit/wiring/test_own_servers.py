@@ -21,8 +21,8 @@ from megatron_ar3po.wiring import servers
 class Double:
     url = "http://double"
 
-    def start(self) -> None:
-        pass
+    def start(self, *, behind_gate: bool) -> None:
+        self.is_at_gate = behind_gate
 
     def stop(self) -> None:
         pass

@@ -161,7 +161,9 @@ def transformer_config(
         "params_dtype": dtype,
         "pipeline_dtype": dtype,
         "bf16": dtype == torch.bfloat16,
-        "use_cpu_initialization": True,  # filled from the checkpoint, then moved
+        # Filled from the checkpoint, then moved. Transformer Engine's layers would make each weight whole and in fp32
+        # on every rank's host to cut their part out: they are made where they stay.
+        "use_cpu_initialization": not kernels.has_transformer_engine,
         "perform_initialization": False,
         "tensor_model_parallel_size": actor.tensor_parallel_size,
         "pipeline_model_parallel_size": actor.pipeline_parallel_size,

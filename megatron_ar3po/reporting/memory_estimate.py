@@ -1,8 +1,9 @@
 """What a run will hold in memory, per GPU and phase, from an HF `config.json` and the config alone. Plain arithmetic:
 no torch, no GPU, no model files.
 
-Exact: parameter counts, weights, gradients, optimizer state, KV cache. Estimated: activations (with fused attention,
-after arXiv:2205.05198), the log-prob chunks and the runtime's own share. The largest rank of the layout is shown.
+Who holds what in a phase is `colocation.PHASES`, by which the run itself places the memory. Exact: parameter counts,
+weights, gradients, optimizer state, KV cache. Estimated: activations (with fused attention, after arXiv:2205.05198),
+the log-prob chunks and what the runtimes of actor and server hold. The largest rank of the layout is shown.
 """
 
 from __future__ import annotations
@@ -10,13 +11,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from megatron_ar3po.colocation import holders
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
 from megatron_ar3po.servers.arguments import MEM_FRACTION_STATIC
 
 GIB = 1024**3
-RUNTIME_BYTES = int(2.5 * GIB)  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
+# Held from start to end, also by an actor that is parked and a server that sleeps.
+ACTOR_RUNTIME_BYTES = int(
+    2.5 * GIB
+)  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
+GATE_RUNTIME_BYTES = 1 * GIB  # context and NCCL of a server at its gate
+SERVER_RUNTIME_BYTES = 3 * GIB  # and the CUDA graphs and workspaces of one that has started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +50,10 @@ class MemoryEstimate:
         """The phases that do not fit."""
         return [phase for phase in self.phases if phase.total_bytes > gpu_bytes]
 
+    def of(self, phase: str) -> Mapping[str, int]:
+        """What lies on the GPU in it."""
+        return next(row.parts for row in self.phases if row.phase == phase)
+
 
 def server_tensor_parallel_size(config: Config, layout: ParallelLayout, gpus_per_node: int) -> int:
     """GPUs of one server: the replica's GPUs on its leader's node, shared out over the servers there. A server never
@@ -58,68 +69,105 @@ def estimate_memory(
     config: Config, shape: ModelShape, layout: ParallelLayout, *, gpus_per_node: int, gpu_bytes: int
 ) -> MemoryEstimate:
     width = 2 if config.model.dtype == "bfloat16" else 4
-    tp, pp = layout.tensor_parallel_size, layout.pipeline_parallel_size
-    held = shape.parameters_of_largest_rank(tp, pp)
-    # fp32 master copy (bf16 only) and two moments; the distributed optimizer shares them out over DP
-    sharing = layout.data_parallel_size if config.actor.use_distributed_optimizer else 1
-    optimizer = held * (12 if width == 2 else 8) // sharing
-
+    actor = actor_bytes(config, shape, layout, width)
+    kept = parked_weights(config, actor)
     server_tp = max(1, server_tensor_parallel_size(config, layout, gpus_per_node))
     server_weights = shape.num_parameters * width // server_tp
-    kv_heads = max(1, shape.num_kv_heads // server_tp)
-    kv_per_token = 2 * shape.num_layers * kv_heads * shape.head_dim * width
-    share = float(config.servers.sglang.get("mem_fraction_static", MEM_FRACTION_STATIC))
-    kv_cache = max(0, int(gpu_bytes * share) - server_weights)
-
-    reference = {"reference weights": held * width} if config.algorithm.kl_coef > 0 else {}
-    phases = (
+    static = static_bytes(config, kept, gpu_bytes)
+    server = {"weights": server_weights, "kv_cache": max(0, static - server_weights)}
+    buckets = {"buckets": publish_bytes(config, layout)}
+    beside: dict[str, dict[str, int]] = {
+        # Weights lie there twice while Megatron packs them into its buffers, before the optimizer is made.
+        "start": {"packing": max(0, actor["weights"] - actor["optimizer"])},
+        "rollout": {},
+        # A server that dies in a rollout is given the actor's weights while its own cache is there.
+        "revival": {} if kept else {"weights": actor["weights"]},
+        "train": {
+            "activations": activation_bytes(config, shape, layout, width),
+            "log-probs": logprob_bytes(config, shape, layout),
+        },
+        "sync": {},
+        "save": {},  # each rank copies its own part to the host and gathers nothing (`actor.optimizer_state`)
+    }
+    beside["revival"] |= buckets
+    beside["sync"] |= buckets
+    phases = tuple(
         PhaseMemory(
-            phase="rollout",
+            phase=phase,
             parts={
-                "server weights": server_weights,
-                "KV cache": kv_cache,
-                "runtime": RUNTIME_BYTES,
+                name: size
+                for part in (_parts(config, phase, server, actor), more, _runtime(phase))
+                for name, size in part.items()
+                if size
             },
-        ),
-        PhaseMemory(
-            phase="train",
-            parts={
-                "weights": held * width,
-                **reference,
-                "gradients": held * 4,
-                "optimizer": optimizer,
-                "activations": activation_bytes(config, shape, layout, width),
-                "log-probs": 3 * config.actor.logprob_chunk_tokens * shape.vocab_size // tp * 4,
-                "runtime": RUNTIME_BYTES,
-            },
-        ),
-        PhaseMemory(
-            phase="sync",
-            parts={
-                "server weights": server_weights,
-                "weights": held * width,
-                "buckets": publish_bytes(config, layout),
-                "runtime": RUNTIME_BYTES,
-            },
-        ),
-        PhaseMemory(
-            phase="save",
-            parts={
-                "server weights": server_weights,
-                **save_parts(weights=held * width, gradients=held * 4, optimizer=optimizer),
-                "runtime": RUNTIME_BYTES,
-            },
-        ),
+        )
+        for phase, more in beside.items()
     )
+    kv_per_token = kv_bytes_per_token(shape, server_tp, width)
+    reference = actor["weights"] if config.algorithm.kl_coef != 0 else 0
     return MemoryEstimate(
         phases=phases,
         kv_bytes_per_token=kv_per_token,
-        kv_tokens=kv_cache // kv_per_token,
-        host_bytes_per_rank=held * width + optimizer,
-        save_host_bytes_per_rank=save_host_bytes(
-            weights=held * width, optimizer=optimizer, layout=layout
-        ),
+        kv_tokens=server["kv_cache"] // kv_per_token,
+        host_bytes_per_rank=actor["weights"] - kept + actor["optimizer"] + reference,
+        save_host_bytes_per_rank=save_host_bytes(actor, layout),
     )
+
+
+def _parts(
+    config: Config, phase: str, server: Mapping[str, int], actor: Mapping[str, int]
+) -> dict[str, int]:
+    """By the table that places them; a revival happens in a rollout."""
+    held = holders(
+        "rollout" if phase == "revival" else phase,
+        keep_actor_weights=config.colocation.keep_actor_weights,
+    )
+    names = {"weights": "server weights", "kv_cache": "KV cache"}
+    return {
+        **{names[part]: size for part, size in server.items() if part in held.server},
+        **{part: size for part, size in actor.items() if part in held.actor},
+    }
+
+
+def _runtime(phase: str) -> dict[str, int]:
+    server = GATE_RUNTIME_BYTES if phase == "start" else SERVER_RUNTIME_BYTES
+    return {"runtime": ACTOR_RUNTIME_BYTES + server}
+
+
+def actor_bytes(
+    config: Config, shape: ModelShape, layout: ParallelLayout, width: int
+) -> dict[str, int]:
+    """`colocation.ACTOR_PARTS` of the largest rank. The optimizer: an fp32 copy of the weights (bf16 only) and two
+    moments, which the distributed optimizer shares out over DP."""
+    held = shape.parameters_of_largest_rank(
+        layout.tensor_parallel_size, layout.pipeline_parallel_size
+    )
+    sharing = layout.data_parallel_size if config.actor.use_distributed_optimizer else 1
+    optimizer = held * (12 if width == 2 else 8) // sharing
+    return {"weights": held * width, "gradients": held * 4, "optimizer": optimizer}
+
+
+def parked_weights(config: Config, actor: Mapping[str, int]) -> int:
+    """What a parked actor keeps on the GPU."""
+    kept = holders("rollout", keep_actor_weights=config.colocation.keep_actor_weights)
+    return sum(actor[part] for part in kept.actor)
+
+
+def static_bytes(config: Config, parked: int, gpu_bytes: int) -> int:
+    """Weights and KV cache of a server: its share of what it finds free when its gate opens (SGLang 0.5.23,
+    `KVCacheConfigurator._profile_available_bytes`)."""
+    free = max(0, gpu_bytes - ACTOR_RUNTIME_BYTES - GATE_RUNTIME_BYTES - parked)
+    return int(free * float(config.servers.sglang.get("mem_fraction_static", MEM_FRACTION_STATIC)))
+
+
+def kv_bytes_per_token(shape: ModelShape, server_tp: int, width: int) -> int:
+    """On one GPU of a server."""
+    return 2 * shape.num_layers * max(1, shape.num_kv_heads // server_tp) * shape.head_dim * width
+
+
+def logprob_bytes(config: Config, shape: ModelShape, layout: ParallelLayout) -> int:
+    tp = layout.tensor_parallel_size
+    return 3 * config.actor.logprob_chunk_tokens * shape.vocab_size // tp * 4
 
 
 def activation_bytes(config: Config, shape: ModelShape, layout: ParallelLayout, width: int) -> int:
@@ -148,14 +196,8 @@ def publish_bytes(config: Config, layout: ParallelLayout) -> int:
     return (2 if is_whole else 4) * config.weight_sync.bucket_bytes
 
 
-def save_parts(*, weights: int, gradients: int, optimizer: int) -> dict[str, int]:
-    """The actor's, on a GPU at a save: what trains lies there, and nothing beside it, since each rank copies its own
-    part to the host and gathers nothing (`actor.optimizer_state`)."""
-    return {"weights": weights, "gradients": gradients, "optimizer": optimizer}
-
-
-def save_host_bytes(*, weights: int, optimizer: int, layout: ParallelLayout) -> int:
+def save_host_bytes(actor: Mapping[str, int], layout: ParallelLayout) -> int:
     """One copy of what this rank writes: its part of the optimizer, its share of the weights that its data-parallel
     peers hold too (context-parallel ones among them)."""
     peers = layout.data_parallel_size * layout.context_parallel_size
-    return weights // peers + optimizer
+    return actor["weights"] // peers + actor["optimizer"]

@@ -166,6 +166,7 @@ def lines_of(plan: Plan) -> Iterator[str]:
     yield from _batch_arithmetic(plan)
     yield ""
     yield from _memory_table(plan)
+    yield from _weights_that_could_stay(plan)
     idle = idle_gpus_in_rollout(plan)
     if idle:
         yield ""
@@ -205,14 +206,44 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
         f"{math.ceil(most * longest / (mini * dp * per_forward))} full micro-batches of {per_forward:,} tokens a "
         "replica"
     )
-    first_wave = math.ceil(prompts / dp) * rollout.stage_sizes[0]
-    servers = plan.config.servers
-    full_length = plan.memory.kv_tokens // longest * servers.servers_per_replica
-    slots = servers.max_concurrent_requests * servers.servers_per_replica or max(1, full_length)
     yield (
-        f"servers    a replica asks for {first_wave} responses at once, sends {min(first_wave, slots)}; the KV cache "
-        f"holds {full_length} of full length"
+        f"servers    a replica asks for {first_wave(plan)} responses at once, sends {sent_at_once(plan)}; the KV cache "
+        f"holds {full_length_responses(plan)} of full length"
     )
+
+
+def first_wave(plan: Plan) -> int:
+    """Responses of the first stage that a replica asks for."""
+    rollout = plan.config.rollout
+    prompts = math.ceil(rollout.prompts_per_step / plan.layout.data_parallel_size)
+    return prompts * rollout.stage_sizes[0]
+
+
+def full_length_responses(plan: Plan) -> int:
+    """That the KV caches of a replica's servers hold."""
+    longest = plan.config.data.max_prompt_tokens + plan.config.rollout.max_response_tokens
+    return plan.memory.kv_tokens // longest * plan.config.servers.servers_per_replica
+
+
+def sent_at_once(plan: Plan) -> int:
+    """Of a replica's first wave, what its servers get before a response is there."""
+    servers = plan.config.servers
+    slots = servers.max_concurrent_requests * servers.servers_per_replica
+    return min(first_wave(plan), slots or max(1, full_length_responses(plan)))
+
+
+def _weights_that_could_stay(plan: Plan) -> Iterator[str]:
+    """`colocation.keep_actor_weights`, where it fits and costs no response its place in the KV cache."""
+    colocation = replace(plan.config.colocation, keep_actor_weights=True)
+    if plan.config.colocation == colocation:
+        return
+    kept = make_plan(replace(plan.config, colocation=colocation), plan.shape, plan.cluster)
+    held = full_length_responses(kept)
+    if not kept.problems and held >= sent_at_once(plan):
+        yield (
+            f"  colocation.keep_actor_weights=true fits too: {kept.memory.of('rollout')['weights'] / GIB:.1f} GiB less "
+            f"to move twice a step; the KV cache holds {held} of full length"
+        )
 
 
 def _sizes(stage_sizes: tuple[int, ...]) -> str:

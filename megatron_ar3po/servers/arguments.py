@@ -15,7 +15,7 @@ from megatron_ar3po.servers.ports import HOST
 # On a GPU: weights and KV cache of a server, as a share of the memory that is free when it allocates, beside an actor
 # that is parked. The rest is for its activations and CUDA graphs, and for the actor's weights when a server that is
 # started anew in a rollout asks for them.
-MEM_FRACTION_STATIC = 0.8
+MEM_FRACTION_STATIC = 0.75
 
 # Options that the trainer sets itself: a second value would contradict it.
 _OURS = {

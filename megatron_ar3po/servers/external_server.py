@@ -101,7 +101,7 @@ class ExternalServer:
         if not self._publishes and self._version() != _FIRST_VERSION:
             load_weights(self.url, self._arguments["model_path"], limit_s=self._timeout_s)
             done.append("the weights that it was started with were loaded again")
-        if done:
+        if done and not (state is not None and state.is_as_a_run_ends and len(done) == 1):
             self._report(
                 f"server {self.name} at {self.url} was left behind by {last}: {', '.join(done)}."
             )

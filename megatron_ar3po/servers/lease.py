@@ -37,6 +37,11 @@ class ServerState:
         """Its last client ended in an update, or while the server slept."""
         return self.is_paused or self.has_session or bool(self.asleep)
 
+    @property
+    def is_as_a_run_ends(self) -> bool:
+        """A run leaves its servers as its last checkpoint has them: without a cache, and otherwise awake."""
+        return self.asleep == ["kv_cache"] and not (self.is_paused or self.has_session)
+
 
 class Lease:
     def __init__(self, url: str, connection: HeldConnection, *, answer_limit_s: float) -> None:

@@ -58,7 +58,7 @@ def test_no_server_allocates_before_the_actor_of_its_replica_is_parked(begun_and
 
 
 def test_a_resume_loads_its_checkpoint_before_the_gates_open(begun_and_resumed):
-    folder, runs = begun_and_resumed
+    folder, _ = begun_and_resumed
     loaded = re.findall(
         r"^([\d:]+).* loaded .*step_00001$", (folder / "train.log").read_text(), re.M
     )

@@ -37,6 +37,15 @@ def test_megatron_options_pass_through_under_their_own_names() -> None:
     assert config.layernorm_epsilon == 1e-3 and config.num_query_groups == 2
 
 
+def test_layers_of_transformer_engine_are_made_where_they_stay() -> None:
+    """On the host each rank would make every weight whole and in fp32, to keep its part of it."""
+    engine = Kernels(has_cuda=True, has_transformer_engine=True, has_fused_weight_gradient=False)
+    without_its_rope = ActorConfig(megatron={"apply_rope_fusion": False})  # it is not installed
+    config = transformer_config(SHAPE, without_its_rope, torch.float32, engine)
+    assert not config.use_cpu_initialization and not config.perform_initialization
+    assert transformer_config(SHAPE, ActorConfig(), torch.float32, BARE).use_cpu_initialization
+
+
 def test_an_unknown_megatron_option_names_the_nearest() -> None:
     actor = ActorConfig(megatron={"layernorm_epsilonn": 1e-3})
     with pytest.raises(

@@ -9,12 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from megatron_ar3po.colocation import ACTOR_PARTS, PHASES, SERVER_PARTS
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 from megatron_ar3po.reporting.memory_estimate import (
+    ACTOR_RUNTIME_BYTES,
+    GATE_RUNTIME_BYTES,
     GIB,
+    SERVER_RUNTIME_BYTES,
     activation_bytes,
     estimate_memory,
 )
@@ -35,6 +39,11 @@ SHIPPED = {  # nodes of the example's launch script, parameters by the model car
     "qwen2.5_7b_dapo_math": (1, 7_615_616_512),
     "llama3.1_8b_dapo_math": (1, 8_030_261_248),
 }
+# 7B on one GPU, with moments that nobody shares: 14 bytes and more a parameter.
+WHOLE_OPTIMIZER = [
+    *("actor.tensor_parallel_size=1", "actor.sequence_parallel=false"),
+    "actor.use_distributed_optimizer=false",
+]
 # Per layer: q, k, v 3 x 8 x 8 + 24 bias, output 64, MLP 3 x 8 x 16 = 664 that TP cuts, two norms of 8 that it does not.
 SMALL = ModelShape(
     path="MODEL",
@@ -106,8 +115,9 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
         ],
     )
     layout = ParallelLayout(world_size=4, tensor_parallel_size=2)
-    memory = estimate_memory(config, SMALL, layout, gpus_per_node=4, gpu_bytes=100_000)
-    rollout, train, sync, save = (dict(phase.parts) for phase in memory.phases)
+    runtimes = ACTOR_RUNTIME_BYTES + GATE_RUNTIME_BYTES
+    memory = estimate_memory(config, SMALL, layout, gpus_per_node=4, gpu_bytes=runtimes + 100_000)
+    rollout, train, sync, save = map(memory.of, ("rollout", "train", "sync", "save"))
     assert rollout["server weights"] == 1528 * 4 // 2
     assert (
         memory.kv_bytes_per_token == 2 * 2 * 1 * 4 * 4
@@ -116,7 +126,8 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
     assert train["weights"] == train["gradients"] == 784 * 4
     assert train["optimizer"] == 784 * 8 // 2  # two moments, shared by two replicas
     assert train["log-probs"] == 3 * 10 * 5 * 4  # three fp32 chunks of half the vocabulary
-    assert sync["buckets"] == 4000  # gathered, made of it, flat, and flat once more
+    # gathered, made of it, flat, and flat once more while a server reads the other
+    assert sync["buckets"] == 4000
     assert memory.host_bytes_per_rank == 784 * 4 + 784 * 4
     # A save gathers nothing: what trains lies on the GPU; the host holds a half of the weights, all of the moments.
     assert save["weights"] + save["gradients"] + save["optimizer"] == 784 * (4 + 4 + 4)
@@ -130,7 +141,7 @@ def test_the_32b_example_worked_by_hand():
     rank = 64 * (sharded // 8 + 2 * 5120) + 2 * 152064 * 5120 // 8 + 5120
     plan = plan_of("qwen2.5_32b_dapo_math", 4)
     assert plan.shape.parameters_of_largest_rank(tp=8, pp=1) == rank
-    rollout, train, *_ = (dict(phase.parts) for phase in plan.memory.phases)
+    rollout, train = plan.memory.of("rollout"), plan.memory.of("train")
     assert (train["weights"], train["gradients"], train["optimizer"]) == (
         2 * rank,
         4 * rank,
@@ -139,11 +150,78 @@ def test_the_32b_example_worked_by_hand():
     # With full recompute: 64 layer inputs, cut by sequence parallelism, and one layer whole.
     one_layer = 4 * 640 + (2 * 5120 + 2 * 1024 + 3 * 27648) // 8
     assert train["activations"] == 16384 * 2 * (64 * 640 + one_layer)
-    # One of eight key and value heads a GPU: 2 x 64 layers x 128 x 2 bytes a token; 0.7 of 79 GiB less the weights.
+    # One of eight key and value heads a GPU: 2 x 64 layers x 128 x 2 bytes a token. A server that starts beside a
+    # parked actor finds 79 GiB less 2.5 of its runtime and 1 of its own, and takes 0.75 of that, weights included.
     assert plan.memory.kv_bytes_per_token == 2 * 64 * 128 * 2 == 32768
-    assert plan.memory.kv_tokens == (int(0.7 * 79 * GIB) - rollout["server weights"]) // 32768
-    assert plan.memory.kv_tokens // 5120 == 305
-    assert round(sum(train.values()) / GIB) == 39
+    assert plan.memory.kv_tokens == (int(0.75 * 75.5 * GIB) - rollout["server weights"]) // 32768
+    assert plan.memory.kv_tokens // 5120 == 313
+    assert round(sum(train.values()) / GIB) == 42
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_each_row_holds_what_the_run_places_there(name, keep):
+    """By `colocation.PHASES`, and beside it only what a phase itself makes."""
+    nodes, _ = SHIPPED[name]
+    memory = plan_of(name, nodes, f"colocation.keep_actor_weights={keep}").memory
+    names = {"server weights": "weights", "KV cache": "kv_cache"}
+    own = {"train": {"activations", "log-probs"}, "sync": {"buckets"}}
+    for phase, placed in PHASES.items():
+        parts = memory.of(phase).keys() - {"runtime"} - own.get(phase, set())
+        servers = {names[part] for part in parts & names.keys()}
+        kept = {"weights"} if keep and phase == "rollout" else set()
+        assert (servers, parts & ACTOR_PARTS) == (placed.server, placed.actor | kept)
+        assert parts <= names.keys() | ACTOR_PARTS
+    assert {names[part] for part in memory.of("revival").keys() & names.keys()} == SERVER_PARTS
+    assert memory.of("revival").keys() & ACTOR_PARTS == {"weights"}
+    for row in memory.phases:
+        server = GATE_RUNTIME_BYTES if row.phase == "start" else SERVER_RUNTIME_BYTES
+        assert row.parts["runtime"] == ACTOR_RUNTIME_BYTES + server
+
+
+def test_what_servers_and_actor_would_hold_at_once_is_what_no_row_may_add_up_to():
+    """As it was when both were started together: a server of 0.7 x 79 GiB beside the whole actor of 7B."""
+    plan = plan_of("qwen2.5_7b_dapo_math", 1, "servers.sglang.mem_fraction_static=0.7")
+    server = 0.7 * 79 * GIB
+    actor = sum(plan.memory.of("train")[part] for part in ACTOR_PARTS)
+    assert server + actor > 79 * GIB
+    assert max(row.total_bytes for row in plan.memory.phases) < 79 * GIB
+
+
+def test_weights_that_stay_are_offered_where_each_response_keeps_its_place_in_the_cache():
+    """32B: 256 are sent at once, and 276 would still fit. 8B: 157 fit as it is."""
+    offered = "colocation.keep_actor_weights=true fits too: 7.6 GiB less to move twice a step; the KV cache holds 276"
+    assert offered in "\n".join(lines_of(plan_of("qwen2.5_32b_dapo_math", 4)))
+    kept = plan_of("qwen2.5_32b_dapo_math", 4, "colocation.keep_actor_weights=true")
+    assert kept.memory.kv_tokens // 5120 == 276
+    assert "fits too" not in "\n".join(lines_of(kept))
+    assert "fits too" not in "\n".join(lines_of(plan_of("llama3.1_8b_dapo_math", 1)))
+
+
+@pytest.mark.parametrize(
+    ("words", "phase"),
+    [
+        (["servers.sglang.mem_fraction_static=0.99"], "rollout"),
+        (["servers.sglang.mem_fraction_static=0.9"], "revival"),
+        (WHOLE_OPTIMIZER, "start"),
+        (WHOLE_OPTIMIZER, "train"),
+        (WHOLE_OPTIMIZER, "save"),
+        (["weight_sync.bucket_bytes=20000000000"], "sync"),
+    ],
+)
+def test_each_phase_that_does_not_fit_is_refused_by_its_name(words, phase):
+    plan = plan_of("qwen2.5_7b_dapo_math", 1, *words)
+    problems = [problem for problem in plan.problems if f"the {phase} phase needs" in problem]
+    assert len(problems) == 1
+
+
+def test_a_reference_policy_lies_on_the_host():
+    """Its weights take the place of the policy's while its log-probs are computed."""
+    without = plan_of("qwen2.5_7b_dapo_math", 1).memory
+    with_one = plan_of("qwen2.5_7b_dapo_math", 1, "algorithm.kl_coef=0.001").memory
+    assert with_one.of("train") == without.of("train")
+    more = with_one.host_bytes_per_rank - without.host_bytes_per_rank
+    assert more == without.of("train")["weights"]
 
 
 def test_the_table_of_the_cluster_page_is_what_the_plans_say():
@@ -151,8 +229,9 @@ def test_the_table_of_the_cluster_page_is_what_the_plans_say():
     for name, (nodes, _) in SHIPPED.items():
         plan = plan_of(name, nodes)
         tp, dp = plan.layout.tensor_parallel_size, plan.layout.data_parallel_size
-        gib = sum(plan.memory.phases[1].parts.values()) / GIB
-        assert f"| {nodes} x 8 | tp {tp} x dp {dp} | {gib:.0f} |" in page
+        total = {row.phase: f"{row.total_bytes / GIB:.0f}" for row in plan.memory.phases}
+        phases = " | ".join(total[phase] for phase in ("start", "rollout", "train", "save"))
+        assert f"| {nodes} x 8 | tp {tp} x dp {dp} | {phases} |" in page
 
 
 def test_activations_per_token_with_and_without_recompute_and_sequence_parallel():
@@ -170,11 +249,12 @@ def test_activations_per_token_with_and_without_recompute_and_sequence_parallel(
 
 def test_a_plan_that_does_not_fit_names_the_phase_and_the_nearest_layout():
     plan = plan_of("qwen2.5_32b_dapo_math", 4, "actor.tensor_parallel_size=2")
-    assert "the train phase needs" in plan.problems[0]
+    assert "the train phase needs" in " ".join(plan.problems)
     nearest = nearest_plan_that_fits(plan)
     assert nearest is not None
-    assert (nearest.layout.describe(), nearest.problems) == ("tp 4 x pp 1 x dp 8", ())
-    assert "actor.tensor_parallel_size=4 actor.pipeline_parallel_size=1" in refusal(plan)
+    # Of TP 4 all phases fit but the revival of a server, which takes 79.4 GiB.
+    assert (nearest.layout.describe(), nearest.problems) == ("tp 8 x pp 1 x dp 4", ())
+    assert "actor.tensor_parallel_size=8 actor.pipeline_parallel_size=1" in refusal(plan)
 
 
 def test_more_nodes_are_proposed_when_no_layout_fits_the_ones_at_hand():
@@ -186,7 +266,7 @@ def test_more_nodes_are_proposed_when_no_layout_fits_the_ones_at_hand():
 
 
 def test_a_kv_cache_smaller_than_one_sequence_is_a_problem():
-    plan = plan_of("qwen2.5_7b_dapo_math", 1, "servers.sglang.mem_fraction_static=0.0905")
+    plan = plan_of("qwen2.5_7b_dapo_math", 1, "servers.sglang.mem_fraction_static=0.0949")
     assert "less than one sequence of 5120" in " ".join(plan.problems)
 
 
@@ -223,7 +303,7 @@ def test_the_command_exits_1_and_proposes_when_it_does_not_fit(capsys):
     words = ["plan", str(folder / "config.yaml"), f"--model-config={folder}/model_config.json"]
     arguments = parser.parse_args([*words, "--gpu-gib=32", "--nodes=4"])
     assert arguments.command(arguments) == 1
-    assert "does not fit: the train phase needs" in capsys.readouterr().out
+    assert "does not fit: the start phase needs" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

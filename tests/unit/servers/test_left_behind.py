@@ -114,6 +114,15 @@ def test_a_trainer_that_died_in_a_publish_leaves_nothing_that_the_next_one_trips
     attached.server.release()
 
 
+def test_a_server_that_a_run_left_at_its_end_is_woken_without_a_word(sglang, url):
+    """As after the run's last checkpoint."""
+    kill_trainer(url, "/release_memory_occupation=kv_cache")
+    attached = Attachment(url)
+    attached.server.wait_ready()
+    assert (sglang.asleep, attached.lines) == (set(), [])
+    attached.server.release()
+
+
 def test_memory_that_a_dead_trainer_released_is_woken_and_no_other(sglang, url):
     """Released: both, then the weights woken again for a publish. SGLang dies of a tag that is awake already."""
     kill_trainer(

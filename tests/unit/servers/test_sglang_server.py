@@ -8,10 +8,16 @@ import pytest
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE
-from megatron_ar3po.servers.arguments import check_pass_through, server_arguments
+from megatron_ar3po.servers.arguments import (
+    MEM_FRACTION_STATIC,
+    check_pass_through,
+    server_arguments,
+)
 from megatron_ar3po.servers.environment import server_environment
 from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
+from megatron_ar3po.servers.time_limits import TimeLimits, time_limits
+from megatron_ar3po.usage import ServerCounters
 
 
 def make_server(
@@ -118,10 +124,28 @@ def test_beside_a_gpu_sglang_chooses_its_own_kernels_and_can_sleep():
     assert {"device", "attention_backend", "max_total_tokens"}.isdisjoint(given)
     assert "enable_deterministic_inference" not in given
     assert given["enable_memory_saver"] is True
+    assert given["mem_fraction_static"] == MEM_FRACTION_STATIC
+    assert arguments(on_gpu=True, sglang={"mem_fraction_static": 0.5})["mem_fraction_static"] == 0.5
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_server_warms_up_where_kernels_compile_and_sleeps_when_it_is_idle_everywhere(on_gpu):
+    given = arguments(on_gpu=on_gpu)
+    assert given["skip_server_warmup"] is not on_gpu
+    assert given["sleep_on_idle"] is True
+
+
+def test_limits_that_nobody_set_are_those_of_the_device():
+    """1800 s hold 65 GB at 100 MB/s, which is 650 s, and the capture of graphs."""
+    assert time_limits(ServersConfig(), on_gpu=False) == TimeLimits(start_s=600.0, hang_s=120.0)
+    assert time_limits(ServersConfig(), on_gpu=True) == TimeLimits(start_s=1800.0, hang_s=300.0)
+    stated = ServersConfig(start_timeout_s=7.0, hang_timeout_s=8.0)
+    assert time_limits(stated, on_gpu=True) == TimeLimits(start_s=7.0, hang_s=8.0)
 
 
 @pytest.mark.parametrize(
-    "name", ["port", "model_path", "tp_size", "enable_deterministic_inference"]
+    "name",
+    ["port", "model_path", "tp_size", "enable_deterministic_inference", "gated_launch_port"],
 )
 def test_an_option_that_the_trainer_sets_is_refused_in_the_pass_through(name):
     with pytest.raises(ValueError, match=f"servers.sglang.{name} is set by"):
@@ -205,3 +229,67 @@ def test_a_server_of_another_model_is_refused_before_the_first_request(tmp_path,
             server.wait_ready()
     finally:
         server.stop()
+
+
+GATED = """
+    import http.server, json, sys, threading
+    arguments = json.loads(sys.argv[-1])
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            print("opened", flush=True)
+            self.send_response(200)
+            self.end_headers()
+            is_open.set()
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            counted = b'sglang:num_requests_total{a="1"} 1.0\\nsglang:generation_tokens_total{a="1"} 8.0'
+            model = json.dumps({"model_path": arguments["model_path"]}).encode()
+            self.wfile.write(counted if self.path == "/metrics/" else model)
+    is_open = threading.Event()
+    serve = lambda port: http.server.HTTPServer(("127.0.0.1", port), Answers).serve_forever()
+    print("gate" if "gated_launch_port" in arguments else "no gate", flush=True)
+    if "gated_launch_port" in arguments:
+        threading.Thread(target=serve, args=(arguments["gated_launch_port"],), daemon=True).start()
+        is_open.wait()
+    serve(arguments["port"])
+"""
+
+
+def test_behind_its_gate_a_server_waits_until_it_is_let_in_and_its_warm_up_counts_for_nobody(
+    tmp_path, python_that
+):
+    """In the place of SGLang a small server that takes its gate as SGLang does."""
+    gated = tmp_path / "gated.py"
+    gated.write_text(textwrap.dedent(GATED))
+    named = python_that(f'exec {sys.executable} {gated} "$@"')
+    server = make_server(tmp_path, interpreter=named, stop_grace_s=0.2)
+    server.start(behind_gate=True)
+    try:
+        assert server.is_at_gate
+        with pytest.raises(AssertionError, match="waits at its gate"):
+            server.wait_ready()
+        server.open_gate()
+        assert not server.is_at_gate
+        server.wait_ready()
+        assert server.counters_before == ServerCounters(requests=1, generated_tokens=8)
+        server.restart_behind_gate()
+        assert (server.is_at_gate, server.num_restarts) == (True, 1)
+        server.open_gate()
+        server.wait_ready()
+        server.restart()  # the accelerators are free: nobody has to open
+        assert not server.is_at_gate
+    finally:
+        server.stop()
+    lines = [
+        x for x in server.log_path.read_text().splitlines() if x in ("gate", "opened", "no gate")
+    ]
+    assert lines == ["gate", "opened", "gate", "opened", "no gate"]
+
+
+def test_a_server_that_dies_at_its_gate_says_so(tmp_path, python_that):
+    server = make_server(tmp_path, interpreter=python_that("echo 'no such model' >&2; exit 7"))
+    server.start(behind_gate=True)
+    with pytest.raises(RolloutEngineError, match=r"died while starting(.|\n)*no such model"):
+        server.open_gate()
+    server.stop()

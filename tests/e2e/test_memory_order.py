@@ -33,8 +33,8 @@ def begun_and_resumed(tmp_path_factory, module_runs) -> tuple[Path, list[list[di
 
 def said(log: Path, what: str) -> list[float]:
     """When a server's process said it; whole seconds."""
-    stamps = re.findall(rf"^\[([\d-]+ [\d:]+)[^\]]*\] {what}", log.read_text(), re.MULTILINE)
-    return [datetime.fromisoformat(stamp).timestamp() for stamp in stamps]
+    found = re.findall(rf"^\[([\d-]+ [\d:]+)[^\]]*\] {what}", log.read_text(), re.MULTILINE)
+    return [datetime.fromisoformat(when).timestamp() for when in found]
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["new", "resumed"])

@@ -57,7 +57,7 @@ class Recorder:
         return calls
 
 
-def begun(*, keep_actor_weights: bool = False) -> tuple[Recorder, TakingTurns, list]:
+def begin(*, keep_actor_weights: bool = False) -> tuple[Recorder, TakingTurns, list]:
     """At the first publish."""
     told, notes = Recorder(), []
     colocation = TakingTurns(
@@ -73,7 +73,7 @@ def begun(*, keep_actor_weights: bool = False) -> tuple[Recorder, TakingTurns, l
 
 
 def test_servers_start_beside_a_parked_actor_and_not_before():
-    told, colocation, _ = begun()
+    told, colocation, _ = begin()
     assert told.said_by(colocation.enter_sync_phase) == [
         "hold back kv_cache+weights",
         "the actor is built",
@@ -84,7 +84,7 @@ def test_servers_start_beside_a_parked_actor_and_not_before():
 
 
 def test_a_step_hands_memory_over_in_the_order_of_the_table():
-    told, colocation, _ = begun()
+    told, colocation, _ = begin()
     told.said_by(colocation.enter_sync_phase)
     assert told.said_by(
         colocation.enter_rollout_phase,
@@ -100,7 +100,7 @@ def test_a_step_hands_memory_over_in_the_order_of_the_table():
 
 
 def test_what_is_noted_in_a_phase_is_what_the_table_says():
-    _, colocation, notes = begun()
+    _, colocation, notes = begin()
     enter = {
         "sync": colocation.enter_sync_phase,
         "rollout": colocation.enter_rollout_phase,
@@ -119,7 +119,7 @@ def test_what_is_noted_in_a_phase_is_what_the_table_says():
 
 
 def test_weights_that_are_kept_stay_while_servers_start_and_sample_and_move_nowhere():
-    told, colocation, _ = begun(keep_actor_weights=True)
+    told, colocation, _ = begin(keep_actor_weights=True)
     calls = told.said_by(
         colocation.enter_sync_phase, colocation.enter_rollout_phase, colocation.enter_train_phase
     )
@@ -132,21 +132,21 @@ def test_weights_that_are_kept_stay_while_servers_start_and_sample_and_move_nowh
 
 def test_a_checkpoint_after_an_evaluation_finds_the_whole_actor_and_servers_keep_their_weights():
     """Saved where evaluation leaves the actor, it would hold memory that has been given away."""
-    told, colocation, _ = begun()
+    told, colocation, _ = begin()
     told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
     assert told.said_by(colocation.enter_save_phase)[1:] == ["sleep kv_cache", "actor onload"]
     assert told.said_by(colocation.enter_rollout_phase)[1:] == ["actor offload", "wake kv_cache"]
 
 
 def test_an_evaluation_after_a_rollout_moves_nothing_twice():
-    told, colocation, _ = begun()
+    told, colocation, _ = begin()
     told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
     # it does nothing when it is offloaded already
     assert told.said_by(colocation.enter_rollout_phase)[1:] == ["actor offload"]
 
 
 def test_a_server_that_is_lost_before_training_imports_meanwhile_and_waits_for_a_parked_actor():
-    told, colocation, notes = begun()
+    told, colocation, notes = begin()
     told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
     told.lost = ["dp0.s1"]
     assert told.said_by(colocation.enter_train_phase, colocation.enter_sync_phase) == [
@@ -162,7 +162,7 @@ def test_a_server_that_is_lost_before_training_imports_meanwhile_and_waits_for_a
 
 
 def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_offloaded_actor():
-    told, colocation, _ = begun()
+    told, colocation, _ = begin()
     told.said_by(
         colocation.enter_sync_phase, colocation.enter_rollout_phase, colocation.enter_train_phase
     )

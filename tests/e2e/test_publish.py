@@ -15,7 +15,7 @@ import pytest
 import torch
 from harness.publish_stage import TRANSPORTS, BreakingTransport, Poison, SpoilingTransport, Stage
 
-from megatron_ar3po.colocation import TakingTurns
+from megatron_ar3po.colocation import SERVER_PARTS, TakingTurns
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import ExternalServer
@@ -151,7 +151,7 @@ def test_a_server_that_dies_while_the_actor_trains_is_replaced_by_the_next_publi
         [stage.server], timeout_s=60, restarted=stage.transports["distributed"].forget
     )
     colocation = TakingTurns(control, stage.ranks.run_on_leader)
-    colocation.enter_start_phase()
+    control.sleep(sorted(SERVER_PARTS))  # as a server that is attached at the start of a run
     colocation.admit_servers(stage.actor)
     colocation.enter_sync_phase()
     stage.publish(stage.actor, "distributed")

@@ -60,7 +60,7 @@ class Ar3poTrainer:
     def run(self) -> RunState:
         """Trains until the last step or until asked to stop; the last state is saved either way."""
         self.stop.loop_starts()
-        self.publish_weights(self.state.policy_version)
+        self.publish_weights(self.state.policy_version, is_recorded=self.is_new)
         self.progress.start(self.state.step)
         if self.is_new:
             self.evaluate()
@@ -116,10 +116,11 @@ class Ar3poTrainer:
         self.metrics.add(collected.records, lent.records, self.store.records)
         return lent.groups
 
-    def publish_weights(self, policy_version: int) -> int:
+    def publish_weights(self, policy_version: int, *, is_recorded: bool = True) -> int:
         self.colocation.enter_sync_phase()
         with self.metrics.span("publish"):
-            self.metrics.add(self.weight_publisher.publish(policy_version))
+            records = self.weight_publisher.publish(policy_version)
+        self.metrics.add(records if is_recorded else {})  # a resume's first one is no step's
         return policy_version
 
     def evaluate(self) -> None:

@@ -43,7 +43,7 @@ def live_storages(state: dict[str, Any]) -> set[int]:
     return {
         sharded.data.untyped_storage().data_ptr()
         for sharded in nested_values(state)
-        if isinstance(sharded, ShardedTensor | ShardedTensorFactory)
+        if isinstance(sharded, ShardedTensor | ShardedTensorFactory) and sharded.data is not None
     }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core.dist_checkpointing import ShardedTensor
@@ -95,11 +95,11 @@ def _boxes_in_checkpoint(
     the weight)."""
     flat = parameter.detach()
     # Gate and up are one parameter of the model and two parts of a tensor in the checkpoint.
-    parts = [whole]
+    parts: list[Any] = [whole]  # ShardedTensors, with data
     if isinstance(whole, ShardedTensorFactory):
-        parts = whole.build_fn(whole.key, flat, whole.replica_id, None)
+        parts = cast(list[Any], whole.build_fn(whole.key, flat, whole.replica_id, None))
     for part in parts:
-        begin = part.data.storage_offset() - flat.storage_offset()
+        begin = int(part.data.storage_offset() - flat.storage_offset())
         shape, num_stacked = part.local_shape, part.prepend_axis_num
         low, high = max(first - begin, 0), min(end - begin, math.prod(shape))
         start = begin + low

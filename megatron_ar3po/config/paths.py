@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator
 
@@ -30,9 +30,10 @@ def expand_home_within(value: Any) -> Any:
     if isinstance(value, str):
         return expand_home(value) if value.startswith("~/") else value
     if isinstance(value, dict):
-        return {name: expand_home_within(inner) for name, inner in value.items()}
+        named = cast(dict[Any, Any], value)
+        return {name: expand_home_within(inner) for name, inner in named.items()}
     if isinstance(value, list):
-        return [expand_home_within(inner) for inner in value]
+        return [expand_home_within(inner) for inner in cast(list[Any], value)]
     return value
 
 

@@ -288,6 +288,16 @@ def test_a_resumed_run_publishes_what_it_holds_and_does_not_evaluate_step_0_agai
     assert (state.step, state.policy_version) == (4, 3)
 
 
+@pytest.mark.parametrize(("step", "published"), [(0, 1), (3, 0)])
+def test_the_publish_with_which_a_resume_begins_is_in_no_steps_row(tmp_path, step, published):
+    """The step after it trains and publishes nothing: its row is that of the run that was not killed."""
+    case = make_trainer(
+        tmp_path, config(4), rewards=[ALL_CORRECT], state=RunState(step=step) if step else None
+    )
+    case.trainer.run()
+    assert sum("weight_sync/bytes" in row for row in case.rows) == published
+
+
 def test_the_reference_is_refreshed_when_it_is_due(tmp_path):
     plan = config(4)
     plan = replace(plan, algorithm=replace(plan.algorithm, reference_refresh_steps=2, kl_coef=0.1))

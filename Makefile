@@ -31,6 +31,7 @@ $(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt req
 	@$(PIP) -r requirements/cpu.txt -r requirements/launch.txt -r requirements/dev.txt --constraint requirements/lock.txt
 	@echo "[setup 3/4] SGLang, without its CUDA dependencies"
 	@$(PIP) --no-deps -r requirements/nodeps.txt
+	@! $(BIN)/python -m pip show --quiet torchvision 2>/dev/null || $(BIN)/python -m pip uninstall --quiet --yes torchvision
 	@echo "[setup 4/4] megatron_ar3po itself"
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator, MutableMapping, Sequence
 from pathlib import Path
 
-# Longest below a temporary folder: ar3po_server_XXXXXXXX/torch-shm-dir-XXXXXX/manager.sock, 57 bytes with the slash.
+# Longest below a temporary folder: ar3po_server_XXXXXXXX/torch-shm-dir-XXXXXX/manager.sock, 56 bytes with the slash.
 MAX_TMPDIR_BYTES = 40
 MAX_OPEN_FILES = 65536
 _SHORT_FOLDERS = ("/tmp", "/var/tmp")

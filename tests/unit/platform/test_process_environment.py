@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -26,9 +27,10 @@ HOME = str(Path.home())
 
 
 @pytest.fixture
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """In place of /tmp."""
-    return tmp_path_factory.mktemp("s")
+def short() -> Iterator[Path]:
+    """In place of /tmp, and short itself."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
 
 
 def test_where_nothing_is_amiss_nothing_changes():
@@ -38,16 +40,16 @@ def test_where_nothing_is_amiss_nothing_changes():
 
 
 def test_the_longest_path_of_a_socket_fits_below_the_longest_folder_that_is_kept(tmp_path):
-    """40 bytes of folder and 57 of a server's own make 97; a socket's path has at most 107."""
+    """40 bytes of folder and 56 of a server's own make 96; a socket's path has at most 107."""
     below = "/ar3po_server_12345678/torch-shm-dir-123456/manager.sock"
     assert MAX_TMPDIR_BYTES + len(below) == 40 + 56
     with socket.socket(socket.AF_UNIX) as listener, pytest.raises(FileNotFoundError):
         listener.bind("/" + "x" * (MAX_TMPDIR_BYTES - 1) + below)  # "AF_UNIX path too long" else
 
 
-@pytest.mark.parametrize("name", ["x" * 41, "ü" * 21], ids=["letters", "bytes"])
+@pytest.mark.parametrize("name", ["x" * 30, "ü" * 14], ids=["letters", "bytes"])
 def test_a_long_tmpdir_gives_way_to_a_short_private_folder(short, name):
-    """Twenty-one letters of two bytes are more than 40 bytes."""
+    """Below the 17 bytes of /tmp/tmp12345678/ 30 letters make 47; 14 letters of two bytes make 31, but 45 bytes."""
     long = short / name
     long.mkdir()
     environment = {"HOME": HOME, "TMPDIR": str(long)}

@@ -112,6 +112,26 @@ class Verifier(Protocol):
     def close(self) -> None: ...
 
 
+class GradingRules(Protocol):
+    """What of the verifiers decides about prompts when they are loaded. A prompt's `source` chooses its verifier."""
+
+    def version_of(self, source: str) -> str | None:
+        """Of the verifier of a source; None where it has none."""
+        ...
+
+    def options_of(self, source: str, metadata: Mapping[str, Any]) -> Mapping[str, str]:
+        """What of a prompt's own metadata its verdicts hang on."""
+        ...
+
+    def why_unusable(self, prompts: Sequence[Prompt]) -> list[str | None]:
+        """For each prompt why no response could ever equal its ground truth, or None."""
+        ...
+
+    def why_different(self, pairs: Sequence[tuple[Prompt, Prompt]]) -> list[str | None]:
+        """For each pair why its verifier calls their ground truths different; None where they are equal."""
+        ...
+
+
 class StepSampler(Protocol):
     """Gathers the response groups of one step: a fixed batch, or DAPO's dynamic sampling. Leader only."""
 

@@ -84,6 +84,13 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         default=0,
         help="ranks to assume in a dry run (default: one replica)",
     )
+    parser.add_argument(
+        "--show-prompts",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --dry-run: the first N prompts as the policy will read them, special tokens visible",
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -107,7 +114,10 @@ def train_command(arguments: argparse.Namespace) -> int:
         config = read_arguments(arguments.config)
         if arguments.dry_run:
             print(describe(config, arguments.world_size or config.actor.replica_size))
+            print(describe_prompts(config, arguments.show_prompts), end="")
             return 0
+        if arguments.show_prompts:
+            raise ValueError("--show-prompts shows prompts and trains nothing; add --dry-run.")
         run(config)
         return 0
     except (ValueError, CheckpointNotWrittenError) as error:
@@ -202,6 +212,18 @@ def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
     found = compare_with_run(config, find_facts(config, layout), datetime.now())
     changed = [f"changed at this resume: {change.describe()}" for change in found.changes]
     return [f"note: {found.note}", *changed] if found.note else changed
+
+
+def describe_prompts(config: Config, num: int) -> str:
+    """The first `num` prompts of data.path, each line of them a comment, as of the run that would go on here."""
+    if num <= 0:
+        return ""
+    from megatron_ar3po.run.facts import read_rendered_at
+    from megatron_ar3po.wiring.prompts_and_verifier import show_prompts
+
+    rendered_at = read_rendered_at(config.run.path) if config.run.resume else datetime.now()
+    shown = show_prompts(config, rendered_at, num)
+    return "".join(f"# {line}\n" for prompt in shown for line in prompt.split("\n"))
 
 
 def run(config: Config) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
@@ -28,9 +30,26 @@ class DataConfig:
     """A prompt that is a string becomes one user message of the tokenizer's chat template. Off by default: a base
     model has no template, and what you wrote is what it reads."""
 
+    template_date: Fixed[str] = ""
+    """What a chat template that writes the date (Llama 3.x) takes for today, as in 2026-11-29. Empty: the day on which
+    the run was first started; its resumes keep it."""
+
+    rendered_prompts: Fixed[Literal["refuse", "keep"]] = "refuse"
+    """What becomes of a string that a chat template has rendered before, where it would get a second template
+    (`data.apply_chat_template=true`) or a second BOS token. `refuse` names its line; `keep` takes the string as it is,
+    with one BOS token."""
+
+    drop_last_assistant: Fixed[bool] = False
+    """A chat that ends with the assistant's message shows the policy the answer. It is refused; true drops that
+    message and asks what stands before it."""
+
     max_prompt_tokens: Free[int] = 1024
-    """A longer prompt, in tokens, is refused when the data is loaded. Together with `rollout.max_response_tokens` it
-    bounds the sequences for which servers and micro-batches are sized."""
+    """The longest prompt, in tokens. Together with `rollout.max_response_tokens` it bounds the sequences for which
+    servers and micro-batches are sized."""
+
+    overlong_prompts: Warn[Literal["refuse", "skip"]] = "refuse"
+    """What becomes of prompts of more than `data.max_prompt_tokens` tokens. `refuse` ends the run before it starts,
+    with how many there are and the first lines; `skip` leaves them out and says so."""
 
     shuffle: Fixed[bool] = True
     """Each epoch has an order of its own, a function of `run.seed`. false: the order of the file, every time."""
@@ -44,3 +63,25 @@ class DataConfig:
             self.max_prompt_tokens > 0,
             f"data.max_prompt_tokens={self.max_prompt_tokens} must be at least 1.",
         )
+        require(
+            not self.template_date or _is_date(self.template_date),
+            f"data.template_date={self.template_date} is no date; write it as in 2026-11-29, or leave it empty.",
+        )
+
+    def now_of_template(self, first_start: datetime) -> datetime:
+        """What a chat template takes for now in a run that was first started then."""
+        return datetime.fromisoformat(self.template_date) if self.template_date else first_start
+
+
+def source_of(row: Mapping[str, object]) -> str:
+    """The set that a row of a data file belongs to; empty where it names none."""
+    source = row.get("source")
+    return "" if source is None else str(source)
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True

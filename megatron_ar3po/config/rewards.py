@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.rules import require
@@ -16,6 +17,12 @@ class RewardsConfig:
     verifier: Fixed[str] = "math"
     """`math` (mathematics in LaTeX or plain text), `last_number` (the last number, exactly), or the import path
     'package.module:factory' of a factory that returns your own grader."""
+
+    by_source: Fixed[dict[str, Any]] = field(default_factory=dict[str, Any])
+    """A verifier for each `source` of the prompts, as in `{gsm8k: last_number, math: math, mine: "pkg.mod:factory"}`. A
+    mapping in its place has options of its own beside it, as in `{verifier: math, tolerance: 0.01}`; the others are
+    those of this section. A source without a verifier is refused when the data is loaded. Empty: `rewards.verifier`
+    grades all."""
 
     timeout_s: Warn[float] = 5.0
     """Seconds of grading for each response. Past them the worker is killed and the response tried once more; a second
@@ -57,8 +64,12 @@ class RewardsConfig:
     """Added to the reward when the answer is marked, right or wrong (`math` only)."""
 
     tolerance: Fixed[float] = 0.0
-    """Numbers that differ by at most this, absolutely, are equal (`math` only). A prompt's metadata field `error`
-    goes before it. 0: exact."""
+    """Numbers that differ by at most this, absolutely, are equal (`math` only). A prompt's own
+    (`rewards.tolerance_field`) goes before it. 0: exact."""
+
+    tolerance_field: Fixed[str] = "error"
+    """Field of a line that holds its own tolerance, a number above 0 (`math` only); OlympiadBench calls it `error`.
+    true and false are no numbers. Empty: no line has one."""
 
     worker_memory_mb: Warn[int] = 1024
     """MiB that a verifier process may use beyond what it has after its start. Past them it is started again and the
@@ -89,3 +100,59 @@ class RewardsConfig:
             f"rewards.worker_memory_mb={self.worker_memory_mb} is too little for SymPy; "
             "use 256 or more.",
         )
+        for source in self.by_source:
+            self.for_source(source)
+
+    def for_source(self, source: str) -> RewardsConfig | None:
+        """The section as it is for prompts of `source`, with one verifier; None where `by_source` names none for it.
+        Raises ValueError for options that a source cannot have.
+
+        >>> rewards = RewardsConfig(by_source={"sums": "last_number"}, incorrect=-1.0)
+        >>> sums = rewards.for_source("sums")
+        >>> (sums.verifier, sums.incorrect), rewards.for_source("else")
+        (('last_number', -1.0), None)
+        """
+        if not self.by_source:
+            return self
+        if source not in self.by_source:
+            return None
+        own = self.by_source[source]
+        own = {"verifier": own} if isinstance(own, str) else own
+        name = f"rewards.by_source.{source}"
+        require(
+            isinstance(own, Mapping),
+            f"{name}={own!r} must be the name of a verifier, or a mapping such as "
+            "{verifier: math, tolerance: 0.01}.",
+        )
+        possible = {f.name for f in fields(RewardsConfig)} - {"by_source", "max_error_frac"}
+        unknown = sorted(set(map(str, own)) - possible)
+        require(
+            not unknown,
+            f"{name} has no option {', '.join(unknown)}; a source may have its own "
+            f"{', '.join(sorted(possible))}.",
+        )
+        return _validate_values({**asdict(self), **own, "by_source": {}}, name)
+
+    @property
+    def row_fields(self) -> tuple[str, ...]:
+        """The fields of a line, beside its answer, that decide how a response to it is graded.
+
+        >>> RewardsConfig().row_fields, RewardsConfig(by_source={"sums": "last_number"}).row_fields
+        (('error',), ('error', 'source'))
+        """
+        sources = [self.for_source(source) for source in self.by_source] or [self]
+        tolerances = {own.tolerance_field for own in sources if own is not None} - {""}
+        return (*sorted(tolerances), *(["source"] if self.by_source else []))
+
+
+def _validate_values(values: Mapping[str, Any], name: str) -> RewardsConfig:
+    from pydantic import TypeAdapter, ValidationError  # the verifier's workers do without
+
+    try:
+        return TypeAdapter(RewardsConfig).validate_python(dict(values))
+    except ValidationError as error:
+        said = [
+            ": ".join([*map(str, e["loc"]), e["msg"].removeprefix("Value error, ")])
+            for e in error.errors()
+        ]
+        raise ValueError(f"{name}: {'; '.join(said)}") from None

@@ -3,11 +3,13 @@
   ar3po grade --input FILE.jsonl --output FILE.jsonl    {"gold", "response"} or {"gold", "pred"} a line
   ar3po grade --gold '1/2' --pred '0.5'                 one pair, with the layers that were tried
   ar3po grade --check FILE.jsonl                        the ground truths that no response could ever equal
+  ar3po grade --config CONFIG.yaml --input ...          all of this with the verifiers and rewards of a run's config
 
 A "response" is a whole text, whose final answer is looked for (a box, an answer line, ####, "the answer is"); a "pred"
 is an answer already; --kind overrules the name of the field. The output holds every field of the input and reward,
 status, extracted, reason, elapsed_s, in the input's order; it appears when all lines are graded. A field "error" is the
-absolute tolerance of its row. A line that cannot be read ends the command and is named, FILE:LINE.
+absolute tolerance of its row. With --config, which may be a run's resolved_config.yaml, the field "source" chooses
+among the verifiers of rewards.by_source. A line that cannot be read ends the command and is named, FILE:LINE.
 """
 
 from __future__ import annotations
@@ -20,19 +22,23 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from rich.console import Console
 from rich.progress import Progress
 
+from megatron_ar3po.config.data import source_of
+from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.response_json import verdict_json
-from megatron_ar3po.rewards.grade import Grade, own_tolerance
-from megatron_ar3po.rewards.ground_truths import check_ground_truths
-from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
-from megatron_ar3po.types import Verdict
+from megatron_ar3po.rewards.grade import Grade
+from megatron_ar3po.rewards.prompt_grading import PromptGrading
+from megatron_ar3po.rewards.source_graders import SourceGraders
+from megatron_ar3po.rewards.verifier import reward_of
+from megatron_ar3po.types import Prompt, Verdict
 
 _IN_FLIGHT = 4096  # items between reading and writing
 
@@ -64,9 +70,22 @@ def add_grade_parser(subparsers: Any) -> None:
         choices=["response", "answer"],
         help="what is graded: a whole response, or an answer; by default the field's name says",
     )
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
-    parser.add_argument("--timeout", type=float, default=5.0, help="seconds for one item")
+    parser.add_argument(
+        "--config",
+        type=parse_path,
+        action="append",
+        default=[],
+        help="YAML of a run, whose section rewards grades",
+    )
+    parser.add_argument(
+        "--source", default="", help="with --gold: of the pair, for rewards.by_source"
+    )
+    parser.add_argument("--workers", type=int, help="processes [all cores]")
+    parser.add_argument("--timeout", type=float, help="seconds for one item [5]")
     parser.add_argument("--tolerance", type=float, default=0.0, help="absolute, of numbers")
+    parser.add_argument(
+        "--tolerance-field", default="error", help="of a row with a tolerance of its own"
+    )
     parser.add_argument(
         "--answer-format",
         default="any",
@@ -95,30 +114,55 @@ def run_grade(args: argparse.Namespace) -> int:
     return _grade_file(args)
 
 
-def _settings(args: argparse.Namespace) -> PoolSettings:
+def _rewards_of(args: argparse.Namespace) -> RewardsConfig:
+    """The section that grades: of --config, or what the other flags say."""
+    _check_flags(args)
+    workers = args.workers if args.workers is not None else os.cpu_count() or 1
+    if args.config:
+        config = load_config(args.config).rewards
+        timeout = config.timeout_s if args.timeout is None else args.timeout
+        return replace(config, num_workers=workers, timeout_s=timeout)
+    return RewardsConfig(
+        num_workers=workers,
+        timeout_s=5.0 if args.timeout is None else args.timeout,
+        answer_format=args.answer_format,
+        strict_format=args.strict,
+        answer_fallback=not args.strict,
+        tolerance=args.tolerance,
+        tolerance_field=args.tolerance_field,
+    )
+
+
+def _check_flags(args: argparse.Namespace) -> None:
     if args.strict and args.answer_format == "any":
         raise ValueError("--strict needs one --answer-format; use boxed, answer_line or hashes.")
-    if args.workers < 1 or args.timeout <= 0:
+    if (args.workers is not None and args.workers < 1) or (
+        args.timeout is not None and args.timeout <= 0
+    ):
         raise ValueError(f"--workers {args.workers} and --timeout {args.timeout} must be positive.")
-    options = {
-        "answer_format": args.answer_format,
-        "strict": args.strict,
-        "fallback": not args.strict,
-        "tolerance": repr(args.tolerance),
-    }
-    return PoolSettings(options=options, num_workers=args.workers, timeout_s=args.timeout)
+    if args.config and (
+        (args.strict, args.answer_format, args.tolerance, args.tolerance_field)
+        != (False, "any", 0.0, "error")
+    ):
+        raise ValueError(
+            "--config says how answers are read; leave out --strict, --answer-format, --tolerance and "
+            "--tolerance-field, or change rewards.* in the file."
+        )
 
 
 def _grade_pair(args: argparse.Namespace) -> int:
     args.workers = 1
-    with VerifierPool(_settings(args)) as pool:
+    with SourceGraders(_rewards_of(args)) as graders:
+        config = graders.config_of(args.source)
         is_answer = args.kind != "response"
-        grade = pool.submit(args.pred, args.gold, is_answer=is_answer, show_layers=True).result()
+        grade = graders.submit(
+            args.pred, args.gold, source=args.source, is_answer=is_answer, show_layers=True
+        ).result()
     for number, line in enumerate(grade.tried, 1):
         print(f"{number:3d}  {line}")
     print(f"extracted  {grade.extracted}")
     print(f"status     {grade.status}  ({grade.reason})")
-    reward = _reward(grade)
+    reward = reward_of(grade, config)
     print(f"reward     {'none' if reward is None else f'{reward:g}'}")
     return 0
 
@@ -126,21 +170,23 @@ def _grade_pair(args: argparse.Namespace) -> int:
 def _grade_file(args: argparse.Namespace) -> int:
     if not args.input.is_file():
         raise ValueError(f"--input {args.input} is not a file.")
-    settings = _settings(args)
+    rewards = _rewards_of(args)
     num_bytes = args.input.stat().st_size
     counts: Counter[str] = Counter()
-    in_flight: deque[tuple[dict[str, Any], Future[Grade]]] = deque()
+    in_flight: deque[tuple[dict[str, Any], RewardsConfig, Future[Grade]]] = deque()
     console = Console(stderr=True)
     unfinished = args.output.with_name(f"{args.output.name}.unfinished")
     with (
         _remove_on_error(unfinished),
         unfinished.open("w", encoding="utf-8") as output,
-        VerifierPool(settings) as pool,
+        SourceGraders(rewards) as graders,
         Progress(console=console, disable=not console.is_terminal) as progress,
     ):
         task = progress.add_task("grade", total=num_bytes)
-        for row, text, overrides, position in _read_rows(args.input, args.kind):
-            in_flight.append((row, pool.submit(text, row["gold"], **overrides)))
+        for row, text, is_answer, source, position in _read_rows(args.input, args.kind):
+            overrides = {"is_answer": True} if is_answer else {}
+            future = graders.submit(text, row["gold"], source=source, metadata=row, **overrides)
+            in_flight.append((row, graders.config_of(source), future))
             if len(in_flight) >= _IN_FLIGHT:
                 _write(in_flight.popleft(), output, counts)
             progress.update(task, completed=position)
@@ -167,34 +213,39 @@ def _check_file(args: argparse.Namespace) -> int:
     """Exit code 1 when a ground truth is unusable, so that a script that prepares data stops."""
     if not args.check.is_file():
         raise ValueError(f"--check {args.check} is not a file.")
-    locations, answers = [], []
+    grading = PromptGrading(_rewards_of(args))
+    locations, prompts = [], []
     for number, line in enumerate(args.check.read_bytes().splitlines(), 1):
         if line.strip():
             locations.append(f"{args.check}:{number}")
-            answers.append(_answer_in(line, locations[-1], args.answer_field))
-    config = RewardsConfig(num_workers=args.workers, timeout_s=args.timeout)
+            answer, source = _answer_in(line, locations[-1], args.answer_field)
+            if grading.config_of(source) is None:
+                raise ValueError(
+                    f"{locations[-1]}: rewards.by_source names no verifier for the source {source!r}."
+                )
+            prompts.append(Prompt(prompt_id="", token_ids=(), ground_truth=answer, source=source))
     unusable = 0
-    for location, answer, reason in zip(
-        locations, answers, check_ground_truths(answers, config), strict=True
-    ):
+    reasons = grading.why_unusable(prompts)
+    for location, prompt, reason in zip(locations, prompts, reasons, strict=True):
         if reason is not None:
             unusable += 1
-            print(f"{location}: {answer[:80]!r}: {reason}")
-    print(f"{unusable} of {len(answers)} ground truths are unusable", file=sys.stderr)
+            print(f"{location}: {prompt.ground_truth[:80]!r}: {reason}")
+    print(f"{unusable} of {len(prompts)} ground truths are unusable", file=sys.stderr)
     return 1 if unusable else 0
 
 
-def _answer_in(line: bytes, location: str, field: str) -> str:
+def _answer_in(line: bytes, location: str, field: str) -> tuple[str, str]:
+    """The ground truth, and the source."""
     row = _parse_json(line, location)
     if not isinstance(row, dict) or not isinstance(row.get(field), str):
         raise ValueError(f"{location} has no string {field!r}; name the field with --answer-field.")
-    return row[field]
+    return row[field], source_of(row)
 
 
 def _read_rows(
     path: Path, kind: str | None
-) -> Iterator[tuple[dict[str, Any], str, dict[str, Any], int]]:
-    """(row, text to grade, overridden options, bytes read so far)."""
+) -> Iterator[tuple[dict[str, Any], str, bool, str, int]]:
+    """(row, text to grade, whether it is an answer already, source, bytes read so far)."""
     position = 0
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
@@ -204,9 +255,7 @@ def _read_rows(
             row = parse_row(line, f"{path}:{number}")
             field = "response" if isinstance(row.get("response"), str) else "pred"
             is_answer = kind == "answer" if kind else field == "pred"
-            overrides: dict[str, Any] = {"is_answer": True} if is_answer else {}
-            overrides |= own_tolerance(row.get("error"))
-            yield row, row[field], overrides, position
+            yield row, row[field], is_answer, source_of(row), position
 
 
 def parse_row(line: bytes, location: str) -> dict[str, Any]:
@@ -230,22 +279,18 @@ def _parse_json(line: bytes, location: str) -> Any:
 
 
 def _write(
-    graded: tuple[dict[str, Any], Future[Grade]], output: TextIO, counts: Counter[str]
+    graded: tuple[dict[str, Any], RewardsConfig, Future[Grade]],
+    output: TextIO,
+    counts: Counter[str],
 ) -> None:
-    row, future = graded
+    row, config, future = graded
     grade = future.result()
     counts[grade.status] += 1
     verdict = Verdict(
-        reward=_reward(grade),
+        reward=reward_of(grade, config),
         status=grade.status,
         extracted=grade.extracted,
         reason=grade.reason,
         elapsed_s=round(grade.elapsed_s, 6),
     )
     output.write(json.dumps({**row, **verdict_json(verdict)}, ensure_ascii=False) + "\n")
-
-
-def _reward(grade: Grade) -> float | None:
-    if grade.status == "error":
-        return None
-    return 1.0 if grade.status == "correct" else 0.0

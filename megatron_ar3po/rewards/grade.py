@@ -37,13 +37,15 @@ Grader = Callable[[str, str], "Grade | bool | float"]
 
 def own_tolerance(error: object) -> dict[str, str]:
     """The overridden option of a row that brings its own absolute tolerance, as OlympiadBench's field `error` does; a
-    list of them, one for each part of an answer, is not for us.
+    list of them, one for each part of an answer, is not for us, and a flag is none.
 
-    >>> own_tolerance("1e-1"), own_tolerance(None), own_tolerance("1e-1,1e-2")
-    ({'tolerance': '0.1'}, {}, {})
+    >>> own_tolerance("1e-1"), own_tolerance(None), own_tolerance("1e-1,1e-2"), own_tolerance(True)
+    ({'tolerance': '0.1'}, {}, {}, {})
     """
+    if isinstance(error, bool) or not isinstance(error, str | int | float):
+        return {}
     try:
-        tolerance = float(error) if isinstance(error, str | int | float) else 0.0
+        tolerance = float(error)
     except ValueError:
         return {}
     return {"tolerance": repr(tolerance)} if 0 < tolerance < float("inf") else {}

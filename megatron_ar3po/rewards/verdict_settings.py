@@ -25,6 +25,9 @@ def verdict_settings(config: Config) -> dict[str, str]:
         for name, at_resume in declared.items()
         if at_resume is AtResume.FIXED
     }
-    if config.rewards.overlong_penalty_tokens:
+    sources = map(config.rewards.for_source, config.rewards.by_source or [""])
+    if any(own is not None and own.overlong_penalty_tokens for own in sources):
         values["rollout.max_response_tokens"] = config.rollout.max_response_tokens
-    return {n: v if isinstance(v, str) else json.dumps(v) for n, v in values.items()}
+    return {
+        n: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for n, v in values.items()
+    }

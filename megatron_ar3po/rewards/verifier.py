@@ -14,7 +14,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Protocol
+from typing import Any, Protocol
 
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.interfaces import Verifier
@@ -35,16 +35,24 @@ class Detokenizer(Protocol):
 def make_verifier(
     config: RewardsConfig, tokenizer: Detokenizer, *, max_response_tokens: int = 0
 ) -> Verifier:
-    """The verifier that `rewards.verifier` names: math, last_number, or the import path of a user's own factory.
-    `max_response_tokens` is only needed for the overlong punishment. A user's factory is called, and its signature
-    checked, before this returns."""
+    """The verifier that `rewards.verifier` names: math, last_number, or the import path of a user's own factory; or one
+    for each source (`rewards.by_source`). `max_response_tokens` is only needed for the overlong punishment. A user's
+    factory is called, and its signature checked, before this returns."""
+    if config.by_source:
+        return VerifierBySource(config, tokenizer, max_response_tokens)
     if config.overlong_penalty_tokens and max_response_tokens <= config.overlong_penalty_tokens:
         raise ValueError(
             f"rewards.overlong_penalty_tokens={config.overlong_penalty_tokens} needs a longer "
             f"rollout.max_response_tokens (it is {max_response_tokens}); lower the first or raise the second."
         )
+    return ResponseVerifier(config, tokenizer, make_pool(config), max_response_tokens)
+
+
+def make_pool(config: RewardsConfig) -> VerifierPool | None:
+    """The worker processes of `rewards.verifier`; None for last_number, which needs none. Raises ValueError for a
+    verifier that there is not, or a user's factory that cannot be called."""
     if config.verifier == "last_number":
-        return ResponseVerifier(config, tokenizer, None, max_response_tokens)
+        return None
     if config.verifier != "math" and not is_import_path(config.verifier):
         raise ValueError(
             f"rewards.verifier={config.verifier} is unknown; use math, last_number, or the import path of a factory "
@@ -60,7 +68,7 @@ def make_verifier(
         except BaseException:  # an interrupt too: no worker outlives its pool
             pool.close()
             raise
-    return ResponseVerifier(config, tokenizer, pool, max_response_tokens)
+    return pool
 
 
 def _broken_grader(path: str, said: str) -> str:
@@ -73,6 +81,7 @@ def _broken_grader(path: str, said: str) -> str:
 
 def pool_settings(config: RewardsConfig) -> PoolSettings:
     is_math = config.verifier == "math"
+    assert not config.by_source, "each source has its own (RewardsConfig.for_source)"
     return PoolSettings(
         grader=config.verifier,
         options=asdict(grading_options(config)) if is_math else {},
@@ -93,24 +102,48 @@ def grading_options(config: RewardsConfig) -> GradingOptions:
 
 
 def verdict_options(metadata: Mapping[str, object], config: RewardsConfig) -> dict[str, str]:
-    """What of a prompt's metadata its verdicts hang on, as options of the grader: a tolerance of its own (`math`).
+    """What of a prompt's metadata its verdicts hang on, as options of the grader: a tolerance of its own (`math`), in
+    the field `rewards.tolerance_field`. `config` is that of the prompt's source.
 
     >>> verdict_options({"error": "1e-1", "level": 3}, RewardsConfig())
     {'tolerance': '0.1'}
     >>> verdict_options({"error": "1e-1"}, RewardsConfig(verifier="last_number"))
     {}
     """
-    return own_tolerance(metadata.get("error")) if config.verifier == "math" else {}
+    return own_tolerance(metadata.get(config.tolerance_field)) if config.verifier == "math" else {}
+
+
+# A user's verifier is given all of the section, so that each of these is part of its version. Others are where they
+# are not at their default: prompts keep the ids that they had before there was such an option.
+_ALWAYS_IN_VERSION = {
+    *("verifier", "timeout_s", "num_workers", "truncated", "correct", "incorrect"),
+    *("max_error_frac", "overlong_penalty_tokens", "answer_format", "strict_format"),
+    *("answer_fallback", "format_reward", "tolerance", "worker_memory_mb"),
+}
 
 
 def verifier_version(config: RewardsConfig) -> str:
-    """Changes whenever the same text could be graded differently."""
+    """Changes whenever the same text could be graded differently. Of one source: with `rewards.by_source` each has its
+    own (`RewardsConfig.for_source`)."""
+    if config.by_source:
+        sources = {source: config.for_source(source) for source in config.by_source}
+        versions = {source: verifier_version(c) for source, c in sources.items() if c is not None}
+        return f"by_source:{_digest(sorted(versions.items()))}"
     if config.verifier == "last_number":
         return f"last_number-1:{config.truncated}"
     if config.verifier == "math":
         return f"{grading_options(config).version}:{config.truncated}"
-    settings = hashlib.sha256(repr(sorted(asdict(config).items())).encode()).hexdigest()
-    return f"{config.verifier}:{settings[:12]}"
+    defaults = asdict(RewardsConfig())
+    settings = {
+        name: value
+        for name, value in asdict(config).items()
+        if name in _ALWAYS_IN_VERSION or value != defaults[name]
+    }
+    return f"{config.verifier}:{_digest(sorted(settings.items()))}"
+
+
+def _digest(items: list[tuple[str, Any]]) -> str:
+    return hashlib.sha256(repr(items).encode()).hexdigest()[:12]
 
 
 # --- rewards
@@ -125,6 +158,16 @@ def overlong_penalty(num_tokens: int, *, max_tokens: int, interval: int) -> floa
     if not interval:
         return 0.0
     return -min(1.0, max(0.0, (num_tokens - (max_tokens - interval)) / interval))
+
+
+def reward_of(grade: Grade, config: RewardsConfig) -> float | None:
+    """Before any punishment of its length; None where the verifier has failed."""
+    if grade.status == "error":
+        return None
+    if grade.reward is not None and grade.status != "ungradable":
+        return grade.reward
+    reward = config.correct if grade.status == "correct" else config.incorrect
+    return reward + config.format_reward * grade.is_marked
 
 
 class ResponseVerifier:
@@ -159,8 +202,9 @@ class ResponseVerifier:
             )
         text = self._tokenizer.decode(response.token_ids.tolist(), skip_special_tokens=True)
         grade = await self._grade(text, prompt)
+        reward = reward_of(grade, self._config)
         return Verdict(
-            reward=None if grade.status == "error" else self._reward(grade) + penalty,
+            reward=None if reward is None else reward + penalty,
             status=grade.status,
             extracted=grade.extracted,
             reason=grade.reason,
@@ -192,8 +236,43 @@ class ResponseVerifier:
             # before has been accounted for.
             return Grade(status="error", reason=str(error))
 
-    def _reward(self, grade: Grade) -> float:
-        if grade.reward is not None and grade.status != "ungradable":
-            return grade.reward
-        reward = self._config.correct if grade.status == "correct" else self._config.incorrect
-        return reward + self._config.format_reward * grade.is_marked
+
+class VerifierBySource:
+    """One `ResponseVerifier` for each kind of grading that `rewards.by_source` names; a prompt's source chooses."""
+
+    def __init__(
+        self, config: RewardsConfig, tokenizer: Detokenizer, max_response_tokens: int
+    ) -> None:
+        self._config = config
+        self._kinds: list[tuple[RewardsConfig, Verifier]] = []
+        self._of_source: dict[str, Verifier] = {}
+        try:
+            for source in config.by_source:
+                self._of_source[source] = self._make(source, tokenizer, max_response_tokens)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def version(self) -> str:
+        return verifier_version(self._config)
+
+    async def verify(self, prompt: Prompt, response: Response) -> Verdict:
+        return await self._of_source[prompt.source].verify(prompt, response)
+
+    def close(self) -> None:
+        for _, verifier in self._kinds:
+            verifier.close()
+
+    def _make(self, source: str, tokenizer: Detokenizer, max_response_tokens: int) -> Verifier:
+        own = self._config.for_source(source)
+        assert own is not None, "by_source names it"
+        for there, verifier in self._kinds:
+            if there == own:
+                return verifier
+        try:
+            verifier = make_verifier(own, tokenizer, max_response_tokens=max_response_tokens)
+        except ValueError as error:
+            raise ValueError(f"rewards.by_source.{source}: {error}") from error
+        self._kinds.append((own, verifier))
+        return verifier

@@ -15,6 +15,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import numbers
 import os
 import resource
 import signal
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any, get_args
 
 from megatron_ar3po.rewards.grade import Grade, Grader, GradeStatus
@@ -198,21 +200,36 @@ def _users_grader(path: str, rewards: dict[str, Any]) -> GradeItem:
     return grade
 
 
-def as_grade(answer: Grade | bool | float, correct: float) -> Grade:
-    """What a user's grader may return, as a grade."""
+def as_grade(answer: object, correct: float) -> Grade:
+    """What a user's grader may return, as a grade: a Grade, a bool or a finite number, those of numpy among them."""
     if isinstance(answer, Grade):
         if answer.status not in get_args(GradeStatus):
             raise ValueError(
                 f"a Grade has one of the statuses {', '.join(get_args(GradeStatus))}, not {answer.status!r}"
             )
-        return answer
-    if isinstance(answer, bool):
-        return Grade(status="correct" if answer else "incorrect")
-    if not isinstance(answer, int | float) or not math.isfinite(answer):
+        reward = None if answer.reward is None else _plain(answer.reward)
+        if not isinstance(reward, int | float | None):
+            raise TypeError(
+                f"the reward of a Grade is a number or None, not {answer.reward!r}"[:200]
+            )
+        return replace(answer, reward=reward, is_marked=bool(answer.is_marked))
+    plain = _plain(answer)
+    if isinstance(plain, bool):
+        return Grade(status="correct" if plain else "incorrect")
+    if not isinstance(plain, int | float) or not math.isfinite(plain):
         raise TypeError(
             f"a grader returns a Grade, a bool or a finite number, not {answer!r}"[:200]
         )
-    return Grade(status="correct" if answer >= correct else "incorrect", reward=float(answer))
+    return Grade(status="correct" if plain >= correct else "incorrect", reward=float(plain))
+
+
+def _plain(value: object) -> object:
+    """A scalar of numpy (or of torch, and an array of no dimension) as Python's own; a Decimal or a Fraction as a
+    float; anything else as it is."""
+    if isinstance(value, numbers.Real | Decimal) and not isinstance(value, int | float):
+        return float(value)  # NumPy's numbers are of this kind, too
+    item = getattr(value, "item", None)
+    return item() if callable(item) and getattr(value, "shape", None) == () else value
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,13 +11,16 @@ from typing import Any, cast
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dataset import load_prompts
+from megatron_ar3po.data.preview import preview_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Verifier
 from megatron_ar3po.model_shape import read_model_shape
-from megatron_ar3po.rewards.ground_truths import check_ground_truths
-from megatron_ar3po.rewards.verifier import make_verifier, verdict_options, verifier_version
+from megatron_ar3po.rewards.prompt_grading import PromptGrading
+from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.types import Prompt
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +51,23 @@ def load_prompts_and_verifier(
         stack.callback(verifier.close)
         return verifier
 
+    grading = PromptGrading(config.rewards, run=ranks.run_on_first)
+
     def read_prompts(path: str) -> list[Prompt]:
         return load_prompts(
             path,
             tokenizer,
             config.data,
-            verifier_version=verifier_version(config.rewards),
+            grading=grading,
             rendered_at=rendered_at,
-            verdict_options=lambda metadata: verdict_options(metadata, config.rewards),
             vocab_size=vocab_size,
-            check_answers=lambda answers: ranks.run_on_first(
-                lambda: check_ground_truths(answers, config.rewards)
-            ),
         )
 
     verifier = ranks.only_on_leader(start_verifier)
+    training = read_prompts(config.data.path)
+    if ranks.is_first:
+        for shown in preview_prompts(training, tokenizer):
+            logger.info("%s: %s", config.data.path, shown)
     return PromptsAndVerifier(
         stop_token_ids=stop_token_ids(
             config.model.path, tokenizer, config.rollout.extra_stop_token_ids
@@ -69,6 +75,22 @@ def load_prompts_and_verifier(
         vocab_size=vocab_size,
         verifier=verifier,
         decode=lambda token_ids: str(tokenizer.decode(list(token_ids))),
-        training=read_prompts(config.data.path),
+        training=training,
         held_out=read_prompts(config.evaluation.path) if config.evaluation.path else [],
     )
+
+
+def show_prompts(config: Config, rendered_at: datetime, num: int) -> list[str]:
+    """The first prompts of data.path as the policy will read them. Needs the tokenizer only: no verifier is asked about
+    ground truths. Raises ValueError where the file could not be trained on."""
+    tokenizer = load_tokenizer(config.model.path)
+    prompts = load_prompts(
+        config.data.path,
+        tokenizer,
+        config.data,
+        grading=PromptGrading(config.rewards),
+        rendered_at=rendered_at,
+        vocab_size=read_model_shape(config.model.path).vocab_size,
+        checks_answers=False,
+    )
+    return preview_prompts(prompts, tokenizer, num=num)

@@ -12,8 +12,9 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.model_shape import read_model_shape
+from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rewards.verdict_settings import verdict_settings
-from megatron_ar3po.rewards.verifier import make_verifier, verdict_options
+from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.types import Prompt, Response, Verdict
@@ -40,10 +41,10 @@ class Regrader:
             config.data.path,
             tokenizer,
             config.data,
-            verifier_version=self._verifier.version,
+            grading=PromptGrading(config.rewards),
             rendered_at=rendered_at,
-            verdict_options=lambda metadata: verdict_options(metadata, config.rewards),
             vocab_size=read_model_shape(config.model.path).vocab_size,
+            checks_answers=False,
         )
         self._prompts = {prompt.token_ids: prompt for prompt in prompts}
         self._loop = asyncio.new_event_loop()

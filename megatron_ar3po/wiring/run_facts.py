@@ -13,8 +13,9 @@ from pathlib import Path
 
 from megatron_ar3po import __version__
 from megatron_ar3po.config.at_resume import AtResume
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.data.dataset import digest_prompts
+from megatron_ar3po.data.prompt_rows import digest_prompts
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.file_digests import digest_file
@@ -55,7 +56,7 @@ def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
     return [
         *_facts_of_data(config),
         *_facts_of_models(config),
-        Fact("rewards.verifier", "version", verifier_version(config.rewards), AtResume.FIXED),
+        *_facts_of_verifiers(config.rewards),
         *_facts_of_users_code(config),
         *_facts_of_schedule(config),
         Fact("layout", "replicas", str(layout.data_parallel_size), AtResume.WARN),
@@ -64,11 +65,20 @@ def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
 
 
 def _facts_of_data(config: Config) -> Iterator[Fact]:
-    training = digest_prompts(config.data.path, config.data, is_ordered=not config.data.shuffle)
+    graded_by = config.rewards.row_fields
+    training = digest_prompts(
+        config.data.path,
+        config.data,
+        graded_by=graded_by,
+        is_ordered=not config.data.shuffle,
+    )
     yield Fact("data.path", "prompts", _describe(*training), AtResume.FIXED)
     if config.evaluation.path:
         held_out = digest_prompts(
-            config.evaluation.path, config.data, first=config.evaluation.max_prompts
+            config.evaluation.path,
+            config.data,
+            graded_by=graded_by,
+            first=config.evaluation.max_prompts,
         )
         yield Fact("evaluation.path", "prompts", _describe(*held_out), AtResume.FIXED)
 
@@ -91,6 +101,16 @@ def _facts_of_models(config: Config) -> Iterator[Fact]:
         yield Fact("model.megatron_path", "weights", digest_weights(files), AtResume.FIXED)
 
 
+def _facts_of_verifiers(rewards: RewardsConfig) -> Iterator[Fact]:
+    if not rewards.by_source:
+        yield Fact("rewards.verifier", "version", verifier_version(rewards), AtResume.FIXED)
+    for source in rewards.by_source:
+        own = rewards.for_source(source)
+        assert own is not None, "by_source names it"
+        what = f"version for {source!r}"
+        yield Fact("rewards.by_source", what, verifier_version(own), AtResume.FIXED)
+
+
 def _facts_of_users_code(config: Config) -> Iterator[Fact]:
     """The file a function stands in. It may hold more than the function, so that a change is no more than a hint."""
     named = {
@@ -100,6 +120,9 @@ def _facts_of_users_code(config: Config) -> Iterator[Fact]:
         "rewards.verifier": config.rewards.verifier,
         "rollout.stage_rule": config.rollout.stage_rule,
     }
+    for source in config.rewards.by_source:
+        own = config.rewards.for_source(source)
+        named[f"rewards.by_source.{source}"] = own.verifier if own else ""
     for option, path in named.items():
         file = _file_of_module(path.partition(":")[0]) if is_import_path(path) else None
         if file is not None:

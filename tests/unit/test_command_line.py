@@ -3,13 +3,17 @@
 import os
 import subprocess
 import sys
+from datetime import datetime
+from pathlib import Path
 
 import pytest
 from fakes.model_config import write_model_config
 
 from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import to_yaml
+from megatron_ar3po.run.facts import RunFacts, write_facts
 from megatron_ar3po.run.folder_format import write_format
+from megatron_ar3po.run.upgrade import upgrade_run
 from megatron_ar3po.train import read_arguments
 
 
@@ -53,6 +57,34 @@ def test_a_dry_run_of_a_resume_says_what_it_would_change(config, tmp_path, capsy
         "resolved_config.yaml",
         "version.json",
     ]
+
+
+def test_a_dry_run_shows_prompts_as_the_policy_will_read_them(old_run, capsys):
+    """A real model's folder and its prompts; of a resume, with the date of its run."""
+    words = ["train", str(old_run / "resolved_config.yaml"), "--show-prompts", "2"]
+    upgrade_run(old_run)
+    assert main(words) == 2
+    assert "add --dry-run" in capsys.readouterr().err
+    (Path("model") / "chat_template.jinja").write_text(
+        "{{ strftime_now('%y') }}{{ messages[0].content.replace('xx', '') }}"
+    )
+    write_facts(old_run, RunFacts(rendered_at=datetime(2001, 1, 1)))
+    dry = [
+        *words,
+        "--dry-run",
+        "data.apply_chat_template=true",
+        "run.allow_changed=[data.apply_chat_template]",
+    ]
+    assert main(dry) == 0
+    lines = [
+        line for line in capsys.readouterr().out.splitlines() if "prompt" in line or "|" in line
+    ]
+    shown = lines[lines.index(next(line for line in lines if line.startswith("# prompt 1"))) :]
+    assert shown[0].startswith("# prompt 1 of 6: ") and shown[2].startswith("# prompt 2 of 6: ")
+    year = f"{datetime.now():%y}"
+    assert shown[1].startswith(f"#     | {year}") and len(shown) == 4
+    assert main([*dry, "run.resume=true"]) == 0
+    assert "#     | 01" in capsys.readouterr().out
 
 
 def test_words_may_stand_behind_an_option(config, capsys):

@@ -7,10 +7,12 @@ import logging
 from datetime import datetime, timedelta
 
 import pytest
+from fakes.grading_rules import FakeGradingRules
 from fakes.model_config import write_model_config
 
 from megatron_ar3po.config.data import DataConfig
-from megatron_ar3po.data.dataset import digest_prompts, load_prompts, prompt_id_of
+from megatron_ar3po.data.dataset import load_prompts, prompt_id_of
+from megatron_ar3po.data.prompt_rows import digest_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 
 CHARACTERS = "_$0123456789+=ab"
@@ -53,10 +55,8 @@ def load(tmp_path, tokenizer):
     def load(
         content: str | bytes,
         vocab_size: int | None = None,
-        verifier_version: str = "v1",
-        check_answers=None,
         rendered_at: datetime = MONDAY,
-        verdict_options=lambda metadata: {},
+        grading: FakeGradingRules | None = None,
         **options,
     ):
         path = tmp_path / "prompts.jsonl"
@@ -66,11 +66,9 @@ def load(tmp_path, tokenizer):
             path,
             tokenizer,
             config,
-            verifier_version=verifier_version,
+            grading=grading or FakeGradingRules(),
             rendered_at=rendered_at,
-            verdict_options=verdict_options,
             vocab_size=vocab_size,
-            check_answers=check_answers,
         )
 
     return load
@@ -164,7 +162,7 @@ def test_two_prompts_that_differ_in_their_tolerance_alone_are_two(load):
 
     def id_of(**error) -> str:
         record = line(prompt="1+2=", answer="3", **error)
-        (prompt,) = load(record, verdict_options=own_tolerance)
+        (prompt,) = load(record, grading=FakeGradingRules(options=own_tolerance))
         return prompt.prompt_id
 
     plain = prompt_id_of((3, 12, 4, 13), "3", "v1", "")
@@ -179,7 +177,7 @@ def test_one_prompt_with_two_tolerances_is_refused_with_both_lines(load):
     with pytest.raises(
         ValueError, match=r"jsonl:2: .* those of .*jsonl:1, .*no tolerance and not .*'0\.1'"
     ):
-        load(twice, verdict_options=own_tolerance)
+        load(twice, grading=FakeGradingRules(options=own_tolerance))
 
 
 def test_identity_changes_with_answer_verifier_and_template_and_with_nothing_else(load):
@@ -189,7 +187,9 @@ def test_identity_changes_with_answer_verifier_and_template_and_with_nothing_els
     (same,) = load("\n" + line(prompt="1+2=", answer="3", source="elsewhere", level=1))
     assert same.prompt_id == prompt.prompt_id
     (answer,) = load(line(prompt="1+2=", answer="4"))
-    (verifier,) = load(line(prompt="1+2=", answer="3"), verifier_version="v2")
+    (verifier,) = load(
+        line(prompt="1+2=", answer="3"), grading=FakeGradingRules(versions={"": "v2"})
+    )
     (template,) = load(line(prompt="1+2=", answer="3"), apply_chat_template=True)
     assert len({p.prompt_id for p in (prompt, answer, verifier, template)}) == 4
 
@@ -229,7 +229,7 @@ BAD_LINES = {
     "half a surrogate": ('{"prompt": "\\ud800", "answer": "2"}\n', "no valid Unicode"),
     "too long": (
         line(prompt="1+1+1+1+1=", answer="5"),
-        "10 tokens, more than data.max_prompt_tokens=8",
+        r"1 of 3 prompts .* data.max_prompt_tokens=8:\n.*jsonl:3: 10 tokens",
     ),
     "conflict": (
         line(prompt="1=", answer="7"),
@@ -268,7 +268,7 @@ def test_an_empty_or_missing_file_is_refused(load, tokenizer, tmp_path):
             tmp_path / "missing.jsonl",
             tokenizer,
             DataConfig(),
-            verifier_version="v1",
+            grading=FakeGradingRules(),
             rendered_at=MONDAY,
         )
 
@@ -316,14 +316,15 @@ def test_a_folder_without_a_model_without_a_tokenizer_or_with_another_models_is_
         load_tokenizer(checkpoint)
 
 
-def odd_answers_are_unusable(answers: list[str]) -> list[str | None]:
-    return ["it is odd" if int(answer) % 2 else None for answer in answers]
+ODD_ANSWERS_ARE_UNUSABLE = FakeGradingRules(
+    unusable=lambda prompt: "it is odd" if int(prompt.ground_truth) % 2 else None
+)
 
 
 def test_unusable_answers_are_listed_with_their_lines_and_refused(load):
     content = line(prompt="1+2=", answer="3") + line(prompt="2=", answer="2")
     with pytest.raises(ValueError, match=r"1 of 2 answers can never be graded") as raised:
-        load(content, check_answers=odd_answers_are_unusable)
+        load(content, grading=ODD_ANSWERS_ARE_UNUSABLE)
     said = str(raised.value)
     assert "prompts.jsonl:1: '3': it is odd" in said and "prompts.jsonl:2" not in said
     assert "data.unusable_answers=skip" in said and "ar3po grade --check" in said
@@ -331,7 +332,7 @@ def test_unusable_answers_are_listed_with_their_lines_and_refused(load):
 
 def test_unusable_answers_are_left_out_and_told_when_the_option_says_so(load, caplog):
     content = line(prompt="1+2=", answer="3") + line(prompt="2=", answer="2")
-    (prompt,) = load(content, check_answers=odd_answers_are_unusable, unusable_answers="skip")
+    (prompt,) = load(content, grading=ODD_ANSWERS_ARE_UNUSABLE, unusable_answers="skip")
     assert prompt.ground_truth == "2"
     assert "prompts.jsonl:1: '3': it is odd" in caplog.text
 
@@ -340,4 +341,4 @@ def test_a_file_of_nothing_but_unusable_answers_is_refused_even_when_skipping(lo
     content = "".join(line(prompt=f"{i}=", answer=str(i)) for i in range(1, 26, 2) if i < 10)
     content += line(prompt="1+2=", answer="3")
     with pytest.raises(ValueError, match=r"6 of 6 answers"):
-        load(content, check_answers=odd_answers_are_unusable, unusable_answers="skip")
+        load(content, grading=ODD_ANSWERS_ARE_UNUSABLE, unusable_answers="skip")

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.rewards.grade import Grade
@@ -18,7 +22,12 @@ from megatron_ar3po.rewards.ground_truths import (
     why_unusable,
 )
 from megatron_ar3po.rewards.pool import VerifierPoolError
-from megatron_ar3po.rewards.verifier import make_verifier, overlong_penalty, verifier_version
+from megatron_ar3po.rewards.verifier import (
+    make_verifier,
+    overlong_penalty,
+    verdict_options,
+    verifier_version,
+)
 from megatron_ar3po.rewards.worker import as_grade
 from megatron_ar3po.types import Prompt, Response, Verdict
 
@@ -141,7 +150,8 @@ def test_many_responses_are_verified_at_once_and_the_event_loop_stays_free() -> 
 def test_a_prompt_may_bring_its_own_tolerance() -> None:
     verifier = make_verifier(RewardsConfig(verifier="math"), CharTokenizer())
     try:
-        for error, status in (("1e-1", "correct"), (None, "incorrect"), ("1e-1,1e-2", "incorrect")):
+        unread = (None, "1e-1,1e-2", True, False, "true")  # a flag is no tolerance of 1
+        for error, status in (("1e-1", "correct"), *((value, "incorrect") for value in unread)):
             prompt = Prompt(
                 prompt_id="p", token_ids=(1,), ground_truth="2.4", metadata={"error": error}
             )
@@ -149,6 +159,40 @@ def test_a_prompt_may_bring_its_own_tolerance() -> None:
             assert verdict.status == status
     finally:
         verifier.close()
+
+
+def test_the_field_of_a_prompts_tolerance_is_an_option() -> None:
+    config = RewardsConfig(tolerance_field="slack")
+    assert verdict_options({"slack": 0.5, "error": 0.1}, config) == {"tolerance": "0.5"}
+    assert verdict_options({"error": True}, RewardsConfig()) == {}
+    assert verdict_options({"error": 0.1}, RewardsConfig(tolerance_field="")) == {}
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reward"),
+    [
+        (np.bool_(True), "correct", None),
+        (np.float32(0.5), "incorrect", 0.5),
+        (np.int64(1), "correct", 1.0),
+        (np.array(1.0), "correct", 1.0),
+        (torch.tensor(0.25), "incorrect", 0.25),
+        (Fraction(1, 4), "incorrect", 0.25),
+        (Decimal("1.5"), "correct", 1.5),
+        (Grade(status="correct", reward=np.float32(0.5), is_marked=np.bool_(True)), "correct", 0.5),  # type: ignore[arg-type]
+    ],
+)
+def test_numbers_of_other_libraries_are_numbers(
+    answer: object, status: str, reward: float | None
+) -> None:
+    grade = as_grade(answer, correct=1.0)
+    assert (grade.status, grade.reward) == (status, reward)
+    json.dumps(asdict(grade))  # as the worker writes it
+
+
+@pytest.mark.parametrize("answer", [np.array([1.0]), np.float64("nan"), "1", None, 1j])
+def test_anything_else_is_no_grade(answer: object) -> None:
+    with pytest.raises(TypeError, match="a grader returns a Grade, a bool or a finite number"):
+        as_grade(answer, correct=1.0)
 
 
 def test_an_ungradable_response_has_the_reward_of_an_incorrect_one() -> None:

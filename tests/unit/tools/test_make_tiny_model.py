@@ -9,6 +9,7 @@ from datetime import datetime
 
 import pytest
 import torch
+from fakes.grading_rules import FakeGradingRules
 from made_once import is_made, make_whole
 from make_tiny_model import (
     NOT_LEARNT,
@@ -44,7 +45,12 @@ def test_the_folder_loads_as_a_checkpoint_with_prompts(folder):
     for name, count in (("train", 30), ("heldout", 20)):
         path = folder / f"{name}.jsonl"
         prompts = load_prompts(
-            path, tokenizer, config, verifier_version="1", rendered_at=datetime.now(), vocab_size=20
+            path,
+            tokenizer,
+            config,
+            grading=FakeGradingRules(),
+            rendered_at=datetime.now(),
+            vocab_size=20,
         )
         assert len(prompts) == count
         assert all(len(prompt.token_ids) == 8 for prompt in prompts)

@@ -22,10 +22,11 @@ from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.rewards.verifier import verifier_version
+from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.run.facts import RunFacts, read_facts, write_facts
 from megatron_ar3po.run.upgrade import upgrade_run
 from megatron_ar3po.wiring.model_identity import digest_weights
+from megatron_ar3po.wiring.prompts_and_verifier import load_prompts_and_verifier
 from megatron_ar3po.wiring.regrader import Regrader
 from megatron_ar3po.wiring.run_facts import allows_other_prompts, compare_start, find_facts
 
@@ -230,10 +231,44 @@ def test_prompts_are_graded_anew_with_the_date_of_the_runs_first_start(task):
         PROMPTS,
         load_tokenizer(MODEL),
         config.data,
-        verifier_version=verifier_version(config.rewards),
+        grading=PromptGrading(config.rewards),
         rendered_at=first_start,
     )
     assert known[0].text == "013+8+4="
     with ExitStack() as stack:
         regrader = Regrader(task / "resolved_config.yaml", stack)
         assert [regrader.current_prompt(prompt) for prompt in known] == known
+
+
+def test_each_verifier_of_a_source_is_a_fact(task):
+    words = ["rewards.by_source={a: last_number, b: {verifier: math, tolerance: 0.5}}"]
+    facts = facts_of(*words)
+    assert facts["rewards.by_source (version for 'a')"] == "last_number-1:grade"
+    assert facts["rewards.by_source (version for 'b')"].startswith("math-")
+    assert "rewards.verifier (version)" not in facts
+    more = facts_of("rewards.by_source={a: last_number, b: math}")
+    assert differing(facts, more) == {"rewards.by_source (version for 'b')"}
+    rewrite(PROMPTS, lambda t: t.replace('"prompt"', '"source": "new", "prompt"'))
+    assert "data.path (prompts)" in differing(facts, facts_of(*words))  # graded by another one
+    assert differing(facts_of(), facts_of("rewards.tolerance_field=slack")) == set()
+
+
+def test_all_ranks_render_with_the_date_that_rank_0_has_found(task):
+    """Around midnight their clocks differ: the others take rank 0's, and ask their own for nothing."""
+    first = compare_start(config_of(), cast("Ranks", OneRank()))
+
+    class SecondRank(OneRank):
+        def run_on_first(self, work):
+            return first
+
+    second = compare_start(config_of(), cast("Ranks", SecondRank()))
+    assert second.facts.rendered_at == first.facts.rendered_at
+
+
+def test_the_first_prompts_of_a_run_stand_in_its_log(task, caplog):
+    with caplog.at_level(logging.INFO), ExitStack() as stack:
+        ranks = cast("Ranks", OneRank())
+        inputs = load_prompts_and_verifier(config_of(), ranks, stack, datetime.now())
+    said = [r.getMessage() for r in caplog.records if ": prompt " in r.getMessage()]
+    assert len(inputs.training) == 6 and len(said) == 3
+    assert f"    | {inputs.training[0].text}" in said[0]

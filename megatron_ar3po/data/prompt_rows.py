@@ -1,0 +1,116 @@
+"""The rows of a prompt file, as they stand there: JSONL, one object a line. What a row asks and what is right is read
+here; what it renders to, in rendering.py."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from megatron_ar3po.config.data import DataConfig
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, object), blank lines left out. Raises ValueError for what is no JSON object."""
+    try:
+        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    except OSError as error:
+        raise ValueError(
+            f"{path}: the prompts cannot be read ({error.strerror}); give a JSONL file."
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            record = json.loads(line.decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"{where}: not JSON ({error}): {show(line.decode('utf-8', 'replace'))}; write "
+                "one object a line."
+            ) from error
+        if not isinstance(record, dict):
+            raise ValueError(f"{where}: {show(record)} is no JSON object; write one object a line.")
+        yield where, record
+
+
+def read_asked(record: Mapping[str, Any], config: DataConfig, where: str) -> Any:
+    """The prompt's field: a string that is not empty, or a list of chat messages."""
+    name = config.prompt_field
+    if name not in record:
+        raise ValueError(
+            f"{where}: no field {name!r} (data.prompt_field), only {sorted(record)}; name the "
+            "prompt's field."
+        )
+    asked = record[name]
+    if isinstance(asked, str) and asked.strip():
+        return asked
+    if isinstance(asked, list) and asked and all(_is_message(message) for message in asked):
+        return asked
+    raise ValueError(
+        f"{where}: {name!r} is {show(asked)}; it must be a non-empty string, or a list of "
+        'chat messages like {"role": "user", "content": "..."}.'
+    )
+
+
+def read_answer(record: Mapping[str, Any], config: DataConfig, where: str) -> str:
+    name = config.answer_field
+    if name not in record:
+        raise ValueError(
+            f"{where}: no answer: field {name!r} (data.answer_field) is missing, there is only "
+            f"{sorted(record)}; add the ground truth or name its field."
+        )
+    answer = record[name]
+    if not isinstance(answer, str) or not answer.strip():
+        raise ValueError(
+            f"{where}: the answer {name!r} is {show(answer)}; it must be a non-empty string, "
+            'such as "42".'
+        )
+    return answer
+
+
+def digest_prompts(
+    path: str | Path,
+    config: DataConfig,
+    *,
+    graded_by: Sequence[str] = ("error",),
+    first: int = 0,
+    is_ordered: bool = False,
+) -> tuple[int, str]:
+    """How many different prompts the file holds (of the `first` so many; 0: of all), and a checksum of what they ask
+    and what is right. Their order counts where it `is_ordered`; of their other fields only those that they are
+    `graded_by` do. Raises ValueError for a file that cannot be read."""
+    fields = config.prompt_field, config.answer_field, *graded_by
+    asked = dict.fromkeys(
+        json.dumps([record.get(name) for name in fields], sort_keys=True)
+        for _, record in read_rows(Path(path))
+    )
+    prompts = list(asked)[: first or None]
+    content = "\n".join(prompts if is_ordered else sorted(prompts))
+    return len(prompts), xxhash.xxh3_128_hexdigest(content.encode("utf-8"))
+
+
+def show(value: object, limit: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[:limit] + "..."
+
+
+def list_some(lines: list[str], most: int = 10) -> str:
+    """One line each, indented, the first of them by name.
+
+    >>> print(list_some(["a", "b", "c"], most=2))
+      a
+      b
+      and 1 more
+    """
+    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
+    return "\n".join(f"  {line}" for line in [*lines[:most], *more])
+
+
+def _is_message(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name), str) for name in ("role", "content")
+    )

@@ -15,6 +15,9 @@ _DECISIVE = {
     *("run.num_steps", "run.max_seconds", "evaluation.every_steps", "evaluation.every_responses"),
     *("data.max_prompt_tokens", "data.unusable_answers", "rewards.max_error_frac"),
 }
+# The comparison gives these itself: each run its name, and all runs one date (a run of a version before has it in
+# run_facts.json).
+_GIVEN = {"run.name", "data.template_date"}
 
 
 def differing_options(resolved: Path, config: Config) -> list[str]:
@@ -39,7 +42,8 @@ def _compared_options(config: Config) -> Iterator[str]:
     for section in to_dict(config):
         for option, kind in read_declarations(type(getattr(config, section))).items():
             name = f"{section}.{option}"
-            if name != "run.name" and (kind is not AtResume.FREE or name in _DECISIVE):
+            is_compared = kind is not AtResume.FREE or name in _DECISIVE
+            if is_compared and name not in _GIVEN:
                 yield name
 
 

@@ -31,12 +31,12 @@ from megatron_ar3po.comparison.experiment import Experiment, Variant
 from megatron_ar3po.comparison.identity import differing_options
 from megatron_ar3po.comparison.process import Main, RunProcess
 from megatron_ar3po.comparison.servers import SharedServers
+from megatron_ar3po.comparison.template_date import MARK, template_date
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.run.folder_format import CONFIG_FILE
 from megatron_ar3po.train import main as train
 
-MARK = "comparison.json"
 _GRACE_S = 60.0  # from the request to stop to the end of the process
 
 
@@ -142,7 +142,10 @@ def _run_one(
     stop.parent.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
     words = [*experiment.words_of(variant, seed), f"run.dir={folder}", f"run.name={name}"]
-    words += servers.words_for(experiment.config_of(variant, seed))
+    config = experiment.config_of(variant, seed)
+    words += servers.words_for(config)
+    if not config.data.template_date:
+        words.append(f"data.template_date={template_date(out)}")
     log = out / "logs" / f"{name}.log"
     log.unlink(missing_ok=True)
     process = RunProcess(

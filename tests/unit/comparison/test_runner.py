@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,10 @@ import stub_trainer
 from megatron_ar3po.comparison import runner
 from megatron_ar3po.comparison.experiment import Experiment, Variant
 from megatron_ar3po.comparison.runner import Failure, is_finished
+from megatron_ar3po.comparison.template_date import template_date
+from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.run.facts import RunFacts, write_facts
 
 RunAll = Callable[..., list[Failure]]
 
@@ -257,3 +261,24 @@ def test_a_run_does_not_outlive_a_comparison_that_is_killed(experiment, tmp_path
         killed.kill()
         if run is not None and run.is_running():
             run.kill()
+
+
+def test_all_runs_of_a_comparison_render_prompts_on_one_day(experiment, run_all, tmp_path) -> None:
+    """A template that writes the date: the second run of a comparison that goes on later has the first one's."""
+    out = tmp_path / "out"
+
+    def date_of(name: str) -> str:
+        return load_config([out / "runs" / name / "resolved_config.yaml"]).data.template_date
+
+    assert run_all(replace(experiment, seeds=(0,)), out) == []
+    assert datetime.fromisoformat(date_of("one-s0")) <= datetime.now()
+    resolved = out / "runs" / "one-s0" / "resolved_config.yaml"
+    resolved.write_text(resolved.read_text().replace(date_of("one-s0"), "2001-02-03T04:05:06"))
+    assert run_all(experiment, out) == []
+    assert date_of("one-s1") == "2001-02-03T04:05:06"
+    resolved.write_text(resolved.read_text().replace("'2001-02-03T04:05:06'", "''"))
+    write_facts(resolved.parent, RunFacts(rendered_at=datetime(2002, 1, 1)))  # of a version before
+    assert template_date(out) == "2002-01-01T00:00:00"
+    given = replace(experiment, seeds=(2,), common=("data.template_date=2003-01-01",))
+    assert run_all(given, out) == []
+    assert date_of("one-s2") == "2003-01-01"

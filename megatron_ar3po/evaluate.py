@@ -20,7 +20,6 @@ import shutil
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
@@ -37,13 +36,13 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.launched_ranks import drop_leftover_ranks
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.accuracy import accuracy
+from megatron_ar3po.observability.source_metrics import accuracy_by_source
 from megatron_ar3po.platform.host_limits import check_open_files
 from megatron_ar3po.response_json import readable_json
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.manifest import find_damage
-from megatron_ar3po.types import ScoredResponse
 
 if TYPE_CHECKING:
     from megatron_ar3po.wiring.benchmark_sampling import Sampled
@@ -118,7 +117,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     except (RolloutEngineError, VerifierFailedError) as error:
         print(f"ar3po: error: {error}", file=sys.stderr)
         return 1
-    result = {"policy": policy.name, "data": config.data.path} | facts(config, sampled.answers)
+    result = {"policy": policy.name, "data": config.data.path} | facts(config, sampled)
     result["seconds"] = round(time.monotonic() - started, 1)
     write(out, result, sampled)
     if arguments.json:
@@ -201,7 +200,8 @@ def convert(policy: Policy, out: Path, stack: ExitStack) -> Path:
     return target
 
 
-def facts(config: Config, answers: Sequence[Sequence[ScoredResponse]]) -> dict[str, Any]:
+def facts(config: Config, sampled: Sampled) -> dict[str, Any]:
+    answers = sampled.answers
     responses = [scored.response for answer in answers for scored in answer]
     tokens = sum(r.num_tokens for r in responses)
     found = asdict(accuracy(answers))
@@ -212,6 +212,7 @@ def facts(config: Config, answers: Sequence[Sequence[ScoredResponse]]) -> dict[s
         "tokens": tokens,
         "length_tokens": tokens / len(responses),
         "truncated_frac": sum(r.finish_reason == "length" for r in responses) / len(responses),
+        "by_source": accuracy_by_source(sampled.prompts, answers),
         "verdicts": dict(Counter(s.verdict.status for a in answers for s in a)),
     }
 
@@ -246,6 +247,12 @@ def print_result(result: dict[str, Any], out: Path) -> None:
     for k, value in result["pass_at_k"].items():
         if int(k) > 1:
             table.add_row(f"pass@{k}", f"{value:.3f}")
+    if set(result["by_source"]) != {""}:
+        for source, of_source in result["by_source"].items():
+            rate = of_source["pass_at_1"]
+            shown = "none" if rate is None else f"{rate:.3f} ± {of_source['pass_at_1_stderr']:.3f}"
+            label = f"pass@1 of {source or 'no source'}, {of_source['prompts']} prompts"
+            table.add_row(label, shown)
     table.add_row("length, tokens", f"{result['length_tokens']:.0f}")
     table.add_row("truncated", f"{result['truncated_frac']:.1%}")
     for status, count in sorted(result["verdicts"].items()):

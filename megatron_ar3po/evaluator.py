@@ -9,7 +9,11 @@ from typing import Protocol
 from megatron_ar3po.config.evaluation import EvaluationConfig
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.observability.accuracy import evaluation_records
-from megatron_ar3po.records import Records
+from megatron_ar3po.observability.source_metrics import (
+    evaluation_source_records,
+    metric_sources,
+)
+from megatron_ar3po.records import Records, merge_records
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
 
@@ -42,6 +46,7 @@ class Evaluator:
         kept = prompts[: config.max_prompts or None]
         self._mine = [p for p in kept if layout.owner_dp_rank(p.prompt_id) == layout.dp_rank]
         self._num_prompts = len(kept)
+        self._sources = metric_sources(kept)
         self._sample = sample
         self._ranks = ranks
         self._config = config
@@ -59,4 +64,5 @@ class Evaluator:
                 self._mine, n, self._sampling, step=step, policy_version=policy_version
             )
         )
-        return evaluation_records(answers)
+        of_sources = evaluation_source_records(self._mine, answers, self._sources)
+        return merge_records(evaluation_records(answers), of_sources)

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import get_args
 
 from megatron_ar3po.algorithm.response_reuse import needs_a_loan
 from megatron_ar3po.algorithm.training_samples import GroupOutcome, group_outcome
+from megatron_ar3po.observability.source_metrics import source_records
 from megatron_ar3po.records import Max, Mean, Ratio, Records, Sum
 from megatron_ar3po.types import ResponseGroup, ScoredResponse, TrainingSample
 from megatron_ar3po.update_stats import LoanOutcome
 
 
 def rollout_records(
-    groups: Sequence[ResponseGroup], discarded: Sequence[ResponseGroup] = ()
+    groups: Sequence[ResponseGroup],
+    discarded: Sequence[ResponseGroup] = (),
+    sources: Collection[str] = (),
 ) -> Records:
     """Of fresh groups, before anything is borrowed: what was drawn and what came of it. What it cost is
-    `sampling_cost.cost_records`. `discarded` (dynamic sampling) count as prompts, not as filled slots."""
+    `sampling_cost.cost_records`. `discarded` (dynamic sampling) count as prompts, not as filled slots. `sources` have
+    metrics of their own besides."""
     everything = [*groups, *discarded]
     records = Records(
         {
@@ -38,6 +42,7 @@ def rollout_records(
             records.add(f"rollout/stage_{response.stage}/responses", Sum(response.num_generated))
     for scored in (r for g in everything for r in (*g.responses, *g.errored)):
         _add_response(records, scored)
+    records.add_all(source_records(everything, sources))
     return records
 
 

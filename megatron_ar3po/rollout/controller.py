@@ -17,7 +17,7 @@ Groups come back by position, their responses by (stage, index), whatever the or
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ class RolloutController:
         num_clients: int = 1,
         history: PromptHistory | None = None,
         log: ResponseLog | None = None,
-        incorrect_reward: float = 0.0,
+        incorrect_reward: Callable[[Prompt], float] = lambda prompt: 0.0,
         look_every_s: float = 1.0,
     ) -> None:
         """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
@@ -248,7 +248,7 @@ class RolloutController:
             retries=generation.retries,
         )
         if response.finish_reason == "abort":
-            reward, reason = self._incorrect_reward, "cancelled: a sibling was right"
+            reward, reason = self._incorrect_reward(draw.prompt), "cancelled: a sibling was right"
             cancelled = Verdict(reward=reward, status="truncated", reason=reason)
             return ScoredResponse(response=response, verdict=cancelled)
         verdict = await self.verifier.verify(draw.prompt, response)

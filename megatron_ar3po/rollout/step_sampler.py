@@ -6,7 +6,7 @@ with equal arguments on every leader, so the order stays one.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any, Literal, Protocol
 
@@ -47,15 +47,18 @@ class FixedSampler:
         layout: ParallelLayout,
         prompts_per_step: int,
         ledger: Ledger | None = None,
+        sources: Collection[str] = (),
         tell_failure: Callable[[str], object] = lambda text: None,
     ) -> None:
-        """`tell_failure`: where leaders close their books together, the others wait for us there."""
+        """`sources` of prompts have metrics of their own. `tell_failure`: where leaders close their books together, the
+        others wait for us there."""
         self._tell_failure = tell_failure
         self._collector = collector
         self._next_prompts = next_prompts
         self._layout = layout
         self._prompts_per_step = prompts_per_step
         self._ledger = ledger
+        self._sources = sources
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         try:
@@ -63,7 +66,9 @@ class FixedSampler:
             if self._ledger is not None:
                 self._ledger.open_step(prompts, step=step, policy_version=policy_version)
             drawn = self._collector.collect(prompts, step=step, policy_version=policy_version)
-            records = merge_records(rollout_records(drawn.groups), drawn.records)
+            records = merge_records(
+                rollout_records(drawn.groups, sources=self._sources), drawn.records
+            )
             collected = record_cost(
                 replace(drawn, records=records),
                 self._ledger,
@@ -106,9 +111,10 @@ class DynamicSampler:
         keep_by: Literal["correctness", "reward"] = "correctness",
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
+        sources: Collection[str] = (),
         tell_failure: Callable[[str], object] = lambda text: None,
     ) -> None:
-        """`tell_failure`: as with `FixedSampler`, for what fails after the last round."""
+        """`sources`, `tell_failure`: as with `FixedSampler`, the latter for what fails after the last round."""
         self._tell_failure = tell_failure
         self._collector = collector
         self._next_prompts = next_prompts
@@ -119,6 +125,7 @@ class DynamicSampler:
         self._is_kept = is_mixed if keep_by == "correctness" else carries_signal
         self._gather_over_replicas = gather_over_replicas
         self._ledger = ledger
+        self._sources = sources
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         groups: list[ResponseGroup] = []
@@ -140,7 +147,10 @@ class DynamicSampler:
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
         try:
-            records.add_all(rollout_records(trained, discarded), slot_records(trained, discarded))
+            records.add_all(
+                rollout_records(trained, discarded, self._sources),
+                slot_records(trained, discarded),
+            )
             collected = record_cost(
                 CollectedStep(
                     groups=trained, discarded=discarded, restored=restored, records=records

@@ -16,6 +16,7 @@ from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.observability.source_metrics import metric_sources
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
@@ -125,7 +126,9 @@ def build_trainer(
         config=config,
         ranks=ranks,
         prompts=prompts,
-        sampler=build_sampler(config, ranks, prompts, rollout),
+        sampler=build_sampler(
+            config, ranks, prompts, rollout, metric_sources(parts.inputs.training)
+        ),
         store=store,
         lender=build_lender(config, store, rollout),
         policy_update=PolicyUpdate(

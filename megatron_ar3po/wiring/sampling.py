@@ -15,6 +15,7 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.interfaces import StepSampler
 from megatron_ar3po.model_shape import read_model_shape
+from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
@@ -123,7 +124,7 @@ def build_rollout(
         num_clients=1 if router is None else ranks.layout.data_parallel_size,
         history=history,
         log=log,
-        incorrect_reward=config.rewards.incorrect,
+        incorrect_reward=PromptGrading(config.rewards).incorrect_reward,
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
@@ -194,8 +195,13 @@ def build_engine(
 
 
 def build_sampler(
-    config: Config, ranks: Ranks, prompts: PromptSource, rollout: LeaderRollout | None
+    config: Config,
+    ranks: Ranks,
+    prompts: PromptSource,
+    rollout: LeaderRollout | None,
+    sources: frozenset[str],
 ) -> StepSampler:
+    """`sources` of prompts have metrics of their own."""
     if rollout is None:
         return NoSampler()
     tell_failure = (
@@ -208,6 +214,7 @@ def build_sampler(
             layout=ranks.layout,
             prompts_per_step=config.rollout.prompts_per_step,
             ledger=rollout.ledger,
+            sources=sources,
             tell_failure=tell_failure,
         )
     return DynamicSampler(
@@ -220,6 +227,7 @@ def build_sampler(
         keep_by=config.algorithm.dynamic_sampling_by,
         gather_over_replicas=ranks.gather_over_replicas,
         ledger=rollout.ledger,
+        sources=sources,
         tell_failure=tell_failure,
     )
 

@@ -51,7 +51,7 @@ def make_controller(engine, verifier, config, *, num_slots=0, incorrect_reward=0
         stop_token_ids=(3,),
         max_context_tokens=1024,
         vocab_size=64,
-        incorrect_reward=incorrect_reward,
+        incorrect_reward=lambda prompt: incorrect_reward,
     )
 
 

@@ -8,6 +8,8 @@
 # share one (they hand each other tensors). Its tag is the SGLang pinned in requirements/, and the build checks that.
 # Another base: --build-arg BASE_IMAGE=..., as long as it holds that SGLang and a CUDA compiler.
 #
+# In it `make prove-gpu` and `make test-gpu` run, with the image's own Python.
+#
 # Versions stand in requirements/*.txt alone. No secrets are needed: models and data are mounted.
 ARG BASE_IMAGE=lmsysorg/sglang:v0.5.23
 ARG CPU_BASE_IMAGE=python:3.11-slim-bookworm
@@ -35,22 +37,39 @@ RUN for package in sglang torch; do \
       fi; \
     done
 
-# Compiled against the base's torch, for A100, H100/H200 and B200. The longest step, so it comes before what changes.
-ARG CUDA_ARCHS="80;90;100"
+# What the base brought stays: torch, and the CUDA libraries that Transformer Engine is to be built and loaded against. A
+# package that wants another torch, cuBLAS or cuDNN than these ends the build here, and not at the first step of a run.
+RUN python3 -m pip freeze --exclude-editable | grep -iE "^(torch|triton|nvidia-)[^ ]*==" > base_packages.txt && \
+    grep -q "^torch==" base_packages.txt
+
+# Compiled against the base's torch, for H100/H200 and B200. The longest step, so it comes before what changes. Not for
+# A100 (80): there packed sequences need flash-attention, which is not in this image.
+ARG CUDA_ARCHS="90;100"
 ARG MAX_JOBS=16
 RUN NVTE_FRAMEWORK=pytorch NVTE_CUDA_ARCHS="${CUDA_ARCHS}" \
-    TORCH_CUDA_ARCH_LIST="$(echo "${CUDA_ARCHS}" | sed -E 's/([0-9]+)([0-9])(;|$)/\1.\2\3/g')" \
     MAX_JOBS="${MAX_JOBS}" NVCC_APPEND_FLAGS="--threads 4" \
-    python3 -m pip install --no-build-isolation -r requirements/gpu_build.txt
+    python3 -m pip install --no-build-isolation -c base_packages.txt -r requirements/gpu_build.txt
 
-RUN python3 -m pip install -r requirements/base.txt
+# Optional (--build-arg WITH_APEX=1): its build refuses a base whose nvcc is not of exactly torch's CUDA.
+ARG WITH_APEX=0
+RUN if [ "${WITH_APEX}" = 1 ]; then \
+      TORCH_CUDA_ARCH_LIST="$(echo "${CUDA_ARCHS}" | sed -E 's/([0-9]+)([0-9])(;|$)/\1.\2\3/g')" \
+      MAX_JOBS="${MAX_JOBS}" NVCC_APPEND_FLAGS="--threads 4" \
+      python3 -m pip install --no-build-isolation -c base_packages.txt -r requirements/apex.txt; \
+    fi
 
-COPY setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
+RUN python3 -m pip install -c base_packages.txt -r requirements/base.txt -r requirements/test.txt
+
+COPY Makefile setup.py pyproject.toml MANIFEST.in README.md LICENSE ./
 COPY megatron_ar3po megatron_ar3po
 COPY examples examples
 COPY launch_slurm launch_slurm
 COPY tools tools
-RUN python3 -m pip install --no-deps --no-build-isolation --editable .
+COPY tests tests
+COPY benchmarks benchmarks
+# Extensions that do not fit the torch beside them fail when they are imported: now, and not on a node.
+RUN python3 -m pip install --no-deps --no-build-isolation --editable . && \
+    python3 -c "import transformer_engine.pytorch, sglang, megatron.core"
 
 ARG VERSION=0.2.0.dev0
 LABEL org.opencontainers.image.title="megatron-ar3po" \

@@ -10,20 +10,22 @@ TINY := .cache/tiny_sum
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 RUN_NAME ?= tiny_sum-$(shell date +%m%d-%H%M%S)
 ARGS ?=
+# Where there is no .venv (the GPU image, a machine without `make setup`) the Python that is there.
+ANY_PYTHON = $(or $(wildcard $(BIN)/python),$(PYTHON))
 BENCH ?= $(basename $(notdir $(wildcard benchmarks/*.py)))
 
 # One thread a process: on few cores the trainer and the servers would otherwise fight for them.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup train test unit lint format types test-gpu chaos mutants bench clean
+.PHONY: help setup train test unit lint format types test-gpu prove-gpu chaos mutants bench clean
 
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## .venv with everything in it, the ar3po command included
 
-$(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt requirements/launch.txt requirements/dev.txt requirements/lock.txt setup.py
+$(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt requirements/launch.txt requirements/dev.txt requirements/test.txt requirements/lock.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else f"Python {v.major}.{v.minor} found; the pinned Megatron-Core and torch need 3.10 or 3.11: make setup PYTHON=python3.11")'
 	@echo "[setup 1/4] a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
@@ -65,8 +67,11 @@ chaos: $(STAMP) $(TINY)/task.json  ## the long and the destructive tests
 mutants: $(STAMP)  ## break the code in known ways, one at a time: a test must notice each
 	$(BIN)/python tools/run_mutants.py $(ARGS)
 
-test-gpu: $(STAMP)  ## what needs a GPU
-	$(BIN)/python -m pytest tests -m gpu $(ARGS)
+test-gpu:  ## what needs a GPU; in the image with its own Python
+	$(ANY_PYTHON) -m pytest tests/gpu -m gpu $(ARGS)
+
+prove-gpu:  ## what no test without a GPU can prove, on one: a table of checks in 25 minutes; needs no setup
+	@$(ANY_PYTHON) tools/prove_gpu.py $(ARGS)
 
 bench: $(STAMP) $(TINY)/task.json  ## every benchmark, as ratios in one run; BENCH="train_step publish" some of them
 	@for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done

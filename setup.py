@@ -27,7 +27,7 @@ setup(
     install_requires=_pins.requirements("base"),
     extras_require={
         "cpu": _ON_CPU,  # SGLang itself goes in with --no-deps: requirements/nodeps.txt
-        "gpu": _ON_GPU,  # Transformer Engine and apex are compiled: requirements/gpu_build.txt
+        "gpu": _ON_GPU,  # Transformer Engine is compiled: requirements/gpu_build.txt
         "launch": _pins.requirements("launch"),
         "dev": _pins.requirements("dev"),
     },

@@ -65,6 +65,91 @@ def test_everything_the_dockerfile_copies_exists():
         assert (ROOT / source).exists(), source
 
 
+def step(start: str) -> str:
+    """The shell commands of the first RUN behind the line that begins so."""
+    return DOCKERFILE.partition(f"\n{start}")[2].partition("RUN ")[2].partition("\n\n")[0]
+
+
+def run_step(start: str, python: str, folder: Path, **variables: str) -> tuple[int, str]:
+    """(exit code, output) of it, with a python3 that does what `python` says, in `folder`."""
+    (folder / "bin").mkdir(exist_ok=True)
+    fake = folder / "bin/python3"
+    fake.write_text(f"#!/bin/bash\n{python}\n")
+    fake.chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", step(start)],
+        cwd=folder,
+        env={"PATH": f"{folder / 'bin'}:/usr/bin:/bin", **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_what_the_base_brought_is_held_while_more_is_installed(tmp_path):
+    there = "torch==2.14.1+cu130\nnvidia-cublas==13.1.0\nsglang==0.5.23\nnvidia-x @ file:///x"
+    code, said = run_step("# What the base brought stays", f"echo '{there}'", tmp_path)
+    assert code == 0, said
+    held = (tmp_path / "base_packages.txt").read_text().split()
+    assert held == ["torch==2.14.1+cu130", "nvidia-cublas==13.1.0"]
+    installs = re.findall(r"pip install (?!--no-deps).*", DOCKERFILE.partition("AS cpu")[0])
+    assert len(installs) == 3
+    assert all("-c base_packages.txt" in line for line in installs)
+
+
+def test_a_base_whose_torch_has_no_version_is_refused(tmp_path):
+    code, _ = run_step("# What the base brought stays", "echo 'torch @ file:///x'", tmp_path)
+    assert code != 0
+
+
+@pytest.mark.parametrize("with_apex", ["0", "1"])
+def test_apex_is_compiled_only_where_it_is_asked_for(with_apex, tmp_path):
+    variables = {"WITH_APEX": with_apex, "CUDA_ARCHS": "90;100", "MAX_JOBS": "4"}
+    said = 'echo "$TORCH_CUDA_ARCH_LIST: $*"'
+    code, output = run_step("# Optional (--build-arg WITH_APEX=1)", said, tmp_path, **variables)
+    assert code == 0
+    expected = "9.0;10.0: -m pip install --no-build-isolation -c base_packages.txt "
+    assert output == (f"{expected}-r requirements/apex.txt\n" if with_apex == "1" else "")
+    assert re.search(r"^ARG WITH_APEX=0$", DOCKERFILE, re.MULTILINE)
+    assert not any("apex" in line for line in pins.requirements("gpu_build"))
+
+
+def test_the_architectures_are_those_on_which_the_images_attention_runs():
+    """Packed sequences on A100 (80) need flash-attention, which is in no list of requirements."""
+    archs = re.findall(r'^ARG CUDA_ARCHS="(.*)"$', DOCKERFILE, re.MULTILINE)
+    assert archs == ["90;100"]
+    assert not any("flash" in line for line in pins.requirements("gpu_build"))
+
+
+def test_the_gpu_image_imports_what_was_compiled_before_its_build_ends():
+    gpu = DOCKERFILE.partition(" AS gpu\n")[2].partition("\nFROM ")[0]
+    *_, last, user = re.findall(r"^RUN (.+?)(?<!\\)$", gpu, re.MULTILINE | re.DOTALL)
+    assert 'python3 -c "import transformer_engine.pytorch, sglang, megatron.core"' in last
+    assert user.startswith("useradd")
+    assert gpu.rindex("COPY ") < gpu.index(last)
+
+
+def test_the_gpu_image_has_what_its_tests_and_proofs_are_run_with():
+    gpu = DOCKERFILE.partition(" AS gpu\n")[2].partition("\nFROM ")[0]
+    copied = {
+        word for line in re.findall(r"^COPY (.+)$", gpu, re.MULTILINE) for word in line.split()
+    }
+    assert copied >= {"Makefile", "pyproject.toml", "tests", "tools", "requirements"}
+    assert "-r requirements/test.txt" in gpu
+    imported = {line.partition("==")[0] for line in pins.requirements("test")}
+    assert imported >= {"pytest", "pytest-timeout", "hypothesis"}
+    for target in ("test-gpu", "prove-gpu"):  # make setup would bring torch's CPU build
+        asked = subprocess.run(
+            ["make", "--dry-run", target, "BIN=nowhere/bin", "PYTHON=python3"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert asked.stdout.split()[0] == "python3", asked.stdout
+
+
 @pytest.mark.parametrize(("found", "code"), [("2.14.1", 0), ("2.11.0", 1)])
 def test_a_base_image_with_another_torch_is_refused(found, code, tmp_path):
     """The Dockerfile's own check, run with an interpreter that pretends to be the base image's."""

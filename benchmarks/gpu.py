@@ -1,55 +1,31 @@
-"""On a GPU: model FLOPs utilisation of a train step, and GB/s of a publish, for a 1B-class model in bf16.
+"""On a GPU: model FLOPs utilisation of a train step at several lengths, GB/s of a publish; a 1.5B model in bf16.
 
     python benchmarks/gpu.py [--peak-tflops X]
 
-A step's FLOPs are 6 per parameter and token and, for causal attention, 6 * layers * hidden * length per token;
-recompute is not counted. The peak is the device's dense bf16 figure. Without a GPU it says so and measures nothing.
+Measured by the functions of tools/prove_gpu.py. A step's FLOPs are 6 per parameter and token and, for causal attention,
+6 * layers * hidden * length per token; recompute is not counted. The peak is the device's dense bf16 figure. Without a
+GPU it says so and measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-import publish
 import torch
-from train_step import Size, batch_of, seconds, write_model
 
-from megatron_ar3po.actor.megatron_actor import MegatronActor
-from megatron_ar3po.config.actor import ActorConfig
-from megatron_ar3po.config.model import ModelConfig
-from megatron_ar3po.config.schema import Config
-from megatron_ar3po.distributed.collectives import start_process_group
-from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.types import MiniBatch
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tools"))
 
-ONE_B = Size(2048, 16, 8192, 128_256, sequences=16, tokens=480, micro_batches=2, target=0.0)
+from prove.machine_checks import measure_train_step, peak_tflops
+from prove.server_checks import publish_speed
+from prove.stand import Stand
+
+# 16,384 tokens a step, in micro-batches of two sequences.
+LENGTHS = ((1024,) * 16, (4096,) * 4, (8192,) * 2)
 ROUNDS = 10
-# Dense bf16, from the data sheets.
-PEAK_TFLOPS = {"A100": 312.0, "H100": 989.0, "H200": 989.0, "B200": 2250.0}
-
-
-def peak_of(device: str) -> float:
-    for name, tflops in PEAK_TFLOPS.items():
-        if name in device:
-            return tflops
-    raise SystemExit(f"the peak of {device} is not known here: pass --peak-tflops")
-
-
-def train_seconds(actor: MegatronActor, mini: MiniBatch) -> float:
-    def update() -> None:
-        actor.update(mini)
-        torch.cuda.synchronize()
-
-    update()
-    return statistics.median(seconds(update) for _ in range(ROUNDS))
-
-
-def flops(parameters: int, lengths: list[int]) -> float:
-    tokens, squares = sum(lengths), sum(n * n for n in lengths)
-    return 6.0 * parameters * tokens + 6.0 * ONE_B.layers * ONE_B.hidden * squares
 
 
 def main() -> None:
@@ -62,29 +38,21 @@ def main() -> None:
         print("no GPU here: utilisation and publish GB/s are not measured")
         return
     device = torch.cuda.get_device_name()
-    peak = arguments.peak_tflops or peak_of(device)
-    start_process_group(600.0)
+    peak = arguments.peak_tflops or peak_tflops(device)
+    if not peak:
+        raise SystemExit(f"the peak of {device} is not known here: pass --peak-tflops")
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        parameters = write_model(ONE_B, folder)
-        config = Config(
-            model=ModelConfig(path=name, dtype="bfloat16"), actor=ActorConfig(learning_rate=1e-6)
-        )
-        actor = MegatronActor(config, ParallelLayout())
-        batch = actor.compute_logprobs(batch_of(ONE_B))
-        lengths = [int(n) for m in batch.micro_batches for n in m.cu_seqlens.diff()]
-        took = train_seconds(actor, batch.mini_batches[0])
-        used = flops(parameters, lengths) / took / 1e12
-        print(
-            f"{device}: {parameters / 1e9:.2f} B parameters, {sum(lengths)} tokens, {took * 1e3:.0f} ms a step: "
-            f"{used:.0f} TFLOP/s, {used / peak:.1%} of {peak:.0f}; {actor.policy.kernels.describe()}"
-        )
-        del actor, batch
+        stand = Stand("cuda", Path(name), Path(name))
+        for lengths in LENGTHS:
+            one = replace(stand, lengths=lengths)
+            found = measure_train_step(one, one.whole, rounds=ROUNDS)
+            print(
+                f"{device}: {found['parameters'] / 1e9:.2f} B parameters, {len(lengths)} x {lengths[0]} tokens, "
+                f"{found['seconds'] * 1e3:.0f} ms a step: {found['tflops']:.0f} TFLOP/s, "
+                f"{found['tflops'] / peak:.1%} of {peak:.0f}; peak {found['peak_gib']:.1f} GiB"
+            )
         torch.cuda.empty_cache()
-        from megatron.core import parallel_state
-
-        parallel_state.destroy_model_parallel()
-        publish.show(publish.measure(folder, 2 * parameters, 5, "bfloat16"))
+        print(f"publish: {publish_speed(stand).figure}")
 
 
 if __name__ == "__main__":

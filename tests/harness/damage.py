@@ -49,10 +49,11 @@ def flip(path: Path) -> None:
 
 
 def cut(path: Path) -> None:
-    """In half, and never between two rows: rows that are gone from the end are as if they had not been written."""
+    """In half, and never where a row ends, with its newline or without: rows that are gone from the end are as if they
+    had not been written."""
     content = path.read_bytes()
     half = len(content) // 2
-    path.write_bytes(content[: half - content[:half].endswith(b"\n")])
+    path.write_bytes(content[: half - 2 * (b"\n" in content[half - 1 : half + 1])])
 
 
 def empty(path: Path) -> None:

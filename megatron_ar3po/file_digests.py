@@ -14,6 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 import xxhash
 
 _CHUNK_BYTES = 8 * 1024 * 1024
+_BEFORE_CHECKSUM = b', "xxh3": "'
+_TAIL_BYTES = len(_BEFORE_CHECKSUM) + 16 + len(b'"}')
 
 
 class FileDigest(NamedTuple):
@@ -87,6 +89,39 @@ def unseal(sealed: Mapping[str, Any]) -> dict[str, Any]:
     if sealed["xxh3"] != _digest_json(content):
         raise ValueError("its checksum differs")
     return content
+
+
+class DamagedLineError(ValueError):
+    """The line does not hold what was written."""
+
+
+def seal_row(row: Mapping[str, Any]) -> bytes:
+    """A line of JSON, without its end, that holds a checksum of what stands before it.
+
+    >>> seal_row({"step": 1})
+    b'{"step": 1, "xxh3": "5323b881b6389a57"}'
+    """
+    body = json.dumps(row)[:-1].encode()
+    return b'%s%s%s"}' % (body, _BEFORE_CHECKSUM, _digest_row(body))
+
+
+def unseal_row(line: bytes) -> dict[str, Any]:
+    """The row of a line; one that holds no checksum is taken as it stands. Raises `DamagedLineError` where its checksum
+    differs, another ValueError where it is no JSON."""
+    body, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
+    if tail.startswith(_BEFORE_CHECKSUM) and tail != b'%s%s"}' % (
+        _BEFORE_CHECKSUM,
+        _digest_row(body),
+    ):
+        raise DamagedLineError("its checksum differs")
+    row = json.loads(line)
+    if isinstance(row, dict) and tail.startswith(_BEFORE_CHECKSUM):
+        del row["xxh3"]
+    return row
+
+
+def _digest_row(body: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(body).encode()
 
 
 def _digest_json(content: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.file_digests import unseal
+from megatron_ar3po.file_digests import DamagedLineError, unseal_row
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
 from megatron_ar3po.sampling_cost import check_totals
 
@@ -150,27 +150,25 @@ def _plain(value: float) -> float | int | None:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out. One that was sealed
-    (`file_digests.seal`) is held against its checksum. Raises ValueError with path and line of a row that is not whole.
-    Cut at newlines alone: responses may hold U+2028 and its like, which str.splitlines takes for the end of a line."""
+    (`file_digests.seal_row`) is held against its checksum. Raises ValueError with path and line of a row that is not
+    whole. Cut at newlines alone: responses may hold U+2028 and its like, which str.splitlines takes for the end of a
+    line."""
     lines = path.read_bytes().split(b"\n")
     if not lines[-1]:
         lines.pop()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
+            rows.append(unseal_row(line))
+        except DamagedLineError as error:
+            raise ValueError(
+                f"{path}:{number} is not what was written ({error}); the file was edited or the disk is damaged."
+            ) from None
         except ValueError:  # half a character of a torn line is no UTF-8 either
             if number < len(lines):
                 raise ValueError(
                     f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
                 ) from None
-            continue
-        try:
-            rows.append(unseal(row) if "xxh3" in row else row)
-        except ValueError as error:
-            raise ValueError(
-                f"{path}:{number} is not what was written ({error}); the file was edited or the disk is damaged."
-            ) from None
     return rows
 
 

@@ -24,7 +24,6 @@ on the way leave room for a difference, and they bound it. A step's metrics are 
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -32,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
-from megatron_ar3po.file_digests import seal
+from megatron_ar3po.file_digests import seal_row
 from megatron_ar3po.rollout.ledger_resume import LedgerState
 from megatron_ar3po.rollout.ledger_rows import (
     ROOM,
@@ -163,8 +162,8 @@ class Ledger:
 
     def _append(self, rows: Sequence[Mapping[str, Any]], *, durably: bool = False) -> None:
         self._check_ownership()
-        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.writelines(json.dumps(seal(row)) + "\n" for row in rows)
+        with naming(self._path), self._path.open("ab") as file:
+            file.writelines(b"%s\n" % seal_row(row) for row in rows)
             if durably:
                 file.flush()
                 os.fsync(file.fileno())

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
-from megatron_ar3po.file_digests import seal
+from megatron_ar3po.file_digests import seal_row
 from megatron_ar3po.observability.metrics import read_rows
 
 
@@ -39,19 +38,15 @@ def abandon_rows_after(path: Path, step: int, added: Sequence[Mapping[str, Any]]
         if row.get("step", 0) > step and not row.get("abandoned")
     ]
     for number in later:
-        lines[number] = _line_of({**rows[number], "abandoned": True})
+        lines[number] = seal_row({**rows[number], "abandoned": True})
     if added or path.is_file():  # half a line goes, if there is no other too
         temporary = path.with_suffix(".tmp")
         # To the byte, where nothing is marked: a checkpoint knows their checksum.
-        written = (*lines[: len(rows)], *map(_line_of, added))
+        written = (*lines[: len(rows)], *map(seal_row, added))
         with naming(path):
             temporary.write_bytes(b"".join(b"%s\n" % line for line in written))
         temporary.replace(path)
     return len(later)
-
-
-def _line_of(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(seal(row)).encode()
 
 
 def rows_of_run(folder: Path, *, up_to: int | None = None) -> list[dict[str, Any]]:

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Warn
+from megatron_ar3po.config.ranges import (
+    COUNT,
+    COUNT_OR_0,
+    LARGEST_COUNT,
+    Range,
+    ZeroOr,
+    check_values,
+)
 from megatron_ar3po.config.rules import require, require_name_or_path
 
 ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline")
@@ -29,7 +37,7 @@ class AlgorithmConfig:
     """The standard deviation by which advantages are divided, for all but `rloo`. `none`: undivided, as in Dr.
     GRPO."""
 
-    downsample_to: Fixed[int] = 0
+    downsample_to: Fixed[Annotated[int, ZeroOr(Range(ge=2, le=LARGEST_COUNT))]] = 0
     """Responses of a group that train, chosen before the advantages. 0: all."""
 
     downsample_rule: Fixed[Literal["max_variance", "random"]] = "max_variance"
@@ -46,18 +54,18 @@ class AlgorithmConfig:
     `seq_mean_token_mean`: all responses do, whatever their length (GRPO). `seq_mean_token_sum`: Dr. GRPO up to a
     constant. `prompt_mean`: all prompts do."""
 
-    clip_ratio_low: Warn[float] = 0.2
+    clip_ratio_low: Warn[Annotated[float, Range(gt=0, lt=1)]] = 0.2
     """The ratio of new to old probability is clipped below 1 minus this."""
 
-    clip_ratio_high: Warn[float] = 0.28
+    clip_ratio_high: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.28
     """The ratio is clipped above 1 plus this. 0.28 is DAPO's clip-higher, which lets unlikely tokens grow; equal to
     `clip_ratio_low` it is plain PPO."""
 
-    dual_clip_ratio: Warn[float] = 3.0
+    dual_clip_ratio: Warn[Annotated[float, Range(gt=1, le=1e6)]] = 3.0
     """With `policy_loss=dual_clip`: the loss of a token with a negative advantage is at most this times the absolute
     value of its advantage."""
 
-    num_mini_batches: Fixed[int] = 1
+    num_mini_batches: Fixed[Annotated[int, COUNT]] = 1
     """Optimizer steps of one training step. 1: every update is on-policy, and the ratio is 1 but for borrowed
     responses under `reuse.option=stored`."""
 
@@ -68,14 +76,14 @@ class AlgorithmConfig:
     sampled. No pass, but the ratio, its clipping and `actor/approx_kl` then hold what server and actor disagree about
     as well, and `importance_sampling` is refused. What a borrowed response is measured against is `reuse.option`."""
 
-    kl_coef: Warn[float] = 0.0
+    kl_coef: Warn[Annotated[float, Range(ge=0, le=1e6)]] = 0.0
     """Weight of the KL divergence from the reference policy. 0: no reference policy is kept, which saves its memory
     and a forward pass."""
 
     kl_in: Fixed[Literal["loss", "reward"]] = "loss"
     """Where the KL goes: a term of each token's loss, or a penalty on the response's reward before the advantages."""
 
-    reference_refresh_steps: Fixed[int] = 0
+    reference_refresh_steps: Fixed[Annotated[int, COUNT_OR_0]] = 0
     """The reference becomes the policy as it is, every so many training steps. 0: it stays the policy at the start of
     the run."""
 
@@ -83,7 +91,7 @@ class AlgorithmConfig:
     """How the KL of a token is estimated from its two log-probs. `k3`, GRPO's, is unbiased and never negative;
     `low_var` is k3 with its extremes cut; `k1` suits `kl_in=reward`, where its gradient is the KL's own."""
 
-    entropy_coef: Warn[float] = 0.0
+    entropy_coef: Warn[Annotated[float, Range(ge=-1e6, le=1e6)]] = 0.0
     """Weight of the entropy bonus in the loss. 0: the entropy is not differentiated, which saves memory."""
 
     dynamic_sampling: Fixed[bool] = False
@@ -94,10 +102,10 @@ class AlgorithmConfig:
     """Which groups dynamic sampling keeps: those with a correct and an incorrect response (the paper's Eq. 11), or
     those whose rewards differ, for graded rewards."""
 
-    max_sampling_rounds: Warn[int] = 8
+    max_sampling_rounds: Warn[Annotated[int, COUNT]] = 8
     """Rounds of dynamic sampling in one step; after them the step trains on what it has."""
 
-    prompts_per_round: Warn[int] = 0
+    prompts_per_round: Warn[Annotated[int, COUNT_OR_0]] = 0
     """Prompts of one round of dynamic sampling. More than `rollout.prompts_per_step` is over-sampling: fewer rounds,
     more groups thrown away. 0: `rollout.prompts_per_step`."""
 
@@ -108,56 +116,16 @@ class AlgorithmConfig:
     """Correction of what actor and server disagree about: a factor on the loss, by `token` or over the whole
     `sequence`, cut to `importance_sampling_cap`, or with `_mask` 0 beyond it."""
 
-    importance_sampling_cap: Warn[float] = 2.0
+    importance_sampling_cap: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 2.0
     """Largest factor of `importance_sampling`."""
 
     def __post_init__(self) -> None:
-        require(
-            0 < self.clip_ratio_low < 1,
-            f"algorithm.clip_ratio_low={self.clip_ratio_low} must lie in (0, 1); use 0.2.",
-        )
-        require(
-            self.clip_ratio_high > 0,
-            f"algorithm.clip_ratio_high={self.clip_ratio_high} must be above 0; use 0.28.",
-        )
+        check_values("algorithm", self)
         require_name_or_path("algorithm.advantage", self.advantage, ADVANTAGES)
         require_name_or_path("algorithm.policy_loss", self.policy_loss, POLICY_LOSSES)
-        require(
-            self.downsample_to == 0 or self.downsample_to >= 2,
-            f"algorithm.downsample_to={self.downsample_to} leaves no group to compare within; use 2 or more, "
-            "or 0 for all.",
-        )
-        require(
-            self.dual_clip_ratio > 1,
-            f"algorithm.dual_clip_ratio={self.dual_clip_ratio} must be above 1; use 3.0.",
-        )
-        require(
-            self.kl_coef >= 0,
-            f"algorithm.kl_coef={self.kl_coef} is negative; use 0 for no KL term.",
-        )
-        require(
-            self.reference_refresh_steps >= 0,
-            f"algorithm.reference_refresh_steps={self.reference_refresh_steps} is negative; use 0 to keep the first.",
-        )
-        require(
-            self.importance_sampling_cap > 0,
-            f"algorithm.importance_sampling_cap={self.importance_sampling_cap} must be above 0; use 2.0.",
-        )
-        require(
-            self.num_mini_batches >= 1,
-            f"algorithm.num_mini_batches={self.num_mini_batches} must be at least 1.",
-        )
         require(
             self.old_logprobs == "recompute" or self.importance_sampling == "off",
             f"algorithm.importance_sampling={self.importance_sampling} corrects what server and actor disagree about, "
             "which the ratio itself holds with algorithm.old_logprobs=behaviour: it would be counted twice; set "
             "algorithm.importance_sampling=off or algorithm.old_logprobs=recompute.",
-        )
-        require(
-            self.max_sampling_rounds >= 1,
-            f"algorithm.max_sampling_rounds={self.max_sampling_rounds} must be at least 1.",
-        )
-        require(
-            self.prompts_per_round >= 0,
-            f"algorithm.prompts_per_round={self.prompts_per_round} is negative; 0 draws rollout.prompts_per_step.",
         )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Free
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import COUNT, COUNT_OR_0, SECONDS, check_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointConfig:
     """What a resume needs, and what is left at the end."""
 
-    every_steps: Free[int] = 0
+    every_steps: Free[Annotated[int, COUNT_OR_0]] = 0
     """Save after every so many training steps. 0: only after the last one and when the run is asked to stop."""
 
-    keep_last: Free[int] = 2
+    keep_last: Free[Annotated[int, COUNT]] = 2
     """Checkpoints of the run's line that are kept; older ones are deleted once a new one is whole. One has about 14
     bytes a parameter."""
 
@@ -28,11 +28,11 @@ class CheckpointConfig:
     """Training goes on while the files are written, from a copy in host memory. false waits, and needs no room for
     the copy."""
 
-    timeout_s: Free[float] = 1800.0
+    timeout_s: Free[Annotated[float, SECONDS]] = 1800.0
     """Seconds to write one checkpoint; past them the run ends, with the one before it whole."""
 
     export_hf: Free[bool] = False
     """Also write the final policy as a Hugging Face folder, `hf` in the run's folder."""
 
     def __post_init__(self) -> None:
-        require(self.keep_last >= 1, f"checkpoint.keep_last={self.keep_last} must be at least 1.")
+        check_values("checkpoint", self)

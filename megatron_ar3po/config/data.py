@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.paths import PathText
+from megatron_ar3po.config.ranges import COUNT, check_values
 from megatron_ar3po.config.rules import require
 
 
@@ -43,7 +44,7 @@ class DataConfig:
     """A chat that ends with the assistant's message shows the policy the answer. It is refused; true drops that
     message and asks what stands before it."""
 
-    max_prompt_tokens: Free[int] = 1024
+    max_prompt_tokens: Free[Annotated[int, COUNT]] = 1024
     """The longest prompt, in tokens. Together with `rollout.max_response_tokens` it bounds the sequences for which
     servers and micro-batches are sized."""
 
@@ -59,10 +60,7 @@ class DataConfig:
     before it starts and names the lines; `skip` leaves them out and says so."""
 
     def __post_init__(self) -> None:
-        require(
-            self.max_prompt_tokens > 0,
-            f"data.max_prompt_tokens={self.max_prompt_tokens} must be at least 1.",
-        )
+        check_values("data", self)
         require(
             not self.template_date or _is_date(self.template_date),
             f"data.template_date={self.template_date} is no date; write it as in 2026-11-29, or leave it empty.",

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free
 from megatron_ar3po.config.paths import PathText
+from megatron_ar3po.config.ranges import COUNT, check_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,8 +18,11 @@ class DebugConfig:
     """`full`: the whole loop. `rollout_only`: sample and grade, train nothing. `train_only`: train on the dump of
     `debug.replay_path`, without a server."""
 
-    dump_steps: Free[list[int]] = field(default_factory=list[int])
+    dump_steps: Free[list[Annotated[int, COUNT]]] = field(default_factory=list[int])
     """Training steps whose response groups go to `dumps/step_NNNNN.pt` in the run's folder."""
 
     replay_path: Free[PathText] = ""
     """The dump that `mode=train_only` trains on, at any layout."""
+
+    def __post_init__(self) -> None:
+        check_values("debug", self)

@@ -7,6 +7,7 @@ from typing import Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Warn
 from megatron_ar3po.config.paths import PathText
+from megatron_ar3po.config.ranges import check_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,3 +25,6 @@ class ModelConfig:
     dtype: Fixed[Literal["float32", "bfloat16"]] = "float32"
     """Of the weights, in actor and servers alike. float32 suits a tiny model on a CPU; on GPUs take bfloat16, as the
     examples for GPUs do."""
+
+    def __post_init__(self) -> None:
+        check_values("model", self)

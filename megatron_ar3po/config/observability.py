@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Free
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import COUNT, COUNT_OR_0, Range, check_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ObservabilityConfig:
     """What a run writes down of itself."""
 
-    record_groups_per_step: Free[int] = 2
+    record_groups_per_step: Free[Annotated[int, COUNT_OR_0]] = 2
     """Whole response groups of a recorded step that go to `rollouts.jsonl`, to be read. 0: none."""
 
-    record_every_steps: Free[int] = 1
+    record_every_steps: Free[Annotated[int, COUNT]] = 1
     """Record the groups of every so many training steps."""
 
     tensorboard: Free[bool] = True
@@ -25,14 +25,11 @@ class ObservabilityConfig:
     log_level: Free[Literal["DEBUG", "INFO", "WARNING"]] = "INFO"
     """Of the log lines of every rank."""
 
-    max_logprob_mismatch: Free[float] = 0.05
+    max_logprob_mismatch: Free[Annotated[float, Range(ge=0, le=1e6)]] = 0.05
     """The log warns when servers and actor, with the same weights, disagree about the log-probs of the step's tokens by
     more than this (`mismatch/logprob_abs_mean`, nats a token). Two sets of bf16 kernels are reported to differ by 0.01
     to 0.04; much more is another dtype, temperature or model than the server's, or weights that did not arrive. 0:
     never."""
 
     def __post_init__(self) -> None:
-        require(
-            self.max_logprob_mismatch >= 0,
-            f"observability.max_logprob_mismatch={self.max_logprob_mismatch:g} is negative; 0 never warns.",
-        )
+        check_values("observability", self)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from megatron_ar3po.config.at_resume import AtResume, read_declarations
 from megatron_ar3po.config.presets import PRESETS
+from megatron_ar3po.config.ranges import declared_ranges
 from megatron_ar3po.config.renamed import RENAMED
 from megatron_ar3po.config.schema import Config
 
@@ -27,6 +28,7 @@ class Option:
 
     name: str  # with its section: "rollout.num_stages"
     type: str  # "int", or the values it takes: "local | global"
+    range: str  # of a number, or of those of a list: "at least 0 and below 1"; empty where there are none
     default: Any
     presets: dict[str, Any]  # the default under each algorithm.name, where that sets one
     at_resume: str  # "free", "warn" or "fixed": config/at_resume.py
@@ -117,11 +119,12 @@ _AT_RESUME = {"free": "", "warn": "a resume warns of a change", "fixed": "fixed 
 
 def _section(name: str, cls: type) -> Section:
     hints, docs = typing.get_type_hints(cls), field_docstrings(cls)
-    declared = read_declarations(cls)
+    declared, ranges = read_declarations(cls), declared_ranges(cls)
     options = tuple(
         Option(
             name=f"{name}.{field.name}",
             type=_type_name(hints[field.name]),
+            range=str(ranges.get(field.name, "")),
             default=_default_of(field),
             presets={
                 preset: values[name][field.name]
@@ -172,9 +175,14 @@ def _show(value: Any) -> str:
     return str(value) if value != "" else '""'
 
 
+def _values_of(option: Option) -> str:
+    return f"{option.type}, {option.range}" if option.range else option.type
+
+
 def _presets_of(option: Option) -> str:
     """
-    >>> two = Option(name="", type="", default=2, presets={"ar3po": 2}, at_resume="free", doc="")
+    >>> made = dict(name="", type="", range="", default=2, at_resume="free", doc="")
+    >>> two = Option(presets={"ar3po": 2}, **made)
     >>> _presets_of(two)
     'by algorithm.name: ar3po 2'
     """
@@ -187,7 +195,7 @@ def _text_of(section: Section, width: int) -> Iterator[str]:
     for option in section.options:
         yield "\n".join(
             [
-                f"  {option.name}: {option.type} = {_show(option.default)}",
+                f"  {option.name}: {_values_of(option)} = {_show(option.default)}",
                 *_fill(_presets_of(option), width),
                 *_fill(_AT_RESUME[option.at_resume], width),
                 *(line for part in option.doc.split("\n\n") for line in _fill(part, width)),
@@ -203,7 +211,7 @@ def _markdown_of(section: Section) -> Iterator[str]:
     yield from ("", f"## {section.name}", "", *textwrap.wrap(_with_links(section.doc), 120))
     for option in section.options:
         facts = [
-            option.type,
+            _values_of(option),
             f"default `{_show(option.default)}`",
             _presets_of(option),
             _AT_RESUME[option.at_resume],

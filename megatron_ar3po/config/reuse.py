@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Warn
-from megatron_ar3po.config.rules import require, require_name_or_path
+from megatron_ar3po.config.ranges import (
+    COUNT,
+    COUNT_OR_0,
+    FRACTION,
+    LARGEST_64_BIT,
+    Range,
+    check_values,
+)
+from megatron_ar3po.config.rules import require_name_or_path
 
 PICKS = ("uniform", "newest", "shortest", "likely")
 
@@ -24,10 +32,10 @@ class ReuseConfig:
     advantages. `recompute`, Option I: as any other, its old log-probs computed anew by the actor. `stored`: with the
     log-probs of the policy that sampled it, for ablations. docs/comparison.md says why Option I is the default."""
 
-    weight: Warn[float] = 1.0
+    weight: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 1.0
     """Factor on the advantages of a group that borrowed. 1 is the paper's."""
 
-    max_borrowed_frac: Warn[float] = 1.0
+    max_borrowed_frac: Warn[Annotated[float, FRACTION]] = 1.0
     """At most this share of the groups that train have borrowed; which are left out is decided by a hash, the same on
     every rank. 1: no cap."""
 
@@ -35,61 +43,37 @@ class ReuseConfig:
     """Which stored response an unsolved prompt borrows: `uniform` (any), `newest`, `shortest`, `likely` (under the
     policy as it is now), or the import path 'package.module:function' of your own choice."""
 
-    max_responses_per_prompt: Warn[int] = 8
+    max_responses_per_prompt: Warn[Annotated[int, COUNT]] = 8
     """Responses of one prompt in the store. A few are enough for variety, and each costs disk."""
 
     keep: Fixed[Literal["newest", "reservoir"]] = "newest"
     """Which responses stay when a prompt has more: the `newest`, closest to the current policy, or a uniform sample
     of all that were ever deposited."""
 
-    max_shard_bytes: Warn[int] = 0
+    max_shard_bytes: Warn[Annotated[int, Range(ge=0, le=LARGEST_64_BIT)]] = 0
     """Bytes of the responses in one shard, that of a replica; beyond them the oldest are evicted. 0: no limit."""
 
-    max_age_steps: Warn[int] = 0
+    max_age_steps: Warn[Annotated[int, COUNT_OR_0]] = 0
     """A response that is older, in training steps, is not lent and is evicted with the next deposit. 0: no limit."""
 
-    max_times_borrowed: Warn[int] = 0
+    max_times_borrowed: Warn[Annotated[int, COUNT_OR_0]] = 0
     """A response that was lent so often is not lent again. 0: no limit."""
 
-    min_mean_logprob: Warn[float] = 0.0
+    min_mean_logprob: Warn[Annotated[float, Range(ge=-1e6, le=0)]] = 0.0
     """A response whose mean token log-prob under the current policy is below this (nats per token, as -1.5) is not
     lent. The servers compute it, at the cost of a prefill. 0: no floor."""
 
-    max_scored_candidates: Warn[int] = 4
+    max_scored_candidates: Warn[Annotated[int, COUNT]] = 4
     """Stored responses of one unsolved prompt whose log-probs the servers compute, where `pick=likely` or
     `min_mean_logprob` asks for them. Only these can then be lent."""
 
-    max_logprob_drift: Warn[float] = 0.0
+    max_logprob_drift: Warn[Annotated[float, Range(ge=0, le=1e6)]] = 0.0
     """With `option=recompute`: a response whose recomputed log-probs differ from the stored ones by more than this,
     the mean of the absolute differences over its tokens in nats, trains as with `detach`. 0: no limit."""
 
     def __post_init__(self) -> None:
-        require(
-            self.max_responses_per_prompt >= 1,
-            f"reuse.max_responses_per_prompt={self.max_responses_per_prompt} must be at least 1.",
-        )
-        require(
-            self.weight > 0,
-            f"reuse.weight={self.weight} must be above 0; reuse.enabled=false borrows nothing.",
-        )
-        require(
-            0 <= self.max_borrowed_frac <= 1,
-            f"reuse.max_borrowed_frac={self.max_borrowed_frac} must lie in [0, 1]; use 1 for no cap.",
-        )
+        check_values("reuse", self)
         require_name_or_path("reuse.pick", self.pick, PICKS)
-        for name in ("max_age_steps", "max_times_borrowed", "max_shard_bytes", "max_logprob_drift"):
-            value = getattr(self, name)
-            require(value >= 0, f"reuse.{name}={value} is negative; 0 means no limit.")
-        require(
-            self.min_mean_logprob <= 0,
-            f"reuse.min_mean_logprob={self.min_mean_logprob} is above 0, which no log-prob is; use a negative number, "
-            "or 0 for no floor.",
-        )
-        require(
-            self.max_scored_candidates >= 1,
-            f"reuse.max_scored_candidates={self.max_scored_candidates} must be at least 1; nothing is scored unless "
-            "reuse.pick=likely or reuse.min_mean_logprob asks for it.",
-        )
 
     @property
     def wants_scores(self) -> bool:

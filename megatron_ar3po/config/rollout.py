@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Warn
+from megatron_ar3po.config.ranges import (
+    COUNT,
+    COUNT_OR_0,
+    FRACTION,
+    LARGEST_64_BIT,
+    TOP_P,
+    Range,
+    check_values,
+)
 from megatron_ar3po.config.rules import require
+
+STAGE_SIZE = Range(ge=1, le=65536)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -14,14 +25,14 @@ class RolloutConfig:
     """Adaptive rollout: what is sampled, in which stages. docs/rollout.md explains; where it is sampled is
     `servers`."""
 
-    num_stages: Fixed[int] = 2
+    num_stages: Fixed[Annotated[int, Range(ge=1, le=1024)]] = 2
     """S, the most stages a prompt gets: one that is unsolved after a stage enters the next. The default comes with
     `algorithm.name`."""
 
-    responses_per_stage: Fixed[int] = 4
+    responses_per_stage: Fixed[Annotated[int, STAGE_SIZE]] = 4
     """k, the responses a prompt gets in each stage. The default comes with `algorithm.name`."""
 
-    stage_plan: Fixed[list[int]] = field(default_factory=list[int])
+    stage_plan: Fixed[list[Annotated[int, STAGE_SIZE]]] = field(default_factory=list[int])
     """Stages of unequal size, as in `[4, 4, 8]`; it then rules instead of `num_stages`. Empty: `num_stages` of
     `responses_per_stage`."""
 
@@ -29,19 +40,19 @@ class RolloutConfig:
     """Who says how many responses a stage has. `fixed`: the plan above, as in the paper. `difficulty`: the first
     stage follows the prompt's history. Or the import path 'package.module:function' of your own rule."""
 
-    difficulty_solve_frac: Warn[float] = 0.75
+    difficulty_solve_frac: Warn[Annotated[float, Range(gt=0, lt=1)]] = 0.75
     """For `stage_rule=difficulty`: the first stage is the smallest that solves the prompt with this estimated
     chance."""
 
-    difficulty_least_responses: Warn[int] = 2
+    difficulty_least_responses: Warn[Annotated[int, COUNT]] = 2
     """For `stage_rule=difficulty`: responses of a first stage, however easy the prompt. Two is the least that can
     differ."""
 
-    history_decay: Warn[float] = 0.8
+    history_decay: Warn[Annotated[float, FRACTION]] = 0.8
     """Factor on what earlier steps said of a prompt, each time it is seen again: the policy changes, so old outcomes
     count less. 1 forgets nothing."""
 
-    max_tokens_per_step: Warn[int] = 0
+    max_tokens_per_step: Warn[Annotated[int, Range(ge=0, le=LARGEST_64_BIT)]] = 0
     """Generated tokens of one step, over all replicas: a stage after the first begins only if all of it fits at full
     length. 0: no cap."""
 
@@ -53,22 +64,22 @@ class RolloutConfig:
     """What a cancelled response is: no member of its group, or one that was truncated, with the reward of an incorrect
     one. It is cost either way."""
 
-    prompts_per_step: Fixed[int] = 16
+    prompts_per_step: Fixed[Annotated[int, COUNT]] = 16
     """Prompts of one training step, over all replicas. With dynamic sampling: the groups with signal that a step
     collects."""
 
-    temperature: Fixed[float] = 1.0
+    temperature: Fixed[Annotated[float, Range(ge=0.001, le=1000)]] = 1.0
     """Of sampling. The actor divides its logits by it too, so that both sides mean the same policy. 1: the policy as
     it is."""
 
-    top_p: Fixed[float] = 1.0
+    top_p: Fixed[Annotated[float, TOP_P]] = 1.0
     """Nucleus sampling. Below 1 the servers' log-probs stay those before the cut, so actor and server disagree about
     what was sampled. 1: no cut."""
 
-    max_response_tokens: Fixed[int] = 256
+    max_response_tokens: Fixed[Annotated[int, COUNT]] = 256
     """Longest response in tokens, its stop token included; a longer one is truncated."""
 
-    extra_stop_token_ids: Fixed[list[int]] = field(default_factory=list[int])
+    extra_stop_token_ids: Fixed[list[Annotated[int, COUNT_OR_0]]] = field(default_factory=list[int])
     """Token ids that end a response too, beside the model's own stop tokens; a newline for a base model, say."""
 
     stage_scheduling: Warn[Literal["continuous", "barrier"]] = "continuous"
@@ -76,49 +87,14 @@ class RolloutConfig:
     for all prompts, the paper's literal form; slower, with the same responses under `run.deterministic=true`."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "num_stages",
-            "responses_per_stage",
-            "prompts_per_step",
-            "max_response_tokens",
-        ):
-            value = getattr(self, name)
-            require(value >= 1, f"rollout.{name}={value} must be at least 1.")
-        require(
-            self.temperature > 0,
-            f"rollout.temperature={self.temperature} must be above 0 to explore; use 1.0.",
-        )
-        require(
-            0 < self.top_p <= 1,
-            f"rollout.top_p={self.top_p} must lie in (0, 1]; use 1.0 for no cut.",
-        )
-        require(
-            self.max_tokens_per_step >= 0,
-            f"rollout.max_tokens_per_step={self.max_tokens_per_step} is negative; 0 means no cap.",
-        )
+        check_values("rollout", self)
         self._check_stages()
 
     def _check_stages(self) -> None:
         require(
-            all(size >= 1 for size in self.stage_plan),
-            f"rollout.stage_plan={self.stage_plan}: every stage needs at least 1 response.",
-        )
-        require(
             self.stage_rule in ("fixed", "difficulty") or ":" in self.stage_rule,
             f"rollout.stage_rule={self.stage_rule} is not known; use fixed, difficulty, or the import path of your own "
             "function, 'package.module:function'.",
-        )
-        require(
-            0 < self.difficulty_solve_frac < 1,
-            f"rollout.difficulty_solve_frac={self.difficulty_solve_frac} must lie between 0 and 1.",
-        )
-        require(
-            self.difficulty_least_responses >= 1,
-            f"rollout.difficulty_least_responses={self.difficulty_least_responses} must be at least 1.",
-        )
-        require(
-            0 <= self.history_decay <= 1,
-            f"rollout.history_decay={self.history_decay} must lie in [0, 1]; 1 forgets nothing.",
         )
 
     @property

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.paths import PathText
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import (
+    COUNT_OR_0,
+    LARGEST_64_BIT,
+    SECONDS,
+    SECONDS_OR_0,
+    Range,
+    check_values,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,15 +28,15 @@ class RunConfig:
     dir: Free[PathText] = ""
     """Folder of all the run writes. Empty: `runs/NAME`, so that a run needs no path of its own."""
 
-    num_steps: Free[int] = 100
+    num_steps: Free[Annotated[int, COUNT_OR_0]] = 100
     """Training steps. One step samples one batch of `rollout.prompts_per_step` prompts and trains on it once."""
 
-    max_seconds: Free[float] = 0.0
+    max_seconds: Free[Annotated[float, Range(ge=0, le=1e9)]] = 0.0
     """The run stops by itself after the first step that ends so many seconds after its start: it saves, and
     `run.resume=true` goes on. For machines that are lent for a time: leave room for one step and a save. 0: no
     limit."""
 
-    seed: Fixed[int] = 0
+    seed: Fixed[Annotated[int, Range(ge=0, le=LARGEST_64_BIT)]] = 0
     """Every random choice of the run is a function of it: the order of prompts, the seed of each response, which
     response is borrowed."""
 
@@ -48,16 +55,16 @@ class RunConfig:
     """Options fixed at a resume that may change in it all the same, as in `[rollout.max_response_tokens]`: two unlike
     runs in one curve, then. `run_facts.json` in the run's folder keeps what was changed, and at which step."""
 
-    ledger_sync_s: Free[float] = 5.0
+    ledger_sync_s: Free[Annotated[float, SECONDS_OR_0]] = 5.0
     """Seconds within which a finished response is on the disk, so that it outlives its node
     (docs/checkpoints.md). It outlives its process at once. 0: it is on the disk before the rollout goes on with it,
     which costs a disk's answer for each."""
 
-    collective_timeout_s: Free[float] = 1800.0
+    collective_timeout_s: Free[Annotated[float, SECONDS]] = 1800.0
     """Seconds that a rank waits for the others before the run ends with an error. Must exceed the longest difference
     between two replicas in a step, and the longest save."""
 
-    stall_report_s: Free[float] = 120.0
+    stall_report_s: Free[Annotated[float, SECONDS_OR_0]] = 120.0
     """Seconds of waiting after which the log names the ranks that the others wait for. A phase that has waited long
     before is given twice its longest wait so far. 0: never."""
 
@@ -65,23 +72,7 @@ class RunConfig:
     """How the leader shows progress. `auto`: a bar on a terminal, plain lines in a file or a batch job."""
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 0, f"run.num_steps={self.num_steps} is negative; use 0 or more.")
-        require(
-            self.collective_timeout_s > 0,
-            f"run.collective_timeout_s={self.collective_timeout_s} must be more than 0 seconds.",
-        )
-        require(
-            self.max_seconds >= 0,
-            f"run.max_seconds={self.max_seconds:g} is negative; use 0 for no limit, or seconds.",
-        )
-        require(
-            self.ledger_sync_s >= 0,
-            f"run.ledger_sync_s={self.ledger_sync_s} is negative; use 0 for every response at once, or seconds.",
-        )
-        require(
-            self.stall_report_s >= 0,
-            f"run.stall_report_s={self.stall_report_s} is negative; use 0 for never, or seconds.",
-        )
+        check_values("run", self)
 
     @property
     def path(self) -> Path:

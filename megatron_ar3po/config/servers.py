@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from megatron_ar3po.config.at_resume import Free, Warn
 from megatron_ar3po.config.paths import PassedThrough
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import (
+    COUNT,
+    COUNT_OR_0,
+    SECONDS,
+    SECONDS_OR_0,
+    Range,
+    check_values,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServersConfig:
     """The SGLang servers that sample: how many, where, and how long they are waited for."""
 
-    max_concurrent_requests: Free[int] = 0
+    max_concurrent_requests: Free[Annotated[int, COUNT_OR_0]] = 0
     """Requests in flight at each server. 0: as many of full length as its KV cache holds, so that no server has to
     retract one."""
 
@@ -22,7 +29,7 @@ class ServersConfig:
     """`local`: a replica samples from its own servers. `global`: one sglang-router stands before the servers of all
     replicas, so that the hard prompts of one use the idle GPUs of another; needs sglang-router."""
 
-    servers_per_replica: Free[int] = 1
+    servers_per_replica: Free[Annotated[int, Range(ge=1, le=1024)]] = 1
     """SGLang servers beside each replica, spread evenly over its nodes; those of a node share the replica's GPUs
     there. A server never spans nodes."""
 
@@ -30,32 +37,32 @@ class ServersConfig:
     """Servers that run already, one for each the run would start, replica by replica; whoever started them ends them.
     Empty: the run starts its own."""
 
-    start_timeout_s: Free[float] = 0.0
+    start_timeout_s: Free[Annotated[float, SECONDS_OR_0]] = 0.0
     """Seconds that a server may load, from the moment that it may take memory until it is ready, kernels compiled and
     CUDA graphs captured; as long again, before, for its imports. 0: 600 on a CPU, 1800 on a GPU, where a model of
     65 GB may come from a cold file system. Raise it where the first start on a node is slower."""
 
-    request_timeout_s: Free[float] = 600.0
+    request_timeout_s: Free[Annotated[float, SECONDS]] = 600.0
     """Seconds for one response, queueing included; then it is aborted and drawn again. Must exceed the time of a
     response of full length on a busy server."""
 
-    hang_timeout_s: Free[float] = 0.0
+    hang_timeout_s: Free[Annotated[float, SECONDS_OR_0]] = 0.0
     """A server that has requests in flight and generates nothing for so many seconds is restarted. It is looked at
     four times within that time. 0: 120 on a CPU, 300 on a GPU, where a batch of a new shape may compile a kernel
     first."""
 
-    max_retries: Free[int] = 2
+    max_retries: Free[Annotated[int, COUNT_OR_0]] = 2
     """How often one lost request is sent again, to a restarted or another server, before the run ends."""
 
-    max_server_restarts: Free[int] = 3
+    max_server_restarts: Free[Annotated[int, COUNT_OR_0]] = 3
     """How often each server, and the router, is restarted in a run; then the run ends with the last lines of its
     log."""
 
-    port: Free[int] = 0
+    port: Free[Annotated[int, Range(ge=0, le=65535)]] = 0
     """Port of the first server; the others count up from it. A port in use is an error. 0: free ones from the system,
     so that runs do not collide."""
 
-    max_total_tokens: Free[int] = 65536
+    max_total_tokens: Free[Annotated[int, COUNT]] = 65536
     """KV cache of each server in tokens, on a CPU. On a GPU `servers.sglang.mem_fraction_static` rules."""
 
     sglang: Warn[PassedThrough] = field(default_factory=dict[str, Any])
@@ -64,25 +71,4 @@ class ServersConfig:
     refused."""
 
     def __post_init__(self) -> None:
-        require(
-            self.servers_per_replica >= 1,
-            f"servers.servers_per_replica={self.servers_per_replica} must be at least 1.",
-        )
-        require(
-            self.max_concurrent_requests >= 0,
-            f"servers.max_concurrent_requests={self.max_concurrent_requests} is negative; 0 takes the limit from the "
-            "server's KV cache.",
-        )
-        require(
-            self.request_timeout_s > 0,
-            f"servers.request_timeout_s={self.request_timeout_s} must be more than 0 seconds.",
-        )
-        for name in ("start_timeout_s", "hang_timeout_s"):
-            value = getattr(self, name)
-            require(
-                value >= 0,
-                f"servers.{name}={value} is negative; 0 takes what suits a CPU or a GPU.",
-            )
-        for name in ("max_retries", "max_server_restarts", "port"):
-            value = getattr(self, name)
-            require(value >= 0, f"servers.{name}={value} is negative; use 0 or more.")
+        check_values("servers", self)

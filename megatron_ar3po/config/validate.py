@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from megatron_ar3po.config.load import dotted_options
+from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config

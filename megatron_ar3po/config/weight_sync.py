@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Free
 from megatron_ar3po.config.paths import PathText
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import LARGEST_64_BIT, SECONDS, Range, check_values
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +21,7 @@ class WeightSyncConfig:
     disk_dir: Free[PathText] = ""
     """With `transport=disk`: where the folders of weights lie. Empty: `weight_sync` in the run's folder."""
 
-    bucket_bytes: Free[int] = 512 * 1024 * 1024
+    bucket_bytes: Free[Annotated[int, Range(ge=1, le=LARGEST_64_BIT)]] = 512 * 1024 * 1024
     """Bytes of one transfer. The extra memory of a publish is about two of them, over TP or PP about four, and smaller
     ones cost more calls."""
 
@@ -29,10 +29,8 @@ class WeightSyncConfig:
     """After every publish compare checksums of what was sent with what the servers hold. Off by default, since it
     reads all weights once more on both sides."""
 
-    timeout_s: Free[float] = 300.0
+    timeout_s: Free[Annotated[float, SECONDS]] = 300.0
     """Seconds for each call to a server during a publish."""
 
     def __post_init__(self) -> None:
-        require(
-            self.bucket_bytes > 0, f"weight_sync.bucket_bytes={self.bucket_bytes} must be above 0."
-        )
+        check_values("weight_sync", self)

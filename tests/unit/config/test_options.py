@@ -11,9 +11,10 @@ from typing import get_type_hints
 import pytest
 
 from megatron_ar3po.cli import main
-from megatron_ar3po.config import at_resume, options, renamed
+from megatron_ar3po.config import at_resume, options, ranges, renamed, words
 from megatron_ar3po.config.at_resume import read_declarations
-from megatron_ar3po.config.load import dotted_options, load_config
+from megatron_ar3po.config.declared import dotted_options
+from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.options import all_sections, as_markdown, field_docstrings, find_options
 from megatron_ar3po.config.schema import Config
 
@@ -81,7 +82,7 @@ def test_an_options_default_and_its_presets_are_those_of_a_loaded_config():
                     assert loaded == stated, f"{option.name} under {name}"
 
 
-@pytest.mark.parametrize("module", [at_resume, options, renamed])
+@pytest.mark.parametrize("module", [at_resume, options, ranges, renamed, words])
 def test_the_examples_of_the_docstrings_hold(module):
     results = doctest.testmod(module)
     assert results.failed == 0 and results.attempted >= 1
@@ -93,11 +94,11 @@ def test_a_section_is_printed_with_types_defaults_and_presets(capsys, monkeypatc
     printed = capsys.readouterr().out
     assert printed.startswith("ROLLOUT  Adaptive rollout")
     assert (
-        "  rollout.num_stages: int = 2\n      by algorithm.name: ar3po 2, grpo 1, dapo 1\n"
+        "  rollout.num_stages: int, 1 to 1024 = 2\n      by algorithm.name: ar3po 2, grpo 1, dapo 1\n"
         "      fixed at a resume\n" in printed
     )
     assert "  rollout.stage_scheduling: continuous | barrier = continuous\n" in printed
-    assert "  rollout.stage_plan: list of int = []\n" in printed
+    assert "  rollout.stage_plan: list of int, 1 to 65536 = []\n" in printed
     assert "servers." not in printed
     assert max(map(len, printed.splitlines())) <= 90
 
@@ -105,7 +106,7 @@ def test_a_section_is_printed_with_types_defaults_and_presets(capsys, monkeypatc
 def test_one_option_is_printed_alone_and_without_a_name_all_are(capsys):
     main(["options", "run.seed"])
     alone = capsys.readouterr().out
-    assert "run.seed: int = 0" in alone and "run.name" not in alone
+    assert "run.seed: int, at least 0 and below 2^63 = 0" in alone and "run.name" not in alone
     main(["options"])
     everything = capsys.readouterr().out
     assert all(f"  {name}: " in everything for name in dotted_options())
@@ -119,6 +120,7 @@ def test_a_script_gets_the_values_themselves(capsys):
     assert option == {
         "name": "algorithm.dynamic_sampling",
         "type": "bool",
+        "range": "",
         "default": False,
         "presets": {"ar3po": False, "grpo": False, "dapo": True},
         "at_resume": "fixed",

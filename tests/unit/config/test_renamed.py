@@ -1,7 +1,8 @@
 import pytest
 import yaml
 
-from megatron_ar3po.config.load import config_from_dict, dotted_options, load_config
+from megatron_ar3po.config.declared import dotted_options
+from megatron_ar3po.config.load import config_from_dict, load_config
 from megatron_ar3po.config.renamed import RENAMED
 
 # One value of each old option, as it stands in a file and on the command line.

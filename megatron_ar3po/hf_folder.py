@@ -1,6 +1,7 @@
 """A policy as a Hugging Face folder: config, tokenizer, sharded safetensors, written bucket by bucket.
 
-Written beside the target and renamed at the end: a folder of this name is always whole.
+Written beside the target and renamed at the end: a folder of this name is always whole. `check_weight_files` looks at
+one that somebody else has written.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import shutil
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -101,3 +102,46 @@ def all_but_weights(folder: Path) -> list[Path]:
         and not path.name.endswith(".index.json")
         and path.name not in (".metadata", "metadata.json")
     ]
+
+
+# As safetensors calls them.
+READABLE_DTYPES = ("F64", "F32", "F16", "BF16")
+
+
+def check_weight_files(folder: Path) -> None:
+    """Raises ValueError where weights are missing, cut short or quantised. Reads the headers of the files alone."""
+    found = f"model.path={folder}"
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(
+            f"{found} holds no *.safetensors; save the checkpoint with safe_serialization=True."
+        )
+    missing = sorted(_files_of_index(folder) - {file.name for file in files})
+    if missing:
+        raise ValueError(
+            f"{found} lacks {len(missing)} files of weights that its index names, first {missing[0]}; copy it again."
+        )
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as content:
+                dtypes = {name: str(content.get_slice(name).get_dtype()) for name in content.keys()}  # noqa: SIM118  (no dict)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{file} is no whole safetensors file ({error}); copy the checkpoint again."
+            ) from error
+        for name, dtype in dtypes.items():
+            if dtype not in READABLE_DTYPES:
+                raise ValueError(
+                    f"{file} holds {name} as {dtype}: the checkpoint is quantised, and the actor trains weights of "
+                    f"{', '.join(READABLE_DTYPES)}; name the checkpoint it was made from."
+                )
+
+
+def _files_of_index(folder: Path) -> set[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return set()
+    try:
+        return set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{index} is no index of weights ({error}); copy it again.") from error

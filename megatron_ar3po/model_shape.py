@@ -121,8 +121,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
     missing, does not parse or lacks a count."""
     settings = _read_settings(path)
     count = _Counts(_describe(path), settings)
-    stated = settings.get("architectures") or ["none"]
-    architecture = stated if isinstance(stated, str) else str(stated[0])
+    architecture = _read_architecture(_describe(path), settings)
     heads, hidden_size = count("num_attention_heads"), count("hidden_size")
     theta, llama3 = _read_rope(_describe(path), settings)
     is_qwen3 = architecture.startswith("Qwen3")
@@ -137,7 +136,7 @@ def read_model_shape(path: str | Path) -> ModelShape:
         head_dim=count("head_dim", default=128 if is_qwen3 else hidden_size // heads),
         vocab_size=count("vocab_size"),
         max_positions=count("max_position_embeddings"),
-        norm_eps=settings.get("rms_norm_eps", 1e-6),
+        norm_eps=_read_norm_eps(_describe(path), settings),
         rope_theta=theta,
         llama3_rope=llama3,
         has_qkv_bias=architecture.startswith("Qwen2"),
@@ -151,6 +150,11 @@ def read_policy_shape(path: str | Path) -> ModelShape:
     """The same for a model that the actor can build; ValueError for any other."""
     shape = read_model_shape(path)
     found, settings = _describe(path), shape.settings
+    if "quantization_config" in settings:
+        raise ValueError(
+            f"{found} is quantised (quantization_config in config.json), and the actor trains whole weights; name the "
+            "checkpoint it was made from."
+        )
     if shape.architecture not in SUPPORTED:
         raise ValueError(
             f"{found} is a {shape.architecture} checkpoint, which the actor cannot build; use one of "
@@ -177,6 +181,18 @@ def read_policy_shape(path: str | Path) -> ModelShape:
     return shape
 
 
+def _read_architecture(found: str, settings: Mapping[str, Any]) -> str:
+    stated: Any = settings.get("architectures")
+    if isinstance(stated, list) and stated:
+        stated = stated[0]
+    if not isinstance(stated, str):
+        raise ValueError(
+            f"{found}: config.json names no architecture (architectures={settings.get('architectures')!r}), so nothing "
+            f'says what its weights are; add it, as in "architectures": ["{SUPPORTED[0]}"], or copy the file again.'
+        )
+    return stated
+
+
 def _describe(path: str | Path) -> str:
     """How a message calls it."""
     return str(path) if Path(path).is_file() else f"model.path={path or '(empty)'}"
@@ -184,6 +200,11 @@ def _describe(path: str | Path) -> str:
 
 def _read_settings(path: str | Path) -> dict[str, Any]:
     file = Path(path) if Path(path).is_file() else Path(path) / "config.json"
+    if _is_hub_id(path):
+        raise ValueError(
+            f"model.path={path} is no folder here. If it is a name on the Hugging Face Hub: a run fetches nothing; "
+            f"copy the checkpoint with `hf download {path} --local-dir FOLDER` and set model.path=FOLDER."
+        )
     if not path or not file.is_file():  # an empty path is not the folder we are in
         raise ValueError(
             f"{_describe(path)} holds no config.json; name the folder of a Hugging Face checkpoint (config.json, "
@@ -196,6 +217,21 @@ def _read_settings(path: str | Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{file} holds no JSON object; copy the checkpoint again.")
     return settings
+
+
+def _is_hub_id(path: str | Path) -> bool:
+    """OWNER/NAME, where there is no such folder nor one of the owner's name.
+
+    >>> _is_hub_id("Qwen/Qwen2.5-7B"), _is_hub_id("models/Qwen/Qwen2.5-7B"), _is_hub_id("/Qwen2.5-7B")
+    (True, False, False)
+    """
+    owner, slash, name = str(path).partition("/")
+    return (
+        bool(owner and slash and name)
+        and "/" not in name
+        and owner[0] not in ".~"
+        and not Path(owner).exists()
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +249,15 @@ class _Counts:
                 "a checkpoint of a decoder-only language model."
             )
         return value
+
+
+def _read_norm_eps(found: str, settings: Mapping[str, Any]) -> float:
+    value = settings.get("rms_norm_eps", 1e-6)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < 1:
+        raise ValueError(
+            f"{found}: config.json has rms_norm_eps={value!r}, which must be above 0 and below 1; copy the file again."
+        )
+    return float(value)
 
 
 def _read_rope(found: str, settings: Mapping[str, Any]) -> tuple[float, Llama3Rope | None]:

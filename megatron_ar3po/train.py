@@ -18,13 +18,12 @@ from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
 
-from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.config.paths import expand_home, parse_path
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.config.validate import validate, warnings_of
+from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.disk_faults import (
     CheckpointNotWrittenError,
     describe_disk_fault,
@@ -176,10 +175,13 @@ def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
 
 
 def describe(config: Config, world_size: int) -> str:
-    """What --dry-run prints. Checks all that can be checked without starting anything."""
+    """What --dry-run prints. Checks all that a run checks before its first step, the prompts included."""
+    from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
+
     layout = layout_of(config, 0, world_size)
-    validate(config, layout)
-    check_custom_functions(config.algorithm)
+    check_start(config, layout)
+    resumed = describe_resume(config, layout)
+    check_data(config)
     rollout, algorithm = config.rollout, config.algorithm
     least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt
@@ -195,7 +197,7 @@ def describe(config: Config, world_size: int) -> str:
         f"# a run: {config.run.num_steps} steps, {least * config.run.num_steps} to {most * config.run.num_steps} "
         f"responses; files in {config.run.path}",
         *(f"# note: {line}" for line in warnings_of(config)),
-        *(f"# {line}" for line in describe_resume(config, layout)),
+        *(f"# {line}" for line in resumed),
     ]
     return "\n".join(lines)
 
@@ -237,7 +239,9 @@ def run(config: Config) -> None:
     stop.install()
     silence_threads_that_end_of_one()
     layout = layout_of(config, rank, world_size)
-    validate(config, layout)
+    from megatron_ar3po.wiring.start_checks import check_start  # slow to import
+
+    check_start(config, layout)
     check_open_files(config.servers.max_concurrent_requests)
     with ExitStack() as stack:
         owner = None
@@ -254,7 +258,7 @@ def _run_as_owner(
     stack: ExitStack,
     owner: FolderOwner | None,
 ) -> None:
-    """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds to minutes."""
+    """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds."""
     from megatron_ar3po.distributed.collectives import Ranks, start_process_group
     from megatron_ar3po.observability.run_summary import print_summary, summarize
     from megatron_ar3po.platform.determinism import prepare_environment

@@ -7,10 +7,9 @@ of the rotary table, so that packed sequences need no loop.
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import logging
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -35,6 +34,7 @@ from torch import Tensor
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.attention import PackedSegments, SegmentAttention, packed_segments
 from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
+from megatron_ar3po.actor.megatron_options import check_megatron_options
 from megatron_ar3po.actor.token_logprobs import token_logprobs
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
@@ -180,40 +180,15 @@ def transformer_config(
         "deterministic_mode": is_deterministic and kernels.has_cuda,  # a CPU has no other one
         **recompute,
     }
-    _check_megatron_options(actor.megatron, options)
-    return TransformerConfig(**options | actor.megatron)
-
-
-def _check_megatron_options(further: dict[str, Any], ours: dict[str, Any]) -> None:
-    known = {f.name for f in fields(TransformerConfig) if f.init}
-    fixed = {
-        "tensor_model_parallel_size",
-        "pipeline_model_parallel_size",
-        "context_parallel_size",
-        "sequence_parallel",
-        "num_layers",
-    }
-    if further.get("virtual_pipeline_model_parallel_size"):
+    check_megatron_options(actor.megatron, shape)
+    try:
+        return TransformerConfig(**options | actor.megatron)
+    except (ValueError, AssertionError, TypeError) as error:
+        if not actor.megatron:
+            raise
         raise ValueError(
-            "actor.megatron.virtual_pipeline_model_parallel_size: interleaved pipelines are not supported (export and "
-            "checkpoints know one chunk of layers a stage); leave it out and use actor.pipeline_parallel_size alone."
-        )
-    for name in further:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = (
-                f"; did you mean {near[0]}?"
-                if near
-                else "; see megatron.core.transformer.TransformerConfig."
-            )
-            raise ValueError(
-                f"actor.megatron.{name} is no option of Megatron's TransformerConfig{hint}"
-            )
-        if name in fixed:
-            raise ValueError(
-                f"actor.megatron.{name}={further[name]!r} clashes with {ours[name]!r}, which comes from model.path and "
-                "the options of actor; set it there."
-            )
+            f"actor.megatron={actor.megatron}: Megatron's TransformerConfig refuses it: {error}"
+        ) from error
 
 
 def _layer_spec(config: TransformerConfig, kernels: Kernels) -> Any:

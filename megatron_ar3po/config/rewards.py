@@ -8,8 +8,9 @@ from typing import Annotated, Any, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.ranges import COUNT_OR_0, FRACTION, SECONDS, Range, check_values
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.rules import require, require_name_or_path
 
+VERIFIERS = ("math", "last_number")
 REWARD = Range(ge=-1e6, le=1e6)
 
 
@@ -80,6 +81,7 @@ class RewardsConfig:
 
     def __post_init__(self) -> None:
         check_values("rewards", self)
+        require_name_or_path("rewards.verifier", self.verifier, VERIFIERS)
         require(
             self.correct > self.incorrect,
             f"rewards.correct={self.correct} must be above rewards.incorrect={self.incorrect}.",

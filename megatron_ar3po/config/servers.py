@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from megatron_ar3po.config.ranges import (
     Range,
     check_values,
 )
+from megatron_ar3po.config.rules import require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,3 +74,8 @@ class ServersConfig:
 
     def __post_init__(self) -> None:
         check_values("servers", self)
+        for url in self.urls:
+            require(
+                re.fullmatch(r"https?://[^/\s]+/?", url) is not None,
+                f"servers.urls={self.urls}: {url} is no server; write http://HOST:PORT.",
+            )

@@ -6,6 +6,7 @@ to do.
 from __future__ import annotations
 
 import difflib
+from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.config.declared import dotted_options
@@ -15,23 +16,35 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_model_shape
 
-SERVER_MARGIN_TOKENS = (
-    2  # SGLang cuts an answer short that would come closer to the end of the context
-)
+# SGLang cuts a response short that would come closer to the end of the context, or of the KV cache; and it refuses a
+# prompt that leaves less than six tokens of the larger one free (tp_worker.py, max_req_input_len).
+SERVER_MARGIN_TOKENS, SERVER_PROMPT_MARGIN_TOKENS = 2, 7
 # What a response takes in RUN/ledger/responses (docs/checkpoints.md).
 _LOG_BYTES_PER_TOKEN, _LOG_BYTES_PER_RESPONSE = 11, 600
 _LARGE_LOG_BYTES = 1e9
+_LAST_PORT = 65535
 
 
-def validate(config: Config, layout: ParallelLayout) -> None:
-    """Raises ValueError for the first rule that does not hold."""
+def validate(
+    config: Config,
+    layout: ParallelLayout,
+    *,
+    shape: ModelShape | None = None,
+    has_gpu: Callable[[], bool] = lambda: False,
+) -> None:
+    """Raises ValueError for the first rule that does not hold. `shape`: of a model that need not be on this machine,
+    nor the files that the config names; `has_gpu`: of the machine that will run it."""
     _check_allowed_changes(config)
     _check_algorithm(config)
+    _check_rewards(config)
     _check_deterministic(config)
-    _check_files(config)
-    shape = read_model_shape(config.model.path)
+    if shape is None:
+        _check_files(config)
+        shape = read_model_shape(config.model.path)
     _check_lengths(config, shape)
+    _check_kv_cache(config, has_gpu)
     _check_layout(config, layout, shape)
+    _check_servers(config, layout)
     _check_context_parallel(config)
 
 
@@ -171,6 +184,15 @@ def _check_algorithm(config: Config) -> None:
     )
 
 
+def _check_rewards(config: Config) -> None:
+    penalty, longest = config.rewards.overlong_penalty_tokens, config.rollout.max_response_tokens
+    require(
+        not penalty or penalty < longest,
+        f"rewards.overlong_penalty_tokens={penalty} needs a longer rollout.max_response_tokens (it is {longest}); "
+        "lower the first or raise the second.",
+    )
+
+
 def _check_deterministic(config: Config) -> None:
     """What rests on which response arrives first is another one in every run."""
     rollout = config.rollout
@@ -209,14 +231,20 @@ def _check_files(config: Config) -> None:
     )
 
 
+def tokens_at_a_server(config: Config) -> int:
+    """What the longest prompt and its longest response take of a server's context and of its KV cache."""
+    prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
+    return prompt + max(response + SERVER_MARGIN_TOKENS, SERVER_PROMPT_MARGIN_TOKENS)
+
+
 def _check_lengths(config: Config, shape: ModelShape) -> None:
     prompt, response = config.data.max_prompt_tokens, config.rollout.max_response_tokens
-    context = shape.max_positions
+    needed = tokens_at_a_server(config)
     require(
-        prompt + response + SERVER_MARGIN_TOKENS <= context,
+        needed <= shape.max_positions,
         f"data.max_prompt_tokens={prompt} + rollout.max_response_tokens={response} exceed the context of "
-        f"{config.model.path} (max_position_embeddings={context}, of which a server keeps "
-        f"{SERVER_MARGIN_TOKENS} tokens); lower one of the two.",
+        f"{config.model.path} (max_position_embeddings={shape.max_positions}, of which a server keeps "
+        f"{needed - prompt - response} tokens); lower one of the two.",
     )
     budget = config.actor.max_tokens_per_microbatch
     require(
@@ -225,6 +253,53 @@ def _check_lengths(config: Config, shape: ModelShape) -> None:
         f"actor.max_tokens_per_microbatch={budget}: the longest sequence would not fit into one micro-batch; raise "
         f"actor.max_tokens_per_microbatch to at least {prompt + response}.",
     )
+
+
+def check_kv_tokens(config: Config, kv_tokens: int, *, found: str, mend: str) -> None:
+    """`found`: where the KV cache of so many tokens comes from, `mend`: how it grows."""
+    needed = tokens_at_a_server(config)
+    require(
+        needed <= kv_tokens,
+        f"{found}: the KV cache is smaller than one prompt with its response, which take {needed} tokens "
+        f"(data.max_prompt_tokens={config.data.max_prompt_tokens}, "
+        f"rollout.max_response_tokens={config.rollout.max_response_tokens}, and what the server keeps); {mend}, or "
+        "lower one of the two.",
+    )
+
+
+def _check_kv_cache(config: Config, has_gpu: Callable[[], bool]) -> None:
+    """As far as options state it: on a GPU the server finds its KV cache itself, and servers that run already have
+    theirs."""
+    servers = config.servers
+    if config.debug.mode == "train_only" or servers.urls:
+        return
+    option, kv_tokens = "servers.max_total_tokens", servers.max_total_tokens
+    if isinstance(servers.sglang.get("max_total_tokens"), int):
+        option, kv_tokens = "servers.sglang.max_total_tokens", servers.sglang["max_total_tokens"]
+    elif kv_tokens >= tokens_at_a_server(config) or has_gpu():
+        return
+    raise_it = f"raise it to at least {tokens_at_a_server(config)}"
+    check_kv_tokens(config, kv_tokens, found=f"{option}={kv_tokens}", mend=raise_it)
+
+
+def _check_servers(config: Config, layout: ParallelLayout) -> None:
+    servers, replicas = config.servers, layout.data_parallel_size
+    wanted = replicas * servers.servers_per_replica
+    require(
+        servers.port == 0 or servers.port + wanted - 1 <= _LAST_PORT,
+        f"servers.port={servers.port} is the first of {wanted} ports, and the last one there is {_LAST_PORT}; "
+        f"use at most {_LAST_PORT - wanted + 1}, or 0 for free ones.",
+    )
+    require(
+        not servers.urls or len(servers.urls) == wanted,
+        f"servers.urls names {len(servers.urls)} server(s), but {replicas} replica(s) with "
+        f"servers.servers_per_replica={servers.servers_per_replica} use {wanted}; name each once, replica by replica.",
+    )
+    for url in servers.urls:
+        require(
+            servers.urls.count(url) == 1,
+            f"servers.urls names {url} twice; name each server once, replica by replica.",
+        )
 
 
 def _check_context_parallel(config: Config) -> None:

@@ -39,6 +39,9 @@ RUNNING_TOTALS = {
 }
 
 
+_LEAST_DECIMALS, _LEAST_DIGITS = 8, 6  # of a value in metrics.jsonl: whichever says more
+
+
 class Metrics:
     """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
 
@@ -142,10 +145,18 @@ def change_of(total: str, records: Mapping[str, Record]) -> float | None:
 
 
 def _plain(value: float) -> float | int | None:
-    """JSON has no NaN: null says so, and a count is written as a count."""
+    """JSON has no NaN: null says so, and a count is written as a count. A learning rate of 4e-9 is not 0.
+
+    >>> _plain(4e-9), _plain(1.23456789e-12), _plain(0.123456789), _plain(3.0), _plain(math.nan)
+    (4e-09, 1.23457e-12, 0.12345679, 3, None)
+    """
     if not math.isfinite(value):
         return None
-    return int(value) if value.is_integer() and abs(value) < 2**53 else round(value, 8)
+    if value.is_integer() and abs(value) < 2**53:
+        return int(value)
+    return round(
+        value, max(_LEAST_DECIMALS, _LEAST_DIGITS - 1 - math.floor(math.log10(abs(value))))
+    )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

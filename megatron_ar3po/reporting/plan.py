@@ -1,5 +1,6 @@
 """`ar3po plan`: what a run will need, before it costs anything: who sits where, the batch arithmetic, memory per GPU
-by phase; and when it does not fit, the nearest layout that does. Reads a config and a `config.json`, nothing else.
+by phase; and when it does not fit, the nearest layout that does. Needs a config and a `config.json`; a model and
+prompts that are there are checked as a run checks them.
 """
 
 from __future__ import annotations
@@ -316,6 +317,29 @@ def _read_shape(config: Config, arguments: argparse.Namespace) -> ModelShape:
     return read_policy_shape(file or config.model.path)
 
 
+def _check_as_a_run_does(plan: Plan) -> list[str]:
+    """Raises ValueError where it would be refused. What is not on this machine cannot be looked at: a line each."""
+    from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
+
+    config = plan.config
+    needed = {"model.path": config.model.path, "data.path": config.data.path}
+    elsewhere = [
+        f"{name}={path or '(empty)'}"
+        for name, path in needed.items()
+        if not Path(path or "-").exists()
+    ]
+    shape = plan.shape if elsewhere else None
+    check_start(config, plan.layout, shape=shape, has_gpu=plan.cluster.gpus_per_node > 0)
+    if not elsewhere:
+        check_data(config)
+        return []
+    return [
+        "",
+        f"note: {' and '.join(elsewhere)} cannot be found here, so weights, prompts and ground truths were not looked "
+        "at; ar3po train CONFIG --dry-run does where they are.",
+    ]
+
+
 def plan_command(arguments: argparse.Namespace) -> int:
     for option in ("nodes", "gpus_per_node", "gpu_gib"):
         value = getattr(arguments, option)
@@ -324,16 +348,15 @@ def plan_command(arguments: argparse.Namespace) -> int:
             f"--{option.replace('_', '-')} {value} is no cluster; it must be at least 1.",
         )
     config = load_config([arguments.config], arguments.overrides)
-    plan = make_plan(
-        config,
-        _read_shape(config, arguments),
-        Cluster(
-            num_nodes=arguments.nodes,
-            gpus_per_node=arguments.gpus_per_node,
-            gpu_bytes=int(arguments.gpu_gib * GIB),
-        ),
+    shape = _read_shape(config, arguments)
+    cluster = Cluster(
+        num_nodes=arguments.nodes,
+        gpus_per_node=arguments.gpus_per_node,
+        gpu_bytes=int(arguments.gpu_gib * GIB),
     )
-    print("\n".join(lines_of(plan)))
+    plan = make_plan(config, shape, cluster)
+    unread = _check_as_a_run_does(plan)
+    print("\n".join([*lines_of(plan), *unread]))
     if plan.problems:
         print(f"\ndoes not fit: {refusal(plan)}")
         return 1

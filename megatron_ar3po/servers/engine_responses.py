@@ -4,6 +4,7 @@ policy version. A `LostRequest` may be mended by a second try, a `RolloutEngineE
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,41 @@ def decode_response(text: bytes, *, rid: str) -> dict[str, Any]:
     if stated != rid:
         raise LostRequest(f"the response is one to request {stated!r}, not to {rid!r}")
     return response
+
+
+# What SGLang names when it refuses a request -> the options that the refused part comes from. The first that fits.
+_OPTIONS_OF_REFUSALS = (
+    (
+        "maximum allowed length",
+        "data.max_prompt_tokens, and servers.max_total_tokens (CPU) or "
+        "servers.sglang.mem_fraction_static (GPU), which hold it",
+    ),
+    ("context length", "data.max_prompt_tokens and rollout.max_response_tokens"),
+    ("temperature", "rollout.temperature (in an evaluation, evaluation.temperature)"),
+    ("top_p", "rollout.top_p (in an evaluation, evaluation.top_p)"),
+    ("max_new_tokens", "rollout.max_response_tokens"),
+    ("stop_token_id", "rollout.extra_stop_token_ids"),
+    ("seed", "run.seed"),
+    ("vocab", "model.path, whose tokenizer has other tokens than the server's model"),
+    ("logprob", "reuse.pick and reuse.min_mean_logprob"),
+)
+
+
+def explain_refusal(server: str, rid: str, text: str, body: Mapping[str, Any]) -> str:
+    """Of a request that SGLang answers with 400, which no second try mends: what it says, what it was sent, and which
+    options that comes from."""
+    try:
+        said = str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = text
+    sent = {"prompt tokens": len(body.get("input_ids", ())), **body.get("sampling_params", {})}
+    options = next((to for named, to in _OPTIONS_OF_REFUSALS if named in said.lower()), "")
+    whence = f" That comes from {options}." if options else ""
+    return (
+        f"server {server} refuses request {rid} (HTTP 400): {said[:500].rstrip('. ')}.{whence} It was sent "
+        + ", ".join(f"{name}={value}" for name, value in sent.items())
+        + "."
+    )
 
 
 def parse_generation(response: dict[str, Any], *, vocab_size: int) -> Generation:

@@ -35,7 +35,11 @@ from megatron_ar3po.servers.engine_requests import (
     encode_generation,
     encode_scoring,
 )
-from megatron_ar3po.servers.engine_responses import LostRequest, decode_response
+from megatron_ar3po.servers.engine_responses import (
+    LostRequest,
+    decode_response,
+    explain_refusal,
+)
 from megatron_ar3po.servers.server import Server, parse_process, process_of
 from megatron_ar3po.servers.server_repair import ServerRepair, WatchedServer
 from megatron_ar3po.servers.time_limits import time_limits
@@ -181,7 +185,7 @@ class SglangEngine:
             process = parse_process(response.headers.get(PROCESS_HEADER, "")) or process
             if response.status == 400:
                 raise RolloutEngineError(
-                    f"server {process[0]} refuses request {rid}: {response.text[:500]}"
+                    explain_refusal(process[0], rid, response.text, request.body)
                 )
             if response.status != 200:
                 raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")

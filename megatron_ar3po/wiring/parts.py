@@ -27,7 +27,11 @@ from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_policy
-from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier, load_prompts_and_verifier
+from megatron_ar3po.wiring.prompts_and_verifier import (
+    PromptsAndVerifier,
+    load_prompts_and_verifier,
+    make_prompt_source,
+)
 from megatron_ar3po.wiring.response_log import open_response_log
 from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
 from megatron_ar3po.wiring.router import start_router
@@ -69,9 +73,7 @@ def build_parts(
     """Collective. Loads data and model, as of `start`, while the servers import, then lets them in."""
     servers = start_servers(config, ranks, stack)
     inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
-    prompts = PromptSource(inputs.training, seed=config.run.seed, shuffle=config.data.shuffle)
-    prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
-    prompts.check_batch(prompts_per_round or config.rollout.prompts_per_step)
+    prompts = make_prompt_source(config, inputs)
     if start.checkpoint is not None:
         prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
     store_claim = claim_store(config, ranks, stack, start)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.distributed.collectives import Ranks
@@ -27,7 +26,6 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     RUN/replay.json: loss, gradient norm, token means and a fingerprint of the weights before and after."""
     from megatron_ar3po.actor.megatron_actor import MegatronActor  # slow to import
 
-    check_custom_functions(config.algorithm)
     setup_logging(ranks.layout, config.observability.log_level)
     actor = MegatronActor(config, ranks.layout)
     update = PolicyUpdate(actor, ranks, config)

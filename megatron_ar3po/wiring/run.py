@@ -7,17 +7,13 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
-from megatron_ar3po.algorithm.custom import check_custom_functions
-from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.folder_owner import FolderOwner, check_owner
 from megatron_ar3po.observability.rank_logging import setup_logging
-from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rollout.ledger_resume import LedgerState, take_up_ledger
 from megatron_ar3po.rollout.response_log import count_logged
-from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.checkpoints import choose_checkpoint
 from megatron_ar3po.run.folder import (
     begin_run,
@@ -34,7 +30,6 @@ from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.parts import RunParts, build_parts, build_trainer, checkpoint_folder
 from megatron_ar3po.wiring.response_log import log_folder
 from megatron_ar3po.wiring.reuse_store import open_store
-from megatron_ar3po.wiring.router import check_routing
 from megatron_ar3po.wiring.run_facts import compare_start
 from megatron_ar3po.wiring.servers import ranks_per_node
 from megatron_ar3po.wiring.shared_memory import check_shared_memory
@@ -49,13 +44,9 @@ def train(
     stop: StopRequest,
     owner: FolderOwner | None,
 ) -> RunState:
-    """Collective over all ranks: the whole run. Writes RUN/DONE or RUN/STOPPED at its end. `owner`: of the run's
-    folder, on rank 0."""
+    """Collective over all ranks, each of which has passed `check_start`: the whole run. Writes RUN/DONE or RUN/STOPPED
+    at its end. `owner`: of the run's folder, on rank 0."""
     started = time.monotonic()
-    check_custom_functions(config.algorithm)
-    check_pick(config.reuse)
-    make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
-    check_routing(config)
     check_shared_memory(
         config, ranks, num_leaders=ranks_per_node(ranks) // config.actor.replica_size
     )

@@ -10,6 +10,7 @@ from typing import Any
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.algorithm.verdict_checks import check_error_share
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import check_kv_tokens
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluator import Evaluator
@@ -108,6 +109,13 @@ def build_rollout(
     """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
     engine = build_engine(config, ranks, inputs, servers, router)
+    for server in servers:
+        check_kv_tokens(
+            config,
+            server.kv_tokens(),
+            found=f"server {server.name} holds {server.kv_tokens()} tokens",
+            mend="raise servers.max_total_tokens (CPU) or servers.sglang.mem_fraction_static (GPU)",
+        )
     shape = read_model_shape(config.model.path)
     history = PromptHistory(decay=config.rollout.history_decay)
     history.replay(rows_of_run(config.run.path / "ledger", up_to=start.last_step))

@@ -38,7 +38,6 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     """Collective. The servers of a leader's replica, on all of its nodes; other ranks hold none. The first rank of a
     replica on each node starts those of the node, and returns at once; they wait at their gates where there is an
     actor. With `servers.urls` nothing is started: they run already."""
-    check_server_urls(config, ranks)
     placements = replica_placements(config, ranks)
     check_transport(config, placements)
     if config.servers.urls:
@@ -198,17 +197,6 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
 def client_name(config: Config) -> str:
     """For another run that is refused a server."""
     return f"process {os.getpid()} on {socket.gethostname()}, run {config.run.path}"
-
-
-def check_server_urls(config: Config, ranks: Ranks) -> None:
-    urls = config.servers.urls
-    wanted = ranks.layout.data_parallel_size * config.servers.servers_per_replica
-    if urls and len(urls) != wanted:
-        raise ValueError(
-            f"servers.urls names {len(urls)} server(s), but {ranks.layout.data_parallel_size} replica(s) with "
-            f"servers.servers_per_replica={config.servers.servers_per_replica} use {wanted}; name each once, replica "
-            "by replica."
-        )
 
 
 def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:

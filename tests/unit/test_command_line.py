@@ -7,7 +7,6 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from fakes.model_config import write_model_config
 
 from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import to_yaml
@@ -18,12 +17,11 @@ from megatron_ar3po.train import read_arguments
 
 
 @pytest.fixture
-def config(tmp_path):
-    write_model_config(tmp_path)
-    (tmp_path / "train.jsonl").write_text("{}\n")
+def config(tmp_path, tiny_task):
+    (tmp_path / "train.jsonl").write_text((tiny_task / "train.jsonl").read_text())
     file = tmp_path / "config.yaml"
     file.write_text(
-        f"model: {{path: {tmp_path}}}\n"
+        f"model: {{path: {tiny_task}/model}}\n"
         f"data: {{path: {tmp_path}/train.jsonl, max_prompt_tokens: 16}}\n"
         "rollout: {max_response_tokens: 8}\n"
     )
@@ -41,8 +39,6 @@ def test_a_dry_run_prints_config_layout_and_arithmetic(config, capsys):
 
 def test_a_dry_run_of_a_resume_says_what_it_would_change(config, tmp_path, capsys):
     words = ["train", config, "--dry-run", f"run.dir={tmp_path}/run", "run.resume=true"]
-    data = tmp_path / "train.jsonl"
-    data.write_text('{"prompt": "1=", "answer": "1"}\n')
     assert main(words) == 0
     assert "at this resume" not in capsys.readouterr().out  # there is no run yet
     (tmp_path / "run").mkdir()

@@ -105,5 +105,5 @@ def test_the_gpus_of_a_node_are_shared_out_to_servers():
 
 def test_no_samples_are_refused(tmp_path):
     words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
-    with pytest.raises(ValueError, match="samples_per_prompt must be at least 1"):
+    with pytest.raises(ValueError, match=r"evaluation.samples_per_prompt=0 is out of range"):
         settings(find_policy(words), words, tmp_path / "out")

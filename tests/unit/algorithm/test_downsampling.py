@@ -113,5 +113,5 @@ def test_a_borrowed_response_is_kept_for_it_alone_is_correct() -> None:
 
 
 def test_one_response_is_nothing_to_compare() -> None:
-    with pytest.raises(ValueError, match=r"algorithm\.downsample_to=1 leaves no group"):
+    with pytest.raises(ValueError, match=r"algorithm\.downsample_to=1 is out of range"):
         AlgorithmConfig(downsample_to=1)

@@ -95,6 +95,17 @@ def test_nan_is_written_as_null(tmp_path):
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["a"] is None
 
 
+def test_a_small_rate_is_not_written_as_0_and_others_keep_their_eight_decimals(tmp_path):
+    same = {"a/rate": Mean(4e-9), "a/tiny": Mean(1.23456789e-12), "a/share": Mean(0.123456789)}
+    metrics = Metrics(TwoRanks(same), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics.add(
+        {"a/rate": Mean(4e-9), "a/tiny": Mean(1.23456789e-12), "a/share": Mean(0.123456789)}
+    )
+    metrics.flush(1)
+    (row,) = read_rows(tmp_path / "metrics.jsonl")
+    assert (row["a/rate"], row["a/tiny"], row["a/share"]) == (4e-9, 1.23457e-12, 0.12345679)
+
+
 def test_a_torn_last_line_is_left_out_and_rows_after_a_checkpoint_go(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')

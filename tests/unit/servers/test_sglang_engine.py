@@ -387,6 +387,29 @@ def test_a_refused_request_is_not_tried_again():
 
 
 @pytest.mark.parametrize(
+    ("said", "option"),
+    [
+        (
+            "Input length (9 tokens) exceeds the maximum allowed length (5 tokens).",
+            "data.max_prompt_tokens",
+        ),
+        ("temperature must be a non-negative finite number, got -1.", "rollout.temperature"),
+        ("top_p must be in (0, 1], got 2.", "evaluation.top_p"),
+        (
+            "Requested token count exceeds the model's maximum context length",
+            "rollout.max_response_tokens",
+        ),
+    ],
+)
+def test_a_refusal_names_the_option_that_it_comes_from(said, option):
+    text = json.dumps({"error": {"message": said}})
+    server = ScriptedServer(lambda n, body: web.Response(status=400, text=text))
+    error, _ = ask(server)
+    assert said.rstrip(".") in str(error) and option in str(error)
+    assert "HTTP 400" in str(error) and "temperature=" in str(error)
+
+
+@pytest.mark.parametrize(
     ("meta", "message"),
     [
         ({"weight_version": "default", "weight_versions": None}, "never given the run's weights"),

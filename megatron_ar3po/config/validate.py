@@ -224,6 +224,12 @@ def _check_files(config: Config) -> None:
         f"data.path={config.data.path or '(empty)'} is no file; name a JSONL file with the fields "
         f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
     )
+    folder = config.model.megatron_path
+    require(
+        not folder or Path(folder).is_dir(),
+        f"model.megatron_path={folder} is no folder; name one with a checkpoint that Megatron-LM has written, or leave "
+        "it empty and load model.path.",
+    )
     path = config.evaluation.path
     require(
         not path or Path(path).is_file(),

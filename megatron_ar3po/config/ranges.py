@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import typing
 from typing import Any, TypeAlias
 
-LARGEST_COUNT = (
-    2**31 - 1
-)  # fits the 32-bit integers of tensors, sockets and clocks that count milliseconds
+LARGEST_COUNT = 2**31 - 1  # fits the 32-bit integers of tensors and sockets
 LARGEST_64_BIT = 2**63 - 1
 _LONGEST_TEXT_BYTES, _LONGEST_NAME_BYTES = 4095, 255  # of a path, and of a name in it
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Range:
-    """Numbers from `ge` or above `gt`, up to `le` or below `lt`: one of each. NaN and the infinities are in none."""
+    """Numbers from `ge` or above `gt`, up to `le` or below `lt`: one of each, so that NaN and the infinities are in
+    none."""
 
     gt: float | None = None
     ge: float | None = None
@@ -36,7 +34,6 @@ class Range:
     def __contains__(self, value: object) -> bool:
         return (
             isinstance(value, int | float)
-            and (isinstance(value, int) or math.isfinite(value))
             and (self.gt is None or value > self.gt)
             and (self.ge is None or value >= self.ge)
             and (self.lt is None or value < self.lt)
@@ -48,7 +45,7 @@ class Range:
         >>> str(Range(gt=0, le=1)), str(Range(ge=0, lt=1)), str(Range(ge=0, le=65535)), str(COUNT)
         ('above 0 and at most 1', 'at least 0 and below 1', '0 to 65535', 'at least 1 and below 2^31')
         """
-        bits = {LARGEST_COUNT: "2^31", LARGEST_64_BIT: "2^63"}.get(self.le or 0)
+        bits = "2^31" if self.le == LARGEST_COUNT else "2^63" if self.le == LARGEST_64_BIT else ""
         if self.ge is not None and self.le is not None and not bits:
             return f"{_show(self.ge)} to {_show(self.le)}"
         ends = (("above", self.gt), ("at least", self.ge), ("below", self.lt), ("at most", self.le))
@@ -83,12 +80,13 @@ TOP_P = Range(ge=1e-6, le=1)
 def check_values(section: str, values: Any) -> None:
     """Raises ValueError for the first option of `values`, an instance of a section's class, that holds a number out of
     its range or text that nothing could be named for."""
+    ranges = declared_ranges(values.__class__)
     for field in dataclasses.fields(values):
-        found, allowed = getattr(values, field.name), declared_ranges(type(values)).get(field.name)
-        for value in found if isinstance(found, list) else [found]:
-            name = f"{section}.{field.name}"
+        found: Any = getattr(values, field.name)
+        allowed, name = ranges.get(field.name), f"{section}.{field.name}"
+        among = f" (in {found})" if isinstance(found, list) else ""
+        for value in typing.cast("list[Any]", found if among else [found]):
             if allowed is not None and value not in allowed:
-                among = f" (in {found})" if isinstance(found, list) else ""
                 raise ValueError(
                     f"{name}={_show(value)}{among} is out of range; it must be {allowed}."
                 )

@@ -36,7 +36,7 @@ _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag not in (_YAML_FLOAT, _YAML_TIME)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
+_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
     _YAML_FLOAT,
     re.compile(
         r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
@@ -60,7 +60,7 @@ def read_yaml_file(stated: Path) -> dict[str, Any]:
     try:
         loader = _Loader(path.read_bytes())
         node = loader.get_single_node()
-        read = {} if node is None else _value_of(node, Config, loader)
+        read: Any = {} if node is None else _value_of(node, Config, loader)
         if "${" in path.read_text("utf-8"):
             read = OmegaConf.to_container(OmegaConf.create(read), resolve=True)
     except (yaml.YAMLError, OmegaConfBaseException, RecursionError, UnicodeDecodeError) as error:
@@ -158,7 +158,7 @@ def _section_of(node: yaml.MappingNode, cls: type, loader: _Loader) -> dict[str,
     loader.flatten_mapping(node)  # `<<: *other`, which goes before what is said here
     fields, read, said = fields_of(cls), dict[str, Any](), dict[str, yaml.Node]()
     for key, value in node.value:
-        name = key.value if isinstance(key, yaml.ScalarNode) else str(loader.construct_object(key))
+        name = str(key.value)
         if id(key) in own and name in said:
             raise yaml.MarkedYAMLError(
                 problem=f"{name} is there twice", problem_mark=key.start_mark

@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ def numbers() -> dict[str, type]:
     return found
 
 
-def range_of(dotted: str):
+def range_of(dotted: str) -> Any:
     section, option = dotted.split(".")
     return declared_ranges(fields_of(Config)[section]).get(option)
 

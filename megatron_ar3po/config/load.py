@@ -118,10 +118,13 @@ def _with_lax_types(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_truth_as_number(dotted: str, value: Any, hint: Any) -> None:
-    inner = typing.get_args(hint)[0] if typing.get_origin(hint) is list else hint
-    for each in typing.cast("list[Any]", value if isinstance(value, list) else [value]):
-        if inner in (int, float) and isinstance(each, bool):
-            raise ValueError(f"{dotted}={_shorten(value).lower()}: it must be a number.")
+    is_list = typing.get_origin(hint) is list and isinstance(value, list)
+    inner = typing.get_args(hint)[0] if is_list else hint
+    members: list[Any] = value if is_list else [value]
+    if inner in (int, float) and any(isinstance(each, bool) for each in members):
+        raise ValueError(
+            f"{dotted}={_shorten(members if is_list else value)}: it must be a number."
+        )
 
 
 def _help_line(error: Any) -> str:

@@ -70,7 +70,7 @@ def test_a_truth_is_no_number_wherever_it_comes_from():
     for option, value in (("seed", True), ("max_seconds", False)):
         with pytest.raises(ValueError, match=rf"^run\.{option}=\w+: it must be a number\.$"):
             config_from_dict({"run": {option: value}})
-    with pytest.raises(ValueError, match=r"rollout.stage_plan=\[4, true\]: it must be a number"):
+    with pytest.raises(ValueError, match=r"rollout.stage_plan=\[4, True\]: it must be a number"):
         config_from_dict({"rollout": {"stage_plan": [4, True]}})
 
 

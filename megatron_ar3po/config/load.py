@@ -118,13 +118,12 @@ def _with_lax_types(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse_truth_as_number(dotted: str, value: Any, hint: Any) -> None:
-    is_list = typing.get_origin(hint) is list and isinstance(value, list)
-    inner = typing.get_args(hint)[0] if is_list else hint
-    members: list[Any] = value if is_list else [value]
+    members, inner = [value], hint
+    if typing.get_origin(hint) is list and isinstance(value, list):
+        members, (inner,) = typing.cast("list[Any]", value), typing.get_args(hint)
     if inner in (int, float) and any(isinstance(each, bool) for each in members):
-        raise ValueError(
-            f"{dotted}={_shorten(members if is_list else value)}: it must be a number."
-        )
+        shown = members if inner is not hint else members[0]
+        raise ValueError(f"{dotted}={_shorten(shown)}: it must be a number.")
 
 
 def _help_line(error: Any) -> str:

@@ -136,7 +136,7 @@ def plan_or_sentence(load: Any, option: str) -> str:
     return said
 
 
-def nested(words: list[str], option: str, value: Any) -> dict[str, Any]:
+def nest_option(words: list[str], option: str, value: Any) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for word in words:
         name, _, text = word.partition("=")
@@ -160,7 +160,7 @@ def test_every_word_for_every_option_gives_a_plan_or_a_sentence(words, option):
 @pytest.mark.parametrize("option", dotted_options())
 def test_every_value_of_a_file_for_every_option_gives_a_plan_or_a_sentence(words, option):
     outcomes = [
-        plan_or_sentence(lambda v=v: config_from_dict(nested(words, option, v)), option)
+        plan_or_sentence(lambda v=v: config_from_dict(nest_option(words, option, v)), option)
         for v in VALUES
     ]
     assert any(outcomes)
@@ -180,4 +180,4 @@ ANYTHING = st.one_of(
 @given(option=st.sampled_from(dotted_options()), value=ANYTHING)
 def test_what_hypothesis_draws_gives_a_plan_or_a_sentence(words, option, value):
     plan_or_sentence(lambda: load_config([], [*words, f"{option}={value}"]), option)
-    plan_or_sentence(lambda: config_from_dict(nested(words, option, value)), option)
+    plan_or_sentence(lambda: config_from_dict(nest_option(words, option, value)), option)

@@ -109,11 +109,11 @@ def as_markdown() -> str:
 _ABOUT_THE_PAGE = (
     "All options, as `ar3po options` prints them; this page is the output of `ar3po options --markdown`. An option "
     "stands in a YAML file under its section, or behind the file on the command line as `section.option=value`. "
-    "`algorithm.name` sets some defaults; what a file or the command line says goes before them. An option that is text "
-    "keeps the text as it stands there (`run.name=007`, `12:30`, `no`); in a file nothing, or null, is empty text. A "
-    "number outside of its range, NaN or infinity among them, is refused by name, value and range. What is fixed at a "
-    "resume may not change when a run goes on (`run.resume=true`), what is warned of may, with a line in the log; "
-    "docs/checkpoints.md says why, and how a fixed one is changed all the same."
+    "`algorithm.name` sets some defaults; what a file or the command line says goes before them. An option that is "
+    "text keeps the text as it stands there (`run.name=007`, `12:30`, `no`); in a file nothing, or null, is empty "
+    "text. A number outside of its range, NaN or infinity among them, is refused by name, value and range. What is "
+    "fixed at a resume may not change when a run goes on (`run.resume=true`), what is warned of may, with a line in "
+    "the log; docs/checkpoints.md says why, and how a fixed one is changed all the same."
 )
 
 _AT_RESUME = {"free": "", "warn": "a resume warns of a change", "fixed": "fixed at a resume"}

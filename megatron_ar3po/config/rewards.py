@@ -124,6 +124,17 @@ class RewardsConfig:
         )
         return _validate_values({**asdict(self), **own, "by_source": {}}, name)
 
+    def of_each_source(self) -> dict[str, RewardsConfig]:
+        """By the option that a message names: `rewards.by_source.X` for each, or `rewards`, which grades all.
+
+        >>> list(RewardsConfig().of_each_source()), list(RewardsConfig(by_source={"sums": "math"}).of_each_source())
+        (['rewards'], ['rewards.by_source.sums'])
+        """
+        if not self.by_source:
+            return {"rewards": self}
+        own = {f"rewards.by_source.{source}": self.for_source(source) for source in self.by_source}
+        return {name: config for name, config in own.items() if config is not None}
+
     @property
     def row_fields(self) -> tuple[str, ...]:
         """The fields of a line, beside its answer, that decide how a response to it is graded.
@@ -131,8 +142,7 @@ class RewardsConfig:
         >>> RewardsConfig().row_fields, RewardsConfig(by_source={"sums": "last_number"}).row_fields
         (('error',), ('error', 'source'))
         """
-        sources = [self.for_source(source) for source in self.by_source] or [self]
-        tolerances = {own.tolerance_field for own in sources if own is not None} - {""}
+        tolerances = {own.tolerance_field for own in self.of_each_source().values()} - {""}
         return (*sorted(tolerances), *(["source"] if self.by_source else []))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate
 from megatron_ar3po.data.tokenizer import load_tokenizer
@@ -55,7 +56,7 @@ def check_start(
         check_pass_through(config.servers.sglang)
         check_routing(config)
         if layout.rank == 0:
-            _check_verifier(config)
+            _check_verifiers(config)
 
 
 def check_data(config: Config) -> None:
@@ -74,14 +75,20 @@ def _check_megatron_options(config: Config, shape: ModelShape | None) -> None:
     check_megatron_options(config.actor.megatron, shape or read_policy_shape(config.model.path))
 
 
-def _check_verifier(config: Config) -> None:
+def _check_verifiers(config: Config) -> None:
     """A user's own is called, in a process that ends with this."""
-    if is_import_path(config.rewards.verifier):
-        make_verifier(
-            config.rewards,
-            _NoText(),
-            max_response_tokens=config.rollout.max_response_tokens,
-        ).close()
+    looked_at: list[RewardsConfig] = []
+    for name, own in config.rewards.of_each_source().items():
+        if not is_import_path(own.verifier) or own in looked_at:
+            continue
+        looked_at.append(own)
+        try:
+            longest = config.rollout.max_response_tokens
+            make_verifier(own, _NoText(), max_response_tokens=longest).close()
+        except ValueError as error:
+            raise ValueError(
+                f"{name}: {error}" if config.rewards.by_source else str(error)
+            ) from error
 
 
 class _NoText:

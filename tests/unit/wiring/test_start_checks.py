@@ -100,6 +100,16 @@ def test_a_verifier_that_there_is_not_is_refused(words, tmp_path, monkeypatch):
     assert "no module 'no_such_module'" in said
 
 
+def test_the_verifier_of_a_source_is_looked_at_as_the_one_of_all(words):
+    said = refusal(*words, "rewards.by_source.sums=no_such_module:grader")
+    assert said.startswith("rewards.by_source.sums: rewards.verifier=no_such_module:grader cannot")
+    assert "maths is neither" in refusal(*words, "rewards.by_source.sums=maths")
+    penalty = "rewards.by_source.sums={verifier: math, overlong_penalty_tokens: 8}"
+    assert "sums.overlong_penalty_tokens=8 needs a longer rollout" in refusal(*words, penalty)
+    infinite = "rewards.by_source.sums={verifier: math, correct: .inf}"
+    assert "rewards.correct=inf is out of range" in refusal(*words, infinite)
+
+
 def test_a_model_by_its_name_on_the_hub_is_told_how_to_fetch_it(words):
     said = refusal(*words, "model.path=Qwen/Qwen2.5-7B")
     assert "`hf download Qwen/Qwen2.5-7B --local-dir FOLDER`" in said

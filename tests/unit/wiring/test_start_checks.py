@@ -191,7 +191,7 @@ def test_a_dry_run_and_a_plan_read_the_prompts_and_refuse_what_the_trainer_refus
     for command in commands:
         assert main([*command, *words]) == 0
         for word, said in (
-            (f"data.path={tmp_path}/long.jsonl", "long.jsonl:1: the prompt has 11 tokens"),
+            (f"data.path={tmp_path}/long.jsonl", "long.jsonl:1: 11 tokens"),
             (f"data.path={tmp_path}/odd.jsonl", "'two' is no plain integer or decimal"),
             ("servers.sglang.max_total_tokens=8", "the KV cache is smaller"),
             ("rewards.verifier=no_such_module:grader", "cannot grade"),

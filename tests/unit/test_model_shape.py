@@ -42,7 +42,11 @@ def test_a_file_by_itself_is_named_without_an_option(tmp_path: Path) -> None:
     [
         ("{", r"config\.json is not JSON \(Expecting property name .*copy the checkpoint again"),
         ("[]", r"config\.json holds no JSON object; copy the checkpoint again"),
-        ("{}", r"config\.json has num_attention_heads=None, which must be a whole number"),
+        ("{}", r"config\.json names no architecture \(architectures=None\)"),
+        (
+            '{"architectures": ["Qwen2ForCausalLM"]}',
+            r"config\.json has num_attention_heads=None, which must be a whole number",
+        ),
     ],
 )
 def test_a_file_that_is_no_config_says_what_is_wrong(

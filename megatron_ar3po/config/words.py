@@ -12,7 +12,7 @@ import dataclasses
 import math
 import re
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.schema import Config
 
 _NULL, _YAML_FLOAT = "tag:yaml.org,2002:null", "tag:yaml.org,2002:float"
-_YAML_TIME = "tag:yaml.org,2002:timestamp"
+_YAML_TIME, _YAML_MAP = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:map"
 
 
 class _Loader(yaml.SafeLoader):
@@ -141,8 +141,10 @@ def read_scalar(text: str, hint: Any) -> Any:
 
 
 def _value_of(node: yaml.Node, hint: Any, loader: _Loader) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(node, yaml.MappingNode):
-        return _section_of(node, typing.cast(type, hint), loader)
+    is_section = dataclasses.is_dataclass(hint)
+    is_mapping = typing.get_origin(hint) is dict and node.tag == _YAML_MAP
+    if (is_section or is_mapping) and isinstance(node, yaml.MappingNode):
+        return _mapping_of(node, fields_of(typing.cast(type, hint)) if is_section else {}, loader)
     if typing.get_origin(hint) is list and isinstance(node, yaml.SequenceNode):
         (inner,) = typing.get_args(hint)
         return [_value_of(each, inner, loader) for each in node.value]
@@ -153,10 +155,13 @@ def _value_of(node: yaml.Node, hint: Any, loader: _Loader) -> Any:
     return loader.construct_object(node, deep=True)  # type: ignore[no-untyped-call]
 
 
-def _section_of(node: yaml.MappingNode, cls: type, loader: _Loader) -> dict[str, Any]:
+def _mapping_of(
+    node: yaml.MappingNode, hints: Mapping[str, Any], loader: _Loader
+) -> dict[str, Any]:
+    """Its keys are text. `hints`: the types of a section's options."""
     own = [id(key) for key, _ in node.value]
     loader.flatten_mapping(node)  # `<<: *other`, which goes before what is said here
-    fields, read, said = fields_of(cls), dict[str, Any](), dict[str, yaml.Node]()
+    read, said = dict[str, Any](), dict[str, yaml.Node]()
     for key, value in node.value:
         name = str(key.value)
         if id(key) in own and name in said:
@@ -165,5 +170,5 @@ def _section_of(node: yaml.MappingNode, cls: type, loader: _Loader) -> dict[str,
             )
         if id(key) in own:
             said[name] = key
-        read[name] = _value_of(value, fields.get(name, Any), loader)
+        read[name] = _value_of(value, hints.get(name, Any), loader)
     return read

@@ -33,6 +33,17 @@ def test_nothing_in_a_file_is_empty_text(tmp_path, nothing):
     assert load_file(tmp_path, f"run:\n  name: mine\n  dir: {nothing}\n").run.dir == ""
 
 
+@pytest.mark.parametrize("source", TYPED)
+def test_the_names_of_sources_are_text_and_stand_there_once(tmp_path, source):
+    text = f"rewards: {{by_source: {{{source}: math, b: last_number}}}}"
+    expected = {source: "math", "b": "last_number"}
+    assert load_file(tmp_path, text).rewards.by_source == expected
+    word = f"rewards.by_source={{{source}: math, b: last_number}}"
+    assert load_config([], [word]).rewards.by_source == expected
+    with pytest.raises(ValueError, match=f"{source} is there twice"):
+        load_file(tmp_path, text.replace("b:", f"{source}:"))
+
+
 def test_quotes_are_the_shells_or_yamls(tmp_path):
     for word in ("run.name='007'", 'run.name="007"'):
         assert load_config([], [word]).run.name == "007"
@@ -111,6 +122,7 @@ def test_a_file_may_refer_to_the_environment_to_itself_and_to_an_anchor(tmp_path
         ("run: {name: &a [*a]}\n", ""),
         ("a: 1\n---\nb: 2\n", "single document"),
         ("servers: {sglang: !!python/object:os.system {}}\n", "could not determine a constructor"),
+        ("servers: {sglang: !!map x}\n", "expected a mapping node"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_sentence_with_its_name(tmp_path, text, said):

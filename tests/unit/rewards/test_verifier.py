@@ -262,10 +262,9 @@ def test_the_version_follows_every_option_that_can_change_a_verdict() -> None:
 
 
 def test_an_unknown_verifier_is_named_with_the_known_ones() -> None:
-    with pytest.raises(
-        ValueError, match=r"rewards\.verifier=maths is unknown; use math, last_number"
-    ):
-        make_verifier(RewardsConfig(verifier="maths"), CharTokenizer())
+    said = r"rewards\.verifier=maths is neither one of math, last_number nor an import path"
+    with pytest.raises(ValueError, match=said):
+        RewardsConfig(verifier="maths")
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ class MegatronActor:
             forward_only=False,
         )
         totals = self._totals(losses)
+        self.optimizer_offload.wait()
         step = self.optimizer.step(totals.loss)
         return UpdateStats(
             loss=totals.loss,
@@ -133,12 +134,14 @@ class MegatronActor:
             write_hf_folder(buckets, source=Path(self.config.model.path), target=folder)
 
     def save(self, folder: Path) -> PendingSave:
+        self.optimizer_offload.wait()
         saves = [checkpoint.save(folder, self.policy, self.optimizer)]
         if self.reference is not None:
             saves += self.reference.save(folder)
         return SavedTogether(folder, saves)
 
     def load(self, folder: Path) -> None:
+        self.optimizer_offload.wait()
         checkpoint.load(folder, self.policy, self.optimizer)
         if self.reference is not None:
             self.reference.load(folder)
@@ -153,12 +156,13 @@ class MegatronActor:
         return frozenset(name for name, is_there in parts.items() if is_there)
 
     def offload(self, *, keep_weights: bool = False) -> None:
-        self.optimizer_offload.offload()
-        self._buffers.hold(weights=keep_weights, gradients=False)
+        with self.optimizer_offload.offload():
+            self._buffers.hold(weights=keep_weights, gradients=False)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
     def onload(self) -> None:
+        """Weights first: the optimizer's state arrives while a forward pass runs already."""
         self._buffers.hold(weights=True, gradients=True)
         self.optimizer_offload.onload()
 

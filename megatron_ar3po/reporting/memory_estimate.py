@@ -43,7 +43,9 @@ class MemoryEstimate:
     phases: tuple[PhaseMemory, ...]
     kv_bytes_per_token: int  # of one server GPU
     kv_tokens: int  # that fit on one server
-    host_bytes_per_rank: int  # what the actor parks on the CPU during rollouts
+    host_bytes_per_rank: (
+        int  # what the actor parks there in rollouts; the room stays to the end of the run
+    )
     save_host_bytes_per_rank: int  # beside that, from a save until it is written
 
     def over(self, gpu_bytes: int) -> list[PhaseMemory]:
@@ -114,7 +116,8 @@ def estimate_memory(
         for phase, more in beside.items()
     )
     kv_per_token = kv_bytes_per_token(shape, server_tp, width)
-    reference = actor["weights"] if config.algorithm.kl_coef != 0 else 0
+    # The reference's weights, and the policy's while the two have changed places.
+    reference = 2 * actor["weights"] if config.algorithm.kl_coef != 0 else 0
     return MemoryEstimate(
         phases=phases,
         kv_bytes_per_token=kv_per_token,

@@ -261,7 +261,7 @@ def _memory_table(plan: Plan) -> Iterator[str]:
     host = plan.memory.host_bytes_per_rank * plan.cluster.gpus_per_node
     saving = plan.memory.save_host_bytes_per_rank * plan.cluster.gpus_per_node
     yield (
-        f"  host memory of a node during rollouts: {host / GIB:.0f} GiB of parked weights and optimizer state; "
+        f"  host memory of a node, held to the end: {host / GIB:.0f} GiB to park weights and optimizer state; "
         f"{saving / GIB:.0f} GiB more from a save until it is written"
     )
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import actor_checkpoint_cases
+import actor_offload_cases
 import actor_publish_cases
 import actor_saved_state_cases
 import actor_update_cases
@@ -15,6 +16,7 @@ from torchrun_cases import Cases
 CASES = Cases(
     actor_update_cases.CASES,
     actor_checkpoint_cases.CASES,
+    actor_offload_cases.CASES,
     actor_saved_state_cases.CASES,
     actor_publish_cases.CASES,
     actor_weight_cases.CASES,

@@ -170,7 +170,7 @@ class FusedAdam(torch.optim.Optimizer):
 
 
 @contextlib.contextmanager
-def _with_fused_adam() -> Iterator[None]:
+def with_fused_adam() -> Iterator[None]:
     """Megatron finds it where it looks for Transformer Engine's."""
     from megatron.core import optimizer
     from megatron.core.optimizer import distrib_optimizer
@@ -192,7 +192,7 @@ def a_checkpoint_of_fused_adam_continues(num_updates: int, distributed: bool) ->
     folder, model = checkpoint("qwen2", False)
     weights = reference_updates(model, steps=2).weights
     options = {"use_distributed_optimizer": distributed}
-    with _with_fused_adam():
+    with with_fused_adam():
         first = make_actor(folder, Cut(), actor=dict(options))
         run_updates(first, range(num_updates), 1)
         saved = _save(first)

@@ -282,30 +282,6 @@ def weights_do_not_depend_on_the_chunk_of_the_output_layer() -> None:
         assert (tensor - results[1][name]).abs().max() <= 1e-5, name
 
 
-@CASES.add(1, dtype=("float32", "bfloat16"))
-@CASES.add(2, dtype=("float32", "bfloat16"), cut=(Cut(),))
-def updates_are_the_same_when_the_optimizer_is_offloaded_in_between(
-    dtype: str, cut: Cut | None = None
-) -> None:
-    """Colocation moves its state to the host and back around every rollout. In fp32 its parameters are views of the
-    model's: moved, the optimizer would train a copy. In bf16 they are the fp32 main weights."""
-    folder, _ = checkpoint("qwen2", False)
-    stays = make_actor(folder, cut or Cut(), dtype=dtype)
-    run_updates(stays, range(2), 2)
-    expected = export_tensors(stays)
-    goes = make_actor(folder, cut or Cut(), dtype=dtype)
-    run_updates(goes, range(1), 2)
-    offload = goes.optimizer_offload
-    offload.offload()
-    moved = sum(x.numel() for x in offload._moved)
-    mine = sum(p.numel() for p in goes.policy.parameters())
-    assert moved == 0 if dtype == "float32" else 0 < moved <= mine, moved
-    assert len(offload._moved_state) > 0
-    offload.onload()
-    run_updates(goes, range(1, 2), 2)
-    assert_weights_equal(goes, {n: x.float() for n, x in expected.items()}, 0.0)
-
-
 @CASES.add(2, cut=OF_2[:2])
 def a_value_that_is_not_finite_in_one_shard_stops_every_rank(cut: Cut) -> None:
     import torch.distributed as dist

@@ -198,6 +198,7 @@ def _buffers(actor: MegatronActor) -> Sequence[Any]:
 
 def optimizer_state(actor: MegatronActor, *, copied: bool = True) -> dict[str, torch.Tensor]:
     """Main weights and moments, in the order of the parameter groups."""
+    actor.optimizer_offload.wait()
     found: dict[str, torch.Tensor] = {}
     for i, one in enumerate(actor.optimizer.inner.chained_optimizers):
         for j, group in enumerate(one.optimizer.param_groups):

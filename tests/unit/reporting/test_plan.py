@@ -216,12 +216,12 @@ def test_each_phase_that_does_not_fit_is_refused_by_its_name(words, phase):
 
 
 def test_a_reference_policy_lies_on_the_host():
-    """Its weights take the place of the policy's while its log-probs are computed."""
+    """Its weights take the place of the policy's while its log-probs are computed, and the policy's lie there then."""
     without = plan_of("qwen2.5_7b_dapo_math", 1).memory
     with_one = plan_of("qwen2.5_7b_dapo_math", 1, "algorithm.kl_coef=0.001").memory
     assert with_one.of("train") == without.of("train")
     more = with_one.host_bytes_per_rank - without.host_bytes_per_rank
-    assert more == without.of("train")["weights"]
+    assert more == 2 * without.of("train")["weights"]
 
 
 def test_the_table_of_the_cluster_page_is_what_the_plans_say():

@@ -74,6 +74,12 @@ class ServersConfig:
 
     def __post_init__(self) -> None:
         check_values("servers", self)
+        share = self.sglang.get("mem_fraction_static", 0.5)
+        require(
+            isinstance(share, int | float) and 0 < share < 1,
+            f"servers.sglang.mem_fraction_static={share!r} is no share of a GPU's memory; use a number above 0 and "
+            "below 1.",
+        )
         for url in self.urls:
             require(
                 re.fullmatch(r"https?://[^/\s]+/?", url) is not None,

@@ -254,6 +254,14 @@ def _check_lengths(config: Config, shape: ModelShape) -> None:
         f"{config.model.path} (max_position_embeddings={shape.max_positions}, of which a server keeps "
         f"{needed - prompt - response} tokens); lower one of the two.",
     )
+    stated = config.servers.sglang.get("context_length")
+    if isinstance(stated, int) and config.debug.mode != "train_only":
+        require(
+            needed <= stated,
+            f"servers.sglang.context_length={stated} is shorter than one prompt with its response, which take {needed} "
+            f"tokens (data.max_prompt_tokens={prompt}, rollout.max_response_tokens={response}, and what the server "
+            "keeps); leave it out, or raise it.",
+        )
     budget = config.actor.max_tokens_per_microbatch
     require(
         prompt + response <= budget,

@@ -67,16 +67,6 @@ def server_tensor_parallel_size(config: Config, layout: ParallelLayout, gpus_per
     return on_leaders_node // servers_there
 
 
-def _static_share(config: Config) -> float:
-    share = config.servers.sglang.get("mem_fraction_static", MEM_FRACTION_STATIC)
-    if not isinstance(share, int | float) or not 0 < share < 1:
-        raise ValueError(
-            f"servers.sglang.mem_fraction_static={share!r} is no share of a GPU's memory; use a number above 0 "
-            "and below 1."
-        )
-    return share
-
-
 def estimate_memory(
     config: Config, shape: ModelShape, layout: ParallelLayout, *, gpus_per_node: int, gpu_bytes: int
 ) -> MemoryEstimate:
@@ -170,7 +160,7 @@ def static_bytes(config: Config, parked: int, gpu_bytes: int) -> int:
     """Weights and KV cache of a server: its share of what it finds free when its gate opens (SGLang 0.5.23,
     `KVCacheConfigurator._profile_available_bytes`)."""
     free = max(0, gpu_bytes - ACTOR_RUNTIME_BYTES - GATE_RUNTIME_BYTES - parked)
-    return int(free * _static_share(config))
+    return int(free * config.servers.sglang.get("mem_fraction_static", MEM_FRACTION_STATIC))
 
 
 def kv_bytes_per_token(shape: ModelShape, server_tp: int, width: int) -> int:

@@ -159,6 +159,9 @@ def test_weights_that_are_not_there_or_cut_short_are_refused(tmp_path):
     ("word", "said"),
     [
         ("servers.sglang.mem_fraction=0.5", "servers.sglang.mem_fraction is no option"),
+        ("servers.sglang.mem_fraction_static=7", "=7 is no share of a GPU's memory"),
+        ("servers.sglang.mem_fraction_static=much", "='much' is no share of a GPU's memory"),
+        ("servers.sglang.context_length=19", "which take 20 tokens (data.max_prompt_tokens=10"),
         ("actor.megatron.num_layerss=2", "actor.megatron.num_layerss is no option"),
         ("actor.megatron.attention_dropout=much", "should be a valid number"),
         ("actor.megatron.activation_func=silu", "actor.megatron.activation_func"),

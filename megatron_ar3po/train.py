@@ -112,8 +112,9 @@ def train_command(arguments: argparse.Namespace) -> int:
     try:
         config = read_arguments(arguments.config)
         if arguments.dry_run:
+            # The prompts need the tokenizer only, and are shown also where the run would be refused.
+            print(describe_prompts(config, arguments.show_prompts), end="", flush=True)
             print(describe(config, arguments.world_size or config.actor.replica_size))
-            print(describe_prompts(config, arguments.show_prompts), end="")
             return 0
         if arguments.show_prompts:
             raise ValueError("--show-prompts shows prompts and trains nothing; add --dry-run.")

@@ -213,6 +213,14 @@ def _check_deterministic(config: Config) -> None:
     )
 
 
+def check_data_path(config: Config) -> None:
+    require(
+        bool(config.data.path) and Path(config.data.path).is_file(),
+        f"data.path={config.data.path or '(empty)'} is no file; name a JSONL file with the fields "
+        f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
+    )
+
+
 def _check_files(config: Config) -> None:
     if config.debug.mode == "train_only":
         require(
@@ -221,11 +229,7 @@ def _check_files(config: Config) -> None:
             "is no file; dump one with debug.dump_steps=[1] and name RUN/dumps/step_00001.pt.",
         )
         return
-    require(
-        bool(config.data.path) and Path(config.data.path).is_file(),
-        f"data.path={config.data.path or '(empty)'} is no file; name a JSONL file with the fields "
-        f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
-    )
+    check_data_path(config)
     folder = config.model.megatron_path
     require(
         not folder or Path(folder).is_dir(),

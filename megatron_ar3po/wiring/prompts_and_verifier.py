@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import check_data_path
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.preview import preview_prompts
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -115,6 +116,7 @@ def make_prompt_source(config: Config, prompts: Prompts) -> PromptSource:
 def show_prompts(config: Config, rendered_at: datetime, num: int) -> list[str]:
     """The first prompts of data.path as the policy will read them. Needs the tokenizer only: no verifier is asked about
     ground truths. Raises ValueError where the file could not be trained on."""
+    check_data_path(config)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(
         config.data.path,

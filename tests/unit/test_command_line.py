@@ -72,15 +72,20 @@ def test_a_dry_run_shows_prompts_as_the_policy_will_read_them(old_run, capsys):
         "run.allow_changed=[data.apply_chat_template]",
     ]
     assert main(dry) == 0
-    lines = [
-        line for line in capsys.readouterr().out.splitlines() if "prompt" in line or "|" in line
-    ]
-    shown = lines[lines.index(next(line for line in lines if line.startswith("# prompt 1"))) :]
+    out = capsys.readouterr().out
+    shown = [line for line in out.splitlines() if line.startswith(("# prompt ", "#     |"))]
     assert shown[0].startswith("# prompt 1 of 6: ") and shown[2].startswith("# prompt 2 of 6: ")
     year = f"{datetime.now():%y}"
     assert shown[1].startswith(f"#     | {year}") and len(shown) == 4
     assert main([*dry, "run.resume=true"]) == 0
     assert "#     | 01" in capsys.readouterr().out
+    for weights in Path("model").glob("*.safetensors"):
+        weights.unlink()
+    assert main(dry) == 2, "no run, but the tokenizer is there"
+    captured = capsys.readouterr()
+    assert "# prompt 2 of 6: " in captured.out and "no *.safetensors" in captured.err
+    assert main([*dry, "data.path=gone.jsonl"]) == 2
+    assert "data.path=gone.jsonl is no file" in capsys.readouterr().err
 
 
 def test_words_may_stand_behind_an_option(config, capsys):

@@ -141,7 +141,14 @@ def test_the_gpu_image_has_what_its_tests_and_proofs_are_run_with():
     assert imported >= {"pytest", "pytest-timeout", "hypothesis"}
     for target in ("test-gpu", "prove-gpu"):  # make setup would bring torch's CPU build
         asked = subprocess.run(
-            ["make", "--dry-run", target, "BIN=nowhere/bin", "PYTHON=python3"],
+            [
+                "make",
+                "--no-print-directory",
+                "--dry-run",
+                target,
+                "BIN=nowhere/bin",
+                "PYTHON=python3",
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,

@@ -53,9 +53,9 @@ class RewardsConfig:
     """DAPO's soft overlong punishment: over the last so many tokens before `rollout.max_response_tokens` the reward
     falls by 0 to 1. DAPO's paper takes a fifth of the limit. 0: off, as the right length depends on the limit."""
 
-    answer_format: Fixed[Literal["any", "boxed", "answer_line", "hashes"]] = "any"
+    answer_format: Fixed[Literal["any", "boxed", "answer_line", "hashes", "answer_tag"]] = "any"
     """Where the final answer stands (`math` only): `boxed` in `\\boxed{}`, `answer_line` behind "Answer:", `hashes`
-    behind "####", `any` the mark that stands last."""
+    behind "####", `answer_tag` in `<answer></answer>`, `any` in such a tag, else behind the mark that stands last."""
 
     strict_format: Fixed[bool] = False
     """Only the mark of `rewards.answer_format` counts, closed and complete (`math` only). Off by default, for a right
@@ -75,6 +75,11 @@ class RewardsConfig:
     """Field of a line that holds its own tolerance, a number above 0 (`math` only); OlympiadBench calls it `error`.
     true and false are no numbers. Empty: no line has one."""
 
+    require_evaluated: Fixed[bool] = False
+    """An answer that equals the ground truth but is not worked out, as 17+25 for 42, is incorrect (`math` only). For
+    prompts that show what is to be calculated, where a copy of it would pay. Off by default, for in other tasks an
+    unusual form of the right answer is right."""
+
     worker_memory_mb: Warn[Annotated[int, Range(ge=256, le=1 << 20)]] = 1024
     """MiB that a verifier process may use beyond what it has after its start. Past them it is started again and the
     response tried once more; a second time it is `ungradable`. At least 256, which SymPy needs."""
@@ -89,7 +94,7 @@ class RewardsConfig:
         require(
             not (self.strict_format and self.answer_format == "any"),
             "rewards.strict_format=true needs one rewards.answer_format; "
-            "use boxed, answer_line or hashes.",
+            "use boxed, answer_line, hashes or answer_tag.",
         )
         for source in self.by_source:
             self.for_source(source)

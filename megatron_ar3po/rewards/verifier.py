@@ -92,6 +92,7 @@ def grading_options(config: RewardsConfig) -> GradingOptions:
         strict=config.strict_format,
         fallback=config.answer_fallback,
         tolerance=repr(config.tolerance),
+        require_evaluated=config.require_evaluated,
     )
 
 

@@ -28,11 +28,14 @@ from megatron_ar3po.rewards.math.answers import (
     SetOperation,
     plain_value,
 )
+from megatron_ar3po.rewards.math.equations import is_number, stated_value
 from megatron_ar3po.rewards.math.labels import labels_agree
 from megatron_ar3po.rewards.math.leaves import LeafComparison
+from megatron_ar3po.rewards.math.matrices import nested_rows
 from megatron_ar3po.rewards.math.numeric import is_proportional
 from megatron_ar3po.rewards.math.reading import read
 from megatron_ar3po.rewards.math.real_sets import same_real_set
+from megatron_ar3po.rewards.math.rounding import rounding_between, rounding_error
 from megatron_ar3po.rewards.math.shapes import (
     as_latex,
     difference,
@@ -54,20 +57,44 @@ class Comparison(LeafComparison):
 
     def equal(self, left: str, right: str) -> bool:
         """Whether two answers are the same."""
-        a, b = tidy(left), tidy(right)
+        plain = self._plain_numbers_equal(left.strip(" $\n"), right.strip(" $\n"))
+        if plain is not None:
+            return plain  # as most are, without the tidying
+        a = tidy(left)
+        b = a if left == right else tidy(right)
         if not a or not b:
             self.note("text: one side is empty")
             return False
-        if compact(a) == compact(b):
+        if a == b or compact(a) == compact(b):
             self.note("text: the same spelling")
             return True
         self.note("text: different spellings")
+        plain = self._plain_numbers_equal(a, b)
+        if plain is not None:
+            return plain
+        expected, found = read(a), read(b)
+        return self.answers_equal(expected, found) or self._number_is_stated(expected, found)
+
+    def _plain_numbers_equal(self, a: str, b: str) -> bool | None:
+        """None when one of them is no plain number, or its commas may separate a list."""
         x, y = plain_value(a), plain_value(b)
-        if x is not None and y is not None and "," not in a + b:
-            equal = abs(x - y) <= self.tolerance
-            self.note(f"number: {x} and {y} are {'equal' if equal else 'different'}")
-            return equal
-        return self.answers_equal(read(a), read(b))
+        if x is None or y is None or "," in a + b:
+            return None
+        equal = abs(x - y) <= self.tolerance
+        equal = equal or abs(x - y) <= rounding_between(Leaf(a), Leaf(b))
+        self.note(f"number: {x} and {y} are {'equal' if equal else 'different'}")
+        return equal
+
+    def _number_is_stated(self, expected: Answer, found: Answer) -> bool:
+        """Whether the answer is an equation that gives the number asked for. Not the other way round: no number stands
+        for the equation x + y = 3."""
+        if not isinstance(found, Relation) or not isinstance(expected, Leaf):
+            return False
+        value = stated_value(found) if is_number(expected) else None
+        if value is None:
+            return False
+        self.note("equation: it gives a number")
+        return self.answers_equal(expected, value)
 
     # --- shapes
 
@@ -131,6 +158,8 @@ class Comparison(LeafComparison):
         if a.opening in loose and b.opening in loose:
             return self._can_be_matched(a.items, b.items)
         if (a.opening, a.closing) == (b.opening, b.closing):
+            if all(isinstance(item, Named) for item in (*a.items, *b.items)):
+                return self._can_be_matched(a.items, b.items)
             return self._in_order(a.items, b.items)
         # A tuple whose parentheses were forgotten keeps its order; "-3 or 3" and "x=1, x=2" are none.
         if "or" in (a.joined_by, b.joined_by) or repeats_a_label(a) or repeats_a_label(b):
@@ -157,9 +186,12 @@ class Comparison(LeafComparison):
         values = [[item.value if isinstance(item, Leaf) and not item.unit and not item.is_percent else None
                    for item in side] for side in (left, right)]  # fmt: skip
         if not self.tolerance and all(v is not None for side in values for v in side):
-            return sorted(v for v in values[0] if v is not None) == sorted(
+            if sorted(v for v in values[0] if v is not None) == sorted(
                 v for v in values[1] if v is not None
-            )
+            ):
+                return True
+            if not any(rounding_error(x.text) for x in (*left, *right) if isinstance(x, Leaf)):
+                return False
         partner: dict[int, int] = {}
 
         def find_partner(i: int, seen: set[int]) -> bool:
@@ -179,7 +211,10 @@ class Comparison(LeafComparison):
         )
 
     def _vector_equals(self, matrix: Matrix, items: Items) -> bool:
-        """A single row or column against a tuple."""
+        """A single row or column against a tuple, or any matrix against nested lists, row by row."""
+        nested = nested_rows(items)
+        if nested is not None:
+            return self._matrices_equal(matrix, nested)
         if items.opening not in ("(", "[") or (items.opening, items.closing) not in (
             ("(", ")"),
             ("[", "]"),

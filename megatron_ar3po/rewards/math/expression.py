@@ -245,7 +245,9 @@ class _Parser(TokenReader):
             return self._word(token)
         if kind == "open":
             self._at -= 1
-            return self._group()
+            node = self._group()
+            is_letter = token == "{" and node[0] == "sym" and self.peek() == "_"
+            return self._symbol(node[1]) if is_letter else node  # {h}_{j}
         if token == "|":
             self._bars += 1
             node = self.sum()

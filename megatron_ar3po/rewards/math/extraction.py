@@ -1,7 +1,8 @@
 r"""The final answer of a response.
 
-Marks, from the text itself: `\boxed{...}` (nested, unclosed, several side by side), an `Answer:` line (DAPO), `####`
-(GSM8K), "the answer is". The mark that stands last wins; what follows it up to the end of its sentence is the answer.
+Marks, from the text itself: `<answer>...</answer>`, which goes before all others, `\boxed{...}` (nested, unclosed,
+several side by side), an `Answer:` line (DAPO), `####` (GSM8K), "the answer is". Of these the one that stands last
+wins; what follows it up to the end of its sentence is the answer.
 Without a mark, and only when `fallback` allows it, the last formula or number counts. The strict mode knows one mark
 and no second chance.
 """
@@ -12,9 +13,12 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-AnswerFormat = Literal["any", "boxed", "answer_line", "hashes"]
+from megatron_ar3po.rewards.math.foreign import foreign_command
+from megatron_ar3po.rewards.math.spoken import MAX_TAIL, spoken_part
+from megatron_ar3po.rewards.math.tags import find_tag
 
-MAX_TAIL = 50_000  # characters of a response that are searched, from its end
+AnswerFormat = Literal["any", "boxed", "answer_line", "hashes", "answer_tag"]
+
 MAX_ANSWER = 4_000
 FALLBACK = "last formula or number"  # the mark of an answer that is not marked
 
@@ -30,7 +34,7 @@ class Found:
 
 
 _BOX = re.compile(
-    r"(?:\\boxed|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|\\boxed\s+(?=[-\w\\])|\\boxed(?=[-\d])"
+    r"(?:\\boxed|\\box|\\fbox|\\framebox|\x08oxed)\s*(?=\{)|\\boxed\s+(?=[-\w\\])|\\boxed(?=[-\d])"
 )
 _ESCAPED_OR_BRACE = re.compile(r"\\.|[{}]|\n\s*\n", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
@@ -67,8 +71,9 @@ _COPULA = re.compile(
     r"(?:\\text[a-z]* ?\{)?[A-Za-z][A-Za-z ,'-]{0,60}\b(?:is|are|was|were|equals|year)\b:? ?\}?\s*"
     r"(?=[-+\d$\\(\[]|[A-Z]\b|[a-z] ?=)"
 )
-_OF_SOMETHING = re.compile(r"(?<=\$) of (?:the|a|an|all|his|her|their|its)\b[^$\\\d]*$")
-_CUT = re.compile(r"<\|[a-z_]+\|>|</s>|<eos>")
+_OF_SOMETHING = re.compile(
+    r"(?<=\$) of (?:the|a|an|all|his|her|their|its)\b[^$\\\d]*$|(?<=\d) of (?:them|these|those)\b[^$\\\d]*$"
+)
 _FACTORIAL = re.compile(r"(?<=[\d)}])!(?=\s*$)")  # behind a formula; in prose it would be joy
 _SENTENCE_END = re.compile(r"[.!?](?=\s+[A-Z\[(<]|\s*$)|<\||\*\*\s*$")
 _MATH = (
@@ -96,13 +101,16 @@ def extract_answer(
     >>> extract_answer(r"so $x = \boxed{\frac{1}{2}}$.").text, extract_answer("Answer: 7").text
     ('\\frac{1}{2}', '7')
     """
-    text = _tail(text)
+    text = spoken_part(text)
+    tag = find_tag(text, strict=strict) if answer_format in ("any", "answer_tag") else None
+    if tag is not None:
+        return Found(tag, "answer tag")
     marks = [_find_box(text, strict=strict)] if answer_format in ("any", "boxed") else []
     if answer_format in ("any", "answer_line"):
         marks.append(_last_of(_ANSWER_LINE, text, "answer line"))
-    if answer_format in ("any", "hashes"):
+    if answer_format in ("any", "hashes") and "####" in text:
         marks.append(_last_of(_HASHES, text, "####"))
-    if answer_format == "any" and not strict:
+    if answer_format == "any" and not strict and _may_announce(text):
         marks.append(_last_of(_ANSWER_IS, text, "answer is"))
     box = marks[0] if answer_format in ("any", "boxed") else None
     if box:  # "\boxed{the answer is 5}"
@@ -111,7 +119,13 @@ def extract_answer(
     if found is not None or strict or not fallback:
         return found
     last = _last_of_text(text)
-    return Found(last, FALLBACK) if last else None
+    return Found(last, FALLBACK) if last and not foreign_command(text[-200:]) else None
+
+
+def _may_announce(text: str) -> bool:
+    """Whether one of the words stands in it that _ANSWER_IS begins with; much cheaper to ask."""
+    lowered = text.lower()
+    return "ans" in lowered or "option" in lowered or "choice" in lowered
 
 
 def answer_text(text: str) -> str:
@@ -119,26 +133,11 @@ def answer_text(text: str) -> str:
     stripped = text.strip()
     if len(stripped) < 12 and "\\" not in stripped and "$" not in stripped:
         return stripped
-    found = _find_box(_tail(stripped), strict=False)
+    found = _find_box(stripped[-MAX_TAIL:], strict=False)
     later = extract_answer(stripped, fallback=False) if _is_prose(stripped) else found
     if later is not None and later.text:
         return later.text
     return _core(stripped) or stripped
-
-
-def _tail(text: str) -> str:
-    if (
-        len(text) > MAX_TAIL
-    ):  # but a box that is longer than that is still the answer, and refused by its size
-        box = text.rfind("\\boxed")
-        text = text[min(len(text) - MAX_TAIL, box if box >= 0 else len(text)) :]
-    if "</think>" in text:
-        after = text.rpartition("</think>")[2]
-        text = after if after.strip() else text
-    cut = _CUT.search(text, 1)
-    if cut and text[: cut.start()].strip():
-        text = text[: cut.start()]
-    return text
 
 
 # --- boxes
@@ -285,12 +284,10 @@ def _core(text: str) -> str | None:
 
 def _is_prose(text: str) -> bool:
     """Words around the answer, other than a unit behind it."""
-    formulas = list(_MATH.finditer(text))
-    outside = _MATH.sub(" ", text)
-    words = _words(outside)
-    if formulas:
-        before = _words(text[: formulas[0].start()])
-        return bool(before) or len(words) > 3
+    formula = _MATH.search(text)
+    if formula:
+        return bool(_words(text[: formula.start()])) or len(_words(_MATH.sub(" ", text))) > 3
+    words = _words(text)
     if re.search(r"\\begin|\\text", text):
         return len(_words(re.split(r"\\begin|\\text", text)[0])) > 1 or len(words) > 8
     return (

@@ -6,7 +6,7 @@ workers of the pool, which put limits of time and memory around it; it must stay
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 from megatron_ar3po.rewards.grade import Grade
@@ -22,6 +22,7 @@ from megatron_ar3po.rewards.math.answers import (
     SetOperation,
 )
 from megatron_ar3po.rewards.math.equality import Comparison
+from megatron_ar3po.rewards.math.evaluated import what_is_left_to_do
 from megatron_ar3po.rewards.math.extraction import (
     FALLBACK,
     MAX_ANSWER,
@@ -29,11 +30,12 @@ from megatron_ar3po.rewards.math.extraction import (
     answer_text,
     extract_answer,
 )
+from megatron_ar3po.rewards.math.foreign import foreign_command
 from megatron_ar3po.rewards.math.leaves import TooManyComparisons
 from megatron_ar3po.rewards.math.reading import read
 from megatron_ar3po.rewards.math.tidy import compact, tidy
 
-VERSION = "math-2"  # raise it whenever the same text could be graded differently
+VERSION = "math-3"  # raise it whenever the same text could be graded differently
 MAX_RESPONSE = 500_000
 MAX_GROUND_TRUTH = 60_000
 
@@ -47,12 +49,14 @@ class GradingOptions:
     strict: bool = False  # exactly one format, no unclosed box
     fallback: bool = True  # without a marked answer the last formula or number counts
     tolerance: str = "0"  # absolute, of numbers
+    require_evaluated: bool = False  # "17+25" is no answer to 42
     show_layers: bool = False  # say in the grade what was tried
 
     @property
     def version(self) -> str:
         marks = "strict" if self.strict else "loose" if self.fallback else "marked"
-        return f"{VERSION}:{self.answer_format}:{marks}:{self.tolerance}"
+        version = f"{VERSION}:{self.answer_format}:{marks}:{self.tolerance}"
+        return f"{version}:evaluated" if self.require_evaluated else version
 
 
 def grade_math(text: str, ground_truth: str, options: GradingOptions | None = None) -> Grade:
@@ -60,45 +64,79 @@ def grade_math(text: str, ground_truth: str, options: GradingOptions | None = No
     too_large = _too_large(text, ground_truth)
     if too_large:
         return Grade(status="too_large", reason=too_large)
-    if options.is_answer:
-        found, mark = answer_text(text), "answer"
-    else:
-        answer = extract_answer(
-            text,
-            answer_format=options.answer_format,
-            strict=options.strict,
-            fallback=options.fallback,
-        )
-        found, mark = (answer.text, answer.mark) if answer else ("", "")
+    found, mark = _find_answer(text, options)
     if not found.strip():
         return Grade(status="no_answer", reason="the response marks no answer")
-    expected = answer_text(ground_truth)
+    expected = _read_as_answer(ground_truth)
     if len(found) > MAX_ANSWER or len(expected) > MAX_ANSWER:
         side = "answer" if len(found) > MAX_ANSWER else "ground truth"
         return Grade(
             status="too_large", reason=f"the {side} is longer than {MAX_ANSWER} characters"
         )
+    foreign = foreign_command(found) or foreign_command(expected)
+    if foreign and not _spelled_alike(found, ground_truth):
+        reason = f"found by {mark}; \\{foreign} is no mathematics, so the answer is not read"
+        is_marked = mark not in ("answer", FALLBACK)
+        return Grade(
+            status="incorrect", extracted=_shorten(found), reason=reason, is_marked=is_marked
+        )
     reduced = answer_text(found)
-    if reduced != found and compact(tidy(found)) != compact(tidy(ground_truth)):
+    if reduced != found and not _spelled_alike(found, ground_truth):
         found = reduced  # "there are 42 of them"; but a ground truth may be such a sentence
-    grade = _compare(found, expected, mark, options)
-    return replace(grade, is_marked=mark not in ("answer", FALLBACK))
+    return _compare(found, expected, mark, options)
+
+
+def _find_answer(text: str, options: GradingOptions) -> tuple[str, str]:
+    """The answer and the mark it was found by, both empty when there is none."""
+    if options.is_answer:
+        return _read_as_answer(text), "answer"
+    answer = extract_answer(
+        text,
+        answer_format=options.answer_format,
+        strict=options.strict,
+        fallback=options.fallback,
+    )
+    return (answer.text, answer.mark) if answer else ("", "")
+
+
+def _read_as_answer(text: str) -> str:
+    """Of a text that is an answer: what counts. Nothing is taken out of what holds foreign commands, but a box."""
+    found = answer_text(text)
+    return text if found != text and foreign_command(text) and "\\boxed" not in text else found
+
+
+def _spelled_alike(left: str, right: str) -> bool:
+    return compact(tidy(left)) == compact(tidy(right))
 
 
 def _compare(found: str, expected: str, mark: str, options: GradingOptions) -> Grade:
+    is_marked = mark not in ("answer", FALLBACK)
     comparison = Comparison(tolerance=Fraction(options.tolerance))
-    shown = found if len(found) <= 200 else found[:197] + "..."
     try:
         equal = comparison.equal(expected, found)
     except TooManyComparisons:
-        return Grade(status="too_large", extracted=shown, reason="more parts than are compared")
+        return Grade(
+            status="too_large",
+            extracted=_shorten(found),
+            reason="more parts than are compared",
+            is_marked=is_marked,
+        )
     last = next((line for line in reversed(comparison.tried) if line[:5] != "shape"), "shape")
+    if equal and options.require_evaluated and not _spelled_alike(found, expected):
+        task = what_is_left_to_do(found, expected)
+        if task is not None:
+            equal, last = False, f"equal, but it holds {task} that is not carried out"
     return Grade(
         status="correct" if equal else "incorrect",
-        extracted=shown,
+        extracted=_shorten(found),
         reason=f"found by {mark}; {last}"[:300],
+        is_marked=is_marked,
         tried=tuple(comparison.tried) if options.show_layers else (),
     )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= 200 else text[:197] + "..."
 
 
 def _too_large(text: str, ground_truth: str) -> str:
@@ -115,12 +153,15 @@ def unusable_ground_truth(text: str) -> str | None:
     too_large = _too_large("", text)
     if too_large:
         return too_large
-    answer = answer_text(text)
+    answer = _read_as_answer(text)
     tidied = tidy(answer)
     if not tidied:
         return "it is empty"
     if len(answer) > MAX_ANSWER:
         return f"its answer is longer than {MAX_ANSWER} characters"
+    foreign = foreign_command(answer)
+    if foreign:
+        return f"it holds \\{foreign}, which is no mathematics"
     shape = read(tidied)
     unread = _unread_leaf(shape)
     if unread is not None:

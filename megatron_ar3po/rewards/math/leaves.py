@@ -8,6 +8,7 @@ from fractions import Fraction
 from megatron_ar3po.rewards.math import symbolic
 from megatron_ar3po.rewards.math.answers import Leaf
 from megatron_ar3po.rewards.math.numeric import expressions_equal
+from megatron_ar3po.rewards.math.rounding import rounding_between
 from megatron_ar3po.rewards.math.shapes import is_words
 from megatron_ar3po.rewards.math.tidy import compact
 from megatron_ar3po.rewards.math.trees import Node
@@ -46,6 +47,7 @@ class LeafComparison:
             return a.is_percent == b.is_percent or not (a.unit or b.unit) or a.value is not None
         if a.value is not None and b.value is not None:
             equal = self._values_equal(a.value, b.value, a.is_percent, b.is_percent)
+            equal = equal or abs(a.value - b.value) <= rounding_between(a, b)
             self.note(f"number: {a.value} and {b.value} are {'equal' if equal else 'different'}")
             return equal
         if {a.text, b.text} == {"R", r"\mathbb{R}"}:
@@ -74,8 +76,9 @@ class LeafComparison:
 
     def _expressions_equal(self, a: Leaf, b: Leaf) -> bool:
         if a.trees and b.trees:
+            tolerance = max(self.tolerance, rounding_between(a, b))
             equal = any(
-                expressions_equal(x, y, tolerance=self.tolerance)
+                expressions_equal(x, y, tolerance=tolerance)
                 for left in a.trees
                 for right in b.trees
                 for x, y in _percent_readings(left, right, a.is_percent, b.is_percent)

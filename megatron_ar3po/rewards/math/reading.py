@@ -17,12 +17,27 @@ from megatron_ar3po.rewards.math.answers import (
     SetOperation,
     plain_value,
 )
+from megatron_ar3po.rewards.math.compound_units import read_compound
+from megatron_ar3po.rewards.math.equations import group_assignments
 from megatron_ar3po.rewards.math.labels import is_label, label_name
-from megatron_ar3po.rewards.math.scanning import THOUSANDS, join_thousands, split, whole_group
+from megatron_ar3po.rewards.math.matrices import (
+    TRANSPOSED,
+    nested_rows,
+    read_matrix,
+    read_rows_of_numbers,
+)
+from megatron_ar3po.rewards.math.scanning import (
+    MAX_ITEMS,
+    RELATIONS,
+    SEPARATORS,
+    THOUSANDS,
+    join_thousands,
+    split,
+    whole_group,
+)
 from megatron_ar3po.rewards.math.units import split_percent, split_unit
 from megatron_ar3po.rewards.math.wording import named_value, without_qualifier
 
-MAX_ITEMS = 256
 _MAX_DEPTH = 8
 _AND_OR = re.compile(
     r"\\text ?\{[ ,]*(and|or)[ ,]*\}|\\(?:land|wedge)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])"
@@ -35,6 +50,9 @@ def read(text: str, *, depth: int = 0) -> Answer:
     if depth > _MAX_DEPTH:
         return Leaf(text)
     text = without_qualifier(text)
+    compound = read_compound(text)
+    if compound is not None:
+        return Leaf(compound, is_words=True)
     for reader in (_read_wrapped, _read_choice, _read_matrix, _read_unusual_brackets, _read_list, _read_relation,
                    _read_set_operation, _read_plus_minus, _read_brackets, _read_ratio):  # fmt: skip
         answer = reader(text, depth + 1)
@@ -90,122 +108,28 @@ _CHOICE = re.compile(
 def _read_choice(text: str, depth: int) -> Answer | None:
     plain = text
     named = re.fullmatch(
-        r"(?:\\text ?\{)? ?(?:option|choice|answer) ?\(?([A-J])\)?\}?", text, re.IGNORECASE
+        r"(?:\\text ?\{)? ?(?:option|choice|answer)[ :]*\(?([A-J])\)?\}?", text, re.IGNORECASE
     )
     if named:
-        return Leaf(named[1])
+        letter = Leaf(named[1])
+        return letter if named[1].isupper() else Choice(named[1].upper(), letter)
     if text.startswith(r"\text"):
         plain = re.sub(r"^\\text ?\{([^{}]*)\}", r"\1 ", text)
     match = _CHOICE.fullmatch(plain.strip())
     return Choice(match[1] or match[2], read(match[3], depth=depth)) if match else None
 
 
-_MATRIX = re.compile(
-    r"(?:[\[(]|(?P<system>\\\{))? ?\\begin ?\{(?P<name>[pb]?matrix\*?"
-    r"|smallmatrix|array|cases|aligned|align\*?|gathered)\}"
-    r" ?(?:\{[lcr| ]*\}|\[[lcr]\])?(?P<body>.*)\\end ?\{(?P=name)\} ?[\])]?",
-    re.DOTALL,
-)
-
-
 def _read_matrix(text: str, depth: int) -> Answer | None:
-    if r"\begin" not in text:
-        return None
-    transposed = _TRANSPOSED.search(text)
-    if transposed:
-        matrix = _read_one_matrix(text[: transposed.start()], depth)
-        return (
-            Matrix(tuple(zip(*matrix.rows, strict=False))) if isinstance(matrix, Matrix) else None
-        )
-    return _read_one_matrix(text, depth) or _read_matrix_sum(text, depth)
+    def read_part(part: str) -> Answer:
+        return read(part, depth=depth)
 
-
-def _read_matrix_sum(text: str, depth: int) -> Matrix | None:
-    r"""Multiples of matrices added up, 2 \begin{pmatrix}...\end{pmatrix} + \begin{pmatrix}...\end{pmatrix} e^t: each
-    cell becomes the sum that stands in its place. No product of matrices is read here."""
-    if split(text, lambda piece: piece in _RELATIONS or piece in _SEPARATORS)[1]:
-        return None
-    texts, signs = split(text, lambda piece: piece in ("+", "-"))
-    terms = list(zip(["+", *signs], texts, strict=True))
-    if terms and not terms[0][1]:
-        terms = terms[1:]
-    sums: list[list[str]] = []
-    for sign, term in terms:
-        parts = list(_MATRIX_PART.finditer(term))
-        if len(parts) != 1 or len(terms) > MAX_ITEMS:
-            return None
-        matrix = _read_one_matrix(parts[0][0], depth)
-        span = parts[0].span()
-        before, after = (part.strip(" *") for part in (term[: span[0]], term[span[1] :]))
-        if not isinstance(matrix, Matrix) or "/" in after[:1]:
-            return None
-        factors = f"{sign}({before or 1})({after or 1})"
-        cells = [
-            [f"{factors}({cell.text})" for cell in row if isinstance(cell, Leaf) and not cell.unit]
-            for row in matrix.rows
-        ]
-        if [len(row) for row in cells] != [len(row) for row in (sums or matrix.rows)]:
-            return None
-        sums = cells if not sums else [_paste(*rows) for rows in zip(sums, cells, strict=True)]
-    return Matrix(tuple(tuple(Leaf(cell) for cell in row) for row in sums)) if sums else None
-
-
-def _paste(left: list[str], right: list[str]) -> list[str]:
-    return [a + b for a, b in zip(left, right, strict=True)]
-
-
-_MATRIX_PART = re.compile(
-    r"[\[(]? ?\\begin ?\{(?P<name>[pb]?matrix|smallmatrix|array)\}.*?\\end ?\{(?P=name)\} ?[\])]?",
-    re.DOTALL,
-)
-
-
-def _read_one_matrix(text: str, depth: int) -> Answer | None:
-    match = _MATRIX.fullmatch(text)
-    if match is None or r"\begin" in match["body"]:
-        return None
-    body = re.sub(
-        r"\\hline|\\\\ ?\[\d+[a-z]*\]",
-        lambda m: "\\\\" if m[0].startswith("\\\\") else "",
-        match["body"],
-    )
-    rows = [row.strip() for row in body.split("\\\\")]
-    rows = [row for row in rows if row]
-    if not rows or len(rows) > MAX_ITEMS:
-        return None
-    if not match["system"] and ("matrix" in match["name"] or match["name"] == "array"):
-        cells = [
-            tuple(read(cell, depth=depth) for cell in row.split("&")) for row in rows[:MAX_ITEMS]
-        ]
-        return Matrix(tuple(cells)) if sum(map(len, cells)) <= 4 * MAX_ITEMS else None
-    equations = [_read_row(row, depth) for row in rows]
-    return Items(tuple(equations), joined_by="and") if len(equations) > 1 else equations[0]
-
-
-_CASE = re.compile(
-    r"[, ]*(?:\\text ?\{ ?,? ?(?:if|for|when|where)? ?\}|(?:if|for|when|where)(?![A-Za-z]))? ?"
-)
-
-
-def _read_row(row: str, depth: int) -> Answer:
-    r"""A row of `cases`: an equation with alignment marks, or a value and its condition ("x & \text{if } x \ge 0")."""
-    cells = [cell.strip(" ,.") for cell in row.split("&")]
-    if len(cells) != 2 or not all(cells) or cells[1].startswith(_STARTS_OF_EQUATIONS):
-        return read(row.replace("&", " "), depth=depth)
-    condition = _CASE.sub("", cells[1], count=1)
-    return Items(
-        (read(cells[0], depth=depth), read(condition, depth=depth)), opening="(", closing=")"
-    )
-
-
-_STARTS_OF_EQUATIONS = ("=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\approx")
-_SEPARATORS = frozenset((",", ";", "and", "or", "\\\\"))
+    return read_matrix(text, read_part) or read_rows_of_numbers(text, read_part)
 
 
 def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | None:
     marked = _AND_OR.sub(lambda m: " or " if "or" in m[0] or "vee" in m[0] else " and ", text)
     marked = join_thousands(marked, in_brackets=in_brackets)
-    parts, separators = split(marked, lambda piece: piece in _SEPARATORS)
+    parts, separators = split(marked, lambda piece: piece in SEPARATORS)
     if any(s == ";" for s in separators) and not in_brackets:
         parts, separators = split(marked, lambda piece: piece in (";", "and", "or"))
     elif in_brackets and any(s == ";" for s in separators):
@@ -224,18 +148,12 @@ def _flatten(answers: list[Answer], joined_by: str) -> Answer:
     flat: list[Answer] = []
     for answer in answers:
         flat.extend(answer.items if isinstance(answer, Items) and not answer.opening else [answer])
-    return Items(tuple(flat), joined_by=joined_by)
-
-
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", r"\le": "le", r"\ge": "ge", r"\ne": "ne", r"\approx": "approx", r"\in": "in",
-    r"\equiv": "=",
-}  # fmt: skip
+    return group_assignments(Items(tuple(flat), joined_by=joined_by))
 
 
 def _read_relation(text: str, depth: int) -> Answer | None:
-    texts, found = split(text, lambda piece: piece in _RELATIONS)
-    signs = [_RELATIONS[sign] for sign in found]
+    texts, found = split(text, lambda piece: piece in RELATIONS)
+    signs = [RELATIONS[sign] for sign in found]
     if not signs or len(signs) > 16:
         return None
     if not texts[0] and signs[0] in ("=", "approx"):
@@ -321,13 +239,15 @@ _BRACKETS = (
     (r"\{", r"\}"),
     (r"\langle", r"\rangle"),
 )
-_TRANSPOSED = re.compile(r" ?\^ ?\{? ?(?:T|\\text ?\{ ?T ?\}|\\top|\\intercal) ?\}?$")
 _POINT = re.compile(r"[A-Z]'? ?(?=\()")
 
 
 def _read_brackets(text: str, depth: int) -> Answer | None:
-    if text.endswith(("T", "}", "top", "intercal")) and text[:1] in ("(", "["):
-        text = _TRANSPOSED.sub("", text)
+    transposed = TRANSPOSED.search(text) if text[:1] in ("(", "[") else None
+    if transposed:  # of a row or column only the direction changes
+        items = _read_brackets(text[: transposed.start()], depth)
+        matrix = nested_rows(items) if isinstance(items, Items) else None
+        return Matrix(tuple(zip(*matrix.rows, strict=True))) if matrix else items
     point = _POINT.match(text)
     if point:  # P(1,2) is the point (1,2)
         inside = _read_brackets(text[point.end() :], depth)

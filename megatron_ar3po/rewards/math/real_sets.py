@@ -15,6 +15,7 @@ from typing import Any
 
 from megatron_ar3po.rewards.math.answers import Answer, Items, Leaf, Named, Relation, SetOperation
 from megatron_ar3po.rewards.math.exact import TooLarge, Undefined
+from megatron_ar3po.rewards.math.labels import is_label, label_name, labels_agree
 from megatron_ar3po.rewards.math.numeric import DIGITS, _context, approximate
 from megatron_ar3po.rewards.math.trees import Node, variables
 
@@ -46,8 +47,9 @@ def same_real_set(left: Answer, right: Answer) -> bool | None:
         a, b = real_set(left), real_set(right)
     except NotASet:
         return None
-    if a.variable and b.variable and a.variable != b.variable:
-        return None
+    names = {a.variable, b.variable} - {""}
+    if len(names) > 1 and not ("y" in names and labels_agree(a.variable, b.variable)):
+        return None  # y may stand for f(x), g(x) may not
     try:
         if a.variable and b.variable and a.is_trivial:
             return None  # that both have no solution does not make two inequalities one
@@ -193,12 +195,11 @@ _COMPARE: dict[str, Callable[[Any], bool]] = {
 def _from_relation(relation: Relation) -> RealSet:
     if "in" in relation.signs:
         raise NotASet
-    trees = []
-    for member in relation.members:
-        if not isinstance(member, Leaf) or not member.trees:
-            raise NotASet
-        trees.append(member.trees[0])
+    trees = _member_trees(relation)
     names = frozenset().union(*(variables(tree) for tree in trees))
+    if len(names) != 1:
+        trees = _member_trees(relation, with_labels=True)
+        names = frozenset().union(*(variables(tree) for tree in trees))
     if len(names) != 1:
         raise NotASet
     name = next(iter(names))
@@ -215,6 +216,19 @@ def _from_relation(relation: Relation) -> RealSet:
 
     critical = [zero for a, _, b in steps for zero in _zeros(a, b, name)]
     return RealSet(has, tuple(critical), name)
+
+
+def _member_trees(relation: Relation, *, with_labels: bool = False) -> list[Node]:
+    """The members of a chain. `with_labels`: g(x), |AB| and other names of a quantity are one letter each."""
+    trees: list[Node] = []
+    for member, text in zip(relation.members, relation.texts, strict=True):
+        if with_labels and is_label(text):
+            trees.append(("sym", label_name(text)))
+        elif isinstance(member, Leaf) and member.trees:
+            trees.append(member.trees[0])
+        else:
+            raise NotASet
+    return trees
 
 
 def _zeros(left: Node, right: Node, name: str) -> list[Any]:

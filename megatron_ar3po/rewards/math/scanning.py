@@ -11,6 +11,14 @@ _OPENING = frozenset(["(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"])
 
 
+MAX_ITEMS = 256  # of a list, and rows of a matrix
+SEPARATORS = frozenset((",", ";", "and", "or", "\\\\"))
+RELATIONS = {
+    "=": "=", "<": "<", ">": ">", r"\le": "le", r"\ge": "ge", r"\ne": "ne", r"\approx": "approx", r"\in": "in",
+    r"\equiv": "=",
+}  # fmt: skip
+
+
 def top_level(text: str) -> Iterator[tuple[int, str]]:
     """(position, piece) of everything outside brackets."""
     depth = 0

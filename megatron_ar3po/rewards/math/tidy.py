@@ -21,7 +21,7 @@ _TEXTS = words(
     "text textnormal textrm textbf textit textsf texttt textup mbox hbox mathrm mathbf mathit mathsf "
     "mathnormal operatorname emph mathcal mathfrak mathscr "
 )
-_COMMANDS: dict[str, str] = {
+COMMANDS: dict[str, str] = {
     **dict.fromkeys(_DROPPED, ""),
     **dict.fromkeys(_SPACES, " "),
     **dict.fromkeys(_TEXTS, r"\text"),
@@ -45,6 +45,10 @@ _COMMANDS: dict[str, str] = {
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _STYLED_LETTER = re.compile(
     r"\\(?:mathbf|mathit|mathsf|mathcal|mathfrak|mathscr|boldsymbol|bm) ?\{([A-Za-z])\}"
+)
+_SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
+_SCALE = re.compile(  # 3 million, 3\text{ million}, 3\text{ million dollars}
+    r"(?<=\d) ?(\\text ?\{)? ?(thousand|million|billion|trillion)\b ?(?(1)(\}| (?=[^{}]*\})))"
 )
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _ABOUT = re.compile(
@@ -75,7 +79,9 @@ _CHOOSE = re.compile(
     r"(?<![\w}])[_^] ?\{? ?(\d+) ?\}? ?(?:C|\\text ?\{ ?C ?\}) ?_ ?\{? ?(\d+) ?\}?"
     r"|(?<![A-Za-z\\])(?:C|\\text ?\{ ?C ?\}) ?(?:_ ?\{? ?(\d+) ?\}? ?\^ ?\{? ?(\d+) ?\}?|\( ?(\d+) ?, ?(\d+) ?\))"
 )
-_FLAT_SCRIPTS = re.compile(r"\{ ?\}(?= ?[\^_])")
+_SCRIPT = r"(?:\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}|\\[A-Za-z]+|[\w'])"
+_RAISED_FIRST = re.compile(rf"(?<=[A-Za-z'}}])( ?\^ ?{_SCRIPT})( ?_ ?{_SCRIPT})")  # u^2_0
+_FLAT_SCRIPTS = re.compile(r"(?:[\^_] ?)?\{ ?\}(?= ?[\^_])")  # {}_5C_2, T_a{}^b, m^{}_0
 _WITHOUT = re.compile(r"(\\mathbb ?\{R\}) ?- ?(?=\\\{)")
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|°)\s*\}|\\circ(?![A-Za-z])|°|\{\s*o\s*\})")
 _PRIME = re.compile(r"\^\s*(?:\{\s*('+)\s*\}|('+))")
@@ -103,6 +109,11 @@ def _combinations(match: re.Match[str]) -> str:
     return rf"\binom{{{over}}}{{{under}}}" if int(under[:9]) <= int(over[:9]) else match[0]
 
 
+def _power_of_ten(match: re.Match[str]) -> str:
+    rest = r"\text{ " if match[3] == " " else " "  # the unit goes on inside
+    return f"*10^{{{_SCALES[match[2]]}}}{rest}"
+
+
 def _spreadsheet_spelling(text: str) -> str:
     """What comes from programs: x**2, np.sqrt, 1'000'000, `code`."""
     if "**" in text:
@@ -115,7 +126,7 @@ def _spreadsheet_spelling(text: str) -> str:
 
 
 def _command(match: re.Match[str]) -> str:
-    replaced = _COMMANDS.get(match[1])
+    replaced = COMMANDS.get(match[1])
     return match[0] if replaced is None else replaced
 
 
@@ -161,7 +172,11 @@ def tidy(text: str) -> str:
         if spelling in text:
             text = text.replace(spelling, relation)
     if "^" in text:
+        if "_" in text:
+            text = _RAISED_FIRST.sub(r"\2\1", text)
         text = _PRIME.sub(lambda m: m[1] or m[2], _DEGREE.sub("°", text))
+    if "illion" in text or "thousand" in text:
+        text = _SCALE.sub(_power_of_ten, text)
     text = re.sub(r" {2,}", " ", text).strip().lstrip(" *:")
     text = _TIMES_TEN.sub("*", _ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text)
     text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)

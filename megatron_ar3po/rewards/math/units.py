@@ -9,33 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from megatron_ar3po.rewards.math.unit_names import KNOWN, SHORT, SURE_SHORT, unit_name
 from megatron_ar3po.rewards.math.words import words
 
-_SYNONYMS = {
-    "meter": "m metre meter metres", "centimeter": "cm centimetre", "millimeter": "mm millimetre",
-    "kilometer": "km kilometre", "decimeter": "dm decimetre", "micrometer": "um micron", "nanometer": "nm nanometre",
-    "inch": "in inches inch ins", "foot": "ft feet foot", "yard": "yd yds", "mile": "mi",
-    "gram": "g gm gms gramme", "kilogram": "kg kgs kilo kilos kilogramme", "milligram": "mg", "pound": "lb lbs",
-    "ounce": "oz", "ton": "t tonne", "liter": "l litre", "milliliter": "ml millilitre",
-    "gallon": "gal", "quart": "qt", "second": "s sec secs", "minute": "min mins", "hour": "h hr hrs", "day": "d",
-    "week": "wk wks", "month": "mo", "year": "yr yrs", "millisecond": "ms",
-    "dollar": "usd bucks", "cent": "cents", "euro": "eur", "yuan": "rmb cny", "rupee": "rs inr", "yen": "jpy",
-    "degree": "deg degs", "radian": "rad rads", "percent": "pct percentage percents", "mph": "", "kph": "kmh kmph",
-    "newton": "n", "joule": "j", "watt": "w", "volt": "v", "ampere": "a amp amps", "kelvin": "k", "hertz": "hz",
-    "pascal": "pa", "kilojoule": "kj", "kilowatt": "kw", "kilopascal": "kpa", "mole": "mol mols", "celsius": "c",
-    "fahrenheit": "f", "unit": "", "square_unit": "", "am": "", "pm": "", "th": "st nd rd", "ohm": "",
-    "coulomb": "", "electronvolt": "ev", "kiloelectronvolt": "kev", "megaelectronvolt": "mev", "erg": "", "dyne": "dyn",
-    "parsec": "pc", "kiloparsec": "kpc", "megaparsec": "mpc", "angstrom": "", "tesla": "", "gauss": "", "farad": "",
-    "henry": "", "bar": "", "atmosphere": "atm", "calorie": "cal", "kilocalorie": "kcal", "bit": "", "byte": "",
-    "megahertz": "mhz", "kilohertz": "khz", "gigahertz": "ghz", "megajoule": "mj", "acre": "", "hectare": "ha",
-}  # fmt: skip
-_CANONICAL = {word: unit for unit, words in _SYNONYMS.items() for word in [unit, *words.split()]}
-_KNOWN = (
-    frozenset(_CANONICAL)
-    | {"square", "sq", "cubic", "cu", "per"}
-    | {f"{word}s" for word in _CANONICAL if len(word) > 2}
-)
-_QUOTIENTS = {"mph": "mile hour^-1", "kph": "kilometer hour^-1"}
+_QUOTIENTS = {"mph": "hour^-1 mile", "kph": "hour^-1 kilometer"}
 # One letter is a unit only inside \text{...} or in a quotient (12 m/s): in "3 n" and "5 m" it is a variable.
 _FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")
@@ -49,14 +26,21 @@ _POWER = r"(?:\s*\^\s*(?:\{\s*-?\d\s*\}|-?\d))?"
 _INSIDE = r"[^{}]*(?:\{[^{}]*\}[^{}]*)*"
 _QUOTIENT = re.compile(
     rf"\\frac ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}} ?\{{ ?(\\text ?\{{[^{{}}]*\}}{_POWER}) ?\}}$"
+    rf"|(?<=\d) ?\\frac ?\{{ ?([A-Za-z]{{1,4}}{_POWER}) ?\}} ?\{{ ?([A-Za-z]{{1,4}}{_POWER}) ?\}}$"
 )
+_MICRO = re.compile(r"(?<=\d) ?\\mu ?\\text ?\{ ?([A-Za-z]+) ?\}$")
+_GREEK_UNIT = re.compile(
+    r"(?<=\d) ?(?:\\mu ?([A-Za-z]{1,3})|(?:\\text ?\{ ?)?([kM])? ?\}? ?\\Omega ?)$"
+)
+_HYPHEN = re.compile(r"(?<=\d )((?:\\text ?\{ ?)?([A-Za-z]{2,}))-([A-Za-z]{2,})(?= ?\}?$)")
 _MODULUS = re.compile(
     r"\s*(?:\\pmod ?(?:\{ ?(\d+) ?\}|(\d+))|\( ?(?:\\text ?\{ ?)?mod ?\}? ?(\d+) ?\)"
     r"|(?:\\mod|\\text ?\{ ?mod ?\}) ?\{? ?(\d+) ?\}?)$"
 )
 _INCHES_AND_FEET = re.compile(r"(?<=\d) ?('{1,2}|\")$")
 _PIECE = re.compile(
-    rf"\s*(?:(?P<text>\\text\s*\{{{_INSIDE}\}}{_POWER})|(?P<word>(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])\.?{_POWER})|(?P<sign>[/*°]))"
+    rf"\s*(?:(?P<text>\\text\s*\{{{_INSIDE}\}}{_POWER})"
+    rf"|(?P<word>(?<![A-Za-z\\])[A-Za-z]+(?![A-Za-z])\.?{_POWER})|(?P<sign>/ ?\(|[/*°)]))"
 )
 _TAIL = re.compile(
     rf"(?:{_PIECE.pattern.replace('?P<text>', '?:').replace('?P<word>', '?:').replace('?P<sign>', '?:')})+$"
@@ -68,7 +52,8 @@ _NOT_UNITS = frozenset(
     )
 )
 _PLAIN_NUMBER = re.compile(
-    r"[-+]?\s*[\d.,]+(?:[eE][-+]?\d+| ?\* ?10 ?\^ ?(?:\{ ?-?\d+ ?\}|\d))?(?:\s+\d+/\d+|/\d+)?\s*$"
+    r"[-+]?\s*(?:10 ?\^ ?(?:\{ ?-?\d+ ?\}|\d+)"
+    r"|[\d.,]+(?:[eE][-+]?\d+| ?\* ?10 ?\^ ?(?:\{ ?-?\d+ ?\}|\d))?(?:\s+\d+/\d+|/\d+)?)\s*$"
 )
 _PERCENT = re.compile(
     r"\s*(?:%|\\text\s*\{\s*%?\s*(?:percent|per cent|pct|percentage)?\s*\}|percentage|percent|per cent|pct)\.?$",
@@ -109,7 +94,10 @@ def _split_behind(text: str, *, letters: bool) -> tuple[str, str]:
         return text[: modulus.start()], f"mod {next(filter(None, modulus.groups()))}"
     text = _CLOCK.sub(lambda m: f" {(m[1] or m[2]).lower()}m", text)
     text = _INCHES_AND_FEET.sub(lambda m: r"\text{ft}" if m[1] == "'" else r"\text{in}", text)
-    text = _QUOTIENT.sub(r"\1/\2", text)
+    text = _MICRO.sub(lambda m: rf"\text{{u{m[1]}}}", _HYPHEN.sub(_without_hyphen, text))
+    if letters:
+        text = _GREEK_UNIT.sub(lambda m: " u" + m[1] if m[1] else f" {m[2] or ''}ohm", text)
+    text = _QUOTIENT.sub(_unit_quotient, text)
     tail = _TAIL.search(text, max(0, len(text) - _MAX_UNIT_CHARS))
     pieces = list(_PIECE.finditer(text, tail.start())) if tail else []
     for number, piece in enumerate(pieces[:_MAX_PIECES]):
@@ -117,6 +105,22 @@ def _split_behind(text: str, *, letters: bool) -> tuple[str, str]:
         if core and not core.endswith(_UNFINISHED) and _is_unit(pieces[number:], core, letters):
             return core, _spell_unit(text[piece.start() :])
     return text, ""
+
+
+def _without_hyphen(match: re.Match[str]) -> str:
+    """foot-pounds, kilowatt-hours"""
+    are_units = all(word in SURE_SHORT or word.lower() in KNOWN for word in (match[2], match[3]))
+    return f"{match[1]} {match[3]}" if are_units else match[0]
+
+
+def _unit_quotient(match: re.Match[str]) -> str:
+    r"""\frac{m}{s} is m/s: in \text{...}, or behind a number where both are units."""
+    if match[1]:
+        return f"{match[1]}/{match[2]}"
+    words = (re.split(r"[ ^]", match[group])[0] for group in (3, 4))
+    if all(word in _SINGLE_LETTERS or word in KNOWN or word in SHORT for word in words):
+        return f" {match[3]}/{match[4]}"
+    return match[0]
 
 
 def same_unit(left: str, right: str) -> bool:
@@ -127,10 +131,13 @@ def _is_unit(pieces: Sequence[re.Match[str]], core: str, letters: bool) -> bool:
     """Whether these pieces, all that follows the core, name a unit."""
     if _FUNCTION.search(core) and pieces[0]["sign"] == "°":
         return False  # \sin 30° is no angle
-    if all(piece["sign"] in ("/", "*") for piece in pieces) or pieces[0]["sign"] in ("/", "*"):
+    signs = [piece["sign"] for piece in pieces if piece["sign"]]
+    if len(signs) == len(pieces) != signs.count("°") or pieces[0]["sign"] not in (None, "°"):
+        return False
+    if sum(sign[-1] == "(" for sign in signs) != signs.count(")"):
         return False
     after_number = bool(_PLAIN_NUMBER.fullmatch(core))
-    has_slash = any(piece["sign"] == "/" for piece in pieces)
+    has_slash = any(sign[0] == "/" for sign in signs)
     after_sign = after_degree = False
     named = False  # "3 red apples": behind a plain number, a word is followed by any others
     for piece in pieces:
@@ -163,7 +170,7 @@ def _is_unit_word(
         return False
     if len(word) == 1:
         return after_number and spaced and word.lower() in _SINGLE_LETTERS and (letters or named)
-    if word.lower() in _KNOWN:
+    if word.lower() in KNOWN or word in SURE_SHORT or (letters and word in SHORT):
         return True
     return (
         after_number
@@ -176,26 +183,30 @@ def _spell_unit(tail: str) -> str:
     """The canonical name of a unit text: "m / s^2" and "m s^{-2}" are both "meter second^-2"."""
     text = re.sub(rf"\\text\s*\{{({_INSIDE})\}}", r" \1 ", tail).replace("°", " degree ")
     text = text.replace("{", "").replace("}", "").replace(".", "").replace("\\frac", " ")
-    parts: list[str] = []
-    prefix, sign = 0, 1  # of "square", and of a slash
-    powers: list[int] = []
-    for word in re.findall(r"[A-Za-z]+|\^\s*-?\d|[/*]|\d+|[^\sA-Za-z\d]", text):
+    powers: dict[str, int] = {}
+    last: list[str] = []  # the parts of the word before: a newton meter has two
+    step = 1
+    prefix, sign, inside = 0, 1, 1  # of "square", of a slash, of brackets behind a slash
+    for word in re.findall(r"[A-Za-z]+|\^\s*-?\d|[/*()]|\d+|[^\sA-Za-z\d]", text):
         lowered = word.lower()
         if lowered in _PREFIX_POWERS:
             prefix = _PREFIX_POWERS[lowered]
-        elif lowered in _SUFFIX_POWERS and parts:
-            powers[-1] *= _SUFFIX_POWERS[lowered]
-        elif word.startswith("^") and parts:
-            powers[-1] *= int(word[1:])
+        elif (lowered in _SUFFIX_POWERS or word.startswith("^")) and last:
+            power = _SUFFIX_POWERS[lowered] if lowered in _SUFFIX_POWERS else int(word[1:])
+            powers[last[-1]] += step * (power - 1)
+        elif word in ("(", ")"):
+            inside, sign = (sign if word == "(" else 1), 1
         elif lowered in ("per", "/"):
             sign = -1
-        elif word != "*" and lowered not in ("of", "the", "an") and (lowered != "a" or not parts):
-            parts.append(_canonical_unit_word(lowered))
-            powers.append(sign * (prefix or 1))
+        elif (
+            word not in "*-" and lowered not in ("of", "the", "an") and (lowered != "a" or not last)
+        ):
+            step = sign * inside * (prefix or 1)
+            last = unit_name(word).split()
+            for part in last:
+                powers[part] = powers.get(part, 0) + step
             prefix, sign = 0, 1
-    named = [
-        f"{part}^{power}" if power != 1 else part for part, power in zip(parts, powers, strict=True)
-    ]
+    named = [part if power == 1 else f"{part}^{power}" for part, power in sorted(powers.items())]
     unit = _degree_scale(" ".join(named))
     return _QUOTIENTS.get(unit, unit)
 
@@ -206,18 +217,7 @@ _SUFFIX_POWERS = {"squared": 2, "cubed": 3}
 
 def _degree_scale(unit: str) -> str:
     return {
-        "degree celsius": "celsius",
+        "celsius degree": "celsius",
         "degree fahrenheit": "fahrenheit",
         "degree kelvin": "kelvin",
     }.get(unit, unit)
-
-
-def _canonical_unit_word(word: str) -> str:
-    if word in _CANONICAL:
-        return _CANONICAL[word]
-    if len(word) > 3 and word.endswith("ies"):
-        return word[:-3] + "y"
-    singular = (
-        word[:-1] if len(word) > 2 and word.endswith("s") and not word.endswith("ss") else word
-    )
-    return _CANONICAL.get(singular, singular)

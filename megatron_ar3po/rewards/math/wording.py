@@ -52,7 +52,7 @@ def is_said(text: str) -> bool:
 
 def spell_out(text: str) -> str:
     words = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold()
+    return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold().removeprefix("the ")
 
 
 def split_base(text: str) -> tuple[str, str, str] | None:

@@ -56,13 +56,15 @@ def test_each_response_gets_its_verdict() -> None:
 
 @pytest.mark.parametrize("kind", sorted({spelling.kind for spelling in SPELLINGS}))
 def test_an_answer_equals_its_spellings_and_nothing_else(kind: str) -> None:
-    """Asked in both directions, and inside the box of a response."""
+    """Asked in both directions, and inside the box of a response. An equation may answer what asks for a number; a
+    number never answers what asks for an equation."""
+    is_one_way = kind == "equation for a number"
 
     def verdicts(spelling: Spelling) -> set[bool]:
         _, ground_truth, answer, _ = spelling
         return {
             is_equal(answer, ground_truth),
-            is_equal(ground_truth, answer),
+            is_equal(ground_truth, answer) != is_one_way,
             is_equal(rf"Hence it is \boxed{{{answer}}}.", ground_truth, GradingOptions()),
         }
 
@@ -111,6 +113,9 @@ def test_no_two_tables_judge_the_same_pair_differently() -> None:
         (r"\boxed{5}", "answer_line", "no_answer"),
         ("#### 5", "hashes", "correct"),
         ("it is 5", "hashes", "no_answer"),
+        ("<answer>5</answer>", "answer_tag", "correct"),
+        ("<answer>5", "answer_tag", "no_answer"),
+        (r"\boxed{5}", "answer_tag", "no_answer"),
     ],
 )
 def test_the_strict_mode_knows_one_mark_and_no_second_chance(
@@ -141,7 +146,9 @@ def test_numbers_are_exact_unless_a_tolerance_is_set() -> None:
     assert not is_equal("2.51", "2.4", tolerant)
 
 
-@pytest.mark.parametrize("text", ["", "  ", r"\boxed{}", "7" * 100_000, "(1,", r"\oslash ???"])
+@pytest.mark.parametrize(
+    "text", ["", "  ", r"\boxed{}", "7" * 100_000, "(1,", r"\oslash ???", r"\input{a}1"]
+)
 def test_an_unusable_ground_truth_is_named(text: str) -> None:
     assert unusable_ground_truth(text)
 
@@ -199,8 +206,8 @@ def test_hostile_inputs_are_refused_in_time_and_leave_no_trace(
 @pytest.mark.parametrize(
     "module",
     words(
-        "math.answers math.expression math.extraction math.labels math.tidy math.units math.words "
-        "grade last_number verifier"
+        "math.answers math.compound_units math.evaluated math.expression math.extraction math.foreign math.labels "
+        "math.rounding math.spoken math.tags math.tidy math.unit_names math.units math.words grade last_number verifier"
     ),
 )
 def test_the_examples_in_the_docstrings_are_true(module: str) -> None:

@@ -22,6 +22,7 @@ def test_what_changes_a_verdict_or_its_reward_is_a_setting_and_what_runs_it_is_n
         {"tolerance": 0.5},
         {"truncated": "grade"},
         {"answer_fallback": False},
+        {"require_evaluated": True},
     ):
         (name,) = change
         changed = settings_of(**change)

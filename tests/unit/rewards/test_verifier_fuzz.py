@@ -19,6 +19,7 @@ from megatron_ar3po.rewards.math.tidy import tidy
 from megatron_ar3po.rewards.math.words import words
 
 ANSWER = GradingOptions(is_answer=True)
+SHOWN = GradingOptions(is_answer=True, show_layers=True)
 fuzz = settings(
     max_examples=int(os.environ.get("AR3PO_FUZZ_EXAMPLES", "150")),
     derandomize=True,
@@ -38,6 +39,10 @@ PIECES = [
         r"\dot{3} √2 ∛ ** ]0,1[ <1,2> 3:4 12:30 1011_2 "
         r"' \" ` k because since is year not but to °C m/s miles \hat{i} (B) B. "
         r"\infty -\infty \emptyset \not= \equiv \to"
+    ),
+    *words(
+        "<answer> </answer> <think> </think> <|im_end|> </s> [EOS] <end_of_turn> \\input{x} \\foo{ m+n= f(x) \\mu "
+        "[[1,2],[3,4]] [1;2] ;a=1,b=2;a=3,b=4 u^2_0 {h}_{j} million 0.142857142857 1/7 J/(kg h min 5' "
     ),
     " for all real numbers x",
     ", where n is an integer",
@@ -61,8 +66,11 @@ anything = st.one_of(latex, st.text(max_size=60))
 def test_no_text_crashes_the_verifier_and_every_verdict_holds_in_both_directions(
     a: str, b: str
 ) -> None:
-    verdicts = [grade_math(x, y, ANSWER).status == "correct" for x, y in ((a, b), (b, a))]
-    assert verdicts[0] == verdicts[1]
+    grades = [grade_math(x, y, SHOWN) for x, y in ((a, b), (b, a))]
+    verdicts = [grade.status == "correct" for grade in grades]
+    # An equation may give the number asked for; no number stands for an equation.
+    one_way = any("equation: it gives a number" in grade.tried for grade in grades)
+    assert verdicts[0] == verdicts[1] or one_way
     assert grade_math(a, b).status in ("correct", "incorrect", "no_answer", "too_large")
     assert grade_last_number(a, b).status in ("correct", "incorrect", "no_answer", "error")
 

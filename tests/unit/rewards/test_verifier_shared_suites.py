@@ -22,11 +22,11 @@ from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 TIMEOUT_S = 5.0
 
 
-def rows_of(name: str) -> list[dict[str, Any]]:
+def rows_of(name: str, subfolder: str = "verifier") -> list[dict[str, Any]]:
     folder = os.environ.get("AR3PO_TEST_DATA")
-    path = Path(folder or "") / "verifier" / name
+    path = Path(folder or "") / subfolder / name
     if not folder or not path.is_file():
-        pytest.skip(f"AR3PO_TEST_DATA has no verifier/{name}")
+        pytest.skip(f"AR3PO_TEST_DATA has no {subfolder}/{name}")
     with path.open(encoding="utf-8") as lines:
         return [json.loads(line) for line in lines]
 
@@ -77,6 +77,19 @@ def test_agreement_on_whole_responses(pool: VerifierPool) -> None:
     assert_agreement(
         rows, results(pool, rows, is_answer=False), agreement=0.995, false_accepts=0.003
     )
+
+
+def test_every_answer_of_the_reports_has_its_verdict() -> None:
+    rows = rows_of("answers.jsonl", "reports")
+    answer = GradingOptions(is_answer=True)
+    accepted = [
+        grade_math(
+            row.get("response") or row["pred"], row["gold"], None if "response" in row else answer
+        ).status
+        == "correct"
+        for row in rows
+    ]
+    assert [row for row, got in zip(rows, accepted, strict=True) if got != row["expected"]] == []
 
 
 def test_an_ordinary_response_is_graded_within_twenty_milliseconds_of_processor_time() -> None:

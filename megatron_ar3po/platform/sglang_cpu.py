@@ -5,7 +5,7 @@ What each shim is for (SGLang 0.5.23):
 1. torchvision: see `torchvision_stand_in` (there is none) and `torchvision_schemas` (one that does not fit).
 2. `sgl_kernel`: on the CPU engine SGLang imports a few names of a package that has no CPU wheel. A dense model without
    speculative decoding on the `torch_native` attention calls none of them; a call raises and says so.
-3. `murmur_hash32_cpu`, the one operator that the per-request seed needs, written in torch.
+3. `murmur_hash32_cpu`, the one operator that the per-request seed needs, written in numpy.
 4. The seeded mode (`--enable-deterministic-inference`) refuses `torch_native`, and turns on Triton matmuls that need an
    accelerator. Here it gets `batch_invariance` instead, and attention whose shapes do not depend on the batch either:
    tokens and log-probs are, bit by bit, a function of prompt, seed and weights.
@@ -23,8 +23,10 @@ import os
 import sys
 import types
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -44,7 +46,7 @@ _ABSENT_KERNELS = (
     "verify_tree_greedy_cpu",
 )
 
-_MASK32 = 0xFFFFFFFF
+_Words: TypeAlias = npt.NDArray[np.uint32]
 
 
 def apply_shims(*, seeded: bool) -> None:
@@ -92,35 +94,40 @@ def _register_murmur_hash() -> torch.library.Library:
 def murmur_hash32(seed: Tensor, positions: Tensor, col_indices: Tensor) -> Tensor:
     """MurmurHash3 (x86, 32 bit) of the 16 bytes (seed low, seed high, position, column), one row per (seed, position).
 
-    seed: [N] 64-bit integers; positions: [N]; col_indices: [V]; result: [N, V] uint32. torch has next to no uint32
-    arithmetic, so words live in int64 and are cut back to 32 bits."""
-    seed = seed.view(torch.int64) if seed.dtype == torch.uint64 else seed.to(torch.int64)
-    state = _mix(torch.zeros_like(seed), seed & _MASK32)
-    state = _mix(state, (seed >> 32) & _MASK32)
-    state = _mix(state, positions.to(torch.int64) & _MASK32)
-    columns = col_indices.to(torch.int64) & _MASK32
-    return _finish(_mix(state[:, None], columns[None, :])).to(torch.uint32)
+    seed: [N] 64-bit integers; positions: [N]; col_indices: [V]; result: [N, V] uint32. In numpy, whose uint32 wraps
+    around as the hash wants it and which torch has no arithmetic for; a row at a time, which stays in the cache."""
+    words = (seed.view(torch.int64) if seed.dtype == torch.uint64 else seed).numpy()
+    state = np.zeros(len(words), np.uint32)
+    for word in (words, words >> 32, positions.numpy()):
+        state = _mix(state, _scramble(word.astype(np.uint32)))
+    columns = _scramble(col_indices.numpy().astype(np.uint32))
+    hashed = np.empty((len(state), len(columns)), np.uint32)
+    for row, row_state in zip(hashed, state, strict=True):
+        row[:] = _mix(row_state, columns)
+        _finish(row)
+    return torch.from_numpy(hashed)
 
 
-def _mix(state: Tensor, word: Tensor) -> Tensor:
-    word = _multiply(_rotate_left(_multiply(word, 0xCC9E2D51), 15), 0x1B873593)
-    return (_multiply(_rotate_left(state ^ word, 13), 5) + 0xE6546B64) & _MASK32
+def _scramble(word: _Words) -> _Words:
+    return _rotate_left(word * np.uint32(0xCC9E2D51), 15) * np.uint32(0x1B873593)
 
 
-def _finish(state: Tensor) -> Tensor:
-    state = state ^ 16  # length of the input in bytes
-    state = _multiply(state ^ (state >> 16), 0x85EBCA6B)
-    state = _multiply(state ^ (state >> 13), 0xC2B2AE35)
-    return state ^ (state >> 16)
+def _mix(state: Any, scrambled: _Words) -> _Words:
+    return _rotate_left(state ^ scrambled, 13) * np.uint32(5) + np.uint32(0xE6546B64)
 
 
-def _rotate_left(word: Tensor, bits: int) -> Tensor:
-    return ((word << bits) | (word >> (32 - bits))) & _MASK32
+def _finish(state: _Words) -> None:
+    """In place: it is most of the work."""
+    state ^= np.uint32(16)  # length of the input in bytes
+    state ^= state >> np.uint32(16)
+    state *= np.uint32(0x85EBCA6B)
+    state ^= state >> np.uint32(13)
+    state *= np.uint32(0xC2B2AE35)
+    state ^= state >> np.uint32(16)
 
 
-def _multiply(word: Tensor, factor: int) -> Tensor:
-    """Low 32 bits of a product, in halves so that no step leaves int64."""
-    return ((word & 0xFFFF) * factor + ((((word >> 16) * factor) & 0xFFFF) << 16)) & _MASK32
+def _rotate_left(word: _Words, bits: int) -> _Words:
+    return (word << np.uint32(bits)) | (word >> np.uint32(32 - bits))
 
 
 def _open_seeded_mode() -> None:

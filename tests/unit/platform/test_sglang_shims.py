@@ -33,3 +33,23 @@ def test_murmur_hash_equals_its_definition():
         for seed, position in zip(seeds, positions, strict=True)
     ]
     assert hashed.to(torch.int64).tolist() == expected
+
+
+def test_murmur_hash_of_any_shape_and_any_bits_equals_its_definition():
+    numbers = torch.Generator().manual_seed(0)
+    for rows, columns in ((1, 1), (3, 17), (17, 3)):
+        seeds = torch.randint(-(2**63), 2**63 - 1, (rows,), generator=numbers)
+        positions = torch.randint(0, 2**32, (rows,), generator=numbers)
+        ids = torch.randint(0, 2**32, (columns,), generator=numbers)
+        expected = [
+            [reference(seed, position, column) for column in ids.tolist()]
+            for seed, position in zip(seeds.tolist(), positions.tolist(), strict=True)
+        ]
+        for given in (seeds, seeds.view(torch.uint64)):  # as SGLang hands them over: uint64
+            assert murmur_hash32(given, positions, ids).to(torch.int64).tolist() == expected
+
+
+def test_the_hash_of_no_rows_and_of_rows_without_columns_is_empty():
+    none = torch.zeros(0, dtype=torch.int64)
+    assert murmur_hash32(none, none, torch.arange(5)).shape == (0, 5)
+    assert murmur_hash32(torch.arange(2), torch.arange(2), none).shape == (2, 0)

@@ -107,12 +107,14 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
 
     try:
         with ExitStack() as stack:
-            if policy.checkpoint is not None:
-                converted = convert(policy, out, stack)
-                config = replace(config, model=replace(config.model, path=str(converted)))
             server_tp = arguments.server_tp or config.actor.tensor_parallel_size
-            shutil.rmtree(out / "ledger", ignore_errors=True)  # of an evaluation before
-            sampled = sample_benchmark(config, server_tp, stack, policy.rendered_at)
+            sampled = sample_benchmark(
+                config,
+                server_tp,
+                stack,
+                policy.rendered_at,
+                lambda: find_weights(policy, out, stack),
+            )
     # An engine's message ends with what the server said, a verifier's with its first reason.
     except (RolloutEngineError, VerifierFailedError) as error:
         print(f"ar3po: error: {error}", file=sys.stderr)
@@ -181,11 +183,13 @@ def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config
     )
 
 
-def convert(policy: Policy, out: Path, stack: ExitStack) -> Path:
-    """The checkpoint as a Hugging Face folder, for as long as it is needed. tools/convert_checkpoint.py keeps one."""
+def find_weights(policy: Policy, out: Path, stack: ExitStack) -> Path:
+    """The Hugging Face folder of the policy. A checkpoint becomes one for as long as it is needed;
+    tools/convert_checkpoint.py keeps one."""
+    if policy.checkpoint is None:
+        return policy.hf_folder
     from megatron_ar3po.actor.conversion import to_hf  # slow to import
 
-    assert policy.checkpoint is not None
     target = out / "policy"
     shutil.rmtree(target, ignore_errors=True)
     out.mkdir(parents=True, exist_ok=True)

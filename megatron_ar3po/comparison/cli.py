@@ -19,7 +19,7 @@ from megatron_ar3po.comparison.experiment import (
 from megatron_ar3po.comparison.figure import draw
 from megatron_ar3po.comparison.process import preload
 from megatron_ar3po.comparison.results import Comparison, compare, read_curves
-from megatron_ar3po.comparison.runner import run_all
+from megatron_ar3po.comparison.runner import check_runs, run_all
 from megatron_ar3po.comparison.table import to_markdown, to_rich
 from megatron_ar3po.config.paths import parse_path
 
@@ -86,6 +86,7 @@ def comparison_command(arguments: argparse.Namespace) -> int:
     experiment = _experiment_of(arguments)
     failures = []
     if not arguments.only_report:
+        check_runs(experiment, arguments.out)
         preload()
         failures = run_all(experiment, arguments.out, is_quiet=arguments.json)
     for failure in failures:

@@ -35,6 +35,7 @@ from megatron_ar3po.comparison.template_date import MARK, template_date
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.metrics import read_rows
 from megatron_ar3po.run.folder_format import CONFIG_FILE
+from megatron_ar3po.train import layout_of
 from megatron_ar3po.train import main as train
 
 _GRACE_S = 60.0  # from the request to stop to the end of the process
@@ -77,6 +78,23 @@ def is_finished(experiment: Experiment, out: Path, variant: Variant, seed: int) 
             "another --out, or delete this folder and it is run anew."
         )
     return True
+
+
+def check_runs(experiment: Experiment, out: Path) -> None:
+    """Before the first server starts: what a run that is still to be done would be refused for, prompts and ground
+    truths included. Each variant is looked at once. Raises ValueError with its name."""
+    from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
+
+    for variant in experiment.variants:
+        todo = [s for s in experiment.seeds if not is_finished(experiment, out, variant, s)]
+        if not todo:
+            continue
+        config = experiment.config_of(variant, todo[0])
+        try:
+            check_start(config, layout_of(config, rank=0, world_size=1))
+            check_data(config)
+        except ValueError as error:
+            raise ValueError(f"variant {variant.name}: {error}") from error
 
 
 class ServerWords(Protocol):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 
 import torch.distributed as dist
 
@@ -37,17 +39,26 @@ class Sampled:
 
 
 def sample_benchmark(
-    config: Config, server_tp: int, stack: ExitStack, rendered_at: datetime
+    config: Config,
+    server_tp: int,
+    stack: ExitStack,
+    rendered_at: datetime,
+    find_weights: Callable[[], Path],
 ) -> Sampled:
     """The prompts of data.path and evaluation.samples_per_prompt answers of each. One process, all GPUs of this node:
-    as many servers of `server_tp` GPUs as there is room for. `rendered_at` is what a chat template takes for now."""
+    as many servers of `server_tp` GPUs as there is room for. `rendered_at` is what a chat template takes for now.
+    `find_weights`: the folder that servers load, made once nothing can be refused any more; its tokenizer is that of
+    `model.path`. What an evaluation before has left in this folder goes then."""
     start_process_group(config.run.collective_timeout_s)
     stack.callback(dist.destroy_process_group)
     ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
     setup_logging(ranks.layout, config.observability.log_level)
     check_shared_memory(config, ranks, publishes=False)
-    servers = _start_servers(config, server_tp, stack)
+    placements = benchmark_placements(visible_gpus(), server_tp)
     inputs = load_prompts_and_verifier(config, ranks, stack, rendered_at)
+    shutil.rmtree(config.run.path / "ledger", ignore_errors=True)
+    config = replace(config, model=replace(config.model, path=str(find_weights())))
+    servers = _start_servers(config, placements, stack)
     wait_until_ready(servers)
     control = server_control(config, servers)
     control.set_weight_version(0)
@@ -90,10 +101,12 @@ def benchmark_placements(gpus: Sequence[str], server_tp: int) -> list[ServerPlac
     ]
 
 
-def _start_servers(config: Config, server_tp: int, stack: ExitStack) -> list[SglangServer]:
+def _start_servers(
+    config: Config, placements: Sequence[ServerPlacement], stack: ExitStack
+) -> list[SglangServer]:
     servers = [
         make_server(config, placement, config.run.path / "logs", owner=client_name(config))
-        for placement in benchmark_placements(visible_gpus(), server_tp)
+        for placement in placements
     ]
     for server in servers:
         server.start()

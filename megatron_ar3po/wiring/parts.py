@@ -70,13 +70,14 @@ def build_parts(
     start: StartingPoint,
     check_ownership: Callable[[], None],
 ) -> RunParts:
-    """Collective. Loads data and model, as of `start`, while the servers import, then lets them in."""
-    servers = start_servers(config, ranks, stack)
+    """Collective. Prompts and store, as of `start`, can refuse it: they come before the servers. The model is loaded
+    while these import; then they are let in."""
     inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
     prompts = make_prompt_source(config, inputs)
     if start.checkpoint is not None:
         prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
     store_claim = claim_store(config, ranks, stack, start)
+    servers = start_servers(config, ranks, stack)
     policy = build_policy(config, ranks, stack, servers, start)
     router = start_router(config, ranks, stack, servers)
     policy_digest = PolicyDigest(config, start.state.policy_digest)

@@ -2,7 +2,7 @@
 `ar3po plan`.
 
 `check_start` looks at the options, at the headers of files and at the code that the options name; `check_data` reads
-the prompts as the run will. A run reads them itself, while its servers start.
+the prompts as the run will. A run reads them itself, before its servers start.
 """
 
 from __future__ import annotations

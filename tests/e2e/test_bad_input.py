@@ -65,6 +65,7 @@ def test_a_bad_dataset_line_is_named_by_file_and_line(
     said = sentence(run)
     assert f"{data}:2" in said and expected in said, said
     assert run.processes_left() == []
+    assert not list(run.folder.rglob("sglang_*.log")), "the prompts come before the servers"
     held = run.folder / "resolved_config.yaml"  # what makes a folder a run's own
     assert not held.exists(), "once it is mended, the same command must start the run"
 

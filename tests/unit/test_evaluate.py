@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -107,3 +109,24 @@ def test_no_samples_are_refused(tmp_path):
     words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
     with pytest.raises(ValueError, match=r"evaluation.samples_per_prompt=0 is out of range"):
         settings(find_policy(words), words, tmp_path / "out")
+
+
+def test_a_benchmark_that_cannot_be_graded_is_refused_before_anything_starts_or_is_removed(
+    tiny_task, tmp_path
+):
+    """No server, no conversion of the checkpoint; and the books of an evaluation before stay where they are."""
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"prompt": "1+1=", "answer": 2}\n')
+    books = tmp_path / "out" / "ledger" / "dp00.jsonl"
+    books.parent.mkdir(parents=True)
+    books.write_text("{}\n")
+    words = [f"{tiny_task}/model", f"--data={bad}", f"--out={tmp_path}/out"]
+    done = subprocess.run(
+        [sys.executable, "-m", "megatron_ar3po.cli", "evaluate", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode, books.read_text()) == (2, "{}\n")
+    assert f"{bad}:1: the answer 'answer' is 2" in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ledger"]

@@ -150,7 +150,7 @@ def read_policy_shape(path: str | Path) -> ModelShape:
     """The same for a model that the actor can build; ValueError for any other."""
     shape = read_model_shape(path)
     found, settings = _describe(path), shape.settings
-    if "quantization_config" in settings:
+    if settings.get("quantization_config"):
         raise ValueError(
             f"{found} is quantised (quantization_config in config.json), and the actor trains whole weights; name the "
             "checkpoint it was made from."

@@ -19,9 +19,9 @@ from datetime import datetime
 from typing import Any
 
 from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
-from megatron_ar3po.config.command_line import parse_with_late_words
+from megatron_ar3po.config.command_line import parse_with_late_words, split_files
 from megatron_ar3po.config.load import load_config, to_yaml
-from megatron_ar3po.config.paths import expand_home, parse_path
+from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.disk_faults import (
@@ -156,13 +156,13 @@ def _fail(code: int, error: object) -> int:
 
 
 def read_arguments(words: Sequence[str]) -> Config:
-    files = [word for word in words if "=" not in word or os.path.isfile(expand_home(word))]
+    files, overrides = split_files(words)
     if not files:
         raise ValueError("no config file given; name one, such as examples/tiny_sum/config.yaml.")
     for file in map(parse_path, files):
         if file.name == CONFIG_FILE:  # of a run, whose other files count too
             check_format(file.parent)
-    return load_config(files, [word for word in words if word not in files])
+    return load_config(files, overrides)
 
 
 def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
@@ -176,7 +176,8 @@ def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
 
 
 def describe(config: Config, world_size: int) -> str:
-    """What --dry-run prints. Checks all that a run checks before its first step, the prompts included."""
+    """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included, but for the
+    limits of the machine (`platform/host_limits.py`), which may be another one than that of the run."""
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
     layout = layout_of(config, 0, world_size)

@@ -127,6 +127,14 @@ class RewardsConfig:
             f"{name} has no option {', '.join(unknown)}; a source may have its own "
             f"{', '.join(sorted(possible))}.",
         )
+        for option, value in own.items():
+            is_number = isinstance(getattr(self, option), int | float)
+            require(
+                not isinstance(value, bool)
+                or isinstance(getattr(self, option), bool)
+                or not is_number,
+                f"{name}.{option}={str(value).lower()}: it must be a number.",
+            )
         return _validate_values({**asdict(self), **own, "by_source": {}}, name)
 
     def of_each_source(self) -> dict[str, RewardsConfig]:

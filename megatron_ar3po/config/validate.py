@@ -293,13 +293,15 @@ def _check_kv_cache(config: Config, has_gpu: Callable[[], bool]) -> None:
     servers = config.servers
     if config.debug.mode == "train_only" or servers.urls:
         return
-    option, kv_tokens = "servers.max_total_tokens", servers.max_total_tokens
+    kv_tokens = servers.max_total_tokens
+    found = f"servers.max_total_tokens={kv_tokens}, which rules where there is no GPU, as here"
     if isinstance(servers.sglang.get("max_total_tokens"), int):
-        option, kv_tokens = "servers.sglang.max_total_tokens", servers.sglang["max_total_tokens"]
+        kv_tokens = servers.sglang["max_total_tokens"]
+        found = f"servers.sglang.max_total_tokens={kv_tokens}"
     elif kv_tokens >= tokens_at_a_server(config) or has_gpu():
         return
     raise_it = f"raise it to at least {tokens_at_a_server(config)}"
-    check_kv_tokens(config, kv_tokens, found=f"{option}={kv_tokens}", mend=raise_it)
+    check_kv_tokens(config, kv_tokens, found=found, mend=raise_it)
 
 
 def _check_servers(config: Config, layout: ParallelLayout) -> None:

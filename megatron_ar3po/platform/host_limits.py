@@ -18,10 +18,14 @@ def check_open_files(max_requests: int) -> None:
     needed = _OTHER_FILES + (max_requests or _FEWEST_CONNECTIONS)
     allowed = _OTHER_FILES + connection_room()
     if allowed < needed:
+        run, lower = "a run", ""
+        if max_requests:
+            run = f"a run with servers.max_concurrent_requests={max_requests}"
+            lower = " Or lower servers.max_concurrent_requests."
         raise ValueError(
-            f"a process may have {allowed} files open here (ulimit -n), but a run needs {needed}, "
+            f"a process may have {allowed} files open here (ulimit -n), but {run} needs {needed}, "
             "its connections and libraries among them; raise the limit before the start: ulimit -n in the shell, "
-            "LimitNOFILE= of a service, --ulimit nofile= of a container."
+            f"LimitNOFILE= of a service, --ulimit nofile= of a container.{lower}"
         )
 
 

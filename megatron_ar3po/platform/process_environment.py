@@ -5,7 +5,7 @@ imported.
 is amiss. docs/environment.md lists all that this project reads from the environment.
 
 - temporary folder: sockets lie in it, and the path of a socket has at most 107 bytes;
-- home: caches of torch, Triton, SGLang and others lie in it, and a home may be missing, or read-only;
+- home: caches of torch, Triton, SGLang and others lie in it, and either may be missing, read-only or another user's;
 - user name: torch asks for one, and a container's user may have none;
 - proxies: what runs on this node is reached directly;
 - open files: the soft limit goes up to the hard one;
@@ -141,6 +141,8 @@ def _move_caches(environment: MutableMapping[str, str]) -> Iterator[str]:
         amiss = f"HOME={home} is no folder"
     elif not can_write(home):
         amiss = f"HOME={home} cannot be written"
+    elif not shared and not can_write(_nearest_folder(cache := os.path.join(home, ".cache"))):
+        amiss = f"{cache} cannot be written"  # another user has made it, as with sudo
     else:
         environment["HOME"] = home
         return

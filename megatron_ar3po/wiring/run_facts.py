@@ -91,13 +91,7 @@ def _facts_of_models(config: Config) -> Iterator[Fact]:
     for what, digest in identify_model(Path(config.model.path)).items():
         yield Fact("model.path", what, digest, AtResume.FIXED)
     if config.model.megatron_path:
-        folder = Path(config.model.megatron_path)
-        if not folder.is_dir():
-            raise ValueError(
-                f"model.megatron_path={folder} is no folder; name one with a checkpoint that Megatron-LM has written, "
-                "or leave it empty and load model.path."
-            )
-        files = (path for path in folder.iterdir() if path.is_file())
+        files = (path for path in Path(config.model.megatron_path).iterdir() if path.is_file())
         yield Fact("model.megatron_path", "weights", digest_weights(files), AtResume.FIXED)
 
 

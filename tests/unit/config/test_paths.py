@@ -62,8 +62,17 @@ def test_a_file_whose_name_holds_an_equals_sign_is_a_file(home, monkeypatch):
     for written in ("lr=1e-6/c.yaml", f"{home}/lr=1e-6/c.yaml", "~/lr=1e-6/c.yaml"):
         config = read_arguments([written, "run.seed=3"])
         assert (config.run.num_steps, config.run.seed) == (7, 3)
-    with pytest.raises(ValueError, match="unknown option lr"):
-        read_arguments(["lr=1e-6/c.yaml", "lr=1e-6/d.yaml"])
+
+
+def test_a_config_file_that_is_not_there_is_told_as_one_whatever_its_name_holds(home):
+    (home / "c.yaml").write_text("run: {num_steps: 7}\n")
+    for missing in ("lr=1e-6/d.yaml", "sweeps/lr=1e-6", "./run.dir=x/c.yaml", "~/a=1.yml"):
+        for words in ([missing], ["~/c.yaml", missing]):
+            with pytest.raises(ValueError, match=r"^config file .* does not exist; name a YAML"):
+                read_arguments(words)
+    assert read_arguments(["~/c.yaml", "run.dir=x=1/c.yaml"]).run.dir == "x=1/c.yaml"
+    with pytest.raises(ValueError, match=r"^unknown option lr="):
+        read_arguments(["~/c.yaml", "lr=1e-6"])
 
 
 def test_a_word_longer_than_a_file_name_is_an_override(home):

@@ -105,6 +105,17 @@ def test_caches_go_where_they_can_be_written_when_the_home_takes_none(home, said
     assert environment["TRITON_HOME"] == "/users/own"
 
 
+def test_a_cache_folder_of_another_user_in_a_home_that_can_be_written_gives_way(tmp_path):
+    """As after `sudo pip install`. A link to where nobody may write stands for it: root may write anywhere else."""
+    (tmp_path / ".cache").symlink_to("/proc")
+    environment = {"HOME": str(tmp_path)}
+    (note,) = mend_environment(environment)
+    assert f"{tmp_path}/.cache cannot be written: caches of libraries go to" in note
+    assert can_write(Path(environment["XDG_CACHE_HOME"]))
+    own = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "mine")}
+    assert mend_environment(dict(own)) == []
+
+
 def test_an_unset_home_is_the_one_that_the_system_knows():
     environment = {"TMPDIR": "/tmp"}
     assert mend_environment(environment) == []
@@ -180,8 +191,10 @@ except ValueError as error:
 """
     said = run_limited("ulimit -n 291", program)
     assert said.startswith(
-        "a process may have 291 files open here (ulimit -n), but a run needs 292"
+        "a process may have 291 files open here (ulimit -n), but a run with "
+        "servers.max_concurrent_requests=100 needs 292"
     )
+    assert said.endswith(" Or lower servers.max_concurrent_requests.")
     assert run_limited("ulimit -n 292", program) == ""
 
 

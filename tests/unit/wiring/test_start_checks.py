@@ -64,9 +64,9 @@ def test_prompts_of_10_and_responses_of_8_need_a_kv_cache_of_20(words):
     """SGLang keeps two tokens of it free."""
     said = refusal(*words, "servers.max_total_tokens=8")
     assert said == (
-        "servers.max_total_tokens=8: the KV cache is smaller than one prompt with its response, which take 20 tokens "
-        "(data.max_prompt_tokens=10, rollout.max_response_tokens=8, and what the server keeps); raise it to at least "
-        "20, or lower one of the two."
+        "servers.max_total_tokens=8, which rules where there is no GPU, as here: the KV cache is smaller than one "
+        "prompt with its response, which take 20 tokens (data.max_prompt_tokens=10, rollout.max_response_tokens=8, "
+        "and what the server keeps); raise it to at least 20, or lower one of the two."
     )
     assert "servers.max_total_tokens=19" in refusal(*words, "servers.max_total_tokens=19")
     check(*words, "servers.max_total_tokens=20")
@@ -106,6 +106,9 @@ def test_the_verifier_of_a_source_is_looked_at_as_the_one_of_all(words):
     assert "maths is neither" in refusal(*words, "rewards.by_source.sums=maths")
     penalty = "rewards.by_source.sums={verifier: math, overlong_penalty_tokens: 8}"
     assert "sums.overlong_penalty_tokens=8 needs a longer rollout" in refusal(*words, penalty)
+    for value, said in (("true", "tolerance=true: it must be a number"), ("-1", "is out of range")):
+        flag = f"rewards.by_source.sums={{verifier: math, tolerance: {value}}}"
+        assert said in refusal(*words, flag)
     infinite = "rewards.by_source.sums={verifier: math, correct: .inf}"
     assert "rewards.correct=inf is out of range" in refusal(*words, infinite)
 
@@ -132,6 +135,11 @@ def test_a_config_json_that_no_model_can_be_built_from_is_refused(
     folder = copy_of_model(tiny_task, tmp_path / "model", **changes)
     found = refusal(*words, f"model.path={folder}")
     assert said in found and f"model.path={folder}" in found
+
+
+def test_a_config_json_that_says_that_nothing_is_quantised_passes(words, tiny_task, tmp_path):
+    folder = copy_of_model(tiny_task, tmp_path / "model", quantization_config={})
+    check(*words, f"model.path={folder}")
 
 
 @pytest.mark.parametrize("dtype", ["I8", "F8_E4M3", "U8"])
@@ -166,6 +174,7 @@ def test_weights_that_are_not_there_or_cut_short_are_refused(tmp_path):
         ("actor.megatron.attention_dropout=much", "should be a valid number"),
         ("actor.megatron.activation_func=silu", "actor.megatron.activation_func"),
         ("servers.urls=[http://a:1,http://b:1]", "names 2 server(s), but 1 replica(s)"),
+        ("model.megatron_path=nowhere", "model.megatron_path=nowhere is no folder"),
         ("servers.urls=[a:1]", "a:1 is no server; write http://HOST:PORT"),
         ("rewards.overlong_penalty_tokens=8", "needs a longer rollout.max_response_tokens"),
         ("rollout.prompts_per_step=301", "is more than the 300 prompts of data.path"),

@@ -11,32 +11,46 @@ FOLDER/verifier holds pairs.jsonl, pairs_free_text.jsonl ({"gold", "pred", "expe
 
 math-verify 0.9.0 wraps both sides in a box; Qwen2.5-Math's grader comes in evalscope 0.17.1; DAPO's scorer in verl
 0.9.1; latex2sympy2 1.9.1 (equal parses, or simplify(a - b) == 0) runs in this environment, whose antlr it wants. Each
-runs in one process, one item at a time; an item that takes 10 s ends it and counts as refused. Times are processor time
-of one core (not wall time: other work on the machine does not count); the first item of each set, which imports and
-warms up, is graded twice and timed the second time.
+runs in one process, which is handed all rows of a set at once and grades them one after another, as a worker does with
+the answers of a step; it waits for nothing between two of them. An item that takes 10 s ends the process and counts as
+refused; another process grades the rows behind it. Times are processor time of one core (not wall time: other work on
+the machine does not count). The first item, which imports and warms up, is graded twice and timed the second time;
+every other one is graded once, so what a grader remembers of equal rows is not measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import mmap
+import os
 import re
-import select
 import statistics
+import struct
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 LIMIT_S = 10.0
+START_LIMIT_S = 120.0
+ANSWER = struct.Struct("<dB")  # seconds, and one of the states below; 0: not there yet
+READY, ACCEPTED, REFUSED = 1, 2, 3
 SETS = {
     "pairs": "pairs.jsonl",
     "free text": "pairs_free_text.jsonl",
     "responses": "responses.jsonl",
 }
+Question = tuple[str, str, bool]  # text, gold, is a whole response
 Judge = Callable[[str, str, bool], bool]  # (text, gold, is a whole response) -> accepted
+
+
+class Graded(NamedTuple):
+    seconds: float
+    accepted: bool
 
 
 # --- the graders; each import happens in the process that serves it
@@ -142,88 +156,96 @@ GRADERS: dict[str, Callable[[], Judge]] = {
 }
 
 
-def serve(name: str) -> None:
-    """Answer {"text", "gold", "whole"} lines with {"accepted", "seconds"}."""
-    out, sys.stdout = sys.stdout, sys.stderr
+def serve(name: str, questions_path: str, answers_path: str) -> None:
+    """Grade a list of [text, gold, is a whole response]; the answers go to a file that lies in memory, so that nothing
+    is waited for, and no system call made, between two of them."""
     judge = GRADERS[name]()
-    print("ready", file=out, flush=True)
-    for line in sys.stdin:
-        question = json.loads(line)
+    questions = json.loads(Path(questions_path).read_text(encoding="utf-8"))
+
+    def answer(text: str, gold: str, whole: bool) -> tuple[float, int]:
         started = time.process_time()
         try:
-            accepted = judge(question["text"], question["gold"], question["whole"])
+            accepted = judge(text, gold, whole)
         except Exception:
             accepted = False  # a crash of a grader is a refusal
-        answer = {"accepted": accepted, "seconds": time.process_time() - started}
-        print(json.dumps(answer), file=out, flush=True)
+        return time.process_time() - started, ACCEPTED if accepted else REFUSED
+
+    answer(*questions[0])
+    with _shared(Path(answers_path)) as answers:
+        ANSWER.pack_into(answers, 0, 0.0, READY)
+        for number, question in enumerate(questions, 1):
+            ANSWER.pack_into(answers, number * ANSWER.size, *answer(*question))
 
 
 # --- the measurement
 
 
-class Server:
-    """One grader in a process of its own; killed and started again when an item takes too long."""
+def ask_all(name: str, python: str, questions: list[Question]) -> Iterator[Graded | None]:
+    """The answer to each question, None where the grader took too long or died."""
+    left = questions
+    while left:
+        answers = _ask_one_process(name, python, left)
+        yield from answers
+        left = left[len(answers) :]
 
-    def __init__(self, name: str, python: str) -> None:
-        self._name, self._python = name, python
-        self._process: subprocess.Popen[str] | None = None
 
-    def ask(self, text: str, gold: str, whole: bool) -> dict[str, Any] | None:
-        process = self._running()
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"text": text, "gold": gold, "whole": whole}) + "\n")
-        process.stdin.flush()
-        line = self._line(process, LIMIT_S)
-        return json.loads(line) if line else None
+def _ask_one_process(name: str, python: str, questions: list[Question]) -> list[Graded | None]:
+    """The answers of one process; the last one is None when the process was ended over it."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = Path(folder, "questions.json"), Path(folder, "answers")
+        files[0].write_text(json.dumps(questions), encoding="utf-8")
+        files[1].write_bytes(bytes(ANSWER.size * (len(questions) + 1)))
+        command = [python, __file__, "--serve", name, *map(str, files)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            with _shared(files[1]) as answers:
+                return _await_answers(process, answers, f"{name} does not start in {python}")
+        finally:
+            process.kill()
+            process.wait()
 
-    def close(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
-    def _running(self) -> subprocess.Popen[str]:
-        if self._process is None:
-            self._process = subprocess.Popen(
-                [self._python, __file__, "--serve", self._name],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                text=True,
-                bufsize=1,
-            )
-            if not self._line(self._process, 120.0):
-                raise RuntimeError(
-                    f"{self._name} does not start in {self._python}; see the top of {__file__}."
-                )
-        return self._process
+def _await_answers(
+    process: subprocess.Popen[bytes], answers: mmap.mmap, complaint: str
+) -> list[Graded | None]:
+    size = len(answers) // ANSWER.size
+    done, since = 0, time.monotonic()
+    while done < size:
+        ended = process.poll() is not None
+        written = done
+        while written < size and answers[(written + 1) * ANSWER.size - 1]:
+            written += 1
+        if written > done:
+            done, since = written, time.monotonic()
+        elif ended or time.monotonic() - since > (LIMIT_S if done else START_LIMIT_S):
+            break
+        time.sleep(0.05)
+    if not done:
+        raise RuntimeError(f"{complaint}; see the top of {__file__}.")
+    graded: list[Graded | None] = [
+        Graded(seconds, state == ACCEPTED)
+        for seconds, state in ANSWER.iter_unpack(answers[ANSWER.size : done * ANSWER.size])
+    ]
+    return graded if done == size else [*graded, None]
 
-    def _line(self, process: subprocess.Popen[str], limit_s: float) -> str:
-        assert process.stdout is not None
-        ready, _, _ = select.select([process.stdout], [], [], limit_s)
-        line = process.stdout.readline() if ready else ""
-        if not line:
-            self.close()
-        return line
+
+def _shared(path: Path) -> mmap.mmap:
+    with path.open("r+b") as file:
+        return mmap.mmap(file.fileno(), 0)
 
 
 def measure(name: str, python: str, rows: list[dict[str, Any]]) -> dict[str, float]:
-    server = Server(name, python)
+    questions = [
+        (row["response"] if "response" in row else row["pred"], row["gold"], "response" in row)
+        for row in rows
+    ]
     times, wrong_accepts, wrong_refusals, killed = [], 0, 0, 0
-    try:
-        for number, row in enumerate(rows):
-            whole = "response" in row
-            question = (row["response"] if whole else row["pred"], row["gold"], whole)
-            if number == 0:
-                server.ask(*question)
-            answer = server.ask(*question)
-            killed += answer is None
-            accepted = answer is not None and answer["accepted"]
-            times.append(LIMIT_S if answer is None else answer["seconds"])
-            wrong_accepts += accepted and not row["expected"]
-            wrong_refusals += not accepted and row["expected"]
-    finally:
-        server.close()
+    for row, answer in zip(rows, ask_all(name, python, questions), strict=True):
+        killed += answer is None
+        accepted = answer is not None and answer.accepted
+        times.append(LIMIT_S if answer is None else answer.seconds)
+        wrong_accepts += accepted and not row["expected"]
+        wrong_refusals += not accepted and row["expected"]
     return {
         "rows": len(rows),
         "agree": 100 * (1 - (wrong_accepts + wrong_refusals) / len(rows)),
@@ -238,8 +260,6 @@ def measure(name: str, python: str, rows: list[dict[str, Any]]) -> dict[str, flo
 
 def pool_overhead_us(rows: list[dict[str, Any]], num_items: int = 20_000) -> float:
     """Processor time of this process and of the worker beyond the grading itself, for one item of a full queue."""
-    import os
-
     from megatron_ar3po.rewards.pool import PoolSettings, VerifierPool
 
     pairs = [(row["response"], row["gold"]) for row in rows]
@@ -272,7 +292,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--serve", choices=GRADERS, help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--anchors", help="the Python of the environment with the other graders")
     parser.add_argument(
@@ -281,7 +301,7 @@ def main() -> None:
     parser.add_argument("--graders", nargs="*", default=list(GRADERS), choices=list(GRADERS))
     args = parser.parse_args()
     if args.serve:
-        serve(args.serve)
+        serve(*args.serve)
         return
     if args.data is None:
         print("no --data, the folder that holds verifier/pairs.jsonl: nothing is measured")

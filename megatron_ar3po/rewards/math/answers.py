@@ -114,6 +114,8 @@ _FRACTION = re.compile(
     re.ASCII,
 )
 
+_LAST_OF_A_NUMBER = frozenset("0123456789.})")
+
 
 def plain_value(text: str) -> Fraction | None:
     r"""The exact value of an integer, a decimal or a simple fraction.
@@ -121,10 +123,15 @@ def plain_value(text: str) -> Fraction | None:
     >>> plain_value("-1,000.50"), plain_value(r"\frac{-3}{4}"), plain_value("x")
     (Fraction(-2001, 2), Fraction(-3, 4), None)
     """
-    if len(text) > MAX_DIGITS:
+    if len(text) > MAX_DIGITS or text[-1:] not in _LAST_OF_A_NUMBER:
         return None
     if _DECIMAL.fullmatch(text):
-        return Fraction(text.replace(",", "").replace(" ", "").rstrip("."))
+        whole, _, decimals = text.replace(",", "").replace(" ", "").partition(".")
+        return (
+            Fraction(int(whole + decimals), 10 ** len(decimals))
+            if decimals
+            else Fraction(int(whole))
+        )
     match = _FRACTION.fullmatch(text)
     if match is None:
         return None

@@ -77,10 +77,9 @@ class Comparison(LeafComparison):
 
     def _plain_numbers_equal(self, a: str, b: str) -> bool | None:
         """None when one of them is no plain number, or its commas may separate a list."""
-        x, y = plain_value(a), plain_value(b)
-        if x is None or y is None or "," in a + b:
+        if "," in a or "," in b or (x := plain_value(a)) is None or (y := plain_value(b)) is None:
             return None
-        equal = abs(x - y) <= self.tolerance
+        equal = x == y or (bool(self.tolerance) and abs(x - y) <= self.tolerance)
         equal = equal or abs(x - y) <= rounding_between(Leaf(a), Leaf(b))
         self.note(f"number: {x} and {y} are {'equal' if equal else 'different'}")
         return equal

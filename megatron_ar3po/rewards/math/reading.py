@@ -39,6 +39,7 @@ from megatron_ar3po.rewards.math.units import split_percent, split_unit
 from megatron_ar3po.rewards.math.wording import named_value, without_qualifier
 
 _MAX_DEPTH = 8
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?", re.ASCII)  # as most leaves are
 _AND_OR = re.compile(
     r"\\text ?\{[ ,]*(and|or)[ ,]*\}|\\(?:land|wedge)(?![A-Za-z])|\\(?:lor|vee)(?![A-Za-z])"
 )
@@ -47,7 +48,7 @@ _AND_OR = re.compile(
 def read(text: str, *, depth: int = 0) -> Answer:
     """The shape of a tidied answer. Never fails: what has no shape is a leaf."""
     text = text.strip()
-    if depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH or _NUMBER.fullmatch(text):
         return Leaf(text)
     text = without_qualifier(text)
     compound = read_compound(text)
@@ -77,6 +78,8 @@ def _read_leaf(text: str) -> Leaf:
 
 
 def _read_wrapped(text: str, depth: int) -> Answer | None:
+    if not text.startswith(("\\", "{")):
+        return None
     for command in (r"\boxed", r"\fbox", r"\underline", r"\ensuremath"):
         if text.startswith(command):
             inside = whole_group(text[len(command) :].strip(), "{", "}")
@@ -104,12 +107,14 @@ _CHOICE = re.compile(
     r"(?:\(([A-J])\)[.:]?(?= |\\text)|([A-J])(?:\)|[.:](?= )))\s*(?![-+*/=<>^_])(\S.*)", re.DOTALL
 )
 
+_NAMED_CHOICE = re.compile(
+    r"(?:\\text ?\{)? ?(?:option|choice|answer)[ :]*\(?([A-J])\)?\}?", re.IGNORECASE
+)
+
 
 def _read_choice(text: str, depth: int) -> Answer | None:
     plain = text
-    named = re.fullmatch(
-        r"(?:\\text ?\{)? ?(?:option|choice|answer)[ :]*\(?([A-J])\)?\}?", text, re.IGNORECASE
-    )
+    named = _NAMED_CHOICE.fullmatch(text)
     if named:
         letter = Leaf(named[1])
         return letter if named[1].isupper() else Choice(named[1].upper(), letter)
@@ -126,7 +131,12 @@ def _read_matrix(text: str, depth: int) -> Answer | None:
     return read_matrix(text, read_part) or read_rows_of_numbers(text, read_part)
 
 
+_MAY_SEPARATE = re.compile(r"[,;]|\\\\|and|or|\\wedge|\\vee")
+
+
 def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | None:
+    if not _MAY_SEPARATE.search(text):
+        return None
     marked = _AND_OR.sub(lambda m: " or " if "or" in m[0] or "vee" in m[0] else " and ", text)
     marked = join_thousands(marked, in_brackets=in_brackets)
     parts, separators = split(marked, lambda piece: piece in SEPARATORS)
@@ -151,7 +161,12 @@ def _flatten(answers: list[Answer], joined_by: str) -> Answer:
     return group_assignments(Items(tuple(flat), joined_by=joined_by))
 
 
+_MAY_RELATE = re.compile(r"[=<>]|\\(?:[lgn]e|approx|in|equiv)")
+
+
 def _read_relation(text: str, depth: int) -> Answer | None:
+    if not _MAY_RELATE.search(text):
+        return None
     texts, found = split(text, lambda piece: piece in RELATIONS)
     signs = [RELATIONS[sign] for sign in found]
     if not signs or len(signs) > 16:
@@ -212,6 +227,8 @@ _SET_SIGNS = {r"\cup": "cup", r"\cap": "cap", r"\setminus": "setminus", r"\bigcu
 
 
 def _read_set_operation(text: str, depth: int) -> Answer | None:
+    if not any(sign in text for sign in _SET_SIGNS):
+        return None
     parts, found = split(text, lambda piece: piece in _SET_SIGNS)
     signs = {_SET_SIGNS[sign] for sign in found}
     if len(signs) != 1 or not all(parts) or len(parts) > MAX_ITEMS:
@@ -252,6 +269,8 @@ def _read_brackets(text: str, depth: int) -> Answer | None:
     if point:  # P(1,2) is the point (1,2)
         inside = _read_brackets(text[point.end() :], depth)
         return inside if isinstance(inside, Items) and len(inside.items) > 1 else None
+    if not text.startswith(("(", "[", "\\")):
+        return None
     for opening, closing in _BRACKETS:
         inside = whole_group(text, opening, closing)
         if inside is None:
@@ -310,6 +329,8 @@ _TO = re.compile(r"(?<=\d) ?(?:\\text ?\{ ?to ?\}|(?<= )to(?= )) ?(?=\d)")
 
 
 def _read_ratio(text: str, depth: int) -> Answer | None:
+    if ":" not in text and "to" not in text:
+        return None
     text = _TO.sub(":", text)
     parts, _ = split(text, lambda piece: piece == ":")
     if not 2 <= len(parts) <= 8 or not all(parts):

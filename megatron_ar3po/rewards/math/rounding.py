@@ -34,6 +34,8 @@ def rounding_error(text: str) -> Fraction | None:
 def rounding_between(left: Leaf, right: Leaf) -> Fraction:
     """How far apart the two may be because one is a long decimal and the other an exact value that no decimal is: 0
     where both are decimals, or neither, or where the decimal could have been written out (1/1024)."""
+    if "." not in left.text and "." not in right.text:
+        return Fraction(0)
     for decimal, other in ((left, right), (right, left)):
         error = rounding_error(decimal.text)
         if error is not None and decimal.is_percent == other.is_percent:

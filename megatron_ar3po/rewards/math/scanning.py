@@ -6,7 +6,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 
-_PIECE = re.compile(r"\\(?:begin|end) ?\{[A-Za-z*]+\}|\\[A-Za-z]+|\\\\|\\.|[A-Za-z]+|.", re.DOTALL)
+_PIECE = re.compile(
+    r"\\(?:begin|end) ?\{[A-Za-z*]+\}|\\[A-Za-z]+|\\\\|\\.|[A-Za-z]+|[\d ]+|.", re.DOTALL
+)
 _OPENING = frozenset(["(", "[", "{", r"\{", r"\langle", r"\lfloor", r"\lceil"])
 _CLOSING = frozenset([")", "]", "}", r"\}", r"\rangle", r"\rfloor", r"\rceil"])
 

@@ -43,6 +43,7 @@ COMMANDS: dict[str, str] = {
     "R": r"\mathbb{R}", "Reals": r"\mathbb{R}", "reals": r"\mathbb{R}", "vartheta": r"\theta ", "lg": r"\log_{10}",
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
+_DOLLARS = re.compile(r"(?<!\\)\$+")
 _STYLED_LETTER = re.compile(
     r"\\(?:mathbf|mathit|mathsf|mathcal|mathfrak|mathscr|boldsymbol|bm) ?\{([A-Za-z])\}"
 )
@@ -50,12 +51,14 @@ _SCALES = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _SCALE = re.compile(  # 3 million, 3\text{ million}, 3\text{ million dollars}
     r"(?<=\d) ?(\\text ?\{)? ?(thousand|million|billion|trillion)\b ?(?(1)(\}| (?=[^{}]*\})))"
 )
+_MANY_SPACES = re.compile(r" {2,}")
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _ABOUT = re.compile(
     r"(?:about|approximately|approx\.?|roughly|around|exactly)\s+(?=\S)", re.IGNORECASE
 )
 _SPACING = re.compile(r"(?<!\\)\\[,;:> ]|~|\s")
 _SURE_THOUSANDS = re.compile(r"(?<=\d) ?(?:\{ ?, ?\}|, ?\\!)\s*(?=\d{3})")
+_NO_BRACKET = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)\s*\.")
 _LAYOUT = re.compile(
     r"\\(?:hspace|vspace|hskip|kern|phantom|hphantom|vphantom|label|tag|color|textcolor)\*?\s*\{[^{}]*\}"
 )
@@ -153,12 +156,15 @@ def tidy(text: str) -> str:
         text = text.replace(r"\(", " ").replace(r"\)", " ").replace(r"\|", "|").replace(r"\/", "")
         if "\\\\[" not in text:
             text = text.replace(r"\[", " ").replace(r"\]", " ")
-        text = re.sub(r"\\(?:left|right|[bB]igg?[lr]?)\s*\.", "", text)
-        text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", _LAYOUT.sub("", text))
+        text = _LAYOUT.sub("", _NO_BRACKET.sub("", text) if "." in text else text)
+        if "^" in text:
+            text = _ORDINAL.sub(lambda m: rf"\text{{{m[1] or m[2]}}}", text)
         text = _UPRIGHT.sub(r"\1 ", _NUMBER_SETS.sub(r"\\mathbb{\1}", text))
         text = _COMMAND.sub(_command, _STYLED_LETTER.sub(r"\1 ", text))
-        text = _REPEATING_DOTS.sub(_overline_cycle, text)
-        text = _WITHOUT.sub(lambda m: m[1] + r"\setminus ", text)
+        if r"\dot" in text:
+            text = _REPEATING_DOTS.sub(_overline_cycle, text)
+        if r"\mathbb" in text:
+            text = _WITHOUT.sub(lambda m: m[1] + r"\setminus ", text)
     elif "{" in text:
         text = _SURE_THOUSANDS.sub("", text)
     if "{" in text:
@@ -167,7 +173,8 @@ def tidy(text: str) -> str:
         text = _CHOOSE.sub(_combinations, text)
     text = _spreadsheet_spelling(text)
     text = _SPACING.sub(" ", text)
-    text = re.sub(r"(?<!\\)\$+", " ", text)
+    if "$" in text:
+        text = _DOLLARS.sub(" ", text)
     for spelling, relation in _DOUBLE_RELATIONS:
         if spelling in text:
             text = text.replace(spelling, relation)
@@ -177,9 +184,14 @@ def tidy(text: str) -> str:
         text = _PRIME.sub(lambda m: m[1] or m[2], _DEGREE.sub("°", text))
     if "illion" in text or "thousand" in text:
         text = _SCALE.sub(_power_of_ten, text)
-    text = re.sub(r" {2,}", " ", text).strip().lstrip(" *:")
-    text = _TIMES_TEN.sub("*", _ABOUT.sub("", text, count=1) if _ABOUT.match(text) else text)
-    text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
+    text = (_MANY_SPACES.sub(" ", text) if "  " in text else text).strip().lstrip(" *:")
+    about = _ABOUT.match(text)
+    if about:
+        text = text[about.end() :]
+    if "10" in text:
+        text = _TIMES_TEN.sub("*", text)
+    if " " in text:
+        text = _SPACED_THOUSANDS.sub(lambda m: m[0].replace(" ", ""), text)
     return _without_trailing_marks(text)
 
 
@@ -194,6 +206,11 @@ def _without_trailing_marks(text: str) -> str:
         text = stripped
 
 
+_BETWEEN_DIGITS = re.compile(r"(?<=\d) (?=\d)")
+
+
 def compact(tidied: str) -> str:
     """For comparing spellings: no spaces, except where they keep two numbers apart ("1 1/2" is not "11/2")."""
-    return re.sub(r"(?<=\d) (?=\d)", "\x00", tidied).replace(" ", "").replace("\x00", " ")
+    if " " not in tidied:
+        return tidied
+    return _BETWEEN_DIGITS.sub("\x00", tidied).replace(" ", "").replace("\x00", " ")

@@ -79,8 +79,9 @@ class Comparison(LeafComparison):
         """None when one of them is no plain number, or its commas may separate a list."""
         if "," in a or "," in b or (x := plain_value(a)) is None or (y := plain_value(b)) is None:
             return None
-        equal = x == y or (bool(self.tolerance) and abs(x - y) <= self.tolerance)
-        equal = equal or abs(x - y) <= rounding_between(Leaf(a), Leaf(b))
+        equal = x == y
+        if not equal and (self.tolerance or "." in a or "." in b):
+            equal = abs(x - y) <= max(self.tolerance, rounding_between(Leaf(a), Leaf(b)))
         self.note(f"number: {x} and {y} are {'equal' if equal else 'different'}")
         return equal
 

@@ -111,8 +111,9 @@ def extract_answer(
         marks.append(_last_of(_ANSWER_LINE, text, "answer line"))
     if answer_format in ("any", "hashes") and "####" in text:
         marks.append(_last_of(_HASHES, text, "####"))
-    if answer_format == "any" and not strict and _may_announce(text):
-        marks.append(_last_of(_ANSWER_IS, text, "answer is"))
+    if answer_format == "any" and not strict:
+        start = _first_announcement(text)
+        marks += [_last_of(_ANSWER_IS, text, "answer is", start)] if start >= 0 else []
     box = marks[0] if answer_format in ("any", "boxed") else None
     if box:  # "\boxed{the answer is 5}"
         marks = [m for m in marks if m is box or not m or not box.start <= m.start < box.end]
@@ -123,10 +124,13 @@ def extract_answer(
     return Found(last, FALLBACK) if last and not foreign_command(text[-200:]) else None
 
 
-def _may_announce(text: str) -> bool:
-    """Whether one of the words stands in it that _ANSWER_IS begins with; much cheaper to ask."""
+def _first_announcement(text: str) -> int:
+    """Where _ANSWER_IS may match first, by the words it begins with; -1 where nowhere. Much cheaper to ask."""
     lowered = text.lower()
-    return "ans" in lowered or "option" in lowered or "choice" in lowered
+    found = [at for at in map(lowered.find, ("ans", "option", "choice")) if at >= 0]
+    if not found:
+        return -1
+    return max(0, min(found) - len("correct ")) if len(lowered) == len(text) else 0
 
 
 def answer_text(text: str) -> str:
@@ -134,10 +138,13 @@ def answer_text(text: str) -> str:
     stripped = text.strip()
     if len(stripped) < 12 and "\\" not in stripped and "$" not in stripped:
         return stripped
-    found = _find_box(stripped[-MAX_TAIL:], strict=False)
-    later = extract_answer(stripped, fallback=False) if _is_prose(stripped) else found
-    if later is not None and later.text:
-        return later.text
+    marked = (
+        extract_answer(stripped, fallback=False)
+        if _is_prose(stripped)
+        else _find_box(stripped[-MAX_TAIL:], strict=False)
+    )
+    if marked is not None and marked.text:
+        return marked.text
     return _core(stripped) or stripped
 
 
@@ -146,7 +153,10 @@ def answer_text(text: str) -> str:
 
 def _find_box(text: str, *, strict: bool) -> Found | None:
     """The last box; boxes side by side ("\\boxed{1} and \\boxed{2}") are one list."""
-    starts = list(_BOX.finditer(text))
+    first = text.find("box") if "\x08" not in text else 0
+    if first < 0:
+        return None
+    starts = list(_BOX.finditer(text, max(0, first - len("\\frame"))))
     if not starts:
         return None
     outer: list[tuple[int, int, str, bool]] = []
@@ -215,11 +225,14 @@ def _unbox(content: str) -> str:
 # --- lines and sentences
 
 
-def _last_of(pattern: re.Pattern[str], text: str, mark: str) -> Found | None:
-    for match in reversed(list(pattern.finditer(text))[-8:]):
+def _last_of(pattern: re.Pattern[str], text: str, mark: str, start: int = 0) -> Found | None:
+    for match in reversed(list(pattern.finditer(text, start))[-8:]):
         sentence = _with_its_formula(text, match.start(1), match[1])
+        if sentence.isdecimal():  # as most are
+            return Found(sentence, mark, match.start())
         is_line = mark == "answer line"  # "Final Answer: the final answer is 5."
-        inner = _last_of(_ANSWER_IS, sentence, "answer is") if is_line else None
+        start = _first_announcement(sentence) if is_line else -1
+        inner = _last_of(_ANSWER_IS, sentence, "answer is", start) if start >= 0 else None
         answer = inner.text if inner else _sentence_answer(sentence, is_prose=mark == "answer is")
         if answer:
             return Found(answer, mark, match.start())
@@ -262,6 +275,8 @@ def _unquote(text: str) -> str:
 
 def _mask_formulas(sentence: str) -> str:
     """Formulas blanked out, so that a full stop inside one ends no sentence."""
+    if "$" not in sentence and "\\" not in sentence:
+        return sentence
     return _MATH.sub(lambda match: "x" * len(match[0]), sentence)
 
 
@@ -285,26 +300,30 @@ def _core(text: str) -> str | None:
 
 def _is_prose(text: str) -> bool:
     """Words around the answer, other than a unit behind it."""
-    formula = _MATH.search(text)
+    formula = _MATH.search(text) if "$" in text or "\\" in text else None
     if formula:
-        return bool(_words(text[: formula.start()])) or len(_words(_MATH.sub(" ", text))) > 3
-    words = _words(text)
-    if re.search(r"\\begin|\\text", text):
-        return len(_words(re.split(r"\\begin|\\text", text)[0])) > 1 or len(words) > 8
-    return (
-        len(words) > 3
-        and bool(re.search(r"\d", text))
-        and not re.match(r"\\?\$?[-\d.,]+ ?[A-Za-z]", text)
-    )
+        return _has_words(text[: formula.start()]) or _has_words(_MATH.sub(" ", text), 4)
+    if r"\begin" in text or r"\text" in text:
+        return _has_words(_BEGIN_OR_TEXT.split(text)[0], 2) or _has_words(text, 9)
+    return _has_words(text, 4) and bool(_DIGIT.search(text)) and not _NUMBER_AND_UNIT.match(text)
 
 
-def _words(text: str) -> list[str]:
-    bare = re.sub(r"\\text[a-z]*\s*\{[^{}]*\}|\\[A-Za-z]+", " ", text)
-    return [
-        word
-        for word in _WORD.findall(bare)
-        if word.lower() not in _CONNECTORS and not word.isupper()
-    ]
+_BEGIN_OR_TEXT = re.compile(r"\\begin|\\text")
+_DIGIT = re.compile(r"\d")
+_NUMBER_AND_UNIT = re.compile(r"\\?\$?[-\d.,]+ ?[A-Za-z]")
+_COMMAND = re.compile(r"\\text[a-z]*\s*\{[^{}]*\}|\\[A-Za-z]+")
+
+
+def _has_words(text: str, at_least: int = 1) -> bool:
+    """Whether so many words stand in it that are no connectors and no abbreviations."""
+    bare = _COMMAND.sub(" ", text) if "\\" in text else text
+    num_words = 0
+    for word in _WORD.findall(bare):
+        if not word.isupper() and word.lower() not in _CONNECTORS:
+            num_words += 1
+            if num_words == at_least:
+                return True
+    return False
 
 
 def _last_of_text(text: str) -> str | None:

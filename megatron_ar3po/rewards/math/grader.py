@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from megatron_ar3po.rewards.grade import Grade
 from megatron_ar3po.rewards.math.answers import (
@@ -109,9 +110,14 @@ def _spelled_alike(left: str, right: str) -> bool:
     return compact(tidy(left)) == compact(tidy(right))
 
 
+@lru_cache(maxsize=64)
+def _exact(tolerance: str) -> Fraction:
+    return Fraction(tolerance)
+
+
 def _compare(found: str, expected: str, mark: str, options: GradingOptions) -> Grade:
     is_marked = mark not in ("answer", FALLBACK)
-    comparison = Comparison(tolerance=Fraction(options.tolerance))
+    comparison = Comparison(tolerance=_exact(options.tolerance))
     try:
         equal = comparison.equal(expected, found)
     except TooManyComparisons:

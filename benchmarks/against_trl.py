@@ -32,7 +32,7 @@ from megatron_ar3po.comparison.process import preload  # noqa: E402
 from megatron_ar3po.comparison.results import compare  # noqa: E402
 from megatron_ar3po.comparison.runner import metrics_path, run_all  # noqa: E402
 from megatron_ar3po.comparison.table import rows_of  # noqa: E402
-from megatron_ar3po.observability.metrics import read_rows  # noqa: E402
+from megatron_ar3po.observability.row_file import read_rows  # noqa: E402
 
 CONFIG = ROOT / "examples/tiny_sum/config.yaml"
 TASK = ROOT / ".cache/tiny_sum"

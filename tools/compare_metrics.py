@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 
 ROOMS = ("eval", "rollout", "reuse", "actor")
 UNSTABLE = ("reuse/store_bytes", "reuse/logprob_drift_mean", "reuse/logprob_drift_max")

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.data.dump import load_groups
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from tools.compare_metrics import differences
 

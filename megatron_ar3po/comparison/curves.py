@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 
 Axis = Literal["responses", "tokens", "seconds"]
 AXES: tuple[Axis, ...] = ("responses", "tokens", "seconds")

@@ -33,7 +33,7 @@ from megatron_ar3po.comparison.process import Main, RunProcess
 from megatron_ar3po.comparison.servers import SharedServers
 from megatron_ar3po.comparison.template_date import MARK, template_date
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.run.folder_format import CONFIG_FILE
 from megatron_ar3po.train import layout_of
 from megatron_ar3po.train import main as train

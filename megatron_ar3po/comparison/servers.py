@@ -11,9 +11,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.platform.accelerator import has_gpu
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.placement import ServerPlacement
 from megatron_ar3po.servers.sglang_server import SglangServer
@@ -75,6 +74,6 @@ def _options(config: Config) -> str:
         port=config.servers.port,
         tensor_parallel_size=1,
         is_deterministic=config.run.deterministic,
-        on_gpu=torch.cuda.is_available(),
+        on_gpu=has_gpu(),
     )
     return json.dumps([config.servers.servers_per_replica, arguments], sort_keys=True)

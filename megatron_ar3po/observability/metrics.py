@@ -1,4 +1,4 @@
-"""`Metrics`: the records of one step, reduced over all replicas into one row, and the rows read again.
+"""`Metrics`: the records of one step, reduced over all replicas into one row.
 
 Every rank may record; only leaders' records count, so that ranks of one replica which hold the same groups do not count
 them twice.
@@ -17,7 +17,6 @@ from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.file_digests import DamagedLineError, unseal_row
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
 from megatron_ar3po.sampling_cost import check_totals
 
@@ -157,45 +156,3 @@ def _plain(value: float) -> float | int | None:
     return round(
         value, max(_LEAST_DECIMALS, _LEAST_DIGITS - 1 - math.floor(math.log10(abs(value))))
     )
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out. One that was sealed
-    (`file_digests.seal_row`) is held against its checksum. Raises ValueError with path and line of a row that is not
-    whole. Cut at newlines alone: responses may hold U+2028 and its like, which str.splitlines takes for the end of a
-    line."""
-    lines = path.read_bytes().split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(unseal_row(line))
-        except DamagedLineError as error:
-            raise ValueError(
-                f"{path}:{number} is not what was written ({error}); the file was edited or the disk is damaged."
-            ) from None
-        except ValueError:  # half a character of a torn line is no UTF-8 either
-            if number < len(lines):
-                raise ValueError(
-                    f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
-                ) from None
-    return rows
-
-
-def drop_rows_after(path: Path, step: int) -> int:
-    """A run resumed from `step` writes the later rows anew: the old ones go. Returns how many went."""
-    if not path.is_file():
-        return 0
-    rows = read_rows(path)
-    lines = path.read_bytes().split(b"\n")
-    kept = [
-        line + b"\n"
-        for line, row in zip(lines, rows, strict=False)  # a torn last line is no row
-        if row.get("step", step) <= step
-    ]
-    temporary = path.with_suffix(".tmp")
-    with naming(path):
-        temporary.write_bytes(b"".join(kept))  # to the byte: a checkpoint knows their checksum
-    temporary.replace(path)
-    return len(rows) - len(kept)

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.sampling_cost import NOTHING, SamplingCost, Spent
 
 PHASES = ("rollout", "batch", "train", "publish", "evaluation", "checkpoint")

@@ -8,7 +8,7 @@ from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.file_digests import seal_row
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 
 
 def ledger_rows(path: Path) -> list[dict[str, Any]]:

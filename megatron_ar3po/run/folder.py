@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.observability.metrics import drop_rows_after
+from megatron_ar3po.observability.row_file import drop_rows_after
 from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.facts import write_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format

@@ -14,7 +14,7 @@ from typing import Any
 import xxhash
 
 from megatron_ar3po.file_digests import FileDigest
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 
 _PATTERNS = ("metrics.jsonl", "rollouts.jsonl", "ledger/*.jsonl")
 _CHUNK_BYTES = 8 * 1024 * 1024

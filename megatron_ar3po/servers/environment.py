@@ -6,9 +6,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
 import megatron_ar3po
+from megatron_ar3po.platform.accelerator import has_gpu
 
 _KEEP_ALIVE_S = 24 * 3600
 
@@ -52,7 +51,7 @@ def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> 
     environment["TOKENIZERS_PARALLELISM"] = "false"
     if gpu_ids:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)
-    if not torch.cuda.is_available():
+    if not has_gpu():
         environment.setdefault("OMP_NUM_THREADS", "1")
         environment["TORCHDYNAMO_DISABLE"] = "1"
     return environment

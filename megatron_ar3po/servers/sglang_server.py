@@ -21,11 +21,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.platform.accelerator import has_gpu
 from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE, PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
@@ -81,7 +80,7 @@ class SglangServer:
             port=self.port,
             tensor_parallel_size=placement.tensor_parallel_size,
             is_deterministic=is_deterministic,
-            on_gpu=torch.cuda.is_available(),
+            on_gpu=has_gpu(),
         )
         self._gate = Gate(placement.host)
         self._child = ChildProcess(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.platform.accelerator import has_gpu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +26,7 @@ def time_limits(config: ServersConfig, *, on_gpu: bool | None = None) -> TimeLim
     >>> time_limits(ServersConfig(hang_timeout_s=7.0), on_gpu=True)
     TimeLimits(start_s=1800.0, hang_s=7.0)
     """
-    of_device = _ON_GPU if (torch.cuda.is_available() if on_gpu is None else on_gpu) else _ON_CPU
+    of_device = _ON_GPU if (has_gpu() if on_gpu is None else on_gpu) else _ON_CPU
     return TimeLimits(
         start_s=config.start_timeout_s or of_device.start_s,
         hang_s=config.hang_timeout_s or of_device.hang_s,

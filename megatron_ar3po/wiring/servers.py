@@ -10,10 +10,9 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.platform.accelerator import has_gpu
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.servers.external_server import ExternalServer
@@ -180,7 +179,7 @@ def external_server(config: Config, placement: ServerPlacement) -> ExternalServe
         port=0,
         tensor_parallel_size=placement.tensor_parallel_size,
         is_deterministic=config.run.deterministic,
-        on_gpu=torch.cuda.is_available(),
+        on_gpu=has_gpu(),
     )
     return ExternalServer(
         config.servers.urls[placement.number],
@@ -205,8 +204,10 @@ def counters_before(servers: Sequence[RunServer]) -> dict[str, ServerCounters]:
 
 
 def visible_gpus() -> list[str]:
-    if not torch.cuda.is_available():
+    if not has_gpu():
         return []
+    import torch  # not without a GPU: the servers start before it is needed
+
     count = torch.cuda.device_count()
     stated = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     # CUDA reads them up to the first that names no GPU.

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.model_shape import read_policy_shape
+from megatron_ar3po.platform.accelerator import has_gpu
 from megatron_ar3po.platform.host_limits import find_missing_shared_memory
 
 _SERVER_BYTES = 64 * 1024  # SGLang's counters, semaphores
@@ -19,7 +18,7 @@ def check_shared_memory(
     is on this node."""
     problem = shared_memory_problem(
         config,
-        on_gpu=torch.cuda.is_available(),
+        on_gpu=has_gpu(),
         num_leaders=max(1, num_leaders),
         publishes=publishes and config.debug.mode == "full",
     )

@@ -19,6 +19,7 @@ from megatron_ar3po.data.tokenizer import load_tokenizer
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import check_weight_files
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.platform import accelerator
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
@@ -40,7 +41,10 @@ def check_start(
     `shape`: of a model that need not be on this machine, nor the files that the config names. `has_gpu`: of the machine
     that will run it, if that is another one."""
     validate(
-        config, layout, shape=shape, has_gpu=lambda: _sees_gpu() if has_gpu is None else has_gpu
+        config,
+        layout,
+        shape=shape,
+        has_gpu=lambda: accelerator.has_gpu() if has_gpu is None else has_gpu,
     )
     trains, samples = config.debug.mode != "rollout_only", config.debug.mode != "train_only"
     if shape is None and trains:
@@ -94,9 +98,3 @@ def _check_verifiers(config: Config) -> None:
 class _NoText:
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
         raise AssertionError("nothing is graded")
-
-
-def _sees_gpu() -> bool:
-    import torch  # takes seconds, and is asked for where the answer decides
-
-    return torch.cuda.is_available()

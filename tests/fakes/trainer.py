@@ -21,9 +21,10 @@ from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.folder_owner import FolderOwnedError
-from megatron_ar3po.observability.metrics import Metrics, read_rows
+from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.observability.step_metrics import rollout_records
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.records import Max, Record, Records, Sum

@@ -27,7 +27,7 @@ from typing import Any
 import psutil
 from harness.trainer_runs import ROOT, Run, RunStarter
 
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.sampling_cost import cost_of
 from tools.compare_runs import compare_runs

@@ -22,9 +22,10 @@ from megatron_ar3po.data.dump import load_groups, save_groups
 from megatron_ar3po.disk_faults import describe_disk_fault, missing_room, naming
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
-from megatron_ar3po.observability.metrics import Metrics, read_rows
+from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.run.durable import write_durably
 from megatron_ar3po.types import StepPrompt

@@ -4,7 +4,8 @@ import pytest
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.rank_watch import RankWatch
-from megatron_ar3po.observability.metrics import Metrics, drop_rows_after, read_rows
+from megatron_ar3po.observability.metrics import Metrics
+from megatron_ar3po.observability.row_file import drop_rows_after, read_rows
 from megatron_ar3po.records import Max, Mean, Sum
 from megatron_ar3po.sampling_cost import Spent, total_records
 from megatron_ar3po.usage import LedgerError

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.config.load import load_config
-from megatron_ar3po.observability.metrics import read_rows
+from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.rollout.ledger_file import ledger_rows, rows_of_run
 from megatron_ar3po.run.folder import begin_run, find_finished
 from megatron_ar3po.run.state import RunState, StartingPoint

@@ -224,7 +224,7 @@ def facts(config: Config, sampled: Sampled) -> dict[str, Any]:
 def write(out: Path, result: dict[str, Any], sampled: Sampled) -> None:
     """The figures, and what was answered, to be read."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     with (out / "responses.jsonl").open("w", encoding="utf-8") as file:
         for prompt, answer in zip(sampled.prompts, sampled.answers, strict=True):
             row = {

@@ -205,10 +205,10 @@ def _open_partial(target: Path, source: Path, how: str) -> Path:
         ]
     )
     label = partial / "made_from.json"
-    if partial.exists() and (not label.is_file() or label.read_text() != made_from):
+    if partial.exists() and (not label.is_file() or label.read_text("utf-8") != made_from):
         shutil.rmtree(partial)
     partial.mkdir(parents=True, exist_ok=True)
-    label.write_text(made_from)
+    label.write_text(made_from, encoding="utf-8")
     return partial
 
 

@@ -147,7 +147,7 @@ class MegatronFolderWriter:
             [part.results for part in written if part is not None],
         )
         torch.save({}, self.folder / "common.pt")
-        (self.folder / "metadata.json").write_text(json.dumps(_FORMAT))
+        (self.folder / "metadata.json").write_text(json.dumps(_FORMAT), "utf-8")
         return {n: d for part in written if part is not None for n, d in part.digests.items()}
 
     def forget_parts(self) -> None:

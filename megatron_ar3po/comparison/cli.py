@@ -110,8 +110,8 @@ def report(experiment: Experiment, out: Path) -> Comparison:
         num_budgets=experiment.evaluations,
         responses=experiment.responses,
     )
-    (out / "comparison.md").write_text(to_markdown(comparison))
-    (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n")
+    (out / "comparison.md").write_text(to_markdown(comparison), "utf-8")
+    (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", "utf-8")
     draw(comparison, curves, out / "comparison.png")
     return comparison
 

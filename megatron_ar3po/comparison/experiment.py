@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
+from typing import Any, TypeVar, cast
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.presets import PRESETS
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.words import read_yaml_file
 
+Number = TypeVar("Number", int, float)
 _KEYS = {
     *("config", "seeds", "responses", "evaluations", "target", "timeout_s", "common", "variants"),
 }
@@ -166,15 +166,12 @@ def from_command_line(
 
 def is_experiment_file(path: Path) -> bool:
     """A run's config has sections and no `variants`."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist; name a run's config or an experiment file.")
-    read = yaml.safe_load(path.read_text())
-    return isinstance(read, dict) and "variants" in read
+    return "variants" in read_yaml_file(path)
 
 
 def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
     """`common` comes after the file's own."""
-    read = yaml.safe_load(path.read_text())
+    read = read_yaml_file(path)
     unknown = sorted(set(read) - _KEYS)
     if unknown:
         raise ValueError(
@@ -183,7 +180,8 @@ def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
     variants = read["variants"]
     if not isinstance(variants, dict):
         raise ValueError(f"{path}: variants={variants!r} must map a name to a list of words.")
-    seeds = read.get("seeds", 5)
+    stated = read.get("seeds", 5)
+    seeds = stated if isinstance(stated, list) else range(_number(path, read, "seeds", 5))
     return _require_runnable(
         Experiment(
             config=path.parent / str(read.get("config", "config.yaml")),
@@ -191,14 +189,24 @@ def from_file(path: Path, common: Sequence[str] = ()) -> Experiment:
                 variant_named(str(name), _words(path, str(name), words))
                 for name, words in cast("dict[Any, Any]", variants).items()
             ),
-            seeds=tuple(seeds) if isinstance(seeds, list) else tuple(range(int(seeds))),  # type: ignore[arg-type]
+            seeds=tuple(seeds),
             common=(*_words(path, "common", read.get("common")), *common),
-            responses=int(read.get("responses", 0)),
-            evaluations=int(read.get("evaluations", _EVALUATIONS)),
-            target=float(read.get("target", 0.0)),
-            timeout_s=float(read.get("timeout_s", 3600.0)),
+            responses=_number(path, read, "responses", 0),
+            evaluations=_number(path, read, "evaluations", _EVALUATIONS),
+            target=_number(path, read, "target", 0.0),
+            timeout_s=_number(path, read, "timeout_s", 3600.0),
         )
     )
+
+
+def _number(path: Path, read: Mapping[str, Any], name: str, default: Number) -> Number:
+    """Of the type of its default."""
+    kind, value = type(default), read.get(name, default)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or (kind is int and value != value // 1):  # 1e6 is whole, NaN is not
+        wanted = "a whole number" if kind is int else "a number"
+        raise ValueError(f"{path}: {name}={value!r} must be {wanted}.")
+    return kind(value)
 
 
 def _words(path: Path, name: str, words: Any) -> tuple[str, ...]:
@@ -212,12 +220,18 @@ def _require_runnable(experiment: Experiment) -> Experiment:
     names = [variant.name for variant in experiment.variants]
     if len(set(names)) < len(names) or not names:
         raise ValueError(f"the variants {names} must be one or more, each named once.")
+    if any(isinstance(seed, bool) or not isinstance(seed, int) for seed in experiment.seeds):
+        raise ValueError(f"seeds={list(experiment.seeds)} must be whole numbers.")
     if not experiment.seeds or len(set(experiment.seeds)) < len(experiment.seeds):
         raise ValueError(f"seeds={list(experiment.seeds)} must be one or more, each once.")
-    if experiment.responses < 0 or experiment.evaluations < 1 or experiment.timeout_s <= 0:
+    if experiment.responses < 0 or experiment.evaluations < 1:
         raise ValueError(
-            f"responses={experiment.responses} must not be negative, evaluations={experiment.evaluations} at least 1 "
-            f"and timeout_s={experiment.timeout_s} above 0."
+            f"responses={experiment.responses} must not be negative, evaluations={experiment.evaluations} at least 1."
+        )
+    if not 0 < experiment.timeout_s < math.inf or not 0 <= experiment.target <= 1:  # NaN is neither
+        raise ValueError(
+            f"timeout_s={experiment.timeout_s} must be seconds above 0, and target={experiment.target} a pass@1 of 0 "
+            "to 1."
         )
     experiment.check()
     return experiment

@@ -180,7 +180,7 @@ def _run_one(
     if reason:
         return f"{reason}; its log is {log}"
     mark = {"words": [*experiment.words_of(variant, seed), f"responses={experiment.responses}"]}
-    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n")
+    (folder / MARK).write_text(json.dumps(mark, indent=1) + "\n", "utf-8")
     return ""
 
 

@@ -148,6 +148,15 @@ class RewardsConfig:
         own = {f"rewards.by_source.{source}": self.for_source(source) for source in self.by_source}
         return {name: config for name, config in own.items() if config is not None}
 
+    def check_lengths(self, max_response_tokens: int, name: str = "rewards") -> None:
+        """`name`: the option of this section, for the message. Raises ValueError where the punishment of long responses
+        covers the shortest too."""
+        require(
+            not self.overlong_penalty_tokens or self.overlong_penalty_tokens < max_response_tokens,
+            f"{name}.overlong_penalty_tokens={self.overlong_penalty_tokens} needs a longer "
+            f"rollout.max_response_tokens (it is {max_response_tokens}); lower the first or raise the second.",
+        )
+
     @property
     def row_fields(self) -> tuple[str, ...]:
         """The fields of a line, beside its answer, that decide how a response to it is graded.

@@ -185,14 +185,8 @@ def _check_algorithm(config: Config) -> None:
 
 
 def _check_rewards(config: Config) -> None:
-    longest = config.rollout.max_response_tokens
     for name, own in config.rewards.of_each_source().items():
-        penalty = own.overlong_penalty_tokens
-        require(
-            not penalty or penalty < longest,
-            f"{name}.overlong_penalty_tokens={penalty} needs a longer rollout.max_response_tokens (it is {longest}); "
-            "lower the first or raise the second.",
-        )
+        own.check_lengths(config.rollout.max_response_tokens, name)
 
 
 def _check_deterministic(config: Config) -> None:

@@ -239,7 +239,7 @@ class _WatchLoop:
             return
         self._stacks_shown = request.stat().st_mtime
         target = stacks_file(self._folder, self._watch.rank)
-        with target.with_suffix(".tmp").open("w") as file:
+        with target.with_suffix(".tmp").open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         target.with_suffix(".tmp").replace(target)
 
@@ -273,13 +273,13 @@ def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:
 
 def write_status(folder: Path, status: RankStatus) -> None:
     file = _file(folder, status.rank)
-    file.with_suffix(".tmp").write_text(json.dumps(status.as_json()))
+    file.with_suffix(".tmp").write_text(json.dumps(status.as_json()), "utf-8")
     file.with_suffix(".tmp").replace(file)
 
 
 def read_status(file: Path) -> RankStatus | None:
     try:
-        fields = json.loads(file.read_text())
+        fields = json.loads(file.read_text("utf-8"))
         return RankStatus(num_collectives=fields.pop("meetings", 0), **fields)
     except (
         FileNotFoundError,

@@ -84,7 +84,7 @@ def shared_folder_problems(folder: Path, canary: str) -> list[str]:
     """The run's folder is the one the batch script sees, and it can be written."""
     if canary:
         path, _, content = canary.partition("=")
-        read = Path(path).read_text().strip() if Path(path).is_file() else None
+        read = Path(path).read_text("utf-8").strip() if Path(path).is_file() else None
         if read != content:
             return [
                 f"{path} holds {read!r}, but the batch script wrote {content!r}: run.dir={folder} is not one shared "
@@ -126,7 +126,7 @@ def model_problems(path: str) -> list[str]:
     index = folder / "model.safetensors.index.json"
     files = {"model.safetensors"}
     if index.is_file():
-        files = set(json.loads(index.read_text())["weight_map"].values())
+        files = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
     missing = sorted(
         name
         for name in files

@@ -39,6 +39,7 @@ RUNNING_TOTALS = {
 
 
 _LEAST_DECIMALS, _LEAST_DIGITS = 8, 6  # of a value in metrics.jsonl: whichever says more
+_MEND_ROWS = "the file was edited or the disk is damaged. Bring it back, or move it away to go on without its rows."
 
 
 class Metrics:
@@ -109,7 +110,7 @@ class Metrics:
 
     def _write(self, step: int, row: Mapping[str, float]) -> None:
         line = json.dumps({"step": step, **{k: _plain(v) for k, v in row.items()}}) + "\n"
-        with naming(self._path), self._path.open("a") as file:
+        with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
         with self._losing_the_board():
             if self._board is not None:

@@ -8,6 +8,8 @@ from typing import Any
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.file_digests import DamagedLineError, unseal_row
 
+_MEND = "the file was edited or the disk is damaged. Bring it back, or move it away to go on without its rows."
+
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out. One that was sealed
@@ -23,13 +25,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             rows.append(unseal_row(line))
         except DamagedLineError as error:
             raise ValueError(
-                f"{path}:{number} is not what was written ({error}); the file was edited or the disk is damaged."
+                f"{path}:{number} is not what was written ({error}); {_MEND}"
             ) from None
         except ValueError:  # half a character of a torn line is no UTF-8 either
             if number < len(lines):
-                raise ValueError(
-                    f"{path}:{number} is not JSON; the file was edited or the disk is damaged."
-                ) from None
+                raise ValueError(f"{path}:{number} is not JSON; {_MEND}") from None
     return rows
 
 

@@ -85,7 +85,11 @@ def _algorithm(folder: Path) -> str:
     import yaml
 
     resolved = folder / "resolved_config.yaml"
-    return yaml.safe_load(resolved.read_text())["algorithm"]["name"] if resolved.is_file() else ""
+    return (
+        yaml.safe_load(resolved.read_text("utf-8"))["algorithm"]["name"]
+        if resolved.is_file()
+        else ""
+    )
 
 
 def _last_total(rows: Sequence[dict[str, Any]]) -> Spent:

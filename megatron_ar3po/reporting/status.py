@@ -152,7 +152,7 @@ def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str
         for rank in wanted:
             file = stacks_file(folder, rank)
             if rank not in found and file.exists() and file.stat().st_mtime >= asked - 1:
-                found[rank] = file.read_text()
+                found[rank] = file.read_text("utf-8")
     return found
 
 

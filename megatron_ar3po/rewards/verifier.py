@@ -39,11 +39,7 @@ def make_verifier(
     factory is called, and its signature checked, before this returns."""
     if config.by_source:
         return VerifierBySource(config, tokenizer, max_response_tokens)
-    if config.overlong_penalty_tokens and max_response_tokens <= config.overlong_penalty_tokens:
-        raise ValueError(
-            f"rewards.overlong_penalty_tokens={config.overlong_penalty_tokens} needs a longer "
-            f"rollout.max_response_tokens (it is {max_response_tokens}); lower the first or raise the second."
-        )
+    config.check_lengths(max_response_tokens)
     return ResponseVerifier(config, tokenizer, make_pool(config), max_response_tokens)
 
 

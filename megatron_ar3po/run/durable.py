@@ -15,7 +15,7 @@ _MARK = "# xxh3 of the lines above (edit a copy, not this file): "
 def write_durably(path: Path, text: str) -> None:
     """Whole or not at all, also after a power failure."""
     temporary = path.with_name(path.name + ".tmp")
-    with naming(path), temporary.open("w") as file:
+    with naming(path), temporary.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

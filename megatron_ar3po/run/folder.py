@@ -64,7 +64,7 @@ def find_finished(config: Config) -> RunState | None:
     if not config.run.resume or not (folder / "DONE").is_file():
         return None
     try:
-        done = json.loads((folder / "DONE").read_text())
+        done = json.loads((folder / "DONE").read_text("utf-8"))
         state = RunState(step=int(done["step"]), policy_version=int(done["policy_version"]))
     except (ValueError, KeyError, TypeError):  # cut short; its checkpoint knows where it stands
         return None

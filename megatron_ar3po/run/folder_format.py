@@ -64,7 +64,7 @@ def _why_first(folder: Path) -> str:
 def _read_version(folder: Path) -> dict[str, Any]:
     path = folder / VERSION_FILE
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text("utf-8"))
         return {"format": int(content["format"]), "written_by": str(content["written_by"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(

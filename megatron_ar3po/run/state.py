@@ -46,6 +46,6 @@ class StartingPoint:
 
 
 def read_state(folder: Path) -> RunState:
-    content = json.loads((folder / "state.json").read_text())
+    content = json.loads((folder / "state.json").read_text("utf-8"))
     row_files = {name: FileDigest(*digest) for name, digest in content.get("row_files", {}).items()}
     return RunState(**{**content, "row_files": row_files})

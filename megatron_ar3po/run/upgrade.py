@@ -65,7 +65,7 @@ def upgrade_run(folder: Path, *, is_dry_run: bool = False) -> Upgrade | None:
     _check_not_running(folder)
     kept = folder / OLD_CONFIG_FILE
     # Where it is there already, an upgrade was cut short, and CONFIG_FILE may be the new one.
-    text = (kept if kept.is_file() else folder / CONFIG_FILE).read_text()
+    text = (kept if kept.is_file() else folder / CONFIG_FILE).read_text("utf-8")
     old = yaml.safe_load(text)
     if not isinstance(old, dict):
         raise ValueError(f"{folder / CONFIG_FILE} holds no sections; it is no config of a run.")

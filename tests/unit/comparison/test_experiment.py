@@ -145,6 +145,14 @@ def write_experiment(tmp_path: Path, text: str) -> Path:
             "evaluations=5 equal parts of the budget",
         ),
         ("variants: {ar3po: []}\nevaluations: 0", "evaluations=0 at least 1"),
+        ("variants: {ar3po: []}\nseeds: two", "seeds='two' must be a whole number"),
+        ("variants: {ar3po: []}\nseeds: [1, x]", r"seeds=\[1, 'x'\] must be whole numbers"),
+        ("variants: {ar3po: []}\nresponses: 1.5", "responses=1.5 must be a whole number"),
+        ("variants: {ar3po: []}\nevaluations: true", "evaluations=True must be a whole number"),
+        ("variants: {ar3po: []}\ntarget: high", "target='high' must be a number"),
+        ("variants: {ar3po: []}\ntimeout_s: .inf", "timeout_s=inf must be seconds above 0"),
+        ("variants: {ar3po: []}\ntarget: .nan", "target=nan a pass@1 of 0 to 1"),
+        ("variants: {ar3po: [", "experiment.yaml is not readable YAML"),
         ("variants: {ar3po: [evaluation.path='']}", "evaluation.path is empty"),
         ("variants: {a/b: [algorithm.name=grpo]}", "names a folder"),
     ],
@@ -154,6 +162,17 @@ def test_what_an_experiment_gets_wrong_is_said_before_the_first_run(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         from_file(write_experiment(tmp_path, text))
+
+
+def test_a_budget_may_be_written_as_a_power_of_ten(tmp_path) -> None:
+    text = "variants: {ar3po: []}\nresponses: 1e4\ncommon: [actor.lr_warmup_steps=0]\ntarget: 1"
+    experiment = from_file(write_experiment(tmp_path, text))
+    assert (experiment.responses, experiment.target) == (10_000, 1.0)
+
+
+def test_a_folder_is_no_experiment(tmp_path) -> None:
+    with pytest.raises(ValueError, match="is a folder; name a YAML file in it"):
+        is_experiment_file(tmp_path)
 
 
 def test_an_algorithm_named_twice_is_refused() -> None:

@@ -1,4 +1,5 @@
-"""The `ar3po` command. Thin: every subcommand is a function elsewhere, imported when it is asked for."""
+"""The `ar3po` command. Thin: every subcommand is a function elsewhere, imported when it is asked for, and by itself:
+`ar3po --help` shows the line that stands here for each."""
 
 from __future__ import annotations
 
@@ -7,10 +8,11 @@ import importlib
 import os
 import select
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.disk_faults import describe_disk_fault
@@ -33,14 +35,18 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
 """
 
 
-def make_parser(asked: str = "") -> argparse.ArgumentParser:
-    """With the subcommand `asked` alone, where that is one: the others need not be imported then."""
+def make_parser(asked: str | None = None) -> argparse.ArgumentParser:
+    """Of every subcommand. Of one alone where it is `asked` for: the others need not be imported then; and none, with
+    a line for each in the help, where `asked` is no subcommand."""
     parser = argparse.ArgumentParser(
         prog="ar3po", description=_ABOUT, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
-    for name in [asked] if asked in _COMMANDS else _COMMANDS:
-        _COMMANDS[name](subparsers)
+    for name, command in _COMMANDS.items():
+        if asked is None or asked == name:
+            command.add_to(subparsers)
+        elif asked not in _COMMANDS:
+            subparsers.add_parser(name, help=command.about)
     return parser
 
 
@@ -48,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     try:
         prepare_process()
-        arguments = parse_with_late_words(make_parser(words[0] if words else ""), words)
+        arguments = parse_with_late_words(
+            make_parser(next((w for w in words if w != "--"), "")), words
+        )
         code = arguments.command(arguments)
         sys.stdout.flush()
         return code
@@ -79,37 +87,56 @@ def _is_unread() -> bool:
     return is_unread
 
 
-def _parser_of(module: str, function: str) -> Callable[[Any], None]:
-    def add(subparsers: Any) -> None:
-        getattr(importlib.import_module(f"megatron_ar3po.{module}"), function)(subparsers)
-
-    return add
-
-
-def _add_reuse_parser(subparsers: Any) -> None:
-    from megatron_ar3po.reuse.admin.cli import add_reuse_parser
-
-    add_reuse_parser(subparsers, make_grader=_make_regrader)
-
-
 def _make_regrader(config_file: Path, stack: ExitStack) -> Any:
     from megatron_ar3po.wiring.regrader import Regrader  # a tokenizer is slow to import
 
     return Regrader(config_file, stack)
 
 
-_COMMANDS: dict[str, Callable[[Any], None]] = {
-    "train": _parser_of("train", "add_train_parser"),
-    "evaluate": _parser_of("evaluate", "add_evaluate_parser"),
-    "options": _parser_of("reporting.options", "add_options_parser"),
-    "plan": _parser_of("reporting.plan", "add_plan_parser"),
-    "launch": _parser_of("launch.cli", "add_launch_parser"),
-    "report": _parser_of("reporting.report", "add_report_parser"),
-    "status": _parser_of("reporting.status", "add_status_parser"),
-    "compare-algorithms": _parser_of("comparison.cli", "add_comparison_parser"),
-    "reuse": _add_reuse_parser,
-    "upgrade": _parser_of("run.cli", "add_upgrade_parser"),
-    "grade": _parser_of("rewards.cli", "add_grade_parser"),
+class _Command(NamedTuple):
+    about: str
+    module: str
+    add_parser: str
+    more: Mapping[str, Any] = MappingProxyType({})
+
+    def add_to(self, subparsers: Any) -> None:
+        module = importlib.import_module(f"megatron_ar3po.{self.module}")
+        getattr(module, self.add_parser)(subparsers, **self.more)
+
+
+_COMMANDS = {
+    "train": _Command("train a policy", "train", "add_train_parser"),
+    "evaluate": _Command("a policy on a benchmark file", "evaluate", "add_evaluate_parser"),
+    "options": _Command(
+        "what there is to set: every option, its default, what it changes",
+        "reporting.options",
+        "add_options_parser",
+    ),
+    "plan": _Command("what a run will need", "reporting.plan", "add_plan_parser"),
+    "launch": _Command(
+        "start runs here or on Slurm, by NeMo-Run", "launch.cli", "add_launch_parser"
+    ),
+    "report": _Command("what a run did", "reporting.report", "add_report_parser"),
+    "status": _Command(
+        "where every rank of a run is, and whom the others wait for",
+        "reporting.status",
+        "add_status_parser",
+    ),
+    "compare-algorithms": _Command(
+        "train variants on paired seeds and compare them", "comparison.cli", "add_comparison_parser"
+    ),
+    "reuse": _Command(
+        "look inside a reuse store and take care of it",
+        "reuse.admin.cli",
+        "add_reuse_parser",
+        {"make_grader": _make_regrader},
+    ),
+    "upgrade": _Command(
+        "bring a run of the version before to today's format", "run.cli", "add_upgrade_parser"
+    ),
+    "grade": _Command(
+        "grade responses or answers against ground truths", "rewards.cli", "add_grade_parser"
+    ),
 }
 
 if __name__ == "__main__":

@@ -69,7 +69,6 @@ class Policy:
 def add_evaluate_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "evaluate",
-        help="a policy on a benchmark file",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

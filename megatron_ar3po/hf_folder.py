@@ -10,12 +10,14 @@ import json
 import shutil
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from megatron_ar3po.disk_faults import naming
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def write_hf_folder(
@@ -43,6 +45,8 @@ class HfFolderWriter:
         self.num_bytes = 0
 
     def add(self, bucket: Sequence[tuple[str, Tensor]]) -> None:
+        from safetensors.torch import save_file  # imports torch, which who only looks does without
+
         path = self._next_file()
         beside = path.with_suffix(".new")
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in bucket}
@@ -123,7 +127,7 @@ def check_weight_files(folder: Path) -> None:
         )
     for file in files:
         try:
-            with safe_open(file, framework="pt") as content:
+            with safe_open(file, framework="numpy") as content:
                 dtypes = {name: str(content.get_slice(name).get_dtype()) for name in content.keys()}  # noqa: SIM118  (no dict)
         except (SafetensorError, OSError) as error:
             raise ValueError(

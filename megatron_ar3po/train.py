@@ -61,7 +61,7 @@ class RunFaultError(RuntimeError):
 
 
 def add_train_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("train", help="train a policy")
+    parser = subparsers.add_parser("train")
     add_train_arguments(parser)
     parser.set_defaults(command=train_command)
 
@@ -76,6 +76,11 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-run",
         action="store_true",
         help="print the resolved config, the parallel layout and the batch arithmetic; start nothing",
+    )
+    parser.add_argument(
+        "--no-data",
+        action="store_true",
+        help="with --dry-run: leave the prompts unread, which takes a tokenizer and seconds",
     )
     parser.add_argument(
         "--world-size",
@@ -110,14 +115,14 @@ def train_command(arguments: argparse.Namespace) -> int:
     ):  # a user's own functions by import path, also from the `ar3po` script
         sys.path.append(os.getcwd())
     try:
+        _check_dry_run_words(arguments)
         config = read_arguments(arguments.config)
         if arguments.dry_run:
             # The prompts need the tokenizer only, and are shown also where the run would be refused.
             print(describe_prompts(config, arguments.show_prompts), end="", flush=True)
-            print(describe(config, arguments.world_size or config.actor.replica_size))
+            world_size = arguments.world_size or config.actor.replica_size
+            print(describe(config, world_size, reads_data=not arguments.no_data))
             return 0
-        if arguments.show_prompts:
-            raise ValueError("--show-prompts shows prompts and trains nothing; add --dry-run.")
         run(config)
         return 0
     except (ValueError, CheckpointNotWrittenError) as error:
@@ -149,6 +154,17 @@ def train_command(arguments: argparse.Namespace) -> int:
         return _fail(1, f"{type(error).__name__}: {error}")
 
 
+def _check_dry_run_words(arguments: argparse.Namespace) -> None:
+    if arguments.show_prompts and not arguments.dry_run:
+        raise ValueError("--show-prompts shows prompts and trains nothing; add --dry-run.")
+    if arguments.no_data and not arguments.dry_run:
+        raise ValueError(
+            "--no-data leaves the prompts unread, and a run needs them; add --dry-run."
+        )
+    if arguments.no_data and arguments.show_prompts:
+        raise ValueError("--show-prompts needs the prompts that --no-data leaves unread; drop one.")
+
+
 def _fail(code: int, error: object) -> int:
     logger.debug("failed", exc_info=True)
     print(f"ar3po: error: {error}", file=sys.stderr, flush=True)
@@ -175,15 +191,17 @@ def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
     )
 
 
-def describe(config: Config, world_size: int) -> str:
-    """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included, but for the
-    limits of the machine (`platform/host_limits.py`), which may be another one than that of the run."""
+def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str:
+    """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included (unless
+    `reads_data` is false), but for the limits of the machine (`platform/host_limits.py`), which may be another one than
+    that of the run."""
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
     layout = layout_of(config, 0, world_size)
     check_start(config, layout)
     resumed = describe_resume(config, layout)
-    check_data(config)
+    if reads_data:
+        check_data(config)
     rollout, algorithm = config.rollout, config.algorithm
     least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt

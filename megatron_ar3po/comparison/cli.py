@@ -41,7 +41,6 @@ counts of them, at a constant learning rate.
 def add_comparison_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "compare-algorithms",
-        help="train variants on paired seeds and compare them",
         description=_ABOUT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,7 @@
 """How ranks talk about plain Python values: broadcast inside a replica, gather over replicas, agree on an error.
 
-Everything here goes over gloo on the host, with a time limit; tensors of the model go over Megatron's own groups.
+Everything here goes over gloo on the host, with a time limit; tensors of the model go over Megatron's own groups. A run
+of one rank has nobody to talk to: its `Ranks` need no process group, and no torch, which takes seconds to import.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Timer
 from typing import Any, TypeVar
-
-import torch
-import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
 
 from megatron_ar3po.distributed.launched_ranks import gpu_of_rank, read_rank
 from megatron_ar3po.distributed.layout import ParallelLayout
@@ -32,6 +29,10 @@ _DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
 def start_process_group(timeout_s: float) -> tuple[int, int]:
     """Joins the process group torchrun or srun prepared (env RANK, WORLD_SIZE, ...), or makes one of a single rank.
     Returns (rank, world size)."""
+    import torch
+    import torch.distributed as dist
+    from torch._C._distributed_c10d import HashStore
+
     rank, world_size = read_rank(os.environ)
     timeout = datetime.timedelta(seconds=timeout_s)
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
@@ -74,7 +75,13 @@ class Ranks:
         self.layout = layout
         self.watch = RankWatch(layout.rank, layout.world_size)
         self._services: dict[str, Callable[..., None]] = {}
-        timeout = datetime.timedelta(seconds=timeout_s)
+        self._world = self._replica = self._peers = None
+        if layout.world_size > 1:
+            self._join(layout, datetime.timedelta(seconds=timeout_s))
+
+    def _join(self, layout: ParallelLayout, timeout: datetime.timedelta) -> None:
+        import torch.distributed as dist
+
         self._world = dist.new_group(backend="gloo", timeout=timeout)
         self._replica = self._make_groups(
             [layout.replica_ranks(dp) for dp in range(layout.data_parallel_size)], timeout
@@ -89,6 +96,8 @@ class Ranks:
 
     def _make_groups(self, groups: Sequence[Sequence[int]], timeout: datetime.timedelta) -> Any:
         """new_group is collective over the world: every rank makes every group and keeps its own."""
+        import torch.distributed as dist
+
         mine = None
         for ranks in groups:
             group = dist.new_group(list(ranks), backend="gloo", timeout=timeout)
@@ -235,18 +244,30 @@ def _made_by(make: Callable[[], Value], run: Callable[[Callable[[], None]], None
     return made
 
 
+def _size_of(group: Any) -> int:
+    if group is None:  # of a run of one rank
+        return 1
+    import torch.distributed as dist
+
+    return dist.get_world_size(group)
+
+
 def _all_gather(value: Value, group: Any) -> list[Value]:
-    size = dist.get_world_size(group)
+    size = _size_of(group)
     if size == 1:
         return [value]
+    import torch.distributed as dist
+
     out: list[Any] = [None] * size
     dist.all_gather_object(out, value, group=group)
     return out
 
 
 def _broadcast(value: Value, source: int, group: Any) -> Value:
-    if dist.get_world_size(group) == 1:
+    if _size_of(group) == 1:
         return value
+    import torch.distributed as dist
+
     box = [value]
     dist.broadcast_object_list(box, src=source, group=group)
     return box[0]

@@ -25,7 +25,7 @@ _EXTRA_MISSING = (
 
 
 def add_launch_parser(subparsers: Any) -> None:
-    launch = subparsers.add_parser("launch", help="start runs here or on Slurm, by NeMo-Run")
+    launch = subparsers.add_parser("launch")
     where = launch.add_subparsers(metavar="WHERE", required=True)
     local = where.add_parser("local", help="on this machine, one after another")
     slurm = where.add_parser("slurm", help="as Slurm jobs, from a login node")

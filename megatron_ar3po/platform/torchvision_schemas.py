@@ -14,12 +14,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 @functools.cache
 def _declared_schemas() -> torch.library.Library | None:
+    import torch
+
     # Kept alive by the cache: a Library takes its operators with it when it is collected.
     if torch.version.cuda is not None or not _is_cuda_build_of_torchvision():
         return None

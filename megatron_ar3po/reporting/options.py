@@ -15,7 +15,6 @@ MAX_COLUMNS = 100
 def add_options_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "options",
-        help="what there is to set: every option, its default, what it changes",
         description="Every option with its default and what it changes; of one section, or one option alone.",
     )
     parser.add_argument(

@@ -287,7 +287,6 @@ def refusal(plan: Plan) -> str:
 def add_plan_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
-        help="what a run will need",
         description="Who sits where, the batch arithmetic and memory per GPU, without a GPU. Exit code 1 when it does "
         "not fit.",
     )

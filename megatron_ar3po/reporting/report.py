@@ -15,9 +15,7 @@ from megatron_ar3po.sampling_cost import cost_of
 
 
 def add_report_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser(
-        "report", help="what a run did", description="Figures of one run."
-    )
+    parser = subparsers.add_parser("report", description="Figures of one run.")
     parser.add_argument(
         "run", type=parse_path, metavar="RUN", help="a run's folder, such as runs/NAME"
     )

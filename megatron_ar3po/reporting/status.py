@@ -35,7 +35,6 @@ FRAMES_SHOWN = 5
 def add_status_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "status",
-        help="where every rank of a run is, and whom the others wait for",
         description="Where every rank is, and whom the others wait for. Exit code 1 when a rank has failed or is not "
         "heard of.",
     )

@@ -46,7 +46,6 @@ _IN_FLIGHT = 4096  # items between reading and writing
 def add_grade_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "grade",
-        help="grade responses or answers against ground truths",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -13,7 +13,6 @@ from megatron_ar3po.run.upgrade import upgrade_run
 def add_upgrade_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "upgrade",
-        help="bring a run of the version before to today's format",
         description="Bring a run's folder of the version before to today's format, so that it can be resumed, "
         "evaluated and graded anew. Its config gets today's names of options; all else stays as it is.",
     )

@@ -37,6 +37,20 @@ def test_a_dry_run_prints_config_layout_and_arithmetic(config, capsys):
     assert "16 prompts, 64 to 128 responses" in out
 
 
+def test_a_dry_run_may_leave_the_prompts_unread_and_a_run_may_not(config, tmp_path, capsys):
+    (tmp_path / "train.jsonl").write_text("no JSON\n")
+    assert main(["train", config, "--dry-run"]) == 2
+    assert main(["train", config, "--dry-run", "--no-data"]) == 0
+    assert main(["train", config, "--no-data"]) == 2
+    assert main(["train", config, "--dry-run", "--no-data", "--show-prompts", "1"]) == 2
+    said = [line.partition(": error: ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert "train.jsonl:1" in said[0]
+    assert said[1:] == [
+        "--no-data leaves the prompts unread, and a run needs them; add --dry-run.",
+        "--show-prompts needs the prompts that --no-data leaves unread; drop one.",
+    ]
+
+
 def test_a_dry_run_of_a_resume_says_what_it_would_change(config, tmp_path, capsys):
     words = ["train", config, "--dry-run", f"run.dir={tmp_path}/run", "run.resume=true"]
     assert main(words) == 0

@@ -34,7 +34,7 @@ MakeGrader = Callable[[Path, ExitStack], Grader]
 
 def add_reuse_parser(subparsers: Any, *, make_grader: MakeGrader) -> None:
     """`make_grader` brings data and verifier in, which this room does not know."""
-    parser = subparsers.add_parser("reuse", help="look inside a reuse store and take care of it")
+    parser = subparsers.add_parser("reuse")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
 
     def verb(

@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from megatron_ar3po.interfaces import Actor, SleepingServers
+from megatron_ar3po.observability.timeline import Span, no_span
 
 # Runs it on each replica's leader when all ranks have come; all ranks of the replica wait and get its result.
 OnLeader = Callable[[Callable[[], Any]], Any]
@@ -102,10 +103,12 @@ class TakingTurns:
         *,
         keep_actor_weights: bool = False,
         note: Note = lambda phase, holder, holds: None,
+        span: Span = no_span,
     ) -> None:
         self._servers, self._on_leader = servers, on_leader
         self._keep_actor_weights = keep_actor_weights
         self._note = note
+        self._span = span
         self._actor: Actor | None = None
         self._asleep = SERVER_PARTS
 
@@ -123,22 +126,26 @@ class TakingTurns:
         self._admit("start")
 
     def enter_rollout_phase(self) -> None:
-        self._enter("rollout")
+        with self._span("turns"):
+            self._enter("rollout")
 
     def enter_train_phase(self) -> None:
         """A server that is lost imports while the actor trains."""
-        self._restart_lost("train")
-        self._enter("train")
+        with self._span("turns"):
+            self._restart_lost("train")
+            self._enter("train")
 
     def enter_sync_phase(self) -> None:
         """The peak is two copies of the weights and a bucket."""
-        if self._restart_lost("sync"):
-            self._admit("sync")
-        self._enter("sync")
+        with self._span("turns"):
+            if self._restart_lost("sync"):
+                self._admit("sync")
+            self._enter("sync")
 
     def enter_save_phase(self) -> None:
         """The servers keep the weights that they have: another publish would cost more than the room."""
-        self._enter("save")
+        with self._span("turns"):
+            self._enter("save")
 
     def _enter(self, phase: str) -> None:
         """Those who let go first."""

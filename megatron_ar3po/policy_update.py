@@ -17,8 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,14 +34,13 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor
 from megatron_ar3po.observability.memory import peak_bytes
 from megatron_ar3po.observability.step_metrics import drift_records
+from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.records import Max, Records
 from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.types import MiniBatch, ResponseGroup, TrainingBatch, TrainingSample
 from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
 
 logger = logging.getLogger(__name__)
-
-Span = Callable[[str], AbstractContextManager[None]]  # times what runs inside, under a name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +66,7 @@ class PolicyUpdate:
         ranks: Ranks,
         config: Config,
         *,
-        span: Span = lambda name: nullcontext(),
+        span: Span = no_span,
         digest: PolicyDigest | None = None,
     ) -> None:
         """`digest`: of what the policy was trained on before."""

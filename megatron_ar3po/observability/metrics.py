@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
 from megatron_ar3po.sampling_cost import check_totals
 
@@ -45,8 +45,12 @@ _MEND_ROWS = "the file was edited or the disk is damaged. Bring it back, or move
 class Metrics:
     """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
 
-    def __init__(self, ranks: Ranks, folder: Path, *, tensorboard: bool) -> None:
+    def __init__(
+        self, ranks: Ranks, folder: Path, *, tensorboard: bool, timeline: Timeline | None = None
+    ) -> None:
+        """`timeline`: of this process; its seconds are in the rows."""
         self._ranks = ranks
+        self._timeline = timeline or Timeline()
         self._records = Records()
         self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS, 0.0)
         self._path = folder / "metrics.jsonl"
@@ -80,22 +84,16 @@ class Metrics:
 
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
-        """Seconds spent inside, as `time/NAME_s`: summed within the step, the slowest rank's figure. While it lasts
+        """Seconds spent inside, as `time/NAME_s`: summed within the step, the slowest leader's figure. While it lasts
         it is this rank's phase in RUN/status."""
-        start = time.perf_counter()
-        try:
-            with self._ranks.watch.phase(name):
-                yield
-        finally:
-            seconds = time.perf_counter() - start
-            key = f"time/{name}_s"
-            there = self._records.get(key)
-            if self._ranks.is_leader:
-                self._records[key] = Max(seconds + (there.value if there else 0.0))
+        with self._timeline.span(name), self._ranks.watch.phase(name):
+            yield
 
     def flush(self, step: int) -> dict[str, float]:
         """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank. Raises
         LedgerError where the totals are not those of the ledger."""
+        seconds = {f"time/{name}_s": Max(s) for name, s in self._timeline.take().items()}
+        self.add(seconds)
         reduced = merge_records(*self._ranks.gather(self._records))
         self._records = Records()
         for total in RUNNING_TOTALS:

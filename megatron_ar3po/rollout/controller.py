@@ -26,6 +26,7 @@ from megatron_ar3po.async_tasks import end, gather
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.records import Records
 from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
 from megatron_ar3po.rollout.prompt_rollout import (
@@ -35,7 +36,7 @@ from megatron_ar3po.rollout.prompt_rollout import (
     run_with_barriers,
 )
 from megatron_ar3po.rollout.response_log import NoResponseLog, ResponseLog
-from megatron_ar3po.rollout.slots import PrioritySlots
+from megatron_ar3po.rollout.slots import PrioritySlots, num_slots
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.token_budget import TokenBudget, share_of_cap
 from megatron_ar3po.types import (
@@ -61,9 +62,6 @@ _RESERVED_TOKENS = 2
 _LEAST_ROOM = 5
 
 
-# Of a server whose KV cache is not known (no `kv_tokens`) and servers.max_concurrent_requests=0.
-_DEFAULT_SLOTS = 256
-
 
 class RolloutController:
     """Owns the event loop in which engine and verifier run; synchronous to the outside."""
@@ -85,11 +83,13 @@ class RolloutController:
         log: ResponseLog | None = None,
         incorrect_reward: Callable[[Prompt], float] = lambda prompt: 0.0,
         look_every_s: float = 1.0,
+        timeline: Timeline | None = None,
     ) -> None:
         """`kv_tokens`: what the KV caches of all its servers hold together; 0 when it is not known. `num_clients`: of
         the router, each with as many servers of its own. `history`: of the steps before, for a resumed run.
         `log`: where a step's responses are written down as they come. `incorrect_reward`: of a cancelled response that
-        counts as truncated. `look_every_s`: how often the router is asked what the other clients leave free."""
+        counts as truncated. `look_every_s`: how often the router is asked what the other clients leave free.
+        `timeline`: of the process, which learns where the seconds of a rollout go."""
         self.engine = engine
         self.verifier = verifier
         self.log: ResponseLog = log or NoResponseLog()
@@ -110,7 +110,8 @@ class RolloutController:
         self._num_clients = num_clients
         self._incorrect_reward = incorrect_reward
         self._look_every_s = look_every_s
-        self._slots = PrioritySlots(1)
+        self._timeline = timeline or Timeline()
+        self._slots = PrioritySlots(1, self._timeline)
         self._loop = asyncio.new_event_loop()
 
     def collect(
@@ -251,7 +252,8 @@ class RolloutController:
             reward, reason = self._incorrect_reward(draw.prompt), "cancelled: a sibling was right"
             cancelled = Verdict(reward=reward, status="truncated", reason=reason)
             return ScoredResponse(response=response, verdict=cancelled)
-        verdict = await self.verifier.verify(draw.prompt, response)
+        with self._timeline.during("verifier"):
+            verdict = await self.verifier.verify(draw.prompt, response)
         return ScoredResponse(response=response, verdict=verdict)
 
     async def cancel(self, cancellation: Cancellation) -> None:
@@ -328,15 +330,9 @@ class RolloutController:
         )
 
     def _size_slots(self, longest: int) -> None:
-        """Nothing is in flight now. By the KV cache: as many as fit at full length, so that no server has to retract
-        one; a longer queue at the server would fill nothing that ours does not."""
-        servers = self._servers
-        num_slots = (
-            servers.max_concurrent_requests or _DEFAULT_SLOTS
-        ) * servers.servers_per_replica
-        if not servers.max_concurrent_requests and self._kv_tokens and longest:
-            num_slots = max(1, self._kv_tokens // longest)
-        self._slots = PrioritySlots(num_slots)
+        """Nothing is in flight now."""
+        count = num_slots(self._servers, kv_tokens=self._kv_tokens, longest=longest)
+        self._slots = PrioritySlots(count, self._timeline)
 
     def _check_prompt(self, prompt: Prompt, sampling: SamplingParams) -> None:
         name = f"prompt {prompt.prompt_id[:16]} ({prompt.text[:60]!r})"
@@ -381,7 +377,8 @@ class RolloutController:
             work = self._use_others_room(work)
         task = self._loop.create_task(work)
         try:
-            return self._loop.run_until_complete(task)
+            with self._timeline.sampling():
+                return self._loop.run_until_complete(task)
         finally:
             # Ctrl-C arrives outside of the task: what it left is ended before anything else runs in this loop.
             if not task.done():

@@ -9,13 +9,29 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from megatron_ar3po.config.servers import ServersConfig
+from megatron_ar3po.observability.timeline import Timeline
+
+# Of a server whose KV cache is not known and servers.max_concurrent_requests=0.
+_DEFAULT_SLOTS = 256
+
+
+def num_slots(servers: ServersConfig, *, kv_tokens: int, longest: int) -> int:
+    """Requests in flight at once. By the KV cache: as many as fit at full length (`longest`, in tokens), so that no
+    server has to retract one; a longer queue at the server would fill nothing that ours does not. `kv_tokens` of all
+    servers together; 0 when it is not known."""
+    if not servers.max_concurrent_requests and kv_tokens and longest:
+        return max(1, kv_tokens // longest)
+    return (servers.max_concurrent_requests or _DEFAULT_SLOTS) * servers.servers_per_replica
+
 
 class PrioritySlots:
     """Like a semaphore, but the smallest `rank` goes first; among equals the first to come."""
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, timeline: Timeline | None = None) -> None:
         assert num_slots >= 1, f"{num_slots} slots let nothing through"
         self.num_slots = num_slots
+        self._timeline = timeline or Timeline()
         self._free = num_slots  # below 0 after a shrink, until as many have come back
         self._waiting: list[tuple[Any, int, asyncio.Future[None]]] = []
         self._arrivals = itertools.count()
@@ -44,7 +60,8 @@ class PrioritySlots:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._waiting, (rank, next(self._arrivals), turn))
         try:
-            await turn
+            with self._timeline.during("slots"):
+                await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
                 self._release()  # the slot was handed over in the same breath as the cancel

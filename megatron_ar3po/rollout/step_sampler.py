@@ -14,6 +14,7 @@ from megatron_ar3po.algorithm.advantages import carries_signal, is_mixed
 from megatron_ar3po.distributed.collectives import PeerError
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.step_metrics import rollout_records, slot_records
+from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.records import Records, merge_records
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_rows import prompt_rows
@@ -49,10 +50,12 @@ class FixedSampler:
         ledger: Ledger | None = None,
         sources: Collection[str] = (),
         tell_failure: Callable[[str], object] = lambda text: None,
+        span: Span = no_span,
     ) -> None:
         """`sources` of prompts have metrics of their own. `tell_failure`: where leaders close their books together, the
-        others wait for us there."""
+        others wait for us there. `span` times parts of the rollout."""
         self._tell_failure = tell_failure
+        self._span = span
         self._collector = collector
         self._next_prompts = next_prompts
         self._layout = layout
@@ -64,22 +67,26 @@ class FixedSampler:
         try:
             prompts = select_owned(self._next_prompts(self._prompts_per_step), self._layout)
             if self._ledger is not None:
-                self._ledger.open_step(prompts, step=step, policy_version=policy_version)
+                with self._span("ledger"):
+                    self._ledger.open_step(prompts, step=step, policy_version=policy_version)
             drawn = self._collector.collect(prompts, step=step, policy_version=policy_version)
-            records = merge_records(
-                rollout_records(drawn.groups, sources=self._sources), drawn.records
-            )
-            collected = record_cost(
-                replace(drawn, records=records),
-                self._ledger,
-                step=step,
-                policy_version=policy_version,
-            )
+            with self._span("records"):
+                records = merge_records(
+                    rollout_records(drawn.groups, sources=self._sources), drawn.records
+                )
+            with self._span("ledger"):
+                collected = record_cost(
+                    replace(drawn, records=records),
+                    self._ledger,
+                    step=step,
+                    policy_version=policy_version,
+                )
         except Exception as error:  # it travels on; the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
         if self._ledger is not None:
-            self._ledger.reconcile(step=step)
+            with self._span("ledger"):
+                self._ledger.reconcile(step=step)
         return collected
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
@@ -113,9 +120,12 @@ class DynamicSampler:
         ledger: Ledger | None = None,
         sources: Collection[str] = (),
         tell_failure: Callable[[str], object] = lambda text: None,
+        span: Span = no_span,
     ) -> None:
-        """`sources`, `tell_failure`: as with `FixedSampler`, the latter for what fails after the last round."""
+        """`sources`, `tell_failure`, `span`: as with `FixedSampler`; `tell_failure` for what fails after the last
+        round."""
         self._tell_failure = tell_failure
+        self._span = span
         self._collector = collector
         self._next_prompts = next_prompts
         self._layout = layout
@@ -147,23 +157,26 @@ class DynamicSampler:
         trained = tuple(group for group in groups if group.position in kept)
         discarded = tuple(group for group in groups if group.position not in kept)
         try:
-            records.add_all(
-                rollout_records(trained, discarded, self._sources),
-                slot_records(trained, discarded),
-            )
-            collected = record_cost(
-                CollectedStep(
-                    groups=trained, discarded=discarded, restored=restored, records=records
-                ),
-                self._ledger,
-                step=step,
-                policy_version=policy_version,
-            )
+            with self._span("records"):
+                records.add_all(
+                    rollout_records(trained, discarded, self._sources),
+                    slot_records(trained, discarded),
+                )
+            with self._span("ledger"):
+                collected = record_cost(
+                    CollectedStep(
+                        groups=trained, discarded=discarded, restored=restored, records=records
+                    ),
+                    self._ledger,
+                    step=step,
+                    policy_version=policy_version,
+                )
         except Exception as error:  # as above: the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
         if self._ledger is not None:
-            self._ledger.reconcile(step=step)
+            with self._span("ledger"):
+                self._ledger.reconcile(step=step)
         return collected
 
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
@@ -176,7 +189,8 @@ class DynamicSampler:
         mine = select_owned(prompts, self._layout)
         try:
             if self._ledger is not None:
-                self._ledger.open_step(mine, step=step, policy_version=policy_version)
+                with self._span("ledger"):
+                    self._ledger.open_step(mine, step=step, policy_version=policy_version)
             return self._collector.collect(
                 mine,
                 step=step,

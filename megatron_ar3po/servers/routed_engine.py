@@ -17,6 +17,7 @@ from typing import Any
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, HttpResponse
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.servers.engine_requests import EngineRequest, Result
 from megatron_ar3po.servers.engine_responses import LostRequest
 from megatron_ar3po.servers.server import Server
@@ -50,6 +51,7 @@ class RoutedEngine(SglangEngine):
         on_router_lost: Callable[[], None] | None = None,
         router_timeout_s: float = 10.0,
         router_back_s: float = 180.0,
+        timeline: Timeline | None = None,
     ) -> None:
         super().__init__(
             servers,
@@ -57,6 +59,7 @@ class RoutedEngine(SglangEngine):
             vocab_size=vocab_size,
             is_deterministic=is_deterministic,
             on_server_lost=on_server_lost,
+            timeline=timeline,
         )
         self._router_url = router_url
         self._id_prefix = f"{client}." if client else ""

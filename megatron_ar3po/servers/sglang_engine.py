@@ -28,6 +28,7 @@ from megatron_ar3po.async_tasks import end
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpClient, HttpError, HttpTimeout
 from megatron_ar3po.interfaces import RolloutEngineError
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (
     EngineRequest,
@@ -66,6 +67,7 @@ class SglangEngine:
         vocab_size: int,
         is_deterministic: bool,
         on_server_lost: Callable[[Any], None] | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
         assert servers, "an engine needs at least one server"
         self.usage: dict[Process, ServerUsage] = {}
@@ -84,6 +86,7 @@ class SglangEngine:
             health_timeout_s=config.request_timeout_s,
             on_server_lost=on_server_lost,
         )
+        self._timeline = timeline or Timeline()
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -177,11 +180,12 @@ class SglangEngine:
         self._start_watch()
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
-            response = await self._http.request(
-                "POST",
-                f"{url}/generate",
-                json={"rid": rid, "return_logprob": True, **request.body},
-            )
+            with self._timeline.during("http"):
+                response = await self._http.request(
+                    "POST",
+                    f"{url}/generate",
+                    json={"rid": rid, "return_logprob": True, **request.body},
+                )
             process = parse_process(response.headers.get(PROCESS_HEADER, "")) or process
             if response.status == 400:
                 raise RolloutEngineError(
@@ -190,6 +194,7 @@ class SglangEngine:
             if response.status != 200:
                 raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")
             content = decode_response(response.body, rid=rid)
+            self._timeline.served(float(content["meta_info"].get("e2e_latency") or 0.0))
             seen = usage_of(content["meta_info"])
             is_answered = True
             try:

@@ -17,6 +17,7 @@ from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.source_metrics import metric_sources
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
@@ -59,6 +60,7 @@ class RunParts:
     policy_digest: PolicyDigest  # advanced by each update
     rollout: LeaderRollout | None
     stop: StopRequest
+    timeline: Timeline
     check_ownership: Callable[[], None]  # of the run's folder, on any rank
 
 
@@ -69,16 +71,20 @@ def build_parts(
     stop: StopRequest,
     start: StartingPoint,
     check_ownership: Callable[[], None],
+    timeline: Timeline,
 ) -> RunParts:
     """Collective. Prompts and store, as of `start`, can refuse it: they come before the servers. The model is loaded
     while these import; then they are let in."""
-    inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
-    prompts = make_prompt_source(config, inputs)
-    if start.checkpoint is not None:
-        prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
-    store_claim = claim_store(config, ranks, stack, start)
-    servers = start_servers(config, ranks, stack)
-    policy = build_policy(config, ranks, stack, servers, start)
+    with timeline.span("prompts"):
+        inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
+        prompts = make_prompt_source(config, inputs)
+        if start.checkpoint is not None:
+            prompts.restore(start.state.prompt_cursor, may_differ=allows_other_prompts(config))
+    with timeline.span("store"):
+        store_claim = claim_store(config, ranks, stack, start)
+    with timeline.span("servers"):
+        servers = start_servers(config, ranks, stack)
+    policy = build_policy(config, ranks, stack, servers, start, timeline)
     router = start_router(config, ranks, stack, servers)
     policy_digest = PolicyDigest(config, start.state.policy_digest)
     log = ranks.only_on_leader(
@@ -86,7 +92,7 @@ def build_parts(
     )
     rollout = ranks.only_on_leader(
         lambda: build_rollout(
-            config, ranks, stack, inputs, servers, router, start, log, check_ownership
+            config, ranks, stack, inputs, servers, router, start, log, check_ownership, timeline
         )
     )
     return RunParts(
@@ -100,6 +106,7 @@ def build_parts(
         policy_digest=policy_digest,
         rollout=rollout,
         stop=stop,
+        timeline=timeline,
         check_ownership=check_ownership,
     )
 
@@ -115,7 +122,9 @@ def build_trainer(
     """Everything stands at `start`."""
     folder = config.run.path
     prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
-    metrics = Metrics(ranks, folder, tensorboard=config.observability.tensorboard)
+    metrics = Metrics(
+        ranks, folder, tensorboard=config.observability.tensorboard, timeline=parts.timeline
+    )
     metrics.totals.update(start.state.totals)
     stack.callback(metrics.close)
     ranks.watch.steps_done = start.state.step
@@ -130,7 +139,12 @@ def build_trainer(
         ranks=ranks,
         prompts=prompts,
         sampler=build_sampler(
-            config, ranks, prompts, rollout, metric_sources(parts.inputs.training)
+            config,
+            ranks,
+            prompts,
+            rollout,
+            metric_sources(parts.inputs.training),
+            span=parts.timeline.span,
         ),
         store=store,
         lender=build_lender(config, store, rollout),

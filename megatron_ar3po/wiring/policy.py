@@ -20,6 +20,7 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, WeightPublisher
 from megatron_ar3po.observability.memory_log import MemoryLog
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.run.state import StartingPoint
 from megatron_ar3po.servers.control import ServerControl
 from megatron_ar3po.wiring.no_op_actor import NoOpActor, NoOpPublisher
@@ -46,6 +47,7 @@ def build_policy(
     stack: ExitStack,
     servers: list[RunServer],
     start: StartingPoint,
+    timeline: Timeline,
 ) -> Policy:
     """Collective: everything that takes accelerator memory, in this order. No server has any until the actor stands as
     of `start` and is parked; then they start. They are ready when this returns."""
@@ -54,19 +56,22 @@ def build_policy(
         publisher.forget(url)
 
     control = server_control(config, servers, restarted=forget)
-    colocation = build_colocation(config, ranks, control)
-    with ranks.watch.phase("wait for servers"):
+    colocation = build_colocation(config, ranks, control, timeline)
+    with ranks.watch.phase("wait for servers"), timeline.span("wait_for_servers"):
         colocation.enter_start_phase()
-    actor, publisher = build_actor(config, ranks, stack, servers, control)
-    if start.checkpoint is not None:
-        actor.load(start.checkpoint / "model")
-        logger.info("loaded %s", start.checkpoint)
-    with ranks.watch.phase("wait for servers"):
+    with timeline.span("actor"):
+        actor, publisher = build_actor(config, ranks, stack, servers, control)
+        if start.checkpoint is not None:
+            actor.load(start.checkpoint / "model")
+            logger.info("loaded %s", start.checkpoint)
+    with ranks.watch.phase("wait for servers"), timeline.span("wait_for_servers"):
         colocation.admit_servers(actor)
     return Policy(actor=actor, publisher=publisher, colocation=colocation)
 
 
-def build_colocation(config: Config, ranks: Ranks, control: ServerControl) -> StartingColocation:
+def build_colocation(
+    config: Config, ranks: Ranks, control: ServerControl, timeline: Timeline
+) -> StartingColocation:
     def on_leader(task: Callable[[], Any]) -> Any:
         """Once all ranks have come, so that what they were to let go of is free."""
         ranks.barrier()
@@ -79,6 +84,7 @@ def build_colocation(config: Config, ranks: Ranks, control: ServerControl) -> St
         on_leader,
         keep_actor_weights=config.colocation.keep_actor_weights,
         note=MemoryLog(config.run.path / "logs", ranks.layout.rank).note,
+        span=timeline.span,
     )
 
 

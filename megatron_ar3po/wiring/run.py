@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 
+import psutil
+
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import warnings_of
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.folder_owner import FolderOwner, check_owner
 from megatron_ar3po.observability.rank_logging import setup_logging
+from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.rollout.ledger_resume import LedgerState, take_up_ledger
 from megatron_ar3po.rollout.response_log import count_logged
 from megatron_ar3po.run.checkpoints import choose_checkpoint
@@ -47,6 +50,7 @@ def train(
     """Collective over all ranks, each of which has passed `check_start`: the whole run. Writes RUN/DONE or RUN/STOPPED
     at its end. `owner`: of the run's folder, on rank 0."""
     started = time.monotonic()
+    timeline = timeline_of_this_process()
     check_shared_memory(
         config, ranks, num_leaders=ranks_per_node(ranks) // config.actor.replica_size
     )
@@ -63,10 +67,11 @@ def train(
     if (finished := ranks.run_on_first(lambda: find_finished(config))) is not None:
         logger.info("%s is DONE after step %d: raise run.num_steps to go on", folder, finished.step)
         return finished
-    start = choose_start(config, ranks, comparison)
-    ranks.run_on_first(checkpoint_folder(config).check_room)
-    parts = build_parts(config, ranks, stack, stop, start, check_ownership)
-    trainer = begin(config, ranks, stack, parts, start)
+    with timeline.span("start"):
+        start = choose_start(config, ranks, comparison)
+        ranks.run_on_first(checkpoint_folder(config).check_room)
+        parts = build_parts(config, ranks, stack, stop, start, check_ownership, timeline)
+        trainer = begin(config, ranks, stack, parts, start)
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)
     state = trainer.run()
@@ -78,6 +83,15 @@ def train(
         lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
     )
     return state
+
+
+def timeline_of_this_process() -> Timeline:
+    """What it has done so far was reading its command and importing, all of it part of the start."""
+    age_s = max(0.0, time.time() - psutil.Process().create_time())
+    timeline = Timeline(age_s=age_s)
+    timeline.add("start", age_s)
+    timeline.add("start/imports", age_s)
+    return timeline
 
 
 def choose_start(config: Config, ranks: Ranks, comparison: Comparison) -> StartingPoint:
@@ -100,7 +114,8 @@ def begin(
     """Collective. The one place in which a start changes what an earlier run has left: all that can refuse it has been
     asked before. The reuse store goes first: it has most to do, and may meet a full disk."""
     ranks.run_on_first(parts.check_ownership)  # servers and model took their time
-    store = open_store(config, ranks, stack, parts.store_claim, start, parts.check_ownership)
+    with parts.timeline.span("store"):
+        store = open_store(config, ranks, stack, parts.store_claim, start, parts.check_ownership)
     trainer = build_trainer(config, ranks, stack, parts, store, start)
     there = ranks.run_on_first(
         lambda: begin_run(config, start, take_up_ledger=lambda: take_up_cost(config, start))

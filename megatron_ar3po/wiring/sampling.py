@@ -16,6 +16,7 @@ from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.interfaces import StepSampler
 from megatron_ar3po.model_shape import read_model_shape
+from megatron_ar3po.observability.timeline import Span, Timeline, no_span
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
@@ -105,10 +106,11 @@ def build_rollout(
     start: StartingPoint,
     log: ResponseLogFolder | None = None,
     check_ownership: Callable[[], None] = lambda: None,
+    timeline: Timeline | None = None,
 ) -> LeaderRollout:
     """Collective over leaders, inside `Ranks.only_on_leader`. The servers are ready."""
     assert inputs.verifier is not None, "leaders hold a verifier"
-    engine = build_engine(config, ranks, inputs, servers, router)
+    engine = build_engine(config, ranks, inputs, servers, router, timeline)
     for server in servers:
         check_kv_tokens(
             config,
@@ -133,6 +135,7 @@ def build_rollout(
         history=history,
         log=log,
         incorrect_reward=PromptGrading(config.rewards).incorrect_reward,
+        timeline=timeline,
     )
     stack.callback(controller.close)
     path = config.run.path / "ledger" / f"dp{ranks.layout.dp_rank:02d}.jsonl"
@@ -178,6 +181,7 @@ def build_engine(
     inputs: PromptsAndVerifier,
     servers: Sequence[RunServer],
     router: RouterAccess | None,
+    timeline: Timeline | None = None,
 ) -> SglangEngine:
     """Collective over leaders with `servers.routing=global`."""
     if router is None:
@@ -187,6 +191,7 @@ def build_engine(
             vocab_size=inputs.vocab_size,
             is_deterministic=config.run.deterministic,
             on_server_lost=lambda server: revive(server, ranks),
+            timeline=timeline,
         )
     urls = ranks.gather_over_replicas([server.url for server in servers])
     return RoutedEngine(
@@ -199,6 +204,7 @@ def build_engine(
         all_urls=[url for replica in urls for url in replica],
         on_server_lost=lambda server: revive(server, ranks, RouterControl(router.url)),
         on_router_lost=router.restart,
+        timeline=timeline,
     )
 
 
@@ -208,6 +214,7 @@ def build_sampler(
     prompts: PromptSource,
     rollout: LeaderRollout | None,
     sources: frozenset[str],
+    span: Span = no_span,
 ) -> StepSampler:
     """`sources` of prompts have metrics of their own."""
     if rollout is None:
@@ -224,6 +231,7 @@ def build_sampler(
             ledger=rollout.ledger,
             sources=sources,
             tell_failure=tell_failure,
+            span=span,
         )
     return DynamicSampler(
         rollout.controller,
@@ -237,6 +245,7 @@ def build_sampler(
         ledger=rollout.ledger,
         sources=sources,
         tell_failure=tell_failure,
+        span=span,
     )
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from megatron_ar3po.observability.row_file import read_rows
+from megatron_ar3po.observability.time_split import TimeSplit, split_of, table_of
 from megatron_ar3po.sampling_cost import NOTHING, SamplingCost, Spent
 
 PHASES = ("rollout", "batch", "train", "publish", "evaluation", "checkpoint")
@@ -38,6 +39,9 @@ class RunSummary:
     unsolved_groups_with_a_loan_frac: float | None
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
     seconds_per_step: float | None = None
+    time: TimeSplit | None = (
+        None  # None: the rows are of a version that did not know their wall clock
+    )
 
 
 def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
@@ -78,6 +82,7 @@ def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
             if any(f"time/{phase}_s" in row for row in rows)
         },
         seconds_per_step=_ratio(_total(steps, "time/step_s"), len(steps)),
+        time=split_of(rows),
     )
 
 
@@ -122,7 +127,10 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
     table.add_column(justify="right", overflow="fold")  # a path stays whole
     for name, value in _table_rows(summary):
         table.add_row(name, value)
-    (console or Console()).print(table)
+    console = console or Console()
+    console.print(table)
+    if summary.time is not None:
+        console.print(table_of(summary.time))
 
 
 def _table_rows(s: RunSummary) -> list[tuple[str, str]]:

@@ -62,7 +62,6 @@ _RESERVED_TOKENS = 2
 _LEAST_ROOM = 5
 
 
-
 class RolloutController:
     """Owns the event loop in which engine and verifier run; synchronous to the outside."""
 

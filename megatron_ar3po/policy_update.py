@@ -86,10 +86,11 @@ class PolicyUpdate:
     def make_samples(self, groups: Sequence[ResponseGroup]) -> list[TrainingSample]:
         """Collective. `groups`: those of this replica. What is relative to the whole step, and not to a group, sees the
         groups of all replicas."""
-        whole_step = None
-        if needs_the_whole_step(self._algorithm, self._reuse):
-            whole_step = [g for part in self._ranks.gather_over_replicas(groups) for g in part]
-        return samples_with_signal(groups, self._algorithm, self._reuse, whole_step=whole_step)
+        with self._span("samples"):
+            whole_step = None
+            if needs_the_whole_step(self._algorithm, self._reuse):
+                whole_step = [g for part in self._ranks.gather_over_replicas(groups) for g in part]
+            return samples_with_signal(groups, self._algorithm, self._reuse, whole_step=whole_step)
 
     def build_batch(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
         """Collective. `samples`: those of this replica; empty when no replica has one."""

@@ -87,11 +87,10 @@ class Ar3poTrainer:
         self.colocation.enter_rollout_phase()
         with self.metrics.span("rollout"):
             groups = self.ranks.run_on_leader(lambda: self.gather_groups(step))
-        with self.metrics.span("records"):
-            samples = self.policy_update.make_samples(groups)
-            self.metrics.add(group_records(groups, samples), loan_records(groups, samples))
-            self.recorder.record(step, groups)
-            self.dump.write(groups, step=step, policy_version=self.state.policy_version)
+        samples = self.policy_update.make_samples(groups)
+        self.metrics.add(group_records(groups, samples), loan_records(groups, samples))
+        self.recorder.record(step, groups)
+        self.dump.write(groups, step=step, policy_version=self.state.policy_version)
         batch = self.policy_update.build_batch(samples)
         if batch.is_empty:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
@@ -112,10 +111,9 @@ class Ar3poTrainer:
         collected = self.sampler.collect(step=step, policy_version=version)
         self.check_ownership()
         check_verdicts(collected.graded, max_error_frac=self.config.rewards.max_error_frac)
-        with self.metrics.span("reuse"):
-            self.lender.deposit(collected.groups, step=step)
-            lent = self.lender.lend(collected.groups, step=step, policy_version=version)
-            self.sampler.record_loans(lent.groups, step=step)
+        self.lender.deposit(collected.groups, step=step)
+        lent = self.lender.lend(collected.groups, step=step, policy_version=version)
+        self.sampler.record_loans(lent.groups, step=step)
         self.metrics.add(collected.records, lent.records, self.store.records)
         return lent.groups
 
@@ -135,11 +133,10 @@ class Ar3poTrainer:
 
     def close_step(self) -> None:
         """The step's numbers are reduced, written and shown; a checkpoint that has been written is committed."""
-        with self.metrics.span("close"):
-            self.ranks.run_on_first(self.check_ownership)
-            self.progress.step_done(self.state.step, self.metrics.flush(self.state.step))
-            self.ranks.watch.steps_done = self.state.step
-            self.saver.poll()
+        self.ranks.run_on_first(self.check_ownership)
+        self.progress.step_done(self.state.step, self.metrics.flush(self.state.step))
+        self.ranks.watch.steps_done = self.state.step
+        self.saver.poll()
 
     def is_due(self, every_steps: int) -> bool:
         return every_steps > 0 and self.state.step % every_steps == 0

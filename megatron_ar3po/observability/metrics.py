@@ -90,10 +90,13 @@ class Metrics:
             yield
 
     def flush(self, step: int) -> dict[str, float]:
-        """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank. Raises
-        LedgerError where the totals are not those of the ledger."""
-        seconds = {f"time/{name}_s": Max(s) for name, s in self._timeline.take().items()}
-        self.add(seconds)
+        """Collective over all ranks. Reduces, writes the step's row, starts anew; the row on every rank. The seconds of
+        this are in the next row. Raises LedgerError where the totals are not those of the ledger."""
+        self.add({f"time/{name}_s": Max(s) for name, s in self._timeline.take().items()})
+        with self._timeline.span("close"):
+            return self._write_reduced(step)
+
+    def _write_reduced(self, step: int) -> dict[str, float]:
         reduced = merge_records(*self._ranks.gather(self._records))
         self._records = Records()
         for total in RUNNING_TOTALS:

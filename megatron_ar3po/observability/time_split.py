@@ -31,6 +31,7 @@ class PhaseSeconds:
 class TimeSplit:
     wall_s: float
     steps: int
+    steps_s: float
     phases: tuple[PhaseSeconds, ...]  # each followed by its parts, the longest first
     unaccounted_of_steps: float  # share of the seconds of steps that no part of a step has
 
@@ -54,6 +55,7 @@ def split_of(rows: Sequence[Mapping[str, Any]]) -> TimeSplit | None:
     return TimeSplit(
         wall_s=wall_s,
         steps=sum(row["step"] > 0 for row in rows),
+        steps_s=seconds["step"],
         phases=phases,
         unaccounted_of_steps=lost / seconds["step"] if seconds["step"] else 0.0,
     )
@@ -91,7 +93,10 @@ def table_of(split: TimeSplit) -> Table:
         if share >= 0.001 or phase.depth == 0:
             name = "  " * phase.depth + phase.key.rpartition("/")[2].replace("_", " ")
             table.add_row(name, f"{phase.seconds:.2f}", f"{share:.1%}")
-    table.add_row(
-        "unaccounted, of the steps", "", f"{split.unaccounted_of_steps:.1%}", style="bold"
-    )
+    if split.steps_s:
+        lost = split.unaccounted_of_steps
+        table.add_section()
+        table.add_row(
+            "unaccounted, of the steps", f"{lost * split.steps_s:.2f}", f"{lost:.1%} of them"
+        )
     return table

@@ -105,7 +105,7 @@ class Timeline:
         """A context manager around one of the many things that are under way; it may be entered any number of times."""
         return self._by_name[state]
 
-    def served(self, seconds: float) -> None:
+    def record_service(self, seconds: float) -> None:
         """A server has just answered, and says that it took so long."""
         now = self._clock()
         self._served.append((now - seconds, now))

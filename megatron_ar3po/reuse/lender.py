@@ -18,6 +18,7 @@ from megatron_ar3po.algorithm.response_reuse import (
 )
 from megatron_ar3po.interfaces import ResponseScorer, ReuseShard
 from megatron_ar3po.observability.step_metrics import reuse_records
+from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.records import Records, Sum
 from megatron_ar3po.types import Prompt, Response, ResponseGroup
 
@@ -33,19 +34,30 @@ class Lender:
     """`scorer` is None where no server is at hand."""
 
     def __init__(
-        self, store: ReuseShard, scorer: ResponseScorer | None = None, *, run_seed: int
+        self,
+        store: ReuseShard,
+        scorer: ResponseScorer | None = None,
+        *,
+        run_seed: int,
+        span: Span = no_span,
     ) -> None:
         self._store = store
         self._scorer = scorer
         self._run_seed = run_seed
+        self._span = span
 
     def deposit(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         """Their correct responses, for later steps; called in every step, with none to keep too."""
         prompts = {group.prompt.prompt_id: group.prompt for group in groups}
-        self._store.deposit(responses_worth_keeping(groups), prompts=prompts, step=step)
+        with self._span("deposit"):
+            self._store.deposit(responses_worth_keeping(groups), prompts=prompts, step=step)
 
     def lend(self, groups: Sequence[ResponseGroup], *, step: int, policy_version: int) -> Lent:
         """The groups in their order; an unsolved one has borrowed where the store had an answer for it."""
+        with self._span("lend"):
+            return self._lend(groups, step=step, policy_version=policy_version)
+
+    def _lend(self, groups: Sequence[ResponseGroup], *, step: int, policy_version: int) -> Lent:
         records = Records()
         unsolved = [group for group in groups if needs_a_loan(group)]
         records.add("reuse/unsolved_groups", Sum(len(unsolved)))

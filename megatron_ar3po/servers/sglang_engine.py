@@ -194,7 +194,7 @@ class SglangEngine:
             if response.status != 200:
                 raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")
             content = decode_response(response.body, rid=rid)
-            self._timeline.served(float(content["meta_info"].get("e2e_latency") or 0.0))
+            self._timeline.record_service(float(content["meta_info"].get("e2e_latency") or 0.0))
             seen = usage_of(content["meta_info"])
             is_answered = True
             try:

@@ -147,7 +147,7 @@ def build_trainer(
             span=parts.timeline.span,
         ),
         store=store,
-        lender=build_lender(config, store, rollout),
+        lender=build_lender(config, store, rollout, parts.timeline.span),
         policy_update=PolicyUpdate(
             actor, ranks, config, span=metrics.span, digest=parts.policy_digest
         ),

@@ -10,6 +10,7 @@ from pathlib import Path
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import ReuseShard
+from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.null_store import NullStore
@@ -74,10 +75,12 @@ def open_store(
     return NullStore() if store is None else store  # an empty store is falsy
 
 
-def build_lender(config: Config, store: ReuseShard, rollout: LeaderRollout | None) -> Lender:
+def build_lender(
+    config: Config, store: ReuseShard, rollout: LeaderRollout | None, span: Span = no_span
+) -> Lender:
     """On leaders the servers say how likely stored answers are; other ranks lend nothing."""
     scorer = ServerScorer(rollout.controller, rollout.ledger) if rollout else None
-    return Lender(store, scorer, run_seed=config.run.seed)
+    return Lender(store, scorer, run_seed=config.run.seed, span=span)
 
 
 def fingerprint_of(config: Config) -> Fingerprint:

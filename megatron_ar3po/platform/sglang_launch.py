@@ -8,11 +8,14 @@ this is plain SGLang.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import re
 import shutil
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,11 +64,24 @@ def name_answers(app: Any, process: str) -> None:
     app.add_middleware(NamedAnswers)
 
 
-def main() -> None:
-    parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
-    start_guard(parent_pid, temporary, before_end=remove_shared_memory_files)
-    arguments = json.loads(sys.argv[3])
+@contextlib.contextmanager
+def light_imports() -> Iterator[None]:
+    """No garbage is collected within it: imports leave little, and a quarter of their processor time goes into looking
+    for it. What exists at its end is there to stay, for the children that are forked too.
 
+    `megatron` is not found from now on. SGLang imports it where it is installed, to name ranks in its debugging dumps;
+    it is the trainer's."""
+    sys.modules["megatron"] = None  # type: ignore[assignment]
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def import_server(arguments: dict[str, Any]) -> tuple[Any, Callable[[], None]]:
+    """The application, and what serves it until the server ends."""
     import torch
 
     if not torch.cuda.is_available():
@@ -76,14 +92,25 @@ def main() -> None:
     from sglang.launch_server import run_server
     from sglang.srt.entrypoints.http_server import app
     from sglang.srt.server_args import ServerArgs
-    from sglang.srt.utils import kill_process_tree
 
+    return app, lambda: run_server(ServerArgs(**arguments))
+
+
+def main() -> None:
+    parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
+    start_guard(parent_pid, temporary, before_end=remove_shared_memory_files)
+    arguments = json.loads(sys.argv[3])
+
+    with light_imports():
+        app, run = import_server(arguments)
     app.add_middleware(ServerLease, owner=os.environ.get(OWNER_VARIABLE, ""))
     if process := os.environ.get(PROCESS_VARIABLE):
         name_answers(app, process)
 
+    from sglang.srt.utils import kill_process_tree
+
     try:
-        run_server(ServerArgs(**arguments))
+        run()
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         kill_process_tree(os.getpid(), include_parent=False)

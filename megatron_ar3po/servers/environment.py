@@ -9,6 +9,7 @@ from pathlib import Path
 import megatron_ar3po
 from megatron_ar3po.platform.accelerator import has_gpu
 
+SERVED_MODELS = "megatron_ar3po.platform.served_models"
 _KEEP_ALIVE_S = 24 * 3600
 
 # What torchrun, Slurm's MPI and the trainer set for their own process groups; a server that inherits it joins them.
@@ -48,6 +49,7 @@ def server_environment(inherited: Mapping[str, str], gpu_ids: Sequence[str]) -> 
     # Connections must outlive a training phase: one that the server closed meanwhile fails the next request sent on it.
     environment["SGLANG_TIMEOUT_KEEP_ALIVE"] = str(_KEEP_ALIVE_S)
     environment.setdefault("HF_HUB_OFFLINE", "1")
+    environment.setdefault("SGLANG_EXTERNAL_MODEL_PACKAGE", SERVED_MODELS)
     environment["TOKENIZERS_PARALLELISM"] = "false"
     if gpu_ids:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpu_ids)

@@ -179,6 +179,14 @@ def test_the_server_tells_the_size_of_its_kv_cache(server):
     assert server.kv_tokens() == ServersConfig().max_total_tokens
 
 
+def test_the_server_imported_no_model_but_those_it_may_serve_and_no_megatron(server):
+    log = server.log_path.read_text(encoding="utf-8")
+    assert "type=Qwen2ForCausalLM" in log
+    # What SGLang and Megatron say where all models and Megatron are imported.
+    assert "Ignore import error when loading sglang.srt.models" not in log
+    assert "Megatron" not in log
+
+
 def test_every_response_is_whole_and_the_books_balance(server, make_controller, tmp_path):
     before = read_counters(server.url)
     controller = make_controller(FakeVerifier(a_third_is_correct))

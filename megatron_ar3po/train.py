@@ -34,7 +34,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
-from megatron_ar3po.platform.host_limits import check_open_files
+from megatron_ar3po.platform.determinism import prepare_environment
 from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
@@ -193,8 +193,8 @@ def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
 
 def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str:
     """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included (unless
-    `reads_data` is false), but for the limits of the machine (`platform/host_limits.py`), which may be another one than
-    that of the run."""
+    `reads_data` is false), but for the machine and its environment (`wiring/environment_checks.py`), which may be
+    another one than that of the run."""
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
     layout = layout_of(config, 0, world_size)
@@ -259,10 +259,13 @@ def run(config: Config) -> None:
     stop.install()
     silence_threads_that_end_of_one()
     layout = layout_of(config, rank, world_size)
+    from megatron_ar3po.wiring.environment_checks import check_environment
     from megatron_ar3po.wiring.start_checks import check_start  # slow to import
 
     check_start(config, layout)
-    check_open_files(config.servers.max_concurrent_requests)
+    check_environment(config)
+    if config.run.deterministic:
+        prepare_environment()
     with ExitStack() as stack:
         owner = None
         if rank == 0 and config.debug.mode != "train_only":
@@ -281,7 +284,6 @@ def _run_as_owner(
     """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds."""
     from megatron_ar3po.distributed.collectives import Ranks, start_process_group
     from megatron_ar3po.observability.run_summary import print_summary, summarize
-    from megatron_ar3po.platform.determinism import prepare_environment
     from megatron_ar3po.rollout.ledger_file import rows_of_run
     from megatron_ar3po.sampling_cost import cost_of
     from megatron_ar3po.wiring.replay import replay
@@ -290,8 +292,6 @@ def _run_as_owner(
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
-    if config.run.deterministic:
-        prepare_environment()
     start_process_group(config.run.collective_timeout_s)
     stack.callback(_end_process_group)
     ranks = Ranks(layout, config.run.collective_timeout_s)

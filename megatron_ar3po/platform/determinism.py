@@ -8,9 +8,7 @@ number of threads: it is fixed, whatever the machine has.
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
-
-import torch
+from collections.abc import Mapping, MutableMapping
 
 # What is set where it is not, and what a user may have set instead.
 _WANTED = {
@@ -33,11 +31,23 @@ def prepare_environment(environment: MutableMapping[str, str] = os.environ) -> N
 
 def use_deterministic_kernels() -> None:
     """In a rank, before the model is built."""
+    import torch  # takes seconds, and the others here do without
+
     if torch.cuda.is_available():
         torch.use_deterministic_algorithms(True)
-    threads = os.environ.get("OMP_NUM_THREADS") or "1"
-    if not threads.isdecimal() or int(threads) < 1:
+    torch.set_num_threads(read_num_threads(os.environ))
+
+
+def read_num_threads(environment: Mapping[str, str]) -> int:
+    """1 where OMP_NUM_THREADS does not say it. Raises ValueError where that is no number of threads.
+
+    >>> read_num_threads({}), read_num_threads({"OMP_NUM_THREADS": "4"}), read_num_threads({"OMP_NUM_THREADS": "8,2"})
+    (1, 4, 8)
+    """
+    stated = environment.get("OMP_NUM_THREADS") or "1"
+    outermost = stated.partition(",")[0].strip()  # OpenMP has one for each level
+    if not outermost.isdecimal() or int(outermost) < 1:
         raise ValueError(
-            f"OMP_NUM_THREADS={threads} of the environment is no number of threads; use 1 or more, or unset it."
+            f"OMP_NUM_THREADS={stated} of the environment is no number of threads; use 1 or more, or unset it."
         )
-    torch.set_num_threads(int(threads))
+    return int(outermost)

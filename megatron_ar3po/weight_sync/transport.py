@@ -9,12 +9,10 @@ All three stream bucket by bucket. The order of the calls around them is `Server
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from megatron_ar3po.config.weight_sync import WeightSyncConfig
@@ -77,9 +75,6 @@ def make_transport(
         from megatron_ar3po.weight_sync.broadcast_transport import BroadcastTransport
 
         return BroadcastTransport(server_tp=server_tp)
-    from megatron_ar3po.weight_sync.shared_bucket import check_exportable
     from megatron_ar3po.weight_sync.tensor_transport import TensorTransport
 
-    if torch.cuda.is_available():
-        check_exportable(os.environ)
     return TensorTransport(ranks)

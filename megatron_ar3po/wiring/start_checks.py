@@ -48,9 +48,7 @@ def check_start(
     )
     trains, samples = config.debug.mode != "rollout_only", config.debug.mode != "train_only"
     if shape is None and trains:
-        read_policy_shape(config.model.path)
-        if not config.model.megatron_path:
-            check_weight_files(Path(config.model.path))
+        _check_weights(config, read_policy_shape(config.model.path))
     if trains:
         check_custom_functions(config.algorithm)
         _check_megatron_options(config, shape)
@@ -69,6 +67,19 @@ def check_data(config: Config) -> None:
         return
     rendered_at = read_rendered_at(config.run.path) if config.run.resume else datetime.now()
     make_prompt_source(config, read_prompts(config, load_tokenizer(config.model.path), rendered_at))
+
+
+def _check_weights(config: Config, shape: ModelShape) -> None:
+    folder = config.model.megatron_path
+    if not folder:
+        check_weight_files(Path(config.model.path))
+        return
+    from megatron_ar3po.actor.megatron_folder import check_folder, pieces_of  # slow to import
+
+    try:
+        check_folder(Path(folder), pieces_of(shape))
+    except ValueError as error:
+        raise ValueError(f"model.megatron_path={folder}: {error}") from error
 
 
 def _check_megatron_options(config: Config, shape: ModelShape | None) -> None:

@@ -119,8 +119,9 @@ print(policy.generate(**tokens, max_new_tokens=2).shape[1] - tokens["input_ids"]
             {"RANK": "4", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
             "RANK=4 of the environment is none of WORLD_SIZE=4 ranks",
         ),
+        ("true", {"NCCL_ALGO": "NVLS"}, "run.deterministic=true, but NCCL_ALGO=NVLS lets kernels"),
     ],
-    ids=["too few open files", "no such rank"],
+    ids=["too few open files", "no such rank", "sums in any order"],
 )
 def test_what_no_run_can_go_on_with_is_one_sentence(tmp_path, tiny_task, shell, environment, said):
     words = ["bash", "-c", f'{shell}; exec "$@"', "odd", sys.executable, "-m"]

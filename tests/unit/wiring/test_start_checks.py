@@ -175,6 +175,7 @@ def test_weights_that_are_not_there_or_cut_short_are_refused(tmp_path):
         ("actor.megatron.activation_func=silu", "actor.megatron.activation_func"),
         ("servers.urls=[http://a:1,http://b:1]", "names 2 server(s), but 1 replica(s)"),
         ("model.megatron_path=nowhere", "model.megatron_path=nowhere is no folder"),
+        ("model.megatron_path=tests", "tests is no Megatron distributed checkpoint: no .metadata"),
         ("servers.urls=[a:1]", "a:1 is no server; write http://HOST:PORT"),
         ("rewards.overlong_penalty_tokens=8", "needs a longer rollout.max_response_tokens"),
         ("rollout.prompts_per_step=301", "is more than the 300 prompts of data.path"),

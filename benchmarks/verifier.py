@@ -171,7 +171,7 @@ def serve(name: str, questions_path: str, answers_path: str) -> None:
         return time.process_time() - started, ACCEPTED if accepted else REFUSED
 
     answer(*questions[0])
-    with _shared(Path(answers_path)) as answers:
+    with _map_file(Path(answers_path)) as answers:
         ANSWER.pack_into(answers, 0, 0.0, READY)
         for number, question in enumerate(questions, 1):
             ANSWER.pack_into(answers, number * ANSWER.size, *answer(*question))
@@ -198,7 +198,7 @@ def _ask_one_process(name: str, python: str, questions: list[Question]) -> list[
         command = [python, __file__, "--serve", name, *map(str, files)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            with _shared(files[1]) as answers:
+            with _map_file(files[1]) as answers:
                 return _await_answers(process, answers, f"{name} does not start in {python}")
         finally:
             process.kill()
@@ -229,7 +229,7 @@ def _await_answers(
     return graded if done == size else [*graded, None]
 
 
-def _shared(path: Path) -> mmap.mmap:
+def _map_file(path: Path) -> mmap.mmap:
     with path.open("r+b") as file:
         return mmap.mmap(file.fileno(), 0)
 

@@ -6,7 +6,7 @@
 | `rollout` | GPU             | GPU              | host           | -, host                     |
 | `train`   | released        | released         | GPU            | GPU                         |
 | `sync`    | GPU             | released         | GPU            | -, host                     |
-| `save`    | GPU             | released         | GPU            | GPU                         |
+| `save`    | GPU             | released         | GPU            | -, GPU                      |
 
 (`PHASES` is this table, and `ar3po plan` adds up what it says. Gradients are freed and come back as zeros; nothing of
 them is copied. With `colocation.keep_actor_weights` the actor's weights stay during rollouts too.)
@@ -56,7 +56,7 @@ PHASES: Mapping[str, Holders] = {
     "rollout": Holders(SERVER_PARTS, _NOTHING),
     "train": Holders(_NOTHING, ACTOR_PARTS),
     "sync": Holders(_WEIGHTS, _WEIGHTS),
-    "save": Holders(_WEIGHTS, ACTOR_PARTS),
+    "save": Holders(_WEIGHTS, ACTOR_PARTS - {"gradients"}),
 }
 
 
@@ -115,14 +115,16 @@ class TakingTurns:
     def enter_start_phase(self) -> None:
         def hold_back() -> None:
             self._servers.hold_back(sorted(SERVER_PARTS))
+            waiting = self._servers.at_gates
             for name in self._servers.names:
-                self._note("start", name, ["gate"])
+                self._note("start", name, ["gate"] if name in waiting else [])
 
         self._on_leader(hold_back)
 
     def admit_servers(self, actor: Actor) -> None:
         self._actor = actor
         self._note("start", "actor", actor.held)
+        self._park("start")
         self._admit("start")
 
     def enter_rollout_phase(self) -> None:
@@ -136,10 +138,12 @@ class TakingTurns:
             self._enter("train")
 
     def enter_sync_phase(self) -> None:
-        """The peak is two copies of the weights and a bucket."""
+        """The peak is two copies of the weights and a bucket. All ranks come to the same collectives, also those of a
+        replica that has lost nothing: its actor has no reason to be parked."""
         with self._span("turns"):
             if self._restart_lost("sync"):
-                self._admit("sync")
+                self._park("sync")
+            self._admit("sync")
             self._enter("sync")
 
     def enter_save_phase(self) -> None:
@@ -175,15 +179,15 @@ class TakingTurns:
         """This rank's part of the actor."""
         assert self._actor is not None, "admit_servers comes first"
         before = self._actor.held
-        if parts == ACTOR_PARTS:
-            self._actor.onload()
+        if "optimizer" in parts:
+            self._actor.onload(gradients="gradients" in parts)
         else:
             self._actor.offload(keep_weights="weights" in parts)
         if self._actor.held != before:
             self._note(phase, "actor", self._actor.held)
 
     def _restart_lost(self, phase: str) -> bool:
-        """Whether a server waits at its gate now."""
+        """Whether a server of this replica waits at its gate now."""
 
         def restart() -> bool:
             for name in self._servers.restart_lost():
@@ -192,10 +196,13 @@ class TakingTurns:
 
         return self._on_leader(restart)
 
-    def _admit(self, phase: str) -> None:
-        """A server that starts finds the actor as in a rollout, and goes to sleep as far as the others."""
+    def _park(self, phase: str) -> None:
+        """As in a rollout: a server that starts finds no more of the actor than that."""
         parked = holders("rollout", keep_actor_weights=self._keep_actor_weights)
         self._hold(phase, parked.actor)
+
+    def _admit(self, phase: str) -> None:
+        """Those that wait at their gates start, and go to sleep as far as the others. Nothing where none waits."""
 
         def admit() -> None:
             waiting = self._servers.at_gates

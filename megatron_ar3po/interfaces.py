@@ -254,8 +254,9 @@ class Actor(Protocol):
         (`keep_weights`: what a publish needs). Gradients are freed, not kept. No collective."""
         ...
 
-    def onload(self) -> None:
-        """Everything is on the accelerator, the gradients as zeros. No collective."""
+    def onload(self, *, gradients: bool = True) -> None:
+        """Weights and optimizer state are on the accelerator; the gradients as zeros, or not at all, as for a save.
+        No collective."""
         ...
 
 

@@ -25,6 +25,10 @@ class CopyStream(Protocol):
         """What is queued from here on waits for what the current stream has been given so far."""
         ...
 
+    def room_for(self, tensor: Tensor) -> Tensor:
+        """On the accelerator, for what lies on the host. Without one that is where it lies."""
+        ...
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         """Queued. Neither may be touched, or freed, before `be_awaited` or `synchronize`."""
         ...
@@ -45,6 +49,9 @@ class CudaCopyStream:
     def follow(self) -> None:
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
 
+    def room_for(self, tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=self._stream.device)
+
     def copy(self, target: Tensor, source: Tensor) -> None:
         with torch.cuda.stream(self._stream):
             target.copy_(source, non_blocking=True)
@@ -57,12 +64,17 @@ class CudaCopyStream:
 
 
 class CopiesAtOnce:
-    """Without a GPU: a copy is done when it is asked for."""
+    """Without a GPU: a copy is done when it is asked for, and what is on the host is where it is needed. So what was
+    parked once stays in its buffer, and the host does not hold it twice."""
 
     def follow(self) -> None: ...
 
+    def room_for(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def copy(self, target: Tensor, source: Tensor) -> None:
-        target.copy_(source)
+        if target.data_ptr() != source.data_ptr():
+            target.copy_(source)
 
     def be_awaited(self) -> None: ...
 

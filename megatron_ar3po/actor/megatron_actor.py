@@ -14,7 +14,7 @@ from torch import Tensor
 
 from megatron_ar3po.actor import checkpoint, groups
 from megatron_ar3po.actor.background_save import SavedTogether
-from megatron_ar3po.actor.buffer_memory import BufferMemory
+from megatron_ar3po.actor.buffer_memory import BufferMemory, give_back_freed_memory
 from megatron_ar3po.actor.forward_step import rank_slice, run_schedule
 from megatron_ar3po.actor.hf_export import hf_buckets
 from megatron_ar3po.actor.hf_import import load_hf_weights
@@ -96,8 +96,10 @@ class MegatronActor:
         return {key: kl for part in self._gather_from_all_ranks(mine) for key, kl in part.items()}
 
     def refresh_reference(self) -> None:
+        """Where a step has trained nothing the actor is still parked."""
         if self.reference is not None:
-            self.reference.refresh()
+            with self._weights_on_device():
+                self.reference.refresh()
 
     def update(self, mini_batch: MiniBatch) -> UpdateStats:
         self.model.zero_grad_buffer()
@@ -158,23 +160,25 @@ class MegatronActor:
     def offload(self, *, keep_weights: bool = False) -> None:
         with self.optimizer_offload.offload():
             self._buffers.hold(weights=keep_weights, gradients=False)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_freed_memory()
 
-    def onload(self) -> None:
+    def onload(self, *, gradients: bool = True) -> None:
         """Weights first: the optimizer's state arrives while a forward pass runs already."""
-        self._buffers.hold(weights=True, gradients=True)
+        self._buffers.hold(weights=True, gradients=gradients)
         self.optimizer_offload.onload()
 
     @contextlib.contextmanager
     def _weights_on_device(self) -> Iterator[None]:
-        """A server that is revived during the rollout phase asks for weights while they are offloaded."""
+        """For those who ask for weights while they are parked: a server that is revived in a rollout. What it took to
+        give them goes with them, or the next server that starts would find less."""
         memory, had_weights = self._buffers, self._buffers.has_weights
         memory.hold(weights=True, gradients=memory.has_gradients)
         try:
             yield
         finally:
             memory.hold(weights=had_weights, gradients=memory.has_gradients)
+            if not had_weights:
+                give_back_freed_memory()
 
     def _forward_logprobs(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor | None]:
         """One [T] tensor per micro-batch on the last stage, None on the others."""

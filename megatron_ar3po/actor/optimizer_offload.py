@@ -30,8 +30,7 @@ class OptimizerOffload:
         self, model: PolicyModel, optimizer: Optimizer, stream: CopyStream | None = None
     ) -> None:
         self._model, self._optimizer = model, optimizer
-        self._device = next(model.parameters()).device
-        self._stream = stream or copy_stream(self._device)
+        self._stream = stream or copy_stream(next(model.parameters()).device)
         self.buffers = HostBuffers()
         self.is_offloaded = False
         self._main_weights: dict[str, Tensor] = {}  # that were parked
@@ -61,7 +60,7 @@ class OptimizerOffload:
         if not self.is_offloaded:
             return
         slots = self._slots()
-        back = {n: torch.empty_like(x, device=self._device) for n, (x, _) in slots.items()}
+        back = {name: self._stream.room_for(tensor) for name, (tensor, _) in slots.items()}
         self._stream.follow()
         for name, (tensor, put) in slots.items():
             self._stream.copy(back[name], tensor)

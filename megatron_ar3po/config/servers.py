@@ -41,8 +41,9 @@ class ServersConfig:
 
     start_timeout_s: Free[Annotated[float, SECONDS_OR_0]] = 0.0
     """Seconds that a server may load, from the moment that it may take memory until it is ready, kernels compiled and
-    CUDA graphs captured; as long again, before, for its imports. 0: 600 on a CPU, 1800 on a GPU, where a model of
-    65 GB may come from a cold file system. Raise it where the first start on a node is slower."""
+    CUDA graphs captured; as long again, before, for what is left of its imports when its turn has come. 0: 600 on a
+    CPU, 1500 on a GPU, where a model of 65 GB may come from a cold file system. Raise it where the first start on a
+    node is slower, and `run.collective_timeout_s` with it: the other ranks wait so long for the leader that waits."""
 
     request_timeout_s: Free[Annotated[float, SECONDS]] = 600.0
     """Seconds for one response, queueing included; then it is aborted and drawn again. Must exceed the time of a

@@ -62,6 +62,12 @@ def warnings_of(config: Config) -> list[str]:
         lines.append(
             f"actor.min_learning_rate={config.actor.min_learning_rate:g} has no effect with actor.lr_decay=constant."
         )
+    if config.servers.start_timeout_s >= config.run.collective_timeout_s:
+        lines.append(
+            f"servers.start_timeout_s={config.servers.start_timeout_s:g} is not below run.collective_timeout_s="
+            f"{config.run.collective_timeout_s:g}: of several ranks, those that wait for the one that waits for a "
+            "server give up before it does. Raise run.collective_timeout_s."
+        )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
     lines += _response_log_warnings(config)

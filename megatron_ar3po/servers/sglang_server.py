@@ -129,7 +129,9 @@ class SglangServer:
 
     def open_gate(self) -> None:
         """Lets it allocate: whoever shares its accelerators has let go. Returns when it has heard, once its imports
-        are done. Harmless for one that is at no gate."""
+        are done. Harmless for one that is at no gate. Nobody has waited for it before: the actor may have loaded, or
+        trained, for longer than the limit."""
+        self._waited_for_since = time.monotonic()
         self._wait_until(self._gate.open, logger.info, 10.0)
         self._waited_for_since = time.monotonic()
 

@@ -15,16 +15,17 @@ class TimeLimits:
 
 
 _ON_CPU = TimeLimits(start_s=600.0, hang_s=120.0)
-# A cold load of 65 GB at 100 MB/s is 650 s; graphs are captured after it. The first request of a server warms it up
-# (`arguments`), but a batch of a shape that is met later still compiles or tunes its kernels.
-_ON_GPU = TimeLimits(start_s=1800.0, hang_s=300.0)
+# A cold load of 65 GB at 100 MB/s is 650 s; graphs are captured after it. Below `run.collective_timeout_s`: the ranks
+# that wait for the leader would give up before it says which server did not come. The first request of a server warms
+# it up (`arguments`), but a batch of a shape that is met later still compiles or tunes its kernels.
+_ON_GPU = TimeLimits(start_s=1500.0, hang_s=300.0)
 
 
 def time_limits(config: ServersConfig, *, on_gpu: bool | None = None) -> TimeLimits:
     """`on_gpu` None: as on this machine.
 
     >>> time_limits(ServersConfig(hang_timeout_s=7.0), on_gpu=True)
-    TimeLimits(start_s=1800.0, hang_s=7.0)
+    TimeLimits(start_s=1500.0, hang_s=7.0)
     """
     of_device = _ON_GPU if (has_gpu() if on_gpu is None else on_gpu) else _ON_CPU
     return TimeLimits(

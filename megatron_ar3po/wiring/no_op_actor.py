@@ -51,7 +51,7 @@ class NoOpActor:
     def offload(self, *, keep_weights: bool = False) -> None:
         pass
 
-    def onload(self) -> None:
+    def onload(self, *, gradients: bool = True) -> None:
         pass
 
 

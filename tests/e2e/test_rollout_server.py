@@ -474,7 +474,7 @@ class RecordingProxy:
     def offload(self, *, keep_weights: bool = False) -> None:
         self.calls.append("actor offload, weights stay" if keep_weights else "actor offload")
 
-    def onload(self) -> None:
+    def onload(self, *, gradients: bool = True) -> None:
         self.calls.append("actor onload")
 
     def close(self) -> None:

@@ -110,5 +110,5 @@ class FakeActor:
     def offload(self, *, keep_weights: bool = False) -> None:
         self.events.append("offload")
 
-    def onload(self) -> None:
+    def onload(self, *, gradients: bool = True) -> None:
         self.events.append("onload")

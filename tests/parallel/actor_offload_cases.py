@@ -115,20 +115,95 @@ def what_a_load_brings_is_parked_and_not_what_was_parked_before(
         _assert_same(_state(second), _state(first))
 
 
-@CASES.add(1)
-def weights_go_to_memory_of_the_host_that_is_allocated_once() -> None:
-    """As beside a GPU: here the weights' memory is freed as well, though it is the host's."""
+def _frees_its_weights(actor: Any) -> Any:
+    """As beside a GPU: the weights' memory is freed, though it is the host's. Who reads them then finds none."""
     from megatron_ar3po.actor.buffer_memory import BufferMemory
 
+    actor._buffers = BufferMemory(actor.model.buffers, moves_weights=True)
+    return actor
+
+
+def _weight_bytes(actor: Any) -> int:
+    """Of the storages in which parameters lie now."""
+    storages = [p.untyped_storage() for p in actor.policy.parameters()]
+    return sum({s.data_ptr(): s.nbytes() for s in storages}.values())
+
+
+@CASES.add(1, distributed=(True, False))
+def weights_go_to_memory_of_the_host_that_is_allocated_once(distributed: bool) -> None:
+    """Without the distributed optimizer they lie in no buffer of Megatron's."""
+    folder, _ = checkpoint("qwen2", False)
+    options = {"use_distributed_optimizer": distributed}
+    actor = _frees_its_weights(make_actor(folder, Cut(), actor=options))
+    before = {name: x.clone() for name, x in export_tensors(actor).items()}
+    held, parts = _weight_bytes(actor), len(list(actor.policy.parameters()))
+    for _ in range(5):
+        actor.offload()
+        assert _weight_bytes(actor) == 0 and "weights" not in actor.held
+        assert actor._buffers.host.num_blocks == 1
+        assert held <= actor._buffers.host.num_bytes < held + 256 * parts
+        actor.onload()
+    assert_weights_equal(actor, before, 0.0)
+
+
+@CASES.add(1, distributed=(True, False))
+def updates_of_parked_weights_are_those_of_a_run_without(distributed: bool) -> None:
+    folder, _ = checkpoint("qwen2", False)
+    options = {"use_distributed_optimizer": distributed}
+    stays, goes = (make_actor(folder, Cut(), actor=dict(options)) for _ in range(2))
+    run_updates(stays, range(3), 2)
+    _frees_its_weights(goes)
+    for step in range(3):
+        goes.offload()
+        goes.onload()
+        run_updates(goes, range(step, step + 1), 2)
+    assert_weights_equal(goes, export_tensors(stays), 0.0)
+
+
+@CASES.add(1)
+def a_reference_is_refreshed_while_the_weights_are_parked() -> None:
+    """As after a step that has trained nothing: no training phase has brought them."""
+    folder, _ = checkpoint("qwen2", False)
+    actor = make_actor(folder, Cut(), kl_coef=0.5)
+    run_updates(actor, range(1), 2)
+    wanted = {name: p.detach().clone() for name, p in actor.policy.named_parameters()}
+    assert any(not torch.equal(actor.reference._weights[n], x) for n, x in wanted.items())
+    _frees_its_weights(actor).offload()
+    actor.refresh_reference()
+    assert _weight_bytes(actor) == 0 and actor.held == frozenset()
+    assert all(torch.equal(actor.reference._weights[n], x) for n, x in wanted.items())
+
+
+@CASES.add(1)
+def a_save_needs_no_gradients_and_an_update_behind_it_gets_them_back() -> None:
     folder, _ = checkpoint("qwen2", False)
     actor = make_actor(folder, Cut())
-    before = {name: x.clone() for name, x in export_tensors(actor).items()}
-    memory = BufferMemory(actor.model.buffers, moves_weights=True)
-    held = sum(buffer.param_data.nbytes for buffer in actor.model.buffers)
-    for _ in range(5):
-        memory.hold(weights=False, gradients=False)
-        assert all(b.param_data.untyped_storage().nbytes() == 0 for b in actor.model.buffers)
-        assert memory.host.num_blocks == 1
-        assert held <= memory.host.num_bytes < held + 256 * len(actor.model.buffers)
-        memory.hold(weights=True, gradients=True)
-    assert_weights_equal(actor, before, 0.0)
+    run_updates(actor, range(1), 2)
+    actor.offload()
+    actor.onload(gradients=False)
+    assert actor.held == {"weights", "optimizer"}
+    assert all(b.grad_data.untyped_storage().nbytes() == 0 for b in actor.model.buffers)
+    actor.save(shared_folder()).finish()
+    actor.onload()
+    assert actor.held == {"weights", "gradients", "optimizer"}
+    run_updates(actor, range(1, 2), 2)
+
+
+@CASES.add(1)
+def what_it_took_to_read_parked_weights_is_given_back() -> None:
+    """A server that starts next divides what it finds free. Weights that are there anyway give nothing back."""
+    from unittest.mock import patch
+
+    from megatron_ar3po.actor import megatron_actor
+
+    folder, _ = checkpoint("qwen2", False)
+    actor = _frees_its_weights(make_actor(folder, Cut()))
+    when: list[int] = []
+    with patch.object(
+        megatron_actor, "give_back_freed_memory", lambda: when.append(_weight_bytes(actor))
+    ):
+        export_tensors(actor)
+        assert when == []
+        actor.offload()
+        export_tensors(actor)
+        assert when == [0, 0]

@@ -13,10 +13,10 @@ from megatron_ar3po.colocation import (
 class Recorder:
     """Actor and servers at once: writes down who is told what, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_gates: bool = True) -> None:
         self.calls: list[str] = []
         self.names = ["dp0.s0", "dp0.s1"]
-        self.at_gates = list(self.names)
+        self.at_gates = list(self.names) if at_gates else []
         self.lost: list[str] = []
         self.held = ACTOR_PARTS
 
@@ -24,9 +24,9 @@ class Recorder:
         self.calls.append("actor offload, weights stay" if keep_weights else "actor offload")
         self.held = frozenset({"weights"}) if keep_weights else frozenset()
 
-    def onload(self) -> None:
-        self.calls.append("actor onload")
-        self.held = ACTOR_PARTS
+    def onload(self, *, gradients: bool = True) -> None:
+        self.calls.append("actor onload" if gradients else "actor onload, no gradients")
+        self.held = ACTOR_PARTS if gradients else ACTOR_PARTS - {"gradients"}
 
     def hold_back(self, tags) -> None:
         self.calls.append(f"hold back {'+'.join(tags)}".rstrip())
@@ -45,6 +45,8 @@ class Recorder:
         return lost
 
     def admit(self, asleep) -> None:
+        if not self.at_gates:
+            return
         self.calls.append(f"admit {self.at_gates}, then sleep {'+'.join(asleep) or 'nothing'}")
         self.at_gates = []
 
@@ -57,12 +59,14 @@ class Recorder:
         return calls
 
 
-def begin(*, keep_actor_weights: bool = False) -> tuple[Recorder, TakingTurns, list]:
+def begin(
+    *, keep_actor_weights: bool = False, at_gates: bool = True, on_leader=lambda task: task()
+) -> tuple[Recorder, TakingTurns, list]:
     """At the first publish."""
-    told, notes = Recorder(), []
+    told, notes = Recorder(at_gates=at_gates), []
     colocation = TakingTurns(
         told,
-        lambda task: task(),
+        on_leader,
         keep_actor_weights=keep_actor_weights,
         note=lambda phase, holder, holds: notes.append((phase, holder, frozenset(holds))),
     )
@@ -134,7 +138,10 @@ def test_a_checkpoint_after_an_evaluation_finds_the_whole_actor_and_servers_keep
     """Saved where evaluation leaves the actor, it would hold memory that has been given away."""
     told, colocation, _ = begin()
     told.said_by(colocation.enter_sync_phase, colocation.enter_rollout_phase)
-    assert told.said_by(colocation.enter_save_phase)[1:] == ["sleep kv_cache", "actor onload"]
+    assert told.said_by(colocation.enter_save_phase)[1:] == [
+        "sleep kv_cache",
+        "actor onload, no gradients",
+    ]
     assert told.said_by(colocation.enter_rollout_phase)[1:] == ["actor offload", "wake kv_cache"]
 
 
@@ -174,6 +181,37 @@ def test_a_server_that_died_while_the_actor_trained_is_started_beside_an_offload
         "actor offload, weights stay",
         "wake weights",
     ]
+
+
+def test_a_replica_that_lost_nothing_comes_to_as_many_collectives_as_one_that_did():
+    """Each is one of all ranks: with one more here than there, ranks wait for each other at different ones. The actor
+    of the replica that lost nothing is not parked for the other's server."""
+    counts, told_of = [], []
+    for lost in ([], ["dp0.s1"]):
+        met = []
+
+        def on_leader(task, met=met):
+            met.append(None)
+            return task()
+
+        told, colocation, _ = begin(on_leader=on_leader)
+        told.said_by(
+            colocation.enter_sync_phase,
+            colocation.enter_rollout_phase,
+            colocation.enter_train_phase,
+        )
+        met.clear()
+        told.lost = list(lost)
+        told_of.append(told.said_by(colocation.enter_sync_phase)[1:])
+        counts.append(len(met))
+    assert counts[0] == counts[1]
+    assert told_of[0] == ["actor offload, weights stay", "wake weights"]
+    assert "admit ['dp0.s1'], then sleep kv_cache+weights" in told_of[1]
+
+
+def test_a_server_that_runs_already_is_noted_asleep_at_the_start_and_not_at_a_gate():
+    _, _, notes = begin(at_gates=False)
+    assert notes[:2] == [("start", name, frozenset()) for name in ("dp0.s0", "dp0.s1")]
 
 
 def test_without_an_actor_servers_keep_the_weights_that_they_loaded():

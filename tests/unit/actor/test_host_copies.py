@@ -112,6 +112,21 @@ def test_an_onload_returns_before_anything_has_arrived():
     assert torch.equal(main, before) and state["step"] == 1
 
 
+def test_without_a_gpu_what_was_parked_once_stays_in_its_buffer_and_is_held_once():
+    model = torch.nn.Linear(2, 2, bias=False)
+    optimizer, state, main = optimizer_of(model)
+    offload = OptimizerOffload(model, optimizer)
+    before = [main.detach().clone(), state["exp_avg"].clone()]
+    for _ in range(2):
+        with offload.offload():
+            pass
+        parked = [main.data_ptr(), state["exp_avg"].data_ptr()]
+        offload.onload()
+        assert [main.data_ptr(), state["exp_avg"].data_ptr()] == parked
+        assert torch.equal(main, before[0]) and torch.equal(state["exp_avg"], before[1])
+        assert not offload.is_offloaded and offload.buffers.num_blocks == 1
+
+
 def test_what_was_loaded_while_parked_is_what_comes_back():
     model = torch.nn.Linear(2, 2, bias=False)
     optimizer, state, _ = optimizer_of(model)

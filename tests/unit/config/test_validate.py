@@ -114,6 +114,16 @@ def test_a_choice_of_the_objective_that_does_nothing_is_warned_of(words, chosen,
     assert not any(said in line for line in warnings_of(load_config([], words)))
 
 
+def test_a_server_that_may_load_longer_than_the_ranks_wait_for_each_other_is_told(words):
+    def said(*more):
+        return any(
+            "start_timeout_s=1800" in x for x in warnings_of(load_config([], [*words, *more]))
+        )
+
+    assert said("servers.start_timeout_s=1800")  # run.collective_timeout_s is 1800
+    assert not said("servers.start_timeout_s=1800", "run.collective_timeout_s=3600")
+
+
 def test_a_long_run_without_checkpoints_is_told_what_its_log_of_responses_may_come_to(words):
     """64 prompts x 8 responses x (11 x 4096 + 600) bytes are 23.4 MB a step and 2.3 GB in 100; four rounds of dynamic
     sampling take four times that. 40 steps stay below 1 GB."""

@@ -1,10 +1,12 @@
 import socket
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
 
+from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE
@@ -136,9 +138,10 @@ def test_a_server_warms_up_where_kernels_compile_and_sleeps_when_it_is_idle_ever
 
 
 def test_limits_that_nobody_set_are_those_of_the_device():
-    """1800 s hold 65 GB at 100 MB/s, which is 650 s, and the capture of graphs."""
+    """1500 s hold 65 GB at 100 MB/s, which is 650 s, and the capture of graphs; the other ranks wait for longer."""
     assert time_limits(ServersConfig(), on_gpu=False) == TimeLimits(start_s=600.0, hang_s=120.0)
-    assert time_limits(ServersConfig(), on_gpu=True) == TimeLimits(start_s=1800.0, hang_s=300.0)
+    assert time_limits(ServersConfig(), on_gpu=True) == TimeLimits(start_s=1500.0, hang_s=300.0)
+    assert time_limits(ServersConfig(), on_gpu=True).start_s < RunConfig().collective_timeout_s
     stated = ServersConfig(start_timeout_s=7.0, hang_timeout_s=8.0)
     assert time_limits(stated, on_gpu=True) == TimeLimits(start_s=7.0, hang_s=8.0)
 
@@ -285,6 +288,24 @@ def test_behind_its_gate_a_server_waits_until_it_is_let_in_and_its_warm_up_count
         x for x in server.log_path.read_text().splitlines() if x in ("gate", "opened", "no gate")
     ]
     assert lines == ["gate", "opened", "gate", "opened", "no gate"]
+
+
+def test_a_gate_that_misses_one_call_after_a_long_training_phase_is_asked_again(
+    tmp_path, python_that, monkeypatch
+):
+    """Nobody waited for the server while the actor trained for longer than the limit."""
+    server = make_server(
+        tmp_path, interpreter=python_that("sleep 60"), stop_grace_s=0.2, start_timeout_s=5
+    )
+    answers, now = iter([False, True]), time.monotonic
+    server.start(behind_gate=True)
+    try:
+        monkeypatch.setattr(server._gate, "open", lambda: next(answers))
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 10_000)
+        server.open_gate()
+    finally:
+        server.stop()
+    assert list(answers) == []
 
 
 def test_a_server_that_dies_at_its_gate_says_so(tmp_path, python_that):

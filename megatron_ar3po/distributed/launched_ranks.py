@@ -51,7 +51,12 @@ def read_rank(environment: Mapping[str, str]) -> tuple[int, int]:
 
 def gpu_of_rank(environment: Mapping[str, str], num_visible: int) -> int:
     """The number, among those that CUDA shows, of this rank's GPU."""
-    local_rank = int(environment.get("LOCAL_RANK", "0"))
+    stated = environment.get("LOCAL_RANK", "0")
+    if not stated.isdecimal():
+        raise ValueError(
+            f"LOCAL_RANK={stated or '(empty)'} of the environment is no number; a node counts its ranks from 0."
+        )
+    local_rank = int(stated)
     if local_rank >= num_visible:
         shown = environment.get("CUDA_VISIBLE_DEVICES", "unset")
         raise ValueError(

@@ -61,3 +61,8 @@ def test_a_rank_without_a_gpu_is_refused():
     hidden = {"LOCAL_RANK": "1", "CUDA_VISIBLE_DEVICES": "7"}
     with pytest.raises(ValueError, match=r"GPU 1 .* CUDA shows 1 \(CUDA_VISIBLE_DEVICES=7\)"):
         gpu_of_rank(hidden, 1)
+    for stated, shown in (("x", "x"), ("", r"\(empty\)"), ("-1", "-1")):
+        with pytest.raises(
+            ValueError, match=f"^LOCAL_RANK={shown} of the environment is no number"
+        ):
+            gpu_of_rank({"LOCAL_RANK": stated}, 8)

@@ -36,7 +36,7 @@ from megatron_ar3po.rewards.math.leaves import TooManyComparisons
 from megatron_ar3po.rewards.math.reading import read
 from megatron_ar3po.rewards.math.tidy import compact, tidy
 
-VERSION = "math-3"  # raise it whenever the same text could be graded differently
+VERSION = "math-4"  # raise it whenever the same text could be graded differently
 MAX_RESPONSE = 500_000
 MAX_GROUND_TRUTH = 60_000
 

@@ -13,7 +13,7 @@ from megatron_ar3po.rewards.math.shapes import is_words
 from megatron_ar3po.rewards.math.tidy import compact
 from megatron_ar3po.rewards.math.trees import Node
 from megatron_ar3po.rewards.math.units import same_unit, split_unit
-from megatron_ar3po.rewards.math.wording import is_said, spell_out, split_base
+from megatron_ar3po.rewards.math.wording import is_said, said_alike, split_base
 
 MAX_COMPARISONS = 4_000  # of leaves, in one pair of answers
 
@@ -52,11 +52,11 @@ class LeafComparison:
             return equal
         if {a.text, b.text} == {"R", r"\mathbb{R}"}:
             return True
-        if is_said(a.text) and is_said(b.text) and spell_out(a.text) == spell_out(b.text):
+        if is_said(a.text) and is_said(b.text) and said_alike(a.text, b.text):
             self.note("words: the same")
             return True
         if is_words(a) or is_words(b):
-            if spell_out(a.text) == spell_out(b.text):
+            if said_alike(a.text, b.text):
                 self.note("words: the same")
                 return True
             if a.is_words or b.is_words or len(a.text) > 3 or len(b.text) > 3:

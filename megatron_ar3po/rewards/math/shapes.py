@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from megatron_ar3po.rewards.math.answers import Answer, Items, Leaf, Matrix, Named, Ratio, Relation
 from megatron_ar3po.rewards.math.trees import MINUS_ONE, Node, variables
-from megatron_ar3po.rewards.math.wording import WORDS
+from megatron_ar3po.rewards.math.wording import WORDS, has_signs
 
 
 def name_of(answer: Answer) -> str:
@@ -52,7 +52,9 @@ def difference(relation: Relation) -> tuple[Node, str] | None:
 
 
 def is_words(leaf: Leaf) -> bool:
-    return bool(WORDS.fullmatch(leaf.text)) and (leaf.is_words or len(leaf.text) > 1)
+    if not WORDS.fullmatch(leaf.text) or has_signs(leaf.text):
+        return False
+    return leaf.is_words or len(leaf.text) > 1
 
 
 def is_clock(ratio: Ratio) -> bool:

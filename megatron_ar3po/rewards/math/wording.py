@@ -44,15 +44,46 @@ _BASED = re.compile(r"(-?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?)_(?:base)?(\d{1,2}|[a
 _BASES = {name: str(number) for number, name in enumerate(words(
     "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"), 2)}  # fmt: skip
 
+_FLAT = re.compile(r"\\text ?\{([^{}]*)\}")
+_VOWEL = re.compile("[AEIOUYaeiouy]")
+
 
 def is_said(text: str) -> bool:
     """Words and numbers only, such as a date."""
-    return bool(_SAID.fullmatch(re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)))
+    return bool(_SAID.fullmatch(_FLAT.sub(r"\1", text)))
 
 
-def spell_out(text: str) -> str:
-    words = re.sub(r"\\text ?\{([^{}]*)\}", r"\1", text)
-    return re.sub(r"[^A-Za-z0-9]+", " ", words).strip().casefold().removeprefix("the ")
+# A hyphen without a word beside it is a minus, a stroke behind a letter or two is a prime.
+_SIGN = re.compile(r"(?<![A-Za-z]{3})-(?![A-Za-z]{3})|(?<![A-Za-z]{3})['’](?![a-z])")
+_SAYABLE = re.compile(r"[A-Za-z0-9 ,.:;?\"'’()-]*")
+_SHORT_WORDS = frozenset(words("no of or in is it to on at by an as be if we so up do he a i"))
+
+
+def has_signs(text: str) -> bool:
+    """Whether it holds more than words: a minus, a prime, any other sign of mathematics."""
+    return bool(_SIGN.search(text)) or not _SAYABLE.fullmatch(text)
+
+
+def said_alike(left: str, right: str) -> bool:
+    """Whether two texts are the same words. Signs are never left out: a-b and a+b are no words.
+
+    >>> said_alike("Well-known", r"\text{the well known}"), said_alike("x-y", "x+y"), said_alike("mv", "MV")
+    (True, False, False)
+    """
+    left, right = (_FLAT.sub(r"\1", text) for text in (left, right))
+    if has_signs(left) or has_signs(right):
+        return False
+    return _spell_out(left) == _spell_out(right)
+
+
+def _spell_out(text: str) -> str:
+    """Capitals count in what may be a product of letters only: Mv is not mV."""
+    said = [
+        word.casefold() if len(word) > 2 and _VOWEL.search(word) else word
+        for word in re.findall(r"[A-Za-z0-9]+", text)
+    ]
+    said = [word.casefold() if word.casefold() in _SHORT_WORDS else word for word in said]
+    return " ".join(said).removeprefix("the ")
 
 
 def split_base(text: str) -> tuple[str, str, str] | None:

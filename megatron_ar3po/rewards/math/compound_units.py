@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from megatron_ar3po.rewards.math.unit_names import unit_name
+from megatron_ar3po.rewards.math.unit_names import is_unit_name, unit_name
 from megatron_ar3po.rewards.math.words import words
 
 _KINDS = [
@@ -38,7 +38,7 @@ MAX_CHARS = 120
 def read_compound(text: str) -> str | None:
     r"""The same quantity in one spelling, or None when it is no quantity of several units.
 
-    >>> read_compound(r"2\text{ h }15\text{ min}"), read_compound("5' 6\""), read_compound("3 m 4 s")
+    >>> read_compound(r"2\text{ h }15\text{ min}"), read_compound("5' 6\""), read_compound("3 x 4 z")
     ('2 hour; 15 minute', '5 foot; 6 inch', None)
     """
     if len(text) > MAX_CHARS or not text[:1].isdigit():
@@ -56,9 +56,9 @@ def read_compound(text: str) -> str | None:
     if len(parts) < 2:
         return None
     if not any(_falls(units, kind) for kind in _KINDS):
-        written = _PART.findall(text)
-        if min(len(word) for _, word, _ in written) < 3:
-            return None  # 3 m 4 s may be a product of letters, 3 apples 4 oranges is none
+        written = [word for _, word, _ in _PART.findall(text)]
+        if min(map(len, written)) < 3 and not all(map(is_unit_name, written)):
+            return None  # 3 x 4 z may be a product of letters; 3 apples 4 oranges, 3 m 4 s are none
     return "; ".join(f"{number} {unit}" for number, unit in parts)
 
 

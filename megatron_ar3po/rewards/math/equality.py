@@ -40,6 +40,7 @@ from megatron_ar3po.rewards.math.shapes import (
     as_latex,
     difference,
     is_clock,
+    is_condition,
     is_constant,
     is_number_or_letter_in_brackets,
     name_of,
@@ -143,6 +144,8 @@ class Comparison(LeafComparison):
         return type(a) is not type(b) and bool(same_real_set(a, b))
 
     def _items_equal(self, a: Items, b: Items) -> bool:
+        if {a.joined_by, b.joined_by} == {"and", "or"} and any(map(is_condition, a.items)):
+            return bool(same_real_set(a, b))  # x > 1 and x < 3; x > 1 or x < 3
         loose = ("", "{")
         for one, other in ((a, b), (b, a)):  # the set of a single point, and the point
             if one.opening == "{" and len(one.items) == 1 and other.opening == "(":

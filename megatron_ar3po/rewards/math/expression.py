@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+from megatron_ar3po.rewards.math.differentials import quotient
 from megatron_ar3po.rewards.math.known_names import ACCENTS, ALIASES, FUNCTIONS, OF_SEVERAL, SYMBOLS
 from megatron_ar3po.rewards.math.tokens import (
     SCRIPTS,
@@ -186,6 +187,8 @@ class _Parser(TokenReader):
             num_signs += 1
             if num_signs > 3:
                 raise Unreadable("a chain of signs")
+            if sign == "!" and self.peek() == "!":
+                raise Unreadable("a double factorial")
             if sign == "!":
                 node = ("fn", "factorial", (node,))
             elif sign == "°":
@@ -268,7 +271,7 @@ class _Parser(TokenReader):
     def _command(self, name: str) -> Node:
         if name == "frac":
             over = self._argument()
-            return ("div", over, self._argument())
+            return quotient(over, self._argument())
         if name == "sqrt":
             index: Node = ("num", Fraction(2))
             if self.peek() == "[":

@@ -28,6 +28,7 @@ MAX_MAGNITUDE = 20_000  # |log2| of an approximate one
 MAX_VARIABLES = 24
 DIGITS = 50
 MAX_DIGITS_AT_WORK = 4_000
+MAX_DIGITS_OF_GAMMA = 400  # beyond which it takes long
 MAX_WORK = 300_000  # digits times nodes
 _POSITIVE_POINTS = 3
 _SIGNED_POINTS = 4
@@ -132,6 +133,9 @@ def _function_value(name: str, arguments: Sequence[Any], ctx: MPContext, log_bas
     if name == "log":
         base = arguments[1] if len(arguments) > 1 else log_base
         return ctx.log(x) / ctx.log(base) if base else ctx.log(x)
+    is_gamma = name in ("binomial", "factorial") and not all(map(ctx.isint, arguments))
+    if is_gamma and ctx.dps > MAX_DIGITS_OF_GAMMA:
+        raise TooLarge("a factorial between whole numbers to many digits")
     if name == "binomial":
         if max(abs(v) for v in arguments) > MAX_FACTORIAL:
             raise TooLarge("a binomial too large")

@@ -57,6 +57,14 @@ def is_words(leaf: Leaf) -> bool:
     return leaf.is_words or len(leaf.text) > 1
 
 
+def is_condition(item: Answer) -> bool:
+    """An inequality, or a letter that may stand for a statement: what "and" and "or" tell apart."""
+    if isinstance(item, Leaf):
+        return len(item.text) == 1 and item.text.isalpha()
+    relation = item.relation if isinstance(item, Named) else item
+    return isinstance(relation, Relation) and set(relation.signs) != {"="}
+
+
 def is_clock(ratio: Ratio) -> bool:
     return isinstance(ratio.parts[1], Leaf) and len(ratio.parts[1].text) == 2
 

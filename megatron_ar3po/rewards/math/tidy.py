@@ -44,6 +44,7 @@ COMMANDS: dict[str, str] = {
 }  # fmt: skip
 _COMMAND = re.compile(r"\\([A-Za-z]+)\*?")
 _DOLLARS = re.compile(r"(?<!\\)\$+")
+_PRICE = re.compile(r"\s*-?\$ ?\d[\d,.]*\s*")  # no formula begins there
 _STYLED_LETTER = re.compile(
     r"\\(?:mathbf|mathit|mathsf|mathcal|mathfrak|mathscr|boldsymbol|bm) ?\{([A-Za-z])\}"
 )
@@ -150,6 +151,8 @@ def tidy(text: str) -> str:
     """
     if not text.isascii():
         text = from_unicode(text)
+    if "$" in text and _PRICE.fullmatch(text):
+        text = text.replace("$", r"\$")
     if "\\" in text:
         text = _SURE_THOUSANDS.sub("", _EMPTY_TEXT.sub(lambda m: m[1] or " ", undouble(text)))
         text = text.replace(r"\!", "").replace("{,}", ",").replace(r"\%", "%").replace(r"\&", "&")

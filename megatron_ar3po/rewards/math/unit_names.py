@@ -52,6 +52,10 @@ SURE_SHORT = frozenset(short for short in _SHORT if len(short) > 2)
 SHORT = frozenset(_SHORT)
 
 
+def is_unit_name(word: str) -> bool:
+    return word in SHORT or word.lower() in KNOWN
+
+
 def unit_name(word: str) -> str:
     """The one name of a unit word.
 

@@ -169,6 +169,8 @@ def settings(policy: Policy, arguments: argparse.Namespace, out: Path) -> Config
         raise ValueError("no benchmark: name one by --data FILE, or set evaluation.path=FILE.")
     if not Path(data).is_file():
         raise ValueError(f"--data {data} is no file.")
+    if arguments.server_tp is not None and arguments.server_tp < 1:
+        raise ValueError(f"--server-tp {arguments.server_tp} must be at least 1.")
     evaluation = config.evaluation
     if arguments.samples is not None:
         evaluation = replace(evaluation, samples_per_prompt=arguments.samples)

@@ -155,6 +155,9 @@ def train_command(arguments: argparse.Namespace) -> int:
 
 
 def _check_dry_run_words(arguments: argparse.Namespace) -> None:
+    for name in ("world_size", "show_prompts"):
+        if (value := getattr(arguments, name)) < 0:
+            raise ValueError(f"--{name.replace('_', '-')} {value} is negative; use 0 or more.")
     if arguments.show_prompts and not arguments.dry_run:
         raise ValueError("--show-prompts shows prompts and trains nothing; add --dry-run.")
     if arguments.no_data and not arguments.dry_run:

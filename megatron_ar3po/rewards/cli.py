@@ -135,10 +135,9 @@ def _rewards_of(args: argparse.Namespace) -> RewardsConfig:
 def _check_flags(args: argparse.Namespace) -> None:
     if args.strict and args.answer_format == "any":
         raise ValueError("--strict needs one --answer-format; use boxed, answer_line or hashes.")
-    if (args.workers is not None and args.workers < 1) or (
-        args.timeout is not None and args.timeout <= 0
-    ):
-        raise ValueError(f"--workers {args.workers} and --timeout {args.timeout} must be positive.")
+    for flag, value in (("--workers", args.workers), ("--timeout", args.timeout)):
+        if value is not None and not value > 0:  # NaN is not, either
+            raise ValueError(f"{flag} {value} must be above 0.")
     if args.config and (
         (args.strict, args.answer_format, args.tolerance, args.tolerance_field)
         != (False, "any", 0.0, "error")

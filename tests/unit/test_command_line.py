@@ -102,6 +102,12 @@ def test_a_dry_run_shows_prompts_as_the_policy_will_read_them(old_run, capsys):
     assert "data.path=gone.jsonl is no file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flag", ["--world-size", "--show-prompts"])
+def test_a_number_of_a_dry_run_is_not_negative(config, capsys, flag):
+    assert main(["train", config, "--dry-run", "--no-data", flag, "-1"]) == 2
+    assert capsys.readouterr().err == f"ar3po: error: {flag} -1 is negative; use 0 or more.\n"
+
+
 def test_words_may_stand_behind_an_option(config, capsys):
     assert main(["train", config, "--dry-run", "rollout.num_stages=3"]) == 0
     assert "64 to 192 responses" in capsys.readouterr().out

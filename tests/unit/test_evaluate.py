@@ -97,6 +97,12 @@ def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys)
         assert message in capsys.readouterr().err
 
 
+def test_a_server_has_a_gpu(tmp_path):
+    words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--server-tp=-1")
+    with pytest.raises(ValueError, match=r"^--server-tp -1 must be at least 1\.$"):
+        settings(find_policy(words), words, tmp_path / "out")
+
+
 def test_the_gpus_of_a_node_are_shared_out_to_servers():
     eight = [str(gpu) for gpu in range(8)]
     assert [p.gpu_ids for p in benchmark_placements(eight, 4)] == [tuple("0123"), tuple("4567")]

@@ -127,6 +127,11 @@ def test_the_help_shows_how_each_form_is_called(capsys: pytest.CaptureFixture[st
         (["--input", "x.jsonl", "--output", "x.jsonl"], "would overwrite"),
         (["--input", "no_such.jsonl", "--output", "y.jsonl"], "is not a file"),
         (["--gold", "5", "--pred", "5", "--strict"], "needs one --answer-format"),
+        (
+            ["--gold", "5", "--pred", "5", "--timeout", "nan"],
+            "^--timeout nan must be above 0",
+        ),
+        (["--check", "README.md", "--workers", "0"], "^--workers 0 must be above 0"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused_in_one_sentence(

@@ -1,5 +1,5 @@
 """`algorithm.advantage=fakes.killing_advantage:advantage`: the group's advantage. In the second step the
-trainer's server gets a signal first (`AR3PO_TEST_SIGNAL`), when nobody samples from it any more."""
+server of rank 0 gets a signal first (`AR3PO_TEST_SIGNAL`), when nobody samples from it any more."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _steps = 0
 def advantage(groups, config):
     global _steps
     _steps += 1
-    if _steps == 2:
+    if _steps == 2 and os.environ.get("RANK", "0") == "0":
         for process in psutil.Process().children():
             if "megatron_ar3po.platform.sglang_launch" in process.cmdline():
                 os.killpg(process.pid, signal.Signals[os.environ["AR3PO_TEST_SIGNAL"]])

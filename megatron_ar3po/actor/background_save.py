@@ -23,6 +23,7 @@ from megatron.core.dist_checkpointing.dict_utils import nested_values
 from megatron.core.dist_checkpointing.mapping import ShardedTensorFactory
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import SerializationFormat, _write_item
 from torch.distributed.checkpoint.storage import WriteResult
@@ -133,25 +134,19 @@ class SavedTogether:
 
 
 def snapshot(request: AsyncRequest, live: set[int]) -> Buckets:
-    """What to write, in host memory of its own and only once. Off an accelerator Megatron has copied to here; on the
-    host it copies a tensor that is part of a larger one and hands on all others as they are, of which those in `live`
-    are copied here."""
-    assert request.preload_fn is not None
-    on_host: Buckets = request.preload_fn()
+    """What to write, in host memory of its own and only once. Megatron has copied what is part of a larger tensor on
+    the host; the rest of what lies there, and is in `live`, is copied here, and so is what lies on an accelerator. Not
+    by `request.preload_fn`: it copies to pinned memory of torch's, in powers of two and never given back."""
     planned: Buckets = request.async_fn_args[1]
-    for _, _, (_, tensors) in planned:
+    taken: Buckets = []
+    for path, key, (byte_items, tensors) in planned:
+        copies = [(item, _on_host(tensor, live)) for item, tensor in tensors]
         tensors.clear()  # nobody asks for them any more, and they may be copies
-    return [
-        (
-            path,
-            key,
-            (
-                byte_items,
-                [
-                    (item, x.clone() if x.untyped_storage().data_ptr() in live else x)
-                    for item, x in tensors
-                ],
-            ),
-        )
-        for path, key, (byte_items, tensors) in on_host
-    ]
+        taken.append((path, key, (byte_items, copies)))
+    return taken
+
+
+def _on_host(tensor: Tensor, live: set[int]) -> Tensor:
+    if tensor.device.type != "cpu":
+        return tensor.to("cpu")
+    return tensor.clone() if tensor.untyped_storage().data_ptr() in live else tensor

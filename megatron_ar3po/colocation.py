@@ -21,7 +21,7 @@ its checkpoint, and for a server that died while nobody sampled from it before t
 else started has no gate and sleeps meanwhile.
 
 The same lines run without an accelerator. Gates and sleeping servers are real there too; what has no bytes to move is
-said in `servers.control` and `actor.buffer_memory`.
+said in `servers.control`, `actor.buffer_memory` and `actor.host_copies`.
 """
 
 from __future__ import annotations

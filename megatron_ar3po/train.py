@@ -35,6 +35,7 @@ from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
 from megatron_ar3po.platform.determinism import prepare_environment
+from megatron_ar3po.platform.garbage import hold_collections, keep_what_is_here
 from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
@@ -255,6 +256,7 @@ def run(config: Config) -> None:
     """Trains (or replays, see debug.mode); returns when the run is done or has stopped and saved."""
     if leftover := drop_leftover_ranks(os.environ):
         print(f"ar3po: {leftover}", file=sys.stderr)
+    hold_collections()
     rank, world_size = read_rank(os.environ)  # as torchrun or srun says
     if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun that is killed cannot end its ranks
         die_with_parent()
@@ -299,6 +301,7 @@ def _run_as_owner(
     stack.callback(_end_process_group)
     ranks = Ranks(layout, config.run.collective_timeout_s)
     if config.debug.mode == "train_only":
+        keep_what_is_here()
         replay(config, ranks, stack)
         return
     state = train(config, ranks, stack, stop, owner)

@@ -15,6 +15,7 @@ from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.folder_owner import FolderOwner, check_owner
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.timeline import Timeline
+from megatron_ar3po.platform.garbage import keep_what_is_here
 from megatron_ar3po.rollout.ledger_resume import LedgerState, take_up_ledger
 from megatron_ar3po.rollout.response_log import count_logged
 from megatron_ar3po.run.checkpoints import choose_checkpoint
@@ -74,6 +75,7 @@ def train(
         trainer = begin(config, ranks, stack, parts, start)
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)
+    keep_what_is_here()
     state = trainer.run()
     is_done = state.step >= config.run.num_steps and not stop.fault
     ranks.run_on_first(check_ownership)

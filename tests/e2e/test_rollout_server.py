@@ -516,10 +516,10 @@ def test_sleep_and_wake_reach_the_server_in_the_order_of_the_phases(server):
     assert proxy.calls == [
         *("/flush_cache", "/release_memory_occupation kv_cache weights"),
         *("actor offload", "actor offload", "/resume_memory_occupation kv_cache weights"),
-        *("/generate", "/server_info"),
+        *("/generate", "/flush_cache"),
         *("/flush_cache", "/release_memory_occupation kv_cache weights", "actor onload"),
         "-- training",
-        *("/server_info", "actor offload, weights stay", "/resume_memory_occupation weights"),
+        *("/flush_cache", "actor offload, weights stay", "/resume_memory_occupation weights"),
         "/update_weight_version",
         *("actor offload", "/resume_memory_occupation kv_cache", "/generate"),
     ]

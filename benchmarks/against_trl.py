@@ -1,11 +1,16 @@
 """AR3PO, GRPO and DAPO of this project against TRL's GRPOTrainer: same model, prompts, batch and machine, in one run.
 
     python benchmarks/against_trl.py [--seeds N] [--responses N] [--target P] [--learning-rate LR]
+    python benchmarks/against_trl.py --steps N [--task tiny_sum|smollm2] [--seeds N] [section.option=value ...]
 
 What reaching a pass@1 costs in responses, tokens and seconds of steps (start-up and evaluation apart), on
 examples/tiny_sum; 16 prompts a step, GRPO and TRL with 8 responses each. For each seed the variants run one after the
 other, TRL's last. TRL lies in an environment of its own (.cache/trl, made on the first run); it samples with
 transformers' generate inside its process, this project from a SGLang server over HTTP.
+
+With --steps: what a step of GRPO costs at equal responses, wall and CPU of all processes, nothing evaluated or saved;
+rounds alternate, each in processes of its own, and the first steps are left out. smollm2 is SmolLM2-135M
+(tools/make_smollm2.py), 8 prompts x 4 responses x 16 tokens, with a reward that trains in every step.
 """
 
 from __future__ import annotations
@@ -13,11 +18,16 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +49,35 @@ TASK = ROOT / ".cache/tiny_sum"
 TRL_SCRIPT = ROOT / "benchmarks/apart/trl_grpo.py"
 REQUIREMENTS = ROOT / "tests/crosscheck/trl_requirements.txt"
 RUN_TIMEOUT_S = 1800
+WARM_UP_STEPS = 3
 EVALUATE_EVERY = {"ar3po": 5, "grpo": 4, "dapo": 1, "trl_grpo": 4}  # steps: 400 to 500 responses
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTask:
+    config: Path
+    folder: Path
+    prompts: int
+    responses: int  # of each prompt
+    tokens: int
+    learning_rate: float
+    rewards_parity: bool = False  # of the example's own reward many steps train nothing
+
+
+STEP_TASKS = {
+    "tiny_sum": StepTask(
+        config=CONFIG, folder=TASK, prompts=16, responses=8, tokens=6, learning_rate=8e-4
+    ),
+    "smollm2": StepTask(
+        config=ROOT / "examples/smollm2_arithmetic/config.yaml",
+        folder=ROOT / ".cache/smollm2_arithmetic",
+        prompts=8,
+        responses=4,
+        tokens=16,
+        learning_rate=5e-6,
+        rewards_parity=True,
+    ),
+}
 
 
 def main() -> None:
@@ -50,9 +88,15 @@ def main() -> None:
     parser.add_argument("--responses", type=int, default=3000, help="of each run")
     parser.add_argument("--target", type=float, default=0.45)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
+    parser.add_argument("--steps", type=int, default=0, help="compare the cost of so many steps")
+    parser.add_argument("--task", choices=STEP_TASKS, default="tiny_sum", help="with --steps")
+    parser.add_argument("words", nargs="*", help="with --steps: options of this project's run")
     args = parser.parse_args()
     os.chdir(ROOT)  # model and prompts are named relative to it
     trl = installed_apart("trl", REQUIREMENTS)
+    if args.steps:
+        compare_steps(STEP_TASKS[args.task], args, trl)
+        return
     preload()
     curves: dict[str, list[RunCurve]] = {name: [] for name in EVALUATE_EVERY}
     steps: dict[str, list[float]] = {name: [] for name in EVALUATE_EVERY}
@@ -107,13 +151,17 @@ def train_trl(args: argparse.Namespace, seed: int, out: Path, trl: Path) -> Path
     }
     done = subprocess.run(
         [sys.executable, str(TRL_SCRIPT), json.dumps(options)],
-        env={**os.environ, "PYTHONPATH": f"{trl}:{ROOT}", "HF_HUB_OFFLINE": "1"},
+        env=trl_environment(trl),
         capture_output=True,
         text=True,
         timeout=RUN_TIMEOUT_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return path
+
+
+def trl_environment(trl: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": f"{trl}:{ROOT}", "HF_HUB_OFFLINE": "1"}
 
 
 def show(
@@ -136,6 +184,115 @@ def show(
     ]
     table.add_row("ms a response", *(f"{1000 * s / n:.1f}" for s, n in spent))
     Console(width=150).print(table)
+
+
+def compare_steps(task: StepTask, args: argparse.Namespace, trl: Path) -> None:
+    costs: dict[str, list[StepCost]] = {"grpo": [], "trl_grpo": []}
+    for seed in range(args.seeds):
+        with tempfile.TemporaryDirectory(dir=ROOT) as folder:
+            run = Path(folder) / "run"
+            words = [*words_of(task, seed, args.steps), f"run.dir={run}", *args.words]
+            ours = [sys.executable, "-m", "megatron_ar3po.train", str(task.config), *words]
+            costs["grpo"].append(
+                measure_steps(ours, dict(os.environ), run / "metrics.jsonl", args.steps)
+            )
+            path = Path(folder) / "trl.jsonl"
+            options = json.dumps(trl_options_of(task, seed, args.steps, path))
+            theirs = [sys.executable, str(TRL_SCRIPT), options]
+            costs["trl_grpo"].append(measure_steps(theirs, trl_environment(trl), path, args.steps))
+        print(f"round {seed}: " + "; ".join(f"{n} {c[-1]}" for n, c in costs.items()), flush=True)
+    for what in ("wall_s", "cpu_s"):
+        ratios = [
+            getattr(a, what) / getattr(b, what)
+            for a, b in zip(costs["grpo"], costs["trl_grpo"], strict=True)
+        ]
+        middle = [statistics.median(getattr(c, what) for c in each) for each in costs.values()]
+        print(
+            f"{what} a step: {middle[0]:.3f} and TRL's {middle[1]:.3f}; ratio {statistics.median(ratios):.2f} "
+            f"(median of {len(ratios)} rounds; {min(ratios):.2f} to {max(ratios):.2f}); load {os.getloadavg()[0]:.1f}"
+        )
+
+
+def words_of(task: StepTask, seed: int, steps: int) -> list[str]:
+    words = [
+        f"run.seed={seed}",
+        f"run.num_steps={steps}",
+        "run.progress=plain",
+        "algorithm.name=grpo",
+        f"rollout.responses_per_stage={task.responses}",
+        f"rollout.prompts_per_step={task.prompts}",
+        f"rollout.max_response_tokens={task.tokens}",
+        "rollout.extra_stop_token_ids=[]",
+        f"actor.learning_rate={task.learning_rate}",
+        "actor.lr_warmup_steps=0",
+        "actor.lr_decay=constant",
+        "evaluation.path=''",
+        "checkpoint.every_steps=0",
+        "observability.tensorboard=false",
+    ]
+    if task.rewards_parity:
+        words += ["rewards.verifier=benchmarks.apart.parity_reward:make_grader"]
+        words += ["rewards.truncated=grade", "rewards.num_workers=1"]
+    return words
+
+
+def trl_options_of(task: StepTask, seed: int, steps: int, path: Path) -> dict[str, Any]:
+    return {
+        "model": str(task.folder / "model"),
+        "train": str(task.folder / "train.jsonl"),
+        "heldout": "",
+        "out": str(path),
+        "seed": seed,
+        "responses": 0,
+        "max_steps": steps,
+        "evaluate_every_steps": 10**6,
+        "learning_rate": task.learning_rate,
+        "prompts_per_step": task.prompts,
+        "responses_per_prompt": task.responses,
+        "max_response_tokens": task.tokens,
+        "rewards_parity": task.rewards_parity,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """Of one step, the mean over those behind the first ones; of the process and all it has started."""
+
+    wall_s: float
+    cpu_s: float
+
+    def __str__(self) -> str:
+        return f"{self.wall_s:.3f} s wall, {self.cpu_s:.3f} s CPU a step"
+
+
+def measure_steps(
+    command: list[str], environment: dict[str, str], rows: Path, steps: int
+) -> StepCost:
+    """From the row of the last warm-up step to the last row; a row is written when its step is done."""
+    with tempfile.TemporaryFile("w+") as said:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=ROOT)
+        try:
+            first = cost_when(process, rows, WARM_UP_STEPS)
+            last = cost_when(process, rows, steps)
+            process.wait(RUN_TIMEOUT_S)
+        finally:
+            process.kill()
+        said.seek(0)
+        assert first and last and process.returncode == 0, said.read()[-3000:]
+    count = steps - WARM_UP_STEPS
+    return StepCost(wall_s=(last[0] - first[0]) / count, cpu_s=(last[1] - first[1]) / count)
+
+
+def cost_when(process: subprocess.Popen[str], rows: Path, step: int) -> tuple[float, float] | None:
+    """(clock, CPU seconds of the process and its children) once the row of `step` is there; None if it ends before."""
+    limit = time.monotonic() + RUN_TIMEOUT_S
+    while process.poll() is None and time.monotonic() < limit:
+        if rows.is_file() and rows.read_bytes().count(b"\n") > step:  # one is of step 0
+            parent = psutil.Process(process.pid)
+            times = [p.cpu_times() for p in (parent, *parent.children(recursive=True))]
+            return time.monotonic(), sum(t.user + t.system for t in times)
+        time.sleep(0.02)
+    return None
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""TRL's GRPOTrainer on a task of examples/tiny_sum*, in TRL's own environment: `trl_grpo.py OPTIONS`, a JSON object.
+"""TRL's GRPOTrainer on the task of an example, in TRL's own environment: `trl_grpo.py OPTIONS`, a JSON object.
 
 Writes rows of the same names as a run of this project (metrics.jsonl), so that both are read alike. Its seconds are
 those of steps, from Trainer's on_step_begin to on_step_end (generation, rewards and update); evaluation is not in them.
@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow
 import torch
 
+from benchmarks.apart.parity_reward import is_even
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 
 ensure_torchvision_schemas()
@@ -38,6 +39,7 @@ class Options:
     prompts_per_step: int
     responses_per_prompt: int
     max_response_tokens: int
+    rewards_parity: bool = False  # of `parity_reward`, whatever the answer
 
 
 def main() -> None:
@@ -65,7 +67,7 @@ def dataset_of(rows: list[dict[str, str]]) -> Dataset:
 
 
 def config_of(options: Options) -> GRPOConfig:
-    """What examples/tiny_sum*/config.yaml says, in TRL's words."""
+    """What the config of the example says, in TRL's words."""
     batch = options.prompts_per_step * options.responses_per_prompt
     return GRPOConfig(
         output_dir=f"{options.out}.trl",
@@ -121,6 +123,8 @@ class Record(TrainerCallback):
 
     def is_right(self, text: str, ids: list[int], answer: str) -> bool:
         """The last number, of a response that ended by itself."""
+        if self.options.rewards_parity:
+            return is_even(text)
         return bool(self.stop_ids.intersection(ids)) and text.split(";")[-1] == answer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:

@@ -115,8 +115,7 @@ class Metrics:
             file.write(line)
         with self._losing_the_board():
             if self._board is not None:
-                for name, value in row.items():
-                    self._board.add_scalar(name, value, step)
+                self._board.file_writer.add_summary(_summary_of(row), step)
                 self._board.flush()
 
     def close(self) -> None:
@@ -136,6 +135,13 @@ class Metrics:
                 self._board_path,
                 error.strerror or error,
             )
+
+
+def _summary_of(row: Mapping[str, float]) -> Any:
+    """All of a row in one event: an event of each number takes ten times as long."""
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    return Summary(value=[Summary.Value(tag=name, simple_value=x) for name, x in row.items()])
 
 
 def change_of(total: str, records: Mapping[str, Record]) -> float | None:

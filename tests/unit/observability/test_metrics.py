@@ -140,3 +140,17 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON"):
         read_rows(tmp_path / "metrics.jsonl")
+
+
+def test_tensorboard_has_the_numbers_of_the_row_under_the_same_names(tmp_path):
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+
+    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=True)  # type: ignore[arg-type]
+    metrics.add({"actor/loss": Mean(0.25), "reward/mean": Mean(0.5)})
+    metrics.flush(7)
+    metrics.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    events = [e for e in LegacyEventFileLoader(str(path)).Load() if e.HasField("summary")]
+    shown = {v.tag: v.simple_value for event in events for v in event.summary.value}
+    assert {event.step for event in events} == {7}
+    assert (shown["actor/loss"], shown["reward/mean"]) == (0.25, 0.5)

@@ -90,6 +90,13 @@ def test_a_lost_server_waits_at_its_gate_and_the_others_sleep_without_it():
         assert (apps[0].asleep, apps[1].calls) == (set(ALL), [])
 
 
+def test_a_server_that_is_still_at_an_aborted_request_lives():
+    with two_servers(at_gates=False) as (servers, apps, told):
+        apps[0].num_running, apps[0].ends_after_s = 1, 60.0
+        assert ServerControl(servers, timeout_s=10).restart_lost() == []
+        assert told == []
+
+
 def test_an_aborted_request_that_lingers_is_waited_for():
     """Half a second here; SGLang refuses to empty its cache under a request."""
     with two_servers(at_gates=False) as (servers, apps, _):

@@ -18,7 +18,8 @@ import json
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ import aiohttp
 
 from megatron_ar3po.platform.host_limits import connection_room
 
+_DATA, _EVENT_END = b"data: ", b"\n\n"  # of a server-sent event
 _CONNECT_LIMIT_S = 30.0  # a server that is there accepts at once, however busy it is
 
 
@@ -42,6 +44,30 @@ class HttpResponse:
     def json(self) -> Any:
         """ValueError where it is none."""
         return json.loads(self.body)
+
+
+class HttpStream:
+    """A response whose head has come. What is wrong with the rest of it is raised where it is read."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self.status, self.headers = response.status, response.headers
+        self._response = response
+
+    async def read(self) -> bytes:
+        return await self._response.read()
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """The data of server-sent events of one line each, as they come; one that is cut off is none."""
+        held, looked_at = bytearray(), 0
+        async for piece in self._response.content.iter_any():
+            held += piece
+            while (end := held.find(_EVENT_END, looked_at)) >= 0:
+                event = bytes(held[:end])
+                del held[: end + len(_EVENT_END)]
+                looked_at = 0
+                if event.startswith(_DATA):
+                    yield event[len(_DATA) :]
+            looked_at = max(0, len(held) - len(_EVENT_END) + 1)
 
 
 class HttpError(Exception):
@@ -64,6 +90,21 @@ class HttpClient:
     async def request(
         self, method: str, url: str, *, json: Any = None, timeout_s: float | None = None
     ) -> HttpResponse:
+        async with self._open_call(method, url, json, timeout_s) as response:
+            return HttpResponse(response.status, response.headers, await response.read())
+
+    @asynccontextmanager
+    async def stream(
+        self, method: str, url: str, *, json: Any = None, timeout_s: float | None = None
+    ) -> AsyncIterator[HttpStream]:
+        """A response that comes piece by piece. The time limit holds for the whole of it."""
+        async with self._open_call(method, url, json, timeout_s) as response:
+            yield HttpStream(response)
+
+    @asynccontextmanager
+    async def _open_call(
+        self, method: str, url: str, json: Any, timeout_s: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         try:
@@ -74,7 +115,7 @@ class HttpClient:
                 timeout=_limits(self._connect_timeout_s, limit_s),
                 allow_redirects=False,
             ) as response:
-                return HttpResponse(response.status, response.headers, await response.read())
+                yield response
         except aiohttp.ConnectionTimeoutError as error:
             raise HttpError(_explain(method, url, started, "no connection")) from error
         except TimeoutError as error:

@@ -19,6 +19,7 @@
 
     sglang_engine.py     the client: `RolloutEngine` over the replica's own servers
     routed_engine.py     the same through the router
+    request_batches.py   several requests in one HTTP call, each with an end of its own
     server_repair.py     finds servers that died or hang, and has each revived once
     engine_requests.py   GenerationRequest, ScoringRequest -> what SGLang is sent
     engine_responses.py  what SGLang sent back -> Generation, Scoring, or an error

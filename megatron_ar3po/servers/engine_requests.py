@@ -23,6 +23,7 @@ class EngineRequest(Generic[Result]):
     body: dict[str, Any]
     read: Callable[[dict[str, Any], str], Result]  # (SGLang's response, name of the server)
     lost: ServerUsage
+    may_have_company: bool = True  # of others in one HTTP call
 
 
 def encode_generation(
@@ -68,4 +69,5 @@ def encode_scoring(request: ScoringRequest, *, vocab_size: int) -> EngineRequest
         },
         read=lambda response, server: parse_scoring(response, request, vocab_size=vocab_size),
         lost=lost_usage(prompt_tokens=len(token_ids), generated_tokens=0),
+        may_have_company=False,
     )

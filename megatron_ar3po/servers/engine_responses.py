@@ -18,12 +18,30 @@ from megatron_ar3po.types import (
     Scoring,
     ScoringRequest,
 )
+from megatron_ar3po.usage import Process
 
 _FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort")
 
 
-class LostRequest(Exception):
+class RequestError(Exception):
+    """No response to a request that was sent."""
+
+    process: Process | None = None  # who answered, where the answer says so
+
+
+class LostRequest(RequestError):
     """One try brought no usable response; another may."""
+
+
+class RefusedRequest(RequestError):
+    """The server takes no such request (HTTP 400), whoever tries: in its words."""
+
+
+def check_status(status: int, body: bytes) -> None:
+    if status == 400:
+        raise RefusedRequest(body.decode(errors="replace"))
+    if status != 200:
+        raise LostRequest(f"HTTP {status}: {body[:200]!r}")
 
 
 def decode_response(text: bytes, *, rid: str) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.servers.engine_requests import EngineRequest, Result
 from megatron_ar3po.servers.engine_responses import LostRequest
+from megatron_ar3po.servers.request_batches import RequestBatches
 from megatron_ar3po.servers.server import Server
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.usage import NOBODY
@@ -61,6 +62,7 @@ class RoutedEngine(SglangEngine):
             on_server_lost=on_server_lost,
             timeline=timeline,
         )
+        self._batches = RequestBatches(self._http, by="single")  # the router takes no others
         self._router_url = router_url
         self._id_prefix = f"{client}." if client else ""
         self._all_urls = tuple(all_urls)

@@ -1,4 +1,5 @@
-"""`SglangEngine`: samples from SGLang servers over HTTP, one request per response.
+"""`SglangEngine`: samples from SGLang servers over HTTP, one request per response, several of them in one HTTP call
+where `servers.requests` says so (`request_batches`).
 
 Promises:
 - token in, token out: what comes back is checked (lengths, vocabulary, finish reason, one policy version) before
@@ -29,7 +30,6 @@ from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpClient, HttpError, HttpTimeout
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.observability.timeline import Timeline
-from megatron_ar3po.platform.sglang_launch import PROCESS_HEADER
 from megatron_ar3po.servers.engine_requests import (
     EngineRequest,
     Result,
@@ -38,10 +38,11 @@ from megatron_ar3po.servers.engine_requests import (
 )
 from megatron_ar3po.servers.engine_responses import (
     LostRequest,
-    decode_response,
+    RefusedRequest,
     explain_refusal,
 )
-from megatron_ar3po.servers.server import Server, parse_process, process_of
+from megatron_ar3po.servers.request_batches import RequestBatches
+from megatron_ar3po.servers.server import Server, process_of
 from megatron_ar3po.servers.server_repair import ServerRepair, WatchedServer
 from megatron_ar3po.servers.time_limits import time_limits
 from megatron_ar3po.servers.usage import mark_unused, retries_of, usage_of
@@ -79,6 +80,7 @@ class SglangEngine:
         self._vocab_size = vocab_size
         self._is_deterministic = is_deterministic
         self._http = HttpClient(timeout_s=config.request_timeout_s)
+        self._batches = RequestBatches(self._http, by=config.requests)
         self._repair = ServerRepair(
             servers,
             self._http,
@@ -154,6 +156,7 @@ class SglangEngine:
             await end([self._watch])
             if not self._watch.cancelled() and (error := self._watch.exception()) is not None:
                 logger.warning("the watch over the servers had ended with: %s", error)
+        await self._batches.close()
         await self._http.close()
 
     def _server_of(self, prompt_token_ids: Sequence[int]) -> WatchedServer:
@@ -180,25 +183,16 @@ class SglangEngine:
         self._start_watch()
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
+            prompt = request.prompt_token_ids if request.may_have_company else None
             with self._timeline.during("http"):
-                response = await self._http.request(
-                    "POST",
-                    f"{url}/generate",
-                    json={"rid": rid, "return_logprob": True, **request.body},
-                )
-            process = parse_process(response.headers.get(PROCESS_HEADER, "")) or process
-            if response.status == 400:
-                raise RolloutEngineError(
-                    explain_refusal(process[0], rid, response.text, request.body)
-                )
-            if response.status != 200:
-                raise LostRequest(f"HTTP {response.status}: {response.body[:200]!r}")
-            content = decode_response(response.body, rid=rid)
-            self._timeline.record_service(float(content["meta_info"].get("e2e_latency") or 0.0))
-            seen = usage_of(content["meta_info"])
+                reply = await self._batches.send(url, rid, request.body, prompt_token_ids=prompt)
+            process = reply.process or process
+            meta = reply.content["meta_info"]
+            self._timeline.record_service(float(meta.get("e2e_latency") or 0.0))
+            seen = usage_of(meta)
             is_answered = True
             try:
-                result = request.read(content, process[0])
+                result = request.read(reply.content, process[0])
             except (LostRequest, RolloutEngineError):
                 seen = mark_unused(seen)
                 before = self._retries.get(request.request_id, NO_RETRIES)
@@ -206,6 +200,13 @@ class SglangEngine:
                 raise
             finally:
                 self._count(process, seen)
+        except LostRequest as lost:
+            process = lost.process or process
+            raise
+        except RefusedRequest as refused:
+            process = refused.process or process
+            said = explain_refusal(process[0], rid, str(refused), request.body)
+            raise RolloutEngineError(said) from refused
         except HttpTimeout as error:
             await self._abort_try(abort_at, rid)
             limit = self._config.request_timeout_s

@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import json
 import logging
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +81,12 @@ class RequestBatches:
         self._by = by
         self._gathering: dict[tuple[str, tuple[int, ...]], _Batch] = {}
         self._running: set[asyncio.Future[None]] = set()
+        self._names = (f"{secrets.token_hex(4)}.{number}" for number in itertools.count())
+
+    def unique_id(self, rid: str) -> str:
+        """Two seconds after a streamed call has ended SGLang aborts whatever still runs under one of its ids
+        (tokenizer_manager.create_abort_task): an id is used once, by whichever client."""
+        return rid if self._by == "single" else f"{rid}{next(self._names)}/"
 
     async def send(
         self, url: str, rid: str, body: dict[str, Any], *, prompt_token_ids: tuple[int, ...] | None

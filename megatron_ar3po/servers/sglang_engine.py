@@ -177,7 +177,7 @@ class SglangEngine:
     ) -> Result:
         """`process`: who answers, unless the response says so itself, as it must when a router chooses."""
         abort_at = abort_at or (url,)
-        rid = _try_id(self._id_prefix + request.request_id, attempt)
+        rid = self._batches.unique_id(_try_id(self._id_prefix + request.request_id, attempt))
         started = time.monotonic()
         is_answered = False
         self._start_watch()

@@ -249,6 +249,36 @@ def test_continuous_and_barrier_give_identical_groups(make_controller):
             assert x.response.logprobs.tolist() == y.response.logprobs.tolist()
 
 
+def test_every_form_of_requests_gives_the_same_groups_and_the_same_books(server, make_controller):
+    """One call a response, a stage, or whatever is let out together. The server has counted the same for each."""
+
+    def collect(form):
+        before = read_counters(server.url)
+        controller = make_controller(FakeVerifier(a_third_is_correct), servers={"requests": form})
+        groups = controller.collect(make_prompts(16, seed=8), step=12, policy_version=0).groups
+        (usage,) = controller.engine.usage.values()
+        grown = read_counters(server.url) - before
+        assert (grown.requests, grown.prompt_tokens, grown.generated_tokens) == (
+            usage.requests,
+            usage.prompt_tokens,
+            usage.generated_tokens,
+        )
+        assert grown.cached_prompt_tokens == usage.cached_prompt_tokens
+        assert grown.abort_calls == usage.lost_requests == usage.aborted_requests == 0
+        return groups, (usage.requests, usage.prompt_tokens, usage.generated_tokens)
+
+    single, *others = map(collect, ("single", "stage", "step"))
+    assert {group.num_stages for group in single[0]} == {1, 2}
+    for other in others:
+        assert other[1] == single[1]
+        for a, b in zip(single[0], other[0], strict=True):
+            assert a.rewards.tolist() == b.rewards.tolist()
+            for x, y in zip(a.responses, b.responses, strict=True):
+                assert x.response.response_id == y.response.response_id
+                assert x.response.token_ids.tolist() == y.response.token_ids.tolist()
+                assert x.response.logprobs.tolist() == y.response.logprobs.tolist()
+
+
 def test_what_was_sampled_token_by_token_is_scored_to_the_bit(make_controller):
     """Up to 120 tokens: four blocks of the attention, the last two filled one token at a time."""
     controller = make_controller(max_response_tokens=40, num_stages=1)

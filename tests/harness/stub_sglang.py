@@ -119,17 +119,27 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.loads(content or b"null") or {}
         if self.path == "/generate":
-            return self._reply(json.dumps(self.server.generate(body)))
+            return self._reply(*self._generate(body))
         if self.path == "/update_weight_version":
             self.server.version = body["new_version"]
         elif self.path == "/update_weights_from_disk":
             self.server.version = body["weight_version"]
         return self._reply("{}")
 
-    def _reply(self, text: str) -> None:
+    def _generate(self, body: Mapping[str, Any]) -> tuple[str, str]:
+        """One response, or a stream of them for a call of many."""
+        if isinstance(body["rid"], str):
+            return json.dumps(self.server.generate(body)), "application/json"
+        names = ("rid", "input_ids", "sampling_params")
+        items = zip(*(body[name] for name in names), strict=True)
+        responses = [self.server.generate(dict(zip(names, item, strict=True))) for item in items]
+        events = [*map(json.dumps, responses), "[DONE]"]
+        return "".join(f"data: {event}\n\n" for event in events), "text/event-stream"
+
+    def _reply(self, text: str, content_type: str = "application/json") -> None:
         content = text.encode()
         self.send_response(200)
-        self.send_header("content-type", "application/json")
+        self.send_header("content-type", content_type)
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -17,7 +17,17 @@ from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import Generation, GenerationRequest, SamplingParams, ScoringRequest
 from megatron_ar3po.usage import ServerUsage
 
+A, B, C = (f"r{i}/try1" for i in range(3))
+
 Event = dict[str, Any] | str | float | None  # a float: say nothing for so many seconds
+
+
+def names(body: dict[str, Any]) -> Any:
+    """The ids of a call, without what makes each of them unique."""
+    rids = body["rid"]
+    if isinstance(rids, str):
+        return rids.rpartition("/try")[0] + "/try" + rids.rpartition("/try")[2].partition("/")[0]
+    return [names({"rid": rid}) for rid in rids]
 
 
 def one_by_one(call: int, body: dict[str, Any]) -> list[Event]:
@@ -159,7 +169,7 @@ def test_requests_of_one_moment_are_one_call_and_each_keeps_its_seed_and_id():
     server = BatchServer(lambda n, body: one_by_one(n, body)[::-1])
     generations, usage = run(server, generate_all(make_request(0), make_request(1, prompt=(4,))))
     (body,) = server.bodies
-    assert body["rid"] == ["r0/try1/", "r1/try1/"] and body["input_ids"] == [[1, 2, 3], [4]]
+    assert names(body) == ["r0/try1", "r1/try1"] and body["input_ids"] == [[1, 2, 3], [4]]
     assert body["stream"] is True and body["return_logprob"] is True
     shared = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 8, "stop_token_ids": [2]}
     assert body["sampling_params"] == [
@@ -177,9 +187,9 @@ def test_requests_of_one_moment_are_one_call_and_each_keeps_its_seed_and_id():
 @pytest.mark.parametrize(
     ("form", "calls"),
     [
-        ("single", ["r0", "r1", "r2"]),
-        ("stage", [["r0", "r2"], "r1"]),
-        ("step", [["r0", "r1", "r2"]]),
+        ("single", [A, B, C]),
+        ("stage", [[A, C], B]),
+        ("step", [[A, B, C]]),
     ],
 )
 def test_what_travels_together_is_nothing_a_prompts_stage_or_all(form, calls):
@@ -187,11 +197,7 @@ def test_what_travels_together_is_nothing_a_prompts_stage_or_all(form, calls):
     requests = [make_request(0), make_request(1, prompt=(4,)), make_request(2)]
     generations, _ = run(server, generate_all(*requests), requests=form)
     assert all(isinstance(generation, Generation) for generation in generations)
-
-    def names(rid):
-        return rid[:2] if isinstance(rid, str) else [one[:2] for one in rid]
-
-    assert sorted((names(body["rid"]) for body in server.bodies), key=str) == sorted(calls, key=str)
+    assert sorted(map(names, server.bodies), key=str) == sorted(calls, key=str)
 
 
 def test_a_response_is_handed_over_before_the_others_are_there():
@@ -233,9 +239,9 @@ def test_what_is_lost_with_its_server_is_drawn_again_and_what_was_answered_is_no
         server, generate_all(*map(make_request, range(4))), on_server_lost=restart
     )
     assert [g.token_ids.tolist() for g in generations] == [[5, 6, 2]] * 4
-    assert [body["rid"] for body in server.bodies] == [
-        [f"r{i}/try1/" for i in range(4)],
-        ["r2/try2/", "r3/try2/"],
+    assert [names(body) for body in server.bodies] == [
+        [f"r{i}/try1" for i in range(4)],
+        ["r2/try2", "r3/try2"],
     ]
     assert (usage[("dp0.s0", 0)].requests, usage[("dp0.s0", 0)].lost_requests) == (2, 2)
     assert (usage[("dp0.s0", 1)].requests, usage[("dp0.s0", 1)].lost_requests) == (2, 0)
@@ -252,7 +258,7 @@ def test_one_broken_response_is_drawn_again_alone():
     server = BatchServer(script)
     generations, usage = run(server, generate_all(*map(make_request, range(4))))
     assert [g.token_ids.tolist() for g in generations] == [[5, 6, 2]] * 4
-    assert [body["rid"] for body in server.bodies[1:]] == ["r1/try2/"]
+    assert [names(body) for body in server.bodies[1:]] == ["r1/try2"]
     assert [g.retries.unusable for g in generations] == [0, 1, 0, 0]
     assert usage[("dp0.s0", 0)].unused_requests == 1
 
@@ -263,7 +269,7 @@ def test_a_response_that_nobody_can_read_or_that_never_comes_is_lost(event):
     server = BatchServer(lambda n, body: [good(split(body)[0]), *([event] if event else [])])
     generations, usage = run(server, generate_all(make_request(0), make_request(1)))
     assert [g.token_ids.tolist() for g in generations] == [[5, 6, 2]] * 2
-    assert [body["rid"] for body in server.bodies[1:]] == ["r1/try2/"]
+    assert [names(body) for body in server.bodies[1:]] == ["r1/try2"]
     assert usage[("dp0.s0", 0)].lost_requests == 1
 
 
@@ -281,7 +287,8 @@ def test_a_call_that_is_refused_as_a_whole_is_sent_again_one_by_one(is_streamed)
     )
     assert good_one.token_ids.tolist() == [5, 6, 2]
     assert isinstance(refused, RolloutEngineError)
-    assert "refuses request r1/try1/ (HTTP 400): the token 60 is not to my taste" in str(refused)
+    assert "refuses request r1/try1/" in str(refused)
+    assert "(HTTP 400): the token 60 is not to my taste" in str(refused)
     assert len(server.bodies) == 3
 
 
@@ -296,7 +303,7 @@ def test_what_the_server_says_of_one_request_is_of_that_one_alone(status, is_ref
     (first, second), _ = run(server, generate_all(make_request(0), make_request(1)))
     assert second.token_ids.tolist() == [5, 6, 2]
     assert isinstance(first, RolloutEngineError) == is_refused
-    assert [body["rid"] for body in server.bodies[1:]] == ([] if is_refused else ["r0/try2/"])
+    assert [names(body) for body in server.bodies[1:]] == ([] if is_refused else ["r0/try2"])
 
 
 def test_the_time_limit_aborts_what_is_late_and_not_what_was_there():
@@ -306,7 +313,7 @@ def test_the_time_limit_aborts_what_is_late_and_not_what_was_there():
     )
     assert isinstance(generations[0], Generation)
     assert all("request_timeout_s=0.4" in str(error) for error in generations[1:])
-    assert sorted(server.aborted) == ["r1/try1/", "r2/try1/"]
+    assert sorted(names({"rid": rid}) for rid in server.aborted) == ["r1/try1", "r2/try1"]
     assert (usage[("dp0.s0", 0)].requests, usage[("dp0.s0", 0)].lost_requests) == (1, 2)
 
 
@@ -325,7 +332,7 @@ def test_one_of_a_batch_is_aborted_by_its_own_id():
 
     server = BatchServer(script)
     generations, _ = run(server, work)
-    assert server.aborted == ["r1/try1/"]
+    assert [names({"rid": rid}) for rid in server.aborted] == ["r1/try1"]
     assert [g.finish_reason for g in generations] == ["stop", "abort"]
 
 
@@ -358,7 +365,7 @@ def test_what_is_given_up_before_it_was_sent_is_not_sent():
     server = BatchServer()
     generation, _ = run(server, work)
     assert generation.token_ids.tolist() == [5, 6, 2]
-    assert [body["rid"] for body in server.bodies] == ["r1/try1/"]
+    assert [names(body) for body in server.bodies] == ["r1/try1"]
 
 
 def test_scored_responses_travel_alone():
@@ -370,7 +377,7 @@ def test_scored_responses_travel_alone():
 
     server = BatchServer()
     run(server, work, max_retries=0)
-    assert [body["rid"] for body in server.bodies] == ["r0/try1/"] * 2
+    assert [names(body) for body in server.bodies] == ["r0/try1"] * 2
 
 
 def test_a_call_has_a_bounded_size():
@@ -383,3 +390,17 @@ def test_a_call_has_a_bounded_size():
         for body in server.bodies
     ]
     assert sorted(lengths, key=str) == [1, [50_000, 50_000]]
+
+
+def test_no_id_is_used_twice():
+    """The same request again, from this client and from another: SGLang still knows the ids of a call for two seconds
+    after its end, and aborts what it finds under them."""
+    server, requests = BatchServer(), [make_request(0), make_request(1)]
+
+    async def twice(engine):
+        await generate_all(*requests)(engine)
+        return await generate_all(*requests)(engine)
+
+    run(server, twice)
+    run(server, generate_all(*requests))
+    assert len({rid for body in server.bodies for rid in body["rid"]}) == 6

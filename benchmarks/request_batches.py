@@ -77,8 +77,13 @@ REAL = (
     Work(name="64 x 6 tokens, two stages", num_prompts=8, stages=2),
     Work(name="64 x 6 tokens, 16 slots", slots=16),
     Work(name="64 x 6 tokens, prompts of 400", prompt_tokens=400),
-    Work(name="64 x 50 tokens, prompts of 1,500, 16 a stage", num_prompts=4, per_stage=16,
-         prompt_tokens=1500, tokens=50),
+    Work(
+        name="64 x 50 tokens, prompts of 1,500, 16 a stage",
+        num_prompts=4,
+        per_stage=16,
+        prompt_tokens=1500,
+        tokens=50,
+    ),
 )
 RECORDING = (
     Work(name="0.1 s", num_prompts=256, stages=2, tokens=100),

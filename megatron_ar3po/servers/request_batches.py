@@ -58,7 +58,7 @@ class _Item:
     body: dict[str, Any]
     reply: asyncio.Future[Reply]
 
-    def succeed(self, reply: Reply) -> None:
+    def finish(self, reply: Reply) -> None:
         if not self.reply.done():  # whoever waited may have left
             self.reply.set_result(reply)
 
@@ -124,7 +124,7 @@ class RequestBatches:
         """To the end of each."""
         try:
             if len(items) == 1:
-                items[0].succeed(await self._send_alone(url, items[0].rid, items[0].body))
+                items[0].finish(await self._send_alone(url, items[0].rid, items[0].body))
             else:
                 await self._stream(url, items)
         except RefusedRequest as refused:
@@ -181,7 +181,7 @@ def _hand_over(event: bytes, items: dict[str, _Item], process: Process | None) -
     except RequestError as error:
         item.fail(error)
     else:
-        item.succeed(Reply(content, process))
+        item.finish(Reply(content, process))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ layers of `equality`. Shapes are what keep "(1,2)" from "(2,1)" and "[0,1)" from
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 
@@ -26,6 +26,7 @@ class Leaf:
     is_percent: bool = False
     is_words: bool = False  # stood in \text{...}
     groups: tuple[str, ...] = ()
+    product: str = field(default="", compare=False)  # all of it, where its unit may be letters: 2mg
 
     @cached_property
     def value(self) -> Fraction | None:

@@ -46,6 +46,7 @@ from megatron_ar3po.rewards.math.shapes import (
     name_of,
     repeats_a_label,
     reversed_relation,
+    same_function_of_another_letter,
     same_trees,
     with_equal_qualifiers,
     without_repeats,
@@ -283,6 +284,9 @@ class Comparison(LeafComparison):
         if isinstance(a, Named) and isinstance(b, Named):
             if labels_agree(a.label, b.label):
                 return self.answers_equal(a.value, b.value)
+            if same_function_of_another_letter(a, b):
+                self.note("expression: the same function of another letter")
+                return True
             return (
                 a.relation is not None
                 and b.relation is not None

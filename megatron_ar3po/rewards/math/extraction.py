@@ -165,6 +165,7 @@ def _find_box(text: str, *, strict: bool) -> Found | None:
             continue  # inside the box before it
         content, end, closed = _box_content(text, match.end())
         outer.append((match.start(), end, content, closed))
+    outer = [box for box in outer if _unbox(box[2])] or outer  # an empty one marks nothing
     last = outer.pop()
     if strict and not last[3]:
         return None

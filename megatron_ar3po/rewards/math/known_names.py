@@ -6,7 +6,7 @@ from megatron_ar3po.rewards.math.words import words
 
 FUNCTIONS = words(
     "arcsin arccos arctan arccot arcsec arccsc arcsinh arccosh arctanh asin acos atan sinh cosh tanh coth "
-    "sech csch sin cos tan cot sec csc ln log exp sqrt abs sgn floor ceil Re Im "
+    "sech csch sin cos tan cot sec csc ln log exp sqrt abs sgn floor ceil Re Im cis "
 )
 ALIASES = {
     "asin": "arcsin",

@@ -11,7 +11,7 @@ from megatron_ar3po.rewards.math.numeric import expressions_equal
 from megatron_ar3po.rewards.math.rounding import rounding_between
 from megatron_ar3po.rewards.math.shapes import is_words
 from megatron_ar3po.rewards.math.tidy import compact
-from megatron_ar3po.rewards.math.trees import Node
+from megatron_ar3po.rewards.math.trees import Node, variables
 from megatron_ar3po.rewards.math.units import same_unit, split_unit
 from megatron_ar3po.rewards.math.wording import is_said, said_alike, split_base
 
@@ -39,6 +39,10 @@ class LeafComparison:
         if self.num_leaves > MAX_COMPARISONS:
             raise TooManyComparisons
         a, b = _with_letter_units(a, b)
+        if a.unit and b.trees and not b.unit and self._is_product(a, b):
+            return True
+        if b.unit and a.trees and not a.unit and self._is_product(b, a):
+            return True
         a_unit, b_unit = ("percent" if x.is_percent else x.unit for x in (a, b))
         if not same_unit(a_unit, b_unit):
             self.note(f"unit: {a_unit} is not {b_unit}")
@@ -66,6 +70,13 @@ class LeafComparison:
         if (base := split_base(a.text)) or split_base(b.text):
             return base is not None and base == split_base(b.text)
         return self._expressions_equal(a, b)
+
+    def _is_product(self, a: Leaf, b: Leaf) -> bool:
+        """Whether the unit of one is the letters of the other: \\frac{1}{2}mg beside \\frac{mg}{2}."""
+        if not a.product or not variables(b.trees[0]):
+            return False
+        whole = Leaf(a.product)
+        return any(expressions_equal(x, y) for x in whole.trees for y in b.trees)
 
     def _values_equal(self, x: Fraction, y: Fraction, x_percent: bool, y_percent: bool) -> bool:
         if x_percent == y_percent:

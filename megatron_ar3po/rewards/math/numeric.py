@@ -48,6 +48,7 @@ _UNARY: dict[str, Callable[[MPContext, Any], Any]] = {
     "ln": lambda ctx, x: ctx.log(x),
     "abs": lambda ctx, x: abs(x),
     "sgn": lambda ctx, x: ctx.sign(x),
+    "cis": lambda ctx, x: ctx.expj(x),
     "Re": lambda ctx, x: ctx.re(x),
     "Im": lambda ctx, x: ctx.im(x),
     "factorial": lambda ctx, x: ctx.factorial(x),

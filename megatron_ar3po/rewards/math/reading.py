@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import TypeGuard
 
 from megatron_ar3po.rewards.math.answers import (
     Answer,
@@ -74,7 +75,11 @@ def _read_leaf(text: str) -> Leaf:
     if is_percent and core.startswith(r"\$"):
         return Leaf(text)
     core = THOUSANDS.sub(lambda m: m[0].replace(",", ""), core)
-    return Leaf(core.strip(), unit=unit, is_percent=is_percent)
+    product = text if unit and _ENDS_IN_LETTERS.search(text) else ""
+    return Leaf(core.strip(), unit=unit, is_percent=is_percent, product=product)
+
+
+_ENDS_IN_LETTERS = re.compile(r"(?<![A-Za-z{ ]) ?[a-zA-Z]{2}$")  # 2mg, \\frac12 mg
 
 
 def _read_wrapped(text: str, depth: int) -> Answer | None:
@@ -153,11 +158,18 @@ def _read_list(text: str, depth: int, *, in_brackets: bool = False) -> Answer | 
     return _flatten([read(part, depth=depth) for part in parts], joined_by)
 
 
+def _is_bare(answer: Answer) -> TypeGuard[Items]:
+    return isinstance(answer, Items) and not answer.opening
+
+
 def _flatten(answers: list[Answer], joined_by: str) -> Answer:
     r"""Bare lists inside a bare list (from \pm) are one list."""
     flat: list[Answer] = []
     for answer in answers:
-        flat.extend(answer.items if isinstance(answer, Items) and not answer.opening else [answer])
+        if isinstance(answer, Named) and _is_bare(answer.value):  # x = \pm 2
+            flat.extend(Named(answer.label, item) for item in answer.value.items)
+        else:
+            flat.extend(answer.items if _is_bare(answer) else [answer])
     return group_assignments(Items(tuple(flat), joined_by=joined_by))
 
 

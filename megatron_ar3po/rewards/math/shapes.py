@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 
 from megatron_ar3po.rewards.math.answers import Answer, Items, Leaf, Matrix, Named, Ratio, Relation
-from megatron_ar3po.rewards.math.trees import MINUS_ONE, Node, variables
+from megatron_ar3po.rewards.math.numeric import expressions_equal
+from megatron_ar3po.rewards.math.trees import MINUS_ONE, Node, renamed, variables
 from megatron_ar3po.rewards.math.wording import WORDS, has_signs
 
 
@@ -27,6 +28,22 @@ def as_latex(matrix: Matrix) -> str:
         for row in matrix.rows
     ]
     return r"\begin{pmatrix}" + r" \\ ".join(rows) + r"\end{pmatrix}"
+
+
+def same_function_of_another_letter(a: Named, b: Named) -> bool:
+    """f(n) = n + 1 is f(x) = x + 1. The letters must be free on the other side, so that f(x) = ax is not f(a) = ax."""
+    left, right = (_OF_ONE_LETTER.fullmatch(side.label) for side in (a, b))
+    if left is None or right is None or left[1] != right[1]:
+        return False
+    x, y = a.value, b.value
+    if not (isinstance(x, Leaf) and isinstance(y, Leaf) and x.trees and y.trees):
+        return False
+    if x.unit or y.unit or right[2] in variables(x.trees[0]) or left[2] in variables(y.trees[0]):
+        return False
+    return expressions_equal(x.trees[0], renamed(y.trees[0], right[2], left[2]))
+
+
+_OF_ONE_LETTER = re.compile(r"([A-Za-z]'*)\(([a-z])\)")
 
 
 def reversed_relation(relation: Relation) -> Relation:

@@ -13,7 +13,7 @@ _TOKEN = re.compile(
     (?P<repeating>\d*\.\d*\\overline\{\d+\})
   | (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+(?![\d^]))?)
   | (?P<word>arc(?:sin|cos|tan|cot|sec|csc)h?|(?:sin|cos|tan|cot|sec|csc)h?|a(?:sin|cos|tan)|ln|log|exp|sqrt|abs
-      |floor|ceil|pi|infty|infinity|inf)(?![A-Za-z])
+      |cis|floor|ceil|pi|infty|infinity|inf)(?![A-Za-z])
   | (?P<letter>[A-Za-z]'*)
   | (?P<command>\\[A-Za-z]+)
   | (?P<open>\\\{|\{|\(|\[)

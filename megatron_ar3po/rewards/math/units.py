@@ -14,7 +14,7 @@ from megatron_ar3po.rewards.math.words import words
 
 _QUOTIENTS = {"mph": "hour^-1 mile", "kph": "hour^-1 kilometer"}
 # One letter is a unit only inside \text{...} or in a quotient (12 m/s): in "3 n" and "5 m" it is a variable.
-_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
+_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc|cis)(?![A-Za-z])")
 _CLOCK = re.compile(r"(?:(?<=\d)\s*([AaPp])\.?\s?[Mm]\.?|(?<=:\d\d)\s*([AaPp])\.?)$")
 _MAX_PIECES = 12
 _MAX_UNIT_CHARS = 120

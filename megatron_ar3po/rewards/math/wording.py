@@ -83,7 +83,8 @@ def _spell_out(text: str) -> str:
         for word in re.findall(r"[A-Za-z0-9]+", text)
     ]
     said = [word.casefold() if word.casefold() in _SHORT_WORDS else word for word in said]
-    return " ".join(said).removeprefix("the ")
+    is_article = len(said) > 1 and said[0] in ("a", "an") and len(said[1]) > 2
+    return " ".join(said[is_article:]).removeprefix("the ")
 
 
 def split_base(text: str) -> tuple[str, str, str] | None:

@@ -165,6 +165,7 @@ DIFFERENT = [
 # --- whole responses: (response, ground truth, is it correct)
 
 RESPONSES: list[tuple[str, str, bool]] = [
+    (r"So \boxed{42}. My answer stands in \boxed{}.", "42", True),
     (r"We add: $2+3=5$. So the answer is $\boxed{5}$.", "5", True),
     (r"First $\boxed{4}$ seemed right, but it is $\boxed{5}$.", "5", True),
     (r"First $\boxed{5}$ seemed right, but it is $\boxed{4}$.", "5", False),

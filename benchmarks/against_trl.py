@@ -269,7 +269,7 @@ def measure_steps(
     command: list[str], environment: dict[str, str], rows: Path, steps: int
 ) -> StepCost:
     """From the row of the last warm-up step to the last row; a row is written when its step is done."""
-    with tempfile.TemporaryFile("w+") as said:
+    with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=ROOT)
         try:
             first = cost_when(process, rows, WARM_UP_STEPS)
@@ -278,12 +278,14 @@ def measure_steps(
         finally:
             process.kill()
         said.seek(0)
-        assert first and last and process.returncode == 0, said.read()[-3000:]
+        assert first and last and process.returncode == 0, said.read()[-3000:].decode()
     count = steps - WARM_UP_STEPS
     return StepCost(wall_s=(last[0] - first[0]) / count, cpu_s=(last[1] - first[1]) / count)
 
 
-def cost_when(process: subprocess.Popen[str], rows: Path, step: int) -> tuple[float, float] | None:
+def cost_when(
+    process: subprocess.Popen[bytes], rows: Path, step: int
+) -> tuple[float, float] | None:
     """(clock, CPU seconds of the process and its children) once the row of `step` is there; None if it ends before."""
     limit = time.monotonic() + RUN_TIMEOUT_S
     while process.poll() is None and time.monotonic() < limit:

@@ -139,7 +139,7 @@ class Metrics:
 
 def _summary_of(row: Mapping[str, float]) -> Any:
     """All of a row in one event: an event of each number takes ten times as long."""
-    from tensorboard.compat.proto.summary_pb2 import Summary
+    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
     return Summary(value=[Summary.Value(tag=name, simple_value=x) for name, x in row.items()])
 

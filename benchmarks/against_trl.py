@@ -49,7 +49,7 @@ TASK = ROOT / ".cache/tiny_sum"
 TRL_SCRIPT = ROOT / "benchmarks/apart/trl_grpo.py"
 REQUIREMENTS = ROOT / "tests/crosscheck/trl_requirements.txt"
 RUN_TIMEOUT_S = 1800
-WARM_UP_STEPS = 3
+OURS = ("ar3po", "grpo", "dapo")
 EVALUATE_EVERY = {"ar3po": 5, "grpo": 4, "dapo": 1, "trl_grpo": 4}  # steps: 400 to 500 responses
 
 
@@ -61,6 +61,7 @@ class StepTask:
     responses: int  # of each prompt
     tokens: int
     learning_rate: float
+    warm_up_steps: int = 3  # left out
     rewards_parity: bool = False  # of the example's own reward many steps train nothing
 
 
@@ -75,6 +76,7 @@ STEP_TASKS = {
         responses=4,
         tokens=16,
         learning_rate=5e-6,
+        warm_up_steps=1,
         rewards_parity=True,
     ),
 }
@@ -86,6 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--responses", type=int, default=3000, help="of each run")
+    parser.add_argument("--variants", nargs="+", choices=OURS, default=OURS, help="of this project")
     parser.add_argument("--target", type=float, default=0.45)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--steps", type=int, default=0, help="compare the cost of so many steps")
@@ -98,8 +101,9 @@ def main() -> None:
         compare_steps(STEP_TASKS[args.task], args, trl)
         return
     preload()
-    curves: dict[str, list[RunCurve]] = {name: [] for name in EVALUATE_EVERY}
-    steps: dict[str, list[float]] = {name: [] for name in EVALUATE_EVERY}
+    names = [*args.variants, "trl_grpo"]
+    curves: dict[str, list[RunCurve]] = {name: [] for name in names}
+    steps: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
             paths = train_ours(args, seed, Path(folder))
@@ -115,7 +119,7 @@ def train_ours(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Path
         config=CONFIG,
         variants=tuple(
             variant_named(name, [f"evaluation.every_steps={EVALUATE_EVERY[name]}"])
-            for name in ("ar3po", "grpo", "dapo")
+            for name in args.variants
         ),
         seeds=(seed,),
         common=(
@@ -194,12 +198,14 @@ def compare_steps(task: StepTask, args: argparse.Namespace, trl: Path) -> None:
             words = [*words_of(task, seed, args.steps), f"run.dir={run}", *args.words]
             ours = [sys.executable, "-m", "megatron_ar3po.train", str(task.config), *words]
             costs["grpo"].append(
-                measure_steps(ours, dict(os.environ), run / "metrics.jsonl", args.steps)
+                measure_steps(ours, dict(os.environ), run / "metrics.jsonl", task, args.steps)
             )
             path = Path(folder) / "trl.jsonl"
             options = json.dumps(trl_options_of(task, seed, args.steps, path))
             theirs = [sys.executable, str(TRL_SCRIPT), options]
-            costs["trl_grpo"].append(measure_steps(theirs, trl_environment(trl), path, args.steps))
+            costs["trl_grpo"].append(
+                measure_steps(theirs, trl_environment(trl), path, task, args.steps)
+            )
         print(f"round {seed}: " + "; ".join(f"{n} {c[-1]}" for n, c in costs.items()), flush=True)
     for what in ("wall_s", "cpu_s"):
         ratios = [
@@ -266,20 +272,20 @@ class StepCost:
 
 
 def measure_steps(
-    command: list[str], environment: dict[str, str], rows: Path, steps: int
+    command: list[str], environment: dict[str, str], rows: Path, task: StepTask, steps: int
 ) -> StepCost:
     """From the row of the last warm-up step to the last row; a row is written when its step is done."""
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(command, env=environment, stdout=said, stderr=said, cwd=ROOT)
         try:
-            first = cost_when(process, rows, WARM_UP_STEPS)
+            first = cost_when(process, rows, task.warm_up_steps)
             last = cost_when(process, rows, steps)
             process.wait(RUN_TIMEOUT_S)
         finally:
             process.kill()
         said.seek(0)
         assert first and last and process.returncode == 0, said.read()[-3000:].decode()
-    count = steps - WARM_UP_STEPS
+    count = steps - task.warm_up_steps
     return StepCost(wall_s=(last[0] - first[0]) / count, cpu_s=(last[1] - first[1]) / count)
 
 

@@ -294,6 +294,8 @@ class _Parser(TokenReader):
             return self._symbol(f"{name}({self._raw_group()})")
         if name in FUNCTIONS or name in ALIASES:
             return self._function(ALIASES.get(name, name))
+        if name in ("angle", "triangle"):
+            return self._symbol(name + self._points(name))
         if name in SYMBOLS:
             return self._symbol(name)
         raise Unreadable(f"\\{name} is not known")

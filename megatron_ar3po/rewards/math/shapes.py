@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from megatron_ar3po.rewards.math.answers import Answer, Items, Leaf, Matrix, Named, Ratio, Relation
 from megatron_ar3po.rewards.math.numeric import expressions_equal
-from megatron_ar3po.rewards.math.trees import MINUS_ONE, Node, renamed, variables
+from megatron_ar3po.rewards.math.trees import MINUS_ONE, Node, rename_variable, variables
 from megatron_ar3po.rewards.math.wording import WORDS, has_signs
 
 
@@ -40,7 +40,7 @@ def same_function_of_another_letter(a: Named, b: Named) -> bool:
         return False
     if x.unit or y.unit or right[2] in variables(x.trees[0]) or left[2] in variables(y.trees[0]):
         return False
-    return expressions_equal(x.trees[0], renamed(y.trees[0], right[2], left[2]))
+    return expressions_equal(x.trees[0], rename_variable(y.trees[0], right[2], left[2]))
 
 
 _OF_ONE_LETTER = re.compile(r"([A-Za-z]'*)\(([a-z])\)")

@@ -103,3 +103,16 @@ class TokenReader:
         kind, found = self._next()
         if found != token:
             raise Unreadable(f"expected {token!r}, found {kind} {found!r}")
+
+    def _points(self, figure: str) -> str:
+        r"""The points of a figure, no product: \angle ABC is \angle CBA, and not \angle ACB."""
+        start, points = self._at, []
+        is_braced = self.peek() == "{"
+        self._at += is_braced
+        while self._kind() == "letter" and (self.peek() or "").isupper():
+            points.append(self._next()[1])
+        if is_braced and (not points or self.peek() != "}"):
+            self._at = start
+            return ""
+        self._at += is_braced
+        return "".join(sorted(points) if figure == "triangle" else min(points, points[::-1]))

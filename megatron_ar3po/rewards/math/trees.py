@@ -28,11 +28,13 @@ def variables(node: Node) -> frozenset[str]:
     return frozenset(found)
 
 
-def renamed(node: Node, old: str, new: str) -> Node:
+def rename_variable(node: Node, old: str, new: str) -> Node:
     """With another letter for a variable."""
     if node[:1] == ("sym",):
         return ("sym", new) if node[1] == old else node
-    return tuple(renamed(item, old, new) if isinstance(item, tuple) else item for item in node)
+    return tuple(
+        rename_variable(item, old, new) if isinstance(item, tuple) else item for item in node
+    )
 
 
 def size(node: Node) -> int:

@@ -141,6 +141,10 @@ class StepSampler(Protocol):
         """The step's groups after response reuse: which of them were rescued by a stored response."""
         ...
 
+    def learn(self, step: int) -> None:
+        """Collective over leaders: what the step has shown of its prompts becomes history."""
+        ...
+
 
 class ResponseScorer(Protocol):
     """How likely answers that exist are to the current policy. Leader only, while its servers are awake."""

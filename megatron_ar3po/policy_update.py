@@ -92,10 +92,12 @@ class PolicyUpdate:
                 whole_step = [g for part in self._ranks.gather_over_replicas(groups) for g in part]
             return samples_with_signal(groups, self._algorithm, self._reuse, whole_step=whole_step)
 
-    def build_batch(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
-        """Collective. `samples`: those of this replica; empty when no replica has one."""
+    def build_batch(
+        self, samples: Sequence[TrainingSample], groups: Sequence[ResponseGroup]
+    ) -> TrainingBatch:
+        """Collective. `samples`, made of `groups`: those of this replica; empty when no replica has one."""
         with self._span("batch"):
-            return self._builder.build(samples)
+            return self._builder.build(samples, groups)
 
     def run(self, batch: TrainingBatch, groups: Sequence[ResponseGroup]) -> UpdateReport:
         """Collective. `batch` was built from the samples of `groups`; the actor's weights are where it trains them."""
@@ -105,7 +107,9 @@ class PolicyUpdate:
                 batch,
                 self._ranks,
                 max_drift=self._reuse.max_logprob_drift,
-                aggregation=self._algorithm.loss_aggregation,
+                aggregation=None
+                if self._algorithm.denominator == "all"
+                else self._algorithm.loss_aggregation,
             )
             batch = self._penalize(batch, groups)
         records = Records()

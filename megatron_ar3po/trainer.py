@@ -87,11 +87,12 @@ class Ar3poTrainer:
         self.colocation.enter_rollout_phase()
         with self.metrics.span("rollout"):
             groups = self.ranks.run_on_leader(lambda: self.gather_groups(step))
+            self.ranks.run_on_leader(lambda: self.sampler.learn(step))
         samples = self.policy_update.make_samples(groups)
         self.metrics.add(group_records(groups, samples), loan_records(groups, samples))
         self.recorder.record(step, groups)
         self.dump.write(groups, step=step, policy_version=self.state.policy_version)
-        batch = self.policy_update.build_batch(samples)
+        batch = self.policy_update.build_batch(samples, groups)
         if batch.is_empty:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
             return self.state.policy_version

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
+from megatron_ar3po.prompt_record import NEVER_SEEN, PromptRecord
 from megatron_ar3po.records import Record, Records
 from megatron_ar3po.usage import NO_RETRIES, Retries
 
@@ -202,6 +203,7 @@ class ResponseGroup:
     responses: tuple[ScoredResponse, ...]
     stop_reason: str = ""  # why no more were sampled: solved, stages_done, token_cap
     left_out: tuple[ScoredResponse, ...] = ()  # sampled, no members: cut off, or without a verdict
+    record: PromptRecord = NEVER_SEEN  # of the prompt, before this step
 
     @property
     def sampled(self) -> tuple[ScoredResponse, ...]:  # in this step, whatever became of it

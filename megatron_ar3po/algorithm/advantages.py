@@ -15,6 +15,7 @@ on the advantages).
                                                                and std over all responses of the step
     global_baseline  C_i / (std(C) + 1e-6),                    REINFORCE++ with baseline: mean of the
                      C_i = R_i - mean(R)                       group, std over the step
+    history          from the prompt's earlier visits          history_advantage.py
 
 With `algorithm.kl_in=reward`, R_i is the graded reward less the KL penalty. Whether a group carries
 signal is decided on the graded rewards all the same: differences of KL alone, divided by their own
@@ -48,6 +49,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from megatron_ar3po.algorithm.custom import load_advantage_function
+from megatron_ar3po.algorithm.history_advantage import history_advantages
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.types import ResponseGroup
 from megatron_ar3po.user_functions import is_import_path
@@ -104,6 +106,8 @@ def advantages_of(groups: Sequence[ResponseGroup], config: AlgorithmConfig) -> l
     has_spread = [carries_signal(group) for group in groups]
     if is_import_path(config.advantage):
         return _custom_advantages(groups, config)
+    if config.advantage == "history":
+        return [history_advantages(group, config) for group in groups]
     rewards = [group.penalised_rewards for group in groups]
     if config.advantage == "global":
         return _over_the_step(rewards, config)

@@ -1,18 +1,23 @@
 """`PromptHistory`: what earlier steps say of a prompt: how often it is solved, how long its answers are.
 
 A decayed Beta estimate: each time a prompt is rolled out, what was known of it is multiplied by the decay and the new
-verdicts are added, so old policies are forgotten. Nothing here is saved: the state is a function of the ledger's rows
-in their order, and a resumed run replays them (`replay`), whatever its layout.
+verdicts are added, so old policies are forgotten. The pass rate of all prompts together, or of those of a source, is
+kept in the same way, once a step. Failed and aborted responses teach nothing, nor do borrowed ones.
+
+Every replica learns the outcomes of all of them, in the order of prompt ids, so the history does not depend on the
+layout. Nothing here is saved: the state is a function of the ledger's rows, and a resumed run replays them (`replay`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Literal
 
+from megatron_ar3po.prompt_record import NEVER_SEEN, PromptOutcome, PromptRecord
 from megatron_ar3po.sampling_cost import graded_in
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.types import Prompt, ResponseGroup
 
 _CAUTION = (
     8.0  # by which the chance of a later stage is raised where the order of prompts is chosen
@@ -20,43 +25,74 @@ _CAUTION = (
 _PRIOR = (1.0, 1.0)  # Beta(1, 1): every pass rate is as likely as any other
 
 
-@dataclass(slots=True)
-class _Seen:
-    correct: float = 0.0  # decayed counts
-    wrong: float = 0.0
-    length_tokens: float = 0.0  # of the last step's answers, on average
+def outcomes_of(groups: Iterable[ResponseGroup]) -> list[PromptOutcome]:
+    """Of one step, before any borrowing."""
+    found: list[PromptOutcome] = []
+    for group in groups:
+        graded = [s for s in group.responses if s.response.finish_reason != "abort"]
+        found.append(
+            PromptOutcome(
+                prompt_id=group.prompt.prompt_id,
+                source=group.prompt.source,
+                responses=len(graded),
+                correct=sum(s.is_correct for s in graded),
+                tokens=sum(s.response.num_tokens for s in graded),
+            )
+        )
+    return found
+
+
+def outcome_in(row: Mapping[str, Any]) -> PromptOutcome:
+    """Of a prompt's row in the ledger: the same."""
+    graded = graded_in(row)
+    return PromptOutcome(
+        prompt_id=row["prompt_id"],
+        source=row.get("source", ""),
+        responses=graded.responses,
+        correct=row["correct"],
+        tokens=graded.tokens,
+    )
 
 
 class PromptHistory:
-    """One replica's; a prompt has one owner."""
-
-    def __init__(self, *, decay: float = 0.8) -> None:
+    def __init__(self, *, decay: float = 0.95, pooled: Literal["run", "source"] = "run") -> None:
+        """`pooled`: over which prompts `PromptRecord.pooled_mean` goes."""
         self._decay = decay
-        self._seen: dict[str, _Seen] = {}
+        self._pooled = pooled
+        self._seen: dict[str, PromptRecord] = {}
+        self._pools: dict[str, tuple[float, float]] = {}  # decayed correct and wrong, by source
         self._total_length = 0.0  # over all that were seen
 
-    def learn(self, groups: Sequence[ResponseGroup]) -> None:
-        """After each rollout. Aborted answers say nothing of a prompt, nor do those for which the verifier failed."""
-        for group in groups:
-            graded = [s for s in group.responses if s.response.finish_reason != "abort"]
-            self._add(
-                group.prompt.prompt_id,
-                num_responses=len(graded),
-                num_correct=sum(s.is_correct for s in graded),
-                tokens=sum(s.response.num_tokens for s in graded),
-            )
+    def learn(self, step: int, outcomes: Iterable[PromptOutcome]) -> None:
+        """After a step's rollout: the outcomes of all replicas."""
+        graded = sorted((o for o in outcomes if o.responses), key=lambda o: o.prompt_id)
+        for outcome in graded:
+            self._add(step, outcome)
+        for name, (correct, wrong) in self._pools.items():
+            self._pools[name] = (self._decay * correct, self._decay * wrong)
+        for outcome in graded:
+            name = self._pool_of(outcome.source)
+            correct, wrong = self._pools.get(name, (0.0, 0.0))
+            failed = outcome.responses - outcome.correct
+            self._pools[name] = (correct + outcome.correct, wrong + failed)
 
     def replay(self, ledger_rows: Iterable[Mapping[str, Any]]) -> None:
-        """The ledger's rows up to the step a run is resumed from."""
-        for row in ledger_rows:
-            if row.get("kind") == "prompt" and not row.get("abandoned"):
-                graded = graded_in(row)
-                self._add(
-                    row["prompt_id"],
-                    num_responses=graded.responses,
-                    num_correct=row["correct"],
-                    tokens=graded.tokens,
-                )
+        """The ledger's rows up to the step a run is resumed from, of all replicas, by step."""
+        rows = [r for r in ledger_rows if r.get("kind") == "prompt" and not r.get("abandoned")]
+        for step, of_step in groupby(rows, key=lambda row: row["step"]):
+            self.learn(step, map(outcome_in, of_step))
+
+    def record(self, prompt: Prompt) -> PromptRecord:
+        """As of now, with the decay of the visit that comes."""
+        seen = self._seen.get(prompt.prompt_id, NEVER_SEEN)
+        correct, wrong = self._pools.get(self._pool_of(prompt.source), (0.0, 0.0))
+        mean = (_PRIOR[0] + correct) / (sum(_PRIOR) + correct + wrong)
+        return replace(
+            seen,
+            correct=self._decay * seen.correct,
+            wrong=self._decay * seen.wrong,
+            pooled_mean=mean,
+        )
 
     def is_known(self, prompt_id: str) -> bool:
         return prompt_id in self._seen
@@ -67,7 +103,7 @@ class PromptHistory:
         >>> PromptHistory().beta("never seen")
         (1.0, 1.0)
         """
-        seen = self._seen.get(prompt_id, _Seen())
+        seen = self._seen.get(prompt_id, NEVER_SEEN)
         return _PRIOR[0] + seen.correct, _PRIOR[1] + seen.wrong
 
     def unsolved_frac(self, prompt_id: str, num_responses: int) -> float:
@@ -104,11 +140,16 @@ class PromptHistory:
             return 1.0
         return self._total_length / len(self._seen)
 
-    def _add(self, prompt_id: str, *, num_responses: int, num_correct: int, tokens: int) -> None:
-        if not num_responses:
-            return
-        seen = self._seen.setdefault(prompt_id, _Seen())
-        seen.correct = self._decay * seen.correct + num_correct
-        seen.wrong = self._decay * seen.wrong + num_responses - num_correct
-        self._total_length += tokens / num_responses - seen.length_tokens
-        seen.length_tokens = tokens / num_responses
+    def _pool_of(self, source: str) -> str:
+        return source if self._pooled == "source" else ""
+
+    def _add(self, step: int, outcome: PromptOutcome) -> None:
+        seen = self._seen.get(outcome.prompt_id, NEVER_SEEN)
+        length = outcome.tokens / outcome.responses
+        self._total_length += length - seen.length_tokens
+        self._seen[outcome.prompt_id] = PromptRecord(
+            correct=self._decay * seen.correct + outcome.correct,
+            wrong=self._decay * seen.wrong + outcome.responses - outcome.correct,
+            last_step=step,
+            length_tokens=length,
+        )

@@ -12,7 +12,8 @@ others every response that is left gives one sample, except
 
 Both leave after the advantages were normalised, so what stays keeps its advantage (which then no
 longer sum to 0). A response with advantage 0 in a group that does carry signal stays: it counts in
-the denominators, as in GRPO. In a group that borrowed, every advantage is multiplied by
+the denominators, as in GRPO; not so with `algorithm.advantage=history`, which judges each response
+for itself: there it leaves. In a group that borrowed, every advantage is multiplied by
 `reuse.weight`; the denominators stay as they are.
 """
 
@@ -59,6 +60,7 @@ def samples_with_signal(
             _sample(group, scored, weight * float(advantage), algorithm, reuse)
             for scored, advantage in zip(group.responses, advantages, strict=True)
             if _carries_gradient(scored, algorithm, reuse)
+            and (advantage or algorithm.advantage != "history")
         )
     return samples
 

@@ -16,7 +16,15 @@ from megatron_ar3po.config.ranges import (
 )
 from megatron_ar3po.config.rules import require, require_name_or_path
 
-ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline")
+ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline", "history")
+RELATIVE_TO_GROUP = ("group", "rloo", "leave_one_out", "global_baseline")  # 0 in a group of one
+HISTORY_OPTIONS = (
+    "history_prior_weight",
+    "history_prior",
+    "history_std",
+    "history_variance_floor",
+    "history_least_advantage",
+)
 POLICY_LOSSES = ("ppo", "dual_clip", "gspo", "cispo", "gmpo")
 ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence_mask"]
 
@@ -31,11 +39,28 @@ class AlgorithmConfig:
 
     advantage: Fixed[str] = "group"
     """How rewards become advantages: `group` (GRPO), `rloo`, `leave_one_out`, `global` (REINFORCE++),
-    `global_baseline`, or the import path 'package.module:function' of your own."""
+    `global_baseline`, `history` (the prompt's own history is the baseline: one response a prompt is enough), or the
+    import path 'package.module:function' of your own."""
 
     advantage_std: Fixed[Literal["population", "sample", "none"]] = "population"
     """The standard deviation by which advantages are divided, for all but `rloo`. `none`: undivided, as in Dr.
     GRPO."""
+
+    history_prior_weight: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.5
+    """For `advantage=history`: how many responses the prior mean of a prompt counts for."""
+
+    history_prior: Fixed[Literal["run", "source"]] = "run"
+    """For `advantage=history`: the prior mean of a prompt is the pass rate of all prompts of the run, or of those of
+    its source. It is decayed by `rollout.history_decay`, once a step."""
+
+    history_std: Fixed[Literal["posterior", "none"]] = "posterior"
+    """For `advantage=history`: divided by the standard deviation that the history expects, or not."""
+
+    history_variance_floor: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.05
+    """For `advantage=history`: added to the variance, so that a rare success weighs at most so much more."""
+
+    history_least_advantage: Warn[Annotated[float, Range(ge=0, le=1e6)]] = 0.02
+    """For `advantage=history`: a response whose advantage is at most this, either way, carries no gradient."""
 
     downsample_to: Fixed[Annotated[int, ZeroOr(Range(ge=2, le=LARGEST_COUNT))]] = 0
     """Responses of a group that train, chosen before the advantages. 0: all."""
@@ -53,6 +78,11 @@ class AlgorithmConfig:
     """How the losses of tokens become that of an optimizer step. `token_mean`: all tokens weigh the same (DAPO).
     `seq_mean_token_mean`: all responses do, whatever their length (GRPO). `seq_mean_token_sum`: Dr. GRPO up to a
     constant. `prompt_mean`: all prompts do."""
+
+    denominator: Fixed[Literal["kept", "all"]] = "kept"
+    """What the loss of an optimizer step is divided by. `kept`: the units that carry gradient. `all`: those of every
+    fresh graded response of the training step, an even share for each of its mini-batches; responses without an
+    advantage then weigh on the others as if they had trained with 0."""
 
     clip_ratio_low: Warn[Annotated[float, Range(gt=0, lt=1)]] = 0.2
     """The ratio of new to old probability is clipped below 1 minus this."""

@@ -48,9 +48,9 @@ class RolloutConfig:
     """For `stage_rule=difficulty`: responses of a first stage, however easy the prompt. Two is the least that can
     differ."""
 
-    history_decay: Warn[Annotated[float, FRACTION]] = 0.8
-    """Factor on what earlier steps said of a prompt, each time it is seen again: the policy changes, so old outcomes
-    count less. 1 forgets nothing."""
+    history_decay: Warn[Annotated[float, FRACTION]] = 0.95
+    """Factor on what earlier steps said of a prompt, each time it is seen again, and once a step on what they said of
+    all prompts: the policy changes, so old outcomes count less. 1 forgets nothing."""
 
     max_tokens_per_step: Warn[Annotated[int, Range(ge=0, le=LARGEST_64_BIT)]] = 0
     """Generated tokens of one step, over all replicas: a stage after the first begins only if all of it fits at full

@@ -9,6 +9,7 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
+from megatron_ar3po.config.algorithm import HISTORY_OPTIONS, RELATIVE_TO_GROUP, AlgorithmConfig
 from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
@@ -102,6 +103,12 @@ def _algorithm_warnings(config: Config) -> list[str]:
             f"algorithm.advantage_std={config.algorithm.advantage_std} has no effect with "
             f"algorithm.advantage={advantage}."
         )
+    if advantage != "history":
+        lines += [
+            f"algorithm.{name}={getattr(config.algorithm, name)} has no effect with algorithm.advantage={advantage}."
+            for name in HISTORY_OPTIONS
+            if getattr(config.algorithm, name) != getattr(AlgorithmConfig(), name)
+        ]
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
         lines.append(
             "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
@@ -183,11 +190,41 @@ def _check_algorithm(config: Config) -> None:
         f"rollout.max_tokens_per_step={rollout.max_tokens_per_step} stops stages, and dynamic sampling has one; bound "
         "its cost with algorithm.max_sampling_rounds and set rollout.max_tokens_per_step=0.",
     )
+    advantage = config.algorithm.advantage
+    needs_two = advantage in RELATIVE_TO_GROUP or config.algorithm.dynamic_sampling
     require(
-        rollout.max_responses_per_prompt >= 2,
+        rollout.max_responses_per_prompt >= 2 or not needs_two,
         f"rollout.num_stages={rollout.num_stages} x rollout.responses_per_stage={rollout.responses_per_stage} gives "
-        "groups of one response, whose advantage is always 0; use at least 2.",
+        f"groups of one response, which say nothing with algorithm.advantage={advantage} and "
+        f"algorithm.dynamic_sampling={str(config.algorithm.dynamic_sampling).lower()}; use at least 2, or "
+        "algorithm.advantage=history.",
     )
+    if advantage == "history":
+        _check_history(config)
+
+
+def _check_history(config: Config) -> None:
+    """What looks at the responses of one group against each other has nothing to look at."""
+    algorithm = config.algorithm
+    clashes = {
+        "algorithm.dynamic_sampling=true": (
+            algorithm.dynamic_sampling,
+            "keeps groups with both outcomes; set algorithm.dynamic_sampling=false",
+        ),
+        f"algorithm.downsample_to={algorithm.downsample_to}": (
+            bool(algorithm.downsample_to),
+            "chooses responses of a group by how their rewards differ; set algorithm.downsample_to=0",
+        ),
+        "algorithm.kl_in=reward": (
+            algorithm.kl_in == "reward" and algorithm.kl_coef > 0,
+            "changes rewards, but the history knows right and wrong alone; set algorithm.kl_in=loss",
+        ),
+    }
+    for option, (is_set, why) in clashes.items():
+        require(
+            not is_set,
+            f"{option} {why}, or an algorithm.advantage other than history.",
+        )
 
 
 def _check_rewards(config: Config) -> None:

@@ -15,14 +15,20 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from megatron_ar3po.algorithm.aggregation import token_weights
+from megatron_ar3po.algorithm.aggregation import ResponseUnits, response_units, token_weights
 from megatron_ar3po.algorithm.old_logprobs import source_of_old_logprobs
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.data.packing import plan_micro_batches
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.types import MicroBatch, MiniBatch, TrainingBatch, TrainingSample
+from megatron_ar3po.types import (
+    MicroBatch,
+    MiniBatch,
+    ResponseGroup,
+    TrainingBatch,
+    TrainingSample,
+)
 
 
 class BatchBuilder:
@@ -38,16 +44,22 @@ class BatchBuilder:
         self._reuse = reuse
         self._max_tokens = actor.max_tokens_per_microbatch
 
-    def build(self, samples: Sequence[TrainingSample]) -> TrainingBatch:
-        """Collective over all ranks. `samples`: those of this replica, the same on each of its ranks."""
+    def build(
+        self, samples: Sequence[TrainingSample], groups: Sequence[ResponseGroup]
+    ) -> TrainingBatch:
+        """Collective over all ranks. `samples`, made of `groups`: those of this replica, the same on each of its
+        ranks."""
         samples = self.gather(samples)
+        units = self._units(groups)
         check_row_keys(samples)
         layout = self._ranks.layout
         minis = []
         parts = split_by_group(samples, self._algorithm.num_mini_batches)
         for index, part in enumerate(parts):
             source = source_of_old_logprobs(index, part, self._algorithm, self._reuse)
-            weights, num_units = token_weights(part, self._algorithm.loss_aggregation)
+            weights, num_units = token_weights(
+                part, self._algorithm.loss_aggregation, units=units, num_parts=len(parts)
+            )
             plan = plan_micro_batches(
                 [s.num_tokens for s in part],
                 max_tokens=self._max_tokens,
@@ -70,6 +82,13 @@ class BatchBuilder:
             num_samples=len(samples),
             num_tokens=sum(s.num_tokens for s in samples),
         )
+
+    def _units(self, groups: Sequence[ResponseGroup]) -> ResponseUnits | None:
+        """Of the whole step, over all replicas; None where the samples' own rule."""
+        if self._algorithm.denominator == "kept":
+            return None
+        parts = self._ranks.gather_over_replicas(response_units(groups))
+        return {position: tokens for part in parts for position, tokens in part.items()}
 
     def gather(self, samples: Sequence[TrainingSample]) -> list[TrainingSample]:
         """Collective. The samples of all replicas in the step's order, which does not depend on DP."""

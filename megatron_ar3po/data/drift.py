@@ -4,7 +4,7 @@ Under Option I a borrowed response starts at ratio 1, however unlike the policy 
 drift, the mean over its tokens of |recomputed log-prob - stored log-prob|, says how unlike; beyond
 `reuse.max_logprob_drift` it is detached: it has served the advantages of its siblings and counts nowhere from here on,
 as if it had never been a sample. The weights of the others are made anew for the smaller denominator, the same on all
-ranks.
+ranks; under `algorithm.denominator=all`, where a borrowed response is in none, they stay.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from megatron_ar3po.update_stats import LoanOutcome
 
 
 def detach_drifted(
-    batch: TrainingBatch, ranks: Ranks, *, max_drift: float, aggregation: Aggregation
+    batch: TrainingBatch, ranks: Ranks, *, max_drift: float, aggregation: Aggregation | None
 ) -> tuple[TrainingBatch, list[LoanOutcome]]:
     """Collective over all ranks; `batch` has the old log-probs that come from a pass. (the batch without the borrowed
     rows that drifted further than `max_drift`, the drift result of every borrowed row that was in the pass). 0 measures
-    and detaches nothing. Where the update's own forward pass gives the old log-probs, the update tells the drift."""
+    and detaches nothing. `aggregation` None: the weights of the other rows stay. Where the update's own forward pass
+    gives the old log-probs, the update tells the drift."""
     if not _has_measured_loans(batch):
         return batch, []
     drifts: dict[RowKey, float] = {}
@@ -67,7 +68,9 @@ def drift_of_rows(batch: TrainingBatch) -> dict[RowKey, float]:
     return drifts
 
 
-def drop_rows(batch: TrainingBatch, rows: Set[RowKey], aggregation: Aggregation) -> TrainingBatch:
+def drop_rows(
+    batch: TrainingBatch, rows: Set[RowKey], aggregation: Aggregation | None
+) -> TrainingBatch:
     """The same batch as if `rows` had never been samples of it. Their tokens are computed still and count nowhere; a
     mini-batch of which nothing is left is dropped, on all ranks alike."""
     samples = [sample for mini in batch.mini_batches for sample in mini.samples]
@@ -82,13 +85,16 @@ def drop_rows(batch: TrainingBatch, rows: Set[RowKey], aggregation: Aggregation)
 
 
 def _drop_from_mini_batch(
-    mini: MiniBatch, rows: Set[RowKey], aggregation: Aggregation
+    mini: MiniBatch, rows: Set[RowKey], aggregation: Aggregation | None
 ) -> MiniBatch:
     kept = [sample for sample in mini.samples if sample.row_key not in rows]
     if len(kept) == len(mini.samples):
         return mini
-    weights, num_units = token_weights(kept, aggregation)
-    weight_of = {s.row_key: float(weight) for s, weight in zip(kept, weights, strict=True)}
+    if aggregation is None:
+        weight_of, num_units = _weights_there(mini, {s.row_key for s in kept}), mini.num_units
+    else:
+        weights, num_units = token_weights(kept, aggregation)
+        weight_of = {s.row_key: float(weight) for s, weight in zip(kept, weights, strict=True)}
     return replace(
         mini,
         micro_batches=tuple(_reweight(micro, weight_of) for micro in mini.micro_batches),
@@ -96,6 +102,16 @@ def _drop_from_mini_batch(
         num_sequences=len(kept),
         samples=tuple(kept),
     )
+
+
+def _weights_there(mini: MiniBatch, kept: Set[RowKey]) -> dict[RowKey, float]:
+    """Of this rank's rows."""
+    return {
+        key: float(micro.weights[micro.sequence_ids == sequence].max())
+        for micro in mini.micro_batches
+        for sequence, key in enumerate(micro.row_keys)
+        if key in kept
+    }
 
 
 def _reweight(micro: MicroBatch, weight_of: Mapping[RowKey, float]) -> MicroBatch:

@@ -17,6 +17,7 @@ import torch
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.prompt_record import PromptRecord
 from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
 from megatron_ar3po.usage import Retries
 
@@ -75,7 +76,16 @@ def _to_group(row: dict[str, Any]) -> ResponseGroup:
     prompt = Prompt(**{**row["prompt"], "token_ids": tuple(row["prompt"]["token_ids"])})
     responses = tuple(_to_scored(scored) for scored in row["responses"])
     left_out = tuple(_to_scored(scored) for scored in row.get("left_out", ()))
-    return ResponseGroup(**{**row, "prompt": prompt, "responses": responses, "left_out": left_out})
+    record = PromptRecord(**row.get("record", {}))
+    return ResponseGroup(
+        **{
+            **row,
+            "prompt": prompt,
+            "responses": responses,
+            "left_out": left_out,
+            "record": record,
+        }
+    )
 
 
 def _to_scored(row: dict[str, Any]) -> ScoredResponse:

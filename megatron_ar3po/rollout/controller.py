@@ -133,8 +133,10 @@ class RolloutController:
         run_all = run_with_barriers if has_barriers else run_continuously
         self._run(run_all(rollouts))
         self._run(self.engine.repair_all())
-        groups = sorted((rollout.group() for rollout in rollouts), key=lambda g: g.position)
-        self.history.learn(groups)
+        groups = [
+            replace(group, record=self.history.record(group.prompt))
+            for group in sorted((r.group() for r in rollouts), key=lambda g: g.position)
+        ]
         records = context.cancels.records if self._config.cancel_solved else Records()
         restored = self.log.restored - restored_before
         return CollectedStep(groups=tuple(groups), restored=restored, records=records)

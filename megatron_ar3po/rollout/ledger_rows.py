@@ -76,6 +76,7 @@ def prompt_row(
         "step": step,
         "position": group.position,
         "prompt_id": group.prompt.prompt_id,
+        **({"source": group.prompt.source} if group.prompt.source else {}),
         "policy_version": policy_version,
         "outcome": outcome(group),
         "stop_reason": group.stop_reason,

@@ -18,6 +18,7 @@ from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.records import Records, merge_records
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_rows import prompt_rows
+from megatron_ar3po.rollout.lessons import Lessons
 from megatron_ar3po.sampling_cost import cost_records, total_records
 from megatron_ar3po.types import CollectedStep, ResponseGroup, StepPrompt
 
@@ -49,6 +50,7 @@ class FixedSampler:
         prompts_per_step: int,
         ledger: Ledger | None = None,
         sources: Collection[str] = (),
+        lessons: Lessons | None = None,
         tell_failure: Callable[[str], object] = lambda text: None,
         span: Span = no_span,
     ) -> None:
@@ -62,6 +64,7 @@ class FixedSampler:
         self._prompts_per_step = prompts_per_step
         self._ledger = ledger
         self._sources = sources
+        self._lessons = lessons or Lessons()
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         try:
@@ -84,6 +87,7 @@ class FixedSampler:
         except Exception as error:  # it travels on; the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
+        self._lessons.note(collected)
         if self._ledger is not None:
             with self._span("ledger"):
                 self._ledger.reconcile(step=step)
@@ -92,6 +96,9 @@ class FixedSampler:
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:
             self._ledger.record_loans(groups, step=step)
+
+    def learn(self, step: int) -> None:
+        self._lessons.learn(step)
 
 
 class DynamicSampler:
@@ -119,6 +126,7 @@ class DynamicSampler:
         gather_over_replicas: GatherOverReplicas,
         ledger: Ledger | None = None,
         sources: Collection[str] = (),
+        lessons: Lessons | None = None,
         tell_failure: Callable[[str], object] = lambda text: None,
         span: Span = no_span,
     ) -> None:
@@ -136,6 +144,7 @@ class DynamicSampler:
         self._gather_over_replicas = gather_over_replicas
         self._ledger = ledger
         self._sources = sources
+        self._lessons = lessons or Lessons()
 
     def collect(self, *, step: int, policy_version: int) -> CollectedStep:
         groups: list[ResponseGroup] = []
@@ -174,6 +183,7 @@ class DynamicSampler:
         except Exception as error:  # as above: the others must not wait in vain
             self._tell_failure(f"{type(error).__name__}: {error}")
             raise
+        self._lessons.note(collected)
         if self._ledger is not None:
             with self._span("ledger"):
                 self._ledger.reconcile(step=step)
@@ -182,6 +192,9 @@ class DynamicSampler:
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         if self._ledger is not None:
             self._ledger.record_loans(groups, step=step)
+
+    def learn(self, step: int) -> None:
+        self._lessons.learn(step)
 
     def _round(
         self, prompts: Sequence[StepPrompt], step: int, policy_version: int

@@ -30,7 +30,7 @@ def replay(config: Config, ranks: Ranks, stack: ExitStack) -> None:
     actor = MegatronActor(config, ranks.layout)
     update = PolicyUpdate(actor, ranks, config)
     groups = groups_of_replica(load_groups(Path(config.debug.replay_path)), ranks.layout)
-    batch = update.build_batch(update.make_samples(groups))
+    batch = update.build_batch(update.make_samples(groups), groups)
     before = weights_fingerprint(actor, ranks)
     report = update.run(batch, groups)
     stats = report.stats

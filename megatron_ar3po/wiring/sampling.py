@@ -21,6 +21,7 @@ from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
+from megatron_ar3po.rollout.lessons import Lessons
 from megatron_ar3po.rollout.response_log import ResponseLogFolder
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run.state import StartingPoint
@@ -95,6 +96,9 @@ class NoSampler:
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         raise AssertionError("only leaders sample")
 
+    def learn(self, step: int) -> None:
+        raise AssertionError("only leaders sample")
+
 
 def build_rollout(
     config: Config,
@@ -119,7 +123,9 @@ def build_rollout(
             mend="raise servers.max_total_tokens (CPU) or servers.sglang.mem_fraction_static (GPU)",
         )
     shape = read_model_shape(config.model.path)
-    history = PromptHistory(decay=config.rollout.history_decay)
+    history = PromptHistory(
+        decay=config.rollout.history_decay, pooled=config.algorithm.history_prior
+    )
     history.replay(rows_of_run(config.run.path / "ledger", up_to=start.last_step))
     controller = RolloutController(
         engine,
@@ -219,6 +225,7 @@ def build_sampler(
     """`sources` of prompts have metrics of their own."""
     if rollout is None:
         return NoSampler()
+    lessons = Lessons(rollout.controller.history, ranks.gather_over_replicas)
     tell_failure = (
         ranks.gather_over_replicas if config.servers.routing == "global" else lambda text: None
     )
@@ -230,6 +237,7 @@ def build_sampler(
             prompts_per_step=config.rollout.prompts_per_step,
             ledger=rollout.ledger,
             sources=sources,
+            lessons=lessons,
             tell_failure=tell_failure,
             span=span,
         )
@@ -244,6 +252,7 @@ def build_sampler(
         gather_over_replicas=ranks.gather_over_replicas,
         ledger=rollout.ledger,
         sources=sources,
+        lessons=lessons,
         tell_failure=tell_failure,
         span=span,
     )

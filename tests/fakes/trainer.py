@@ -74,6 +74,9 @@ class FakeSampler:
     def record_loans(self, groups: Sequence[ResponseGroup], *, step: int) -> None:
         self.events.append(f"loans of step {step}: {sum(g.num_borrowed for g in groups)}")
 
+    def learn(self, step: int) -> None:
+        pass
+
     def _answer(self, whole: ResponseGroup, prompt: Prompt, step: int) -> ResponseGroup:
         responses = tuple(
             replace(

@@ -210,7 +210,7 @@ def update_actor(actor: Any, groups: Sequence[Any], options: Options) -> Any:
     )
     update = PolicyUpdate(actor, Ranks(layout, 60), config)
     mine = [g for g in groups if g.position % layout.data_parallel_size == layout.dp_rank]
-    (stats,) = update.run(update.build_batch(update.make_samples(mine)), mine).stats
+    (stats,) = update.run(update.build_batch(update.make_samples(mine), mine), mine).stats
     return stats
 
 
@@ -266,7 +266,7 @@ def report_of(actor: Any, groups: Sequence[Any], max_tokens: int, *, always_pass
     )
     update = PolicyUpdate(actor, Ranks(layout, 60), config)
     mine = [g for g in groups if g.position % layout.data_parallel_size == layout.dp_rank]
-    batch = update.build_batch(update.make_samples(mine))
+    batch = update.build_batch(update.make_samples(mine), mine)
     if always_pass:
         batch = batch._with_each(lambda mb: dataclasses.replace(mb, old_logprobs_from="pass"))
     return update.run(batch, mine)

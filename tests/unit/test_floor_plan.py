@@ -24,7 +24,7 @@ FLOORS = [
         *("types", "update_stats", "records", "usage", "sampling_cost", "interfaces"),
         *("hf_folder", "http_client"),
         *("async_tasks", "user_functions", "model_shape", "response_json", "file_digests"),
-        *("folder_owner", "disk_faults"),
+        *("folder_owner", "disk_faults", "prompt_record"),
         *("config", "distributed", "platform"),
     },
     {"algorithm", "observability"},

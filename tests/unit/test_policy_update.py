@@ -40,7 +40,7 @@ def make_update(actor: FakeActor, settings: Config, ranks: OneRank | None = None
 
 def train(actor: FakeActor, settings: Config, groups: list[ResponseGroup]) -> UpdateReport:
     update = make_update(actor, settings)
-    return update.run(update.build_batch(update.make_samples(groups)), groups)
+    return update.run(update.build_batch(update.make_samples(groups), groups), groups)
 
 
 def advantages_of_rows(report: UpdateReport) -> list[float]:
@@ -126,7 +126,7 @@ def test_a_mismatch_with_the_servers_is_told_when_it_rises_above_the_limit_and_n
     update = make_update(FakeActor(mismatches=mismatches), settings)
     groups = [group([1, 0])]
     for _ in mismatches:
-        update.run(update.build_batch(update.make_samples(groups)), groups)
+        update.run(update.build_batch(update.make_samples(groups), groups), groups)
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
     assert "mismatch/logprob_abs_mean=0.07 is above observability.max_logprob_mismatch" in told[0]
@@ -152,7 +152,8 @@ def test_more_skipped_updates_in_a_row_than_allowed_are_a_fault_of_the_run(skipp
     update = make_update(FakeActor(skipped=skipped), settings)
     groups = [group([1, 0])]
     reports = [
-        update.run(update.build_batch(update.make_samples(groups)), groups) for _ in range(4)
+        update.run(update.build_batch(update.make_samples(groups), groups), groups)
+        for _ in range(4)
     ]
     assert [bool(report.fault) for report in reports] == faults
     assert [report.has_trained for report in reports] == [i not in skipped for i in range(1, 5)]
@@ -256,7 +257,7 @@ def digest_after(
     actor: FakeActor, groups: list[ResponseGroup], ranks: OneRank | None = None
 ) -> str:
     update = make_update(actor, config(num_mini_batches=2), ranks)
-    update.run(update.build_batch(update.make_samples(groups)), groups)
+    update.run(update.build_batch(update.make_samples(groups), groups), groups)
     return update.digest.value
 
 

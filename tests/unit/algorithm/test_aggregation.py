@@ -1,15 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
 import pytest
-from fakes.algorithm_cases import group, stored_answer
+from fakes.algorithm_cases import group, make_errored, make_scored, stored_answer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from megatron_ar3po.algorithm.aggregation import Aggregation, token_weights
+from megatron_ar3po.algorithm.aggregation import Aggregation, response_units, token_weights
 from megatron_ar3po.algorithm.response_reuse import with_borrowed
 from megatron_ar3po.algorithm.training_samples import samples_with_signal
 from megatron_ar3po.config.algorithm import AlgorithmConfig
@@ -90,3 +91,42 @@ def test_a_detached_response_is_in_no_denominator(aggregation: Aggregation) -> N
 def test_nothing_to_train_on_has_no_units(aggregation: Aggregation) -> None:
     weights, units = token_weights([], aggregation)
     assert (len(weights), units) == (0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "expected", "num_units"),
+    [
+        ("token_mean", [1 / 20, 1 / 20, 1 / 20], 20),
+        ("seq_mean_token_mean", [1 / 6, 1 / 18, 1 / 24], 6),
+        ("seq_mean_token_sum", [1 / 6, 1 / 6, 1 / 6], 6),
+        ("prompt_mean", [1 / 12, 1 / 12, 1 / 18], 3),
+    ],
+)
+def test_over_all_responses_of_the_step_those_without_advantage_count(
+    aggregation: Aggregation, expected: list[float], num_units: float
+) -> None:
+    """As above, one more response of 2 tokens of the second prompt and two of 5 of a third: 20 tokens, 6 sequences, 3
+    prompts. In each of two mini-batches: half as many."""
+    samples, units = samples_of_lengths([1, 3], [4]), {0: [1, 3], 1: [4, 2], 2: [5, 5]}
+    weights, found = token_weights(samples, aggregation, units=units)
+    assert weights.tolist() == pytest.approx(expected)
+    assert found == pytest.approx(num_units)
+    halves, found = token_weights(samples, aggregation, units=units, num_parts=2)
+    assert halves.tolist() == pytest.approx([2 * weight for weight in expected])
+    assert found == pytest.approx(num_units / 2)
+
+
+def test_failed_cancelled_and_borrowed_responses_are_no_units() -> None:
+    """Two graded ones of 1 and 2 tokens stay of the first group; nothing of a group that failed as a whole."""
+    cut_off = make_scored(0.0, name="c", num_tokens=9, finish_reason="abort")
+    first = with_borrowed(group([0, 0], lengths=[1, 2]), stored_answer(num_tokens=7), seed=0, step=5)
+    first = replace(first, responses=(*first.responses, cut_off), left_out=(make_errored(),))
+    failed = replace(group([], position=1), left_out=(make_errored(),))
+    assert response_units([first, failed]) == {0: [1, 2]}
+
+
+def test_a_borrowed_response_of_a_group_without_units_weighs_by_its_own_tokens() -> None:
+    weights, _ = token_weights(samples_of_lengths([4]), "prompt_mean", units={1: [2]})
+    assert weights.tolist() == [1 / 4]
+    weights, _ = token_weights(samples_of_lengths([4]), "token_mean", units={})
+    assert weights.tolist() == [1 / 4]

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 from fakes.algorithm_cases import group, make_errored, make_scored
 
-from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.algorithm.history import PromptHistory, outcomes_of
+from megatron_ar3po.prompt_record import PromptRecord
 from megatron_ar3po.rollout.ledger_rows import prompt_row
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.rollout.lessons import Lessons
+from megatron_ar3po.types import Prompt, ResponseGroup
 
 PRIOR = 1.0  # Beta(1, 1)
 
@@ -16,7 +18,7 @@ PRIOR = 1.0  # Beta(1, 1)
 def learn_and_replay(learnt: ResponseGroup) -> PromptHistory:
     """Checks that a resumed run, which has the ledger's row alone, knows what the run knew that went on."""
     history, resumed = PromptHistory(), PromptHistory()
-    history.learn([learnt])
+    history.learn(5, outcomes_of([learnt]))
     resumed.replay([prompt_row(learnt, step=5, policy_version=4, is_discarded=False)])
     assert history.beta("p0") == resumed.beta("p0")
     stages = (4, 4)
@@ -57,3 +59,64 @@ def test_rows_of_steps_that_a_resume_does_again_are_not_learnt_twice() -> None:
     resumed = PromptHistory()
     resumed.replay([{**row, "abandoned": True}, row])
     assert resumed.beta("p0") == (PRIOR + 1, PRIOR + 1)
+
+
+def prompt_rows(step: int, *outcomes: tuple[str, str, int, int]) -> list[dict[str, object]]:
+    """(prompt, source, responses, correct) each."""
+    return [
+        {
+            "kind": "prompt",
+            "step": step,
+            "prompt_id": prompt_id,
+            "source": source,
+            "responses": responses,
+            "response_tokens": 3 * responses,
+            "correct": correct,
+        }
+        for prompt_id, source, responses, correct in outcomes
+    ]
+
+
+def prompt(prompt_id: str, source: str = "") -> Prompt:
+    return Prompt(prompt_id=prompt_id, source=source, token_ids=(1,), ground_truth="7")
+
+
+def test_a_record_holds_the_decayed_counts_of_the_visits_and_the_pooled_pass_rate() -> None:
+    """Decay 0.5. p0: 1 of 1, then 0 of 1: 0.5 right and 1 wrong after the second visit, 0.25 and 0.5 for the third.
+    All: 1 right and 1 wrong in step 1; in step 2, after the decay, 0.5 right and 0.5 + 1 wrong: (1 + .5) / (2 + 2)."""
+    history = PromptHistory(decay=0.5)
+    history.replay(prompt_rows(1, ("p0", "", 1, 1), ("p1", "", 1, 0)))
+    history.replay(prompt_rows(2, ("p0", "", 1, 0)))
+    record = history.record(prompt("p0"))
+    assert (record.correct, record.wrong, record.last_step) == (0.25, 0.5, 2)
+    assert record.pooled_mean == 1.5 / 4 and record.length_tokens == 3.0
+    assert history.record(prompt("never seen")) == PromptRecord(pooled_mean=1.5 / 4)
+
+
+def test_the_pass_rate_may_be_that_of_the_source() -> None:
+    history = PromptHistory(pooled="source")
+    history.replay(prompt_rows(1, ("p0", "easy", 2, 2), ("p1", "hard", 4, 0)))
+    assert history.record(prompt("new", "easy")).pooled_mean == 3 / 4
+    assert history.record(prompt("new", "hard")).pooled_mean == 1 / 6
+    assert history.record(prompt("new", "other")).pooled_mean == 1 / 2
+
+
+def test_history_does_not_depend_on_who_rolled_out_which_prompt() -> None:
+    """One replica, two, and a resume from rows in yet another order: the same records, to the bit."""
+    steps = [[group([1, 0, 0], position=p, step=s) for p in range(s, s + 4)] for s in range(1, 6)]
+    alone, resumed = PromptHistory(), PromptHistory()
+    for number, groups in enumerate(steps, start=1):
+        alone.learn(number, outcomes_of(groups))
+    pair = [PromptHistory(), PromptHistory()]
+    for number, groups in enumerate(steps, start=1):
+        parts = [outcomes_of(groups[1::2]), outcomes_of(groups[::2])]
+        for history in pair:
+            Lessons(history, lambda mine, parts=parts: parts).learn(number)
+    resumed.replay(
+        prompt_row(g, step=number, policy_version=0, is_discarded=False)
+        for number, groups in enumerate(steps, start=1)
+        for g in reversed(groups)
+    )
+    for p in range(9):
+        records = {h.record(prompt(f"p{p}")) for h in (alone, *pair, resumed)}
+        assert len(records) == 1

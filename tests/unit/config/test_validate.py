@@ -53,7 +53,10 @@ def test_a_good_config_passes_without_a_word(words):
         ),
         (["algorithm.name=grpo", "rollout.num_stages=2"], r"name=grpo .* rollout.num_stages=2"),
         (["algorithm.name=dapo", "reuse.enabled=true"], r"name=dapo .* reuse.enabled=true"),
-        (["rollout.num_stages=1", "rollout.responses_per_stage=1"], r"always 0; use at least 2"),
+        (
+            ["rollout.num_stages=1", "rollout.responses_per_stage=1"],
+            r"say nothing .*=group .* use at least 2, or algorithm.advantage=history",
+        ),
         (["model.path=/nowhere"], r"model.path=/nowhere holds no config.json"),
         (["data.path=/nowhere.jsonl"], r"data.path=/nowhere.jsonl is no file"),
         (["evaluation.path=/nowhere.jsonl"], r"evaluation.path=/nowhere.jsonl is no file"),

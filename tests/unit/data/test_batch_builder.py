@@ -99,7 +99,7 @@ def build(samples: list[TrainingSample], num_mini_batches: int = 1, **reuse: Any
         AlgorithmConfig(num_mini_batches=num_mini_batches),
         ActorConfig(max_tokens_per_microbatch=8),
         ReuseConfig(**reuse),
-    ).build(samples)
+    ).build(samples, [])
 
 
 def test_the_log_probs_of_a_pass_go_to_the_mini_batches_that_need_one():
@@ -133,7 +133,7 @@ def test_the_dummy_row_of_a_short_rank_has_its_old_log_probs_from_where_the_othe
             ActorConfig(max_tokens_per_microbatch=8),
             ReuseConfig(**settings),
         )
-        (micro,) = builder.build([sample(0, origin="reused")]).micro_batches
+        (micro,) = builder.build([sample(0, origin="reused")], []).micro_batches
         assert (micro.row_keys, micro.old_logprobs_from) == ((), source)
 
 
@@ -153,7 +153,7 @@ def test_every_mini_batch_weighs_1_however_many_samples_it_has():
         ActorConfig(max_tokens_per_microbatch=16),
         ReuseConfig(),
     )
-    batch = builder.build([*responses_of(0, 2, 2, 2), *responses_of(1, 8)])
+    batch = builder.build([*responses_of(0, 2, 2, 2), *responses_of(1, 8)], [])
     first, second = (
         torch.cat([mb.weights[mb.loss_mask > 0] for mb in mini.micro_batches])
         for mini in batch.mini_batches

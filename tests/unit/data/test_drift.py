@@ -51,7 +51,7 @@ def build(samples: list[TrainingSample], aggregation: Any = "token_mean", parts:
     algorithm = AlgorithmConfig(loss_aggregation=aggregation, num_mini_batches=parts)
     actor = ActorConfig(max_tokens_per_microbatch=12)
     reuse = ReuseConfig(max_logprob_drift=1.0)
-    return BatchBuilder(cast(Any, OneRank()), algorithm, actor, reuse).build(samples)
+    return BatchBuilder(cast(Any, OneRank()), algorithm, actor, reuse).build(samples, [])
 
 
 def with_drifts(batch: TrainingBatch, drift: dict[str, float]) -> TrainingBatch:
@@ -97,7 +97,7 @@ def test_where_the_update_gives_the_old_logprobs_no_rank_is_asked_for_a_drift() 
     """The update itself tells it."""
     algorithm, actor = AlgorithmConfig(), ActorConfig(max_tokens_per_microbatch=12)
     no_limit = ReuseConfig()
-    batch = BatchBuilder(cast(Any, OneRank()), algorithm, actor, no_limit).build(SAMPLES)
+    batch = BatchBuilder(cast(Any, OneRank()), algorithm, actor, no_limit).build(SAMPLES, [])
     nobody = cast(Any, None)
     found = detach_drifted(batch, nobody, max_drift=0.0, aggregation="token_mean")
     assert found == (batch, [])

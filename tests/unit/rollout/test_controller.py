@@ -4,11 +4,13 @@ import pytest
 from fakes.rollout_engine import FakeRolloutEngine
 from fakes.verifier import FakeVerifier
 
+from megatron_ar3po.algorithm.history import outcomes_of
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.draws import response_seed
+from megatron_ar3po.rollout.lessons import Lessons
 from megatron_ar3po.types import Prompt, SamplingParams, StepPrompt
 from megatron_ar3po.usage import Retries
 
@@ -77,8 +79,19 @@ def test_a_stage_is_decided_on_the_responses_that_are_graded():
     assert [g.num_stages for g in groups] == [1, 2, 2]
     assert [g.stop_reason for g in groups] == ["solved", "stages_done", "stages_done"]
     history = controller.history
+    history.learn(1, outcomes_of(groups))
     assert [history.is_known(f"{i:032x}") for i in range(3)] == [True, True, False]
     assert history.beta(f"{1:032x}") == (1, 3)  # two wrong, and one of each from the prior
+
+
+def test_a_group_carries_what_was_known_before_its_step():
+    controller = make_controller(FakeRolloutEngine(), FakeVerifier())
+    lessons = Lessons(controller.history)
+    for step in (1, 2):
+        collected = controller.collect(make_prompts(1), step=step, policy_version=0)
+        lessons.note(collected)
+        lessons.learn(step)
+        assert collected.groups[0].record.last_step == step - 1
 
 
 def test_continuous_stages_do_not_wait_for_the_slowest_prompt():

@@ -17,8 +17,8 @@ The weights of all tokens sum to 1, but for seq_mean_token_sum: there they sum t
 These are the units that carry gradient (`algorithm.denominator=kept`). With `all` the units are those
 of every fresh graded response of the whole step, whether it carries gradient or not, an even share of
 them for each of its mini-batches: the weight of a response then does not grow because others taught
-nothing. Failed, cancelled and borrowed responses are in no denominator of `all`; a borrowed one that
-trains is divided by it as the others are.
+nothing. Failed, cancelled, borrowed and replaced responses are in no denominator of `all`; a
+borrowed one that trains is divided by it as the others are.
 
 Worked example, prompt p with responses of 1 and 3 tokens, prompt q with one response of 4 tokens:
 

@@ -155,6 +155,8 @@ class HttpClient:
                 # The caller bounds what is in flight; here it is kept from ending of too many open files.
                 connector=aiohttp.TCPConnector(limit=max(1, connection_room())),
                 cookie_jar=aiohttp.DummyCookieJar(),
+                # To pack a page takes a server longer than to send it.
+                headers={"Accept-Encoding": "identity"},
                 trust_env=False,
             )
         return self._session

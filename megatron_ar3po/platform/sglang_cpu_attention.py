@@ -52,8 +52,8 @@ class BatchedTorchNativeAttention(TorchNativeAttnBackend):
         slots = req_to_token[req_pool_indices, :longest].masked_fill(~visible, 0)
         attended = scaled_dot_product_attention(
             query[:, :, None],
-            k_cache[slots].transpose(1, 2).to(query.dtype),
-            v_cache[slots].transpose(1, 2).to(query.dtype),
+            _gather(k_cache, slots).transpose(1, 2).to(query.dtype),
+            _gather(v_cache, slots).transpose(1, 2).to(query.dtype),
             attn_mask=visible[:, None, None],
             enable_gqa=options.get("enable_gqa", False),
             scale=options.get("scaling"),
@@ -91,8 +91,8 @@ class BatchedTorchNativeAttention(TorchNativeAttnBackend):
         padded[is_token] = query
         attended = scaled_dot_product_attention(
             padded.transpose(1, 2),
-            k_cache[slots].transpose(1, 2).to(query.dtype),
-            v_cache[slots].transpose(1, 2).to(query.dtype),
+            _gather(k_cache, slots).transpose(1, 2).to(query.dtype),
+            _gather(v_cache, slots).transpose(1, 2).to(query.dtype),
             attn_mask=(keys <= position[:, :, None])[:, None],
             enable_gqa=options.get("enable_gqa", False),
             scale=options.get("scaling"),
@@ -158,14 +158,20 @@ class BatchInvariantAttention(BatchedTorchNativeAttention):
             slots = slots.masked_fill(keys >= seq_lens[rows, None], 0)
             attended = scaled_dot_product_attention(
                 padded.transpose(1, 2),
-                k_cache[slots].transpose(1, 2).to(query.dtype),
-                v_cache[slots].transpose(1, 2).to(query.dtype),
+                _gather(k_cache, slots).transpose(1, 2).to(query.dtype),
+                _gather(v_cache, slots).transpose(1, 2).to(query.dtype),
                 attn_mask=keys <= position[:, None],
                 enable_gqa=options.get("enable_gqa", False),
                 scale=options.get("scaling"),
             )  # [N, H, Q, D]
             output[new] = attended.transpose(1, 2)[is_new]
         return output
+
+
+def _gather(cache: Tensor, slots: Tensor) -> Tensor:
+    """[slots, H, D], [N, L] -> [N, L, H, D]; the same as indexing, which does not copy a slot as a whole: it takes four
+    times as long."""
+    return cache.index_select(0, slots.flatten()).view(*slots.shape, *cache.shape[1:])
 
 
 def _check_plain(encoder_lens: Tensor | None, options: dict[str, Any]) -> None:

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import torch
 
 from megatron_ar3po.platform.sglang_cpu import murmur_hash32
@@ -53,3 +57,47 @@ def test_the_hash_of_no_rows_and_of_rows_without_columns_is_empty():
     none = torch.zeros(0, dtype=torch.int64)
     assert murmur_hash32(none, none, torch.arange(5)).shape == (0, 5)
     assert murmur_hash32(torch.arange(2), torch.arange(2), none).shape == (2, 0)
+
+
+COMPARE = """
+import importlib.util
+import torch
+from megatron_ar3po.platform.sglang_cpu import murmur_hash32
+
+package = importlib.util.find_spec("sglang").submodule_search_locations[0]  # without importing it
+spec = importlib.util.spec_from_file_location("k", package + "/kernels/ops/sampling/murmur_hash.py")
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+
+def run_kernel(seeds, positions, columns):
+    hashed = torch.empty(len(seeds), len(columns), dtype=torch.uint32)
+    grid = (len(seeds), -(-len(columns) // 1024))
+    module.murmur_hash32_kernel[grid](seeds, positions, columns, hashed, *hashed.shape, BLOCK_SIZE=1024)
+    return hashed
+
+numbers = torch.Generator().manual_seed(0)
+draw = lambda low, high, size: torch.randint(low, high, (size,), generator=numbers)
+edges = torch.tensor([0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**40 + 5, 2**63 - 1, -1, -(2**63)])
+places = torch.tensor([0, 1, 77, 2047, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 5, 6])
+cases = [(edges[:2], places[:2], torch.arange(1030)), (edges, places, draw(0, 2**32, 5))]
+for rows in (1, 3):
+    columns = int(draw(1, 1025, 1))
+    cases.append((draw(-(2**63), 2**63 - 1, rows), draw(0, 2**31, rows), torch.arange(columns)))
+for seeds, positions, columns in cases:
+    found = murmur_hash32(seeds.view(torch.uint64), positions, columns)
+    assert found.dtype == torch.uint32
+    assert torch.equal(found, run_kernel(seeds.view(torch.uint64), positions, columns))
+print(len(cases))
+"""
+
+
+def test_murmur_hash_equals_sglangs_own_kernel():
+    """Triton's interpreter runs it, on the CPU; it must be asked for before Triton is imported."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", COMPARE],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
+    assert done.stdout == "4\n", done.stderr

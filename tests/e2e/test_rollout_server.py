@@ -399,9 +399,9 @@ def test_connections_outlive_a_training_phase(make_controller):
 def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
     server, make_controller, tmp_path
 ):
-    """SIGKILL of the whole server in the middle of a step. The tokens of lost and kept samples are those of an
-    undisturbed step, since seeds do not depend on who was lost. Weights are not re-published here: the server starts
-    from the same file."""
+    """SIGKILL of the whole server in the middle of a step whose first stages are one call. The tokens of lost and kept
+    samples are those of an undisturbed step, since seeds do not depend on who was lost. Weights are not re-published
+    here: the server starts from the same file."""
 
     def restart(lost: SglangServer) -> None:
         lost.restart()
@@ -413,7 +413,9 @@ def test_killed_server_is_restarted_and_only_its_lost_samples_are_drawn_again(
         .groups
     )
     verifier = FakeVerifier()
-    controller = make_controller(verifier, restart, max_response_tokens=100)
+    controller = make_controller(
+        verifier, restart, servers={"requests": "step"}, max_response_tokens=100
+    )
 
     def kill_after_a_few_verdicts() -> None:
         while len(verifier.verified) < 5:

@@ -3,7 +3,7 @@ each request its first token, then the whole response. What the real one does: t
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,7 @@ class BatchServer:
     """Answers a call for many by the events of `script(n, body)`, whose end is a hang-up where it is None; a call for
     one as ever. Also plays the process behind it."""
 
-    script: Callable[[int, dict[str, Any]], list[Event] | web.Response] = one_by_one
+    script: Callable[[int, dict[str, Any]], Sequence[Event] | web.Response] = one_by_one
     name: str = "dp0.s0"
     url: str = ""
     num_restarts: int = 0

@@ -188,7 +188,8 @@ def throughput(rounds: int, delay_s: float) -> None:
     server.start()
     pin(0)
     plain = PlainServer(ours.recv())
-    engine = SglangEngine([plain], ServersConfig(), vocab_size=64, is_deterministic=False)
+    config = ServersConfig(requests="single")  # as the bare client
+    engine = SglangEngine([plain], config, vocab_size=64, is_deterministic=False)
     controller = controller_of(engine, IN_FLIGHT)
     wanted = prompts(PROMPTS)
     ratios, rates, costs, bare_costs = [], [], [], []

@@ -27,11 +27,12 @@ class ServersConfig:
     """Requests in flight at each server. 0: as many of full length as its KV cache holds, so that no server has to
     retract one."""
 
-    requests: Free[Literal["single", "stage", "step"]] = "single"
+    requests: Free[Literal["single", "stage", "step"]] = "step"
     """How many responses one HTTP call asks a server for. `single`: one. `stage`: those of a prompt's stage. `step`:
-    whatever is let out at the same moment, so the first stages of all prompts for which there are slots. Whatever it
-    is, each response has its own seed, id, time limit and tries, and is graded when the server has it. Behind a router
-    (`servers.routing=global`), which takes no others, it is always `single`."""
+    whatever is let out at the same moment, so the first stages of all prompts for which there are slots; the fastest
+    of the three (docs/performance.md). Whatever it is, each response has its own seed, id, time limit and tries, and is
+    graded when the server has it. Behind a router (`servers.routing=global`), which takes no others, it is always
+    `single`."""
 
     routing: Free[Literal["local", "global"]] = "local"
     """`local`: a replica samples from its own servers. `global`: one sglang-router stands before the servers of all

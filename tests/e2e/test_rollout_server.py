@@ -203,8 +203,8 @@ def test_every_response_is_whole_and_the_books_balance(server, make_controller, 
     assert after.requests - before.requests == len(responses)
     assert after.generated_tokens - before.generated_tokens == sum(r.num_tokens for r in responses)
     assert after.prompt_tokens - before.prompt_tokens == 8 * len(responses)
-    # the siblings of a prompt find its prefix in the cache
-    assert sum(r.num_cached_tokens > 0 for r in responses) > len(responses) / 3
+    # a prompt's second stage finds its prefix in the cache; the responses of one stage are read at once
+    assert all(r.num_cached_tokens == 7 for r in responses if r.stage == 2)
 
 
 def test_same_seed_same_tokens_and_logprobs_to_the_bit_alone_and_in_a_batch(make_controller):

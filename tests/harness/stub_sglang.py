@@ -119,27 +119,35 @@ class _Handler(BaseHTTPRequestHandler):
         content = self.rfile.read(int(self.headers.get("content-length", 0)))
         body = json.loads(content or b"null") or {}
         if self.path == "/generate":
-            return self._reply(*self._generate(body))
+            return self._generate(body)
         if self.path == "/update_weight_version":
             self.server.version = body["new_version"]
         elif self.path == "/update_weights_from_disk":
             self.server.version = body["weight_version"]
         return self._reply("{}")
 
-    def _generate(self, body: Mapping[str, Any]) -> tuple[str, str]:
-        """One response, or a stream of them for a call of many."""
+    def _generate(self, body: Mapping[str, Any]) -> None:
+        """One response, or a stream of them for a call of many, each sent when it is there."""
         if isinstance(body["rid"], str):
-            return json.dumps(self.server.generate(body)), "application/json"
+            return self._reply(json.dumps(self.server.generate(body)))
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.send_header("transfer-encoding", "chunked")
+        self.end_headers()
         names = ("rid", "input_ids", "sampling_params")
-        items = zip(*(body[name] for name in names), strict=True)
-        responses = [self.server.generate(dict(zip(names, item, strict=True))) for item in items]
-        events = [*map(json.dumps, responses), "[DONE]"]
-        return "".join(f"data: {event}\n\n" for event in events), "text/event-stream"
+        for item in zip(*(body[name] for name in names), strict=True):
+            self._send_event(json.dumps(self.server.generate(dict(zip(names, item, strict=True)))))
+        self._send_event("[DONE]")
+        self.wfile.write(b"0\r\n\r\n")
 
-    def _reply(self, text: str, content_type: str = "application/json") -> None:
+    def _send_event(self, data: str) -> None:
+        event = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+
+    def _reply(self, text: str) -> None:
         content = text.encode()
         self.send_response(200)
-        self.send_header("content-type", content_type)
+        self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

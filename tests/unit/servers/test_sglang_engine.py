@@ -105,7 +105,8 @@ def ask(
 ) -> list[Any]:
     """`count` requests at once through a fresh engine; results or errors, and the engine's usage at the end. `beside`:
     servers that get none of them. With `score` an answer of these tokens is to be scored instead."""
-    config = ServersConfig(**{"max_retries": 2, "request_timeout_s": 5.0, **options})
+    defaults = {"requests": "single", "max_retries": 2, "request_timeout_s": 5.0}
+    config = ServersConfig(**{**defaults, **options})
 
     async def main() -> list[Any]:
         runners = [await one.listen() for one in (server, *beside)]

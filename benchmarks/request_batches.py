@@ -189,9 +189,9 @@ def compare(
         times: dict[Form, list[Measured]] = {form: [] for form in FORMS}
         for round_number in range(min(rounds, work.most_rounds) + 1):
             seed += 1
-            for place in range(len(FORMS)):  # each goes first as often as the others
-                form = FORMS[(place + round_number) % len(FORMS)]
-                measured = measure(server, work, form, seed=3 * seed + place, cpu=server_cpu)
+            for turn in range(len(FORMS)):  # each goes first as often as the others
+                form = FORMS[(turn + round_number) % len(FORMS)]
+                measured = measure(server, work, form, seed=3 * seed + turn, cpu=server_cpu)
                 if round_number:  # the first one warms up
                     times[form].append(measured)
         for form in FORMS:

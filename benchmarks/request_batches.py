@@ -94,7 +94,8 @@ RECORDING = (
          tokens=1024, slots=256),
     Work(name="lengths that are independent, 1,024 slots", num_prompts=NUM_PROMPTS, stages=2,
          tokens=1024, slots=1024),
-    Work(name="lengths of prompts, 1,024 slots", num_prompts=NUM_PROMPTS, stages=2, tokens=1024,
+    Work(name="lengths of prompts, 1,024 slots", num_prompts=NUM_PROMPTS, stages=2, prompt_tokens=9,
+        tokens=1024,
          slots=1024),
 )  # fmt: skip
 
@@ -261,7 +262,7 @@ def measure(
 
 def serve(connection: Any, core: int) -> None:
     """In a process of its own. The time of a response is told by its limit: up to 1,000 tokens and above 1,024 it is
-    1 ms for each, at 1,024 that many of a length drawn by its seed or, for lengths that belong to their prompts."""
+    1 ms for each, at 1,024 a drawn length, which belongs to its prompt where that has an odd number of tokens."""
     pin(core)
     sets = (Synthetic(0.0), Synthetic(0.6))
     counter = iter(range(1 << 40))

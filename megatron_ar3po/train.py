@@ -264,6 +264,11 @@ def run(config: Config) -> None:
     stop.install()
     silence_threads_that_end_of_one()
     layout = layout_of(config, rank, world_size)
+    if rank == 0:  # all that follows imports, and takes its time
+        when, what = datetime.now().strftime("%H:%M:%S"), f"{config.run.num_steps} steps"
+        print(
+            f"{when} {config.run.name}: {what}, in {config.run.path}", file=sys.stderr, flush=True
+        )
     from megatron_ar3po.wiring.environment_checks import check_environment
     from megatron_ar3po.wiring.start_checks import check_start  # slow to import
 
@@ -287,20 +292,27 @@ def _run_as_owner(
     owner: FolderOwner | None,
 ) -> None:
     """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds."""
-    from megatron_ar3po.distributed.collectives import Ranks, start_process_group
+    from megatron_ar3po.distributed.collectives import (
+        Ranks,
+        end_process_group,
+        start_process_group,
+    )
     from megatron_ar3po.observability.run_summary import print_summary, summarize
     from megatron_ar3po.rollout.ledger_file import rows_of_run
     from megatron_ar3po.sampling_cost import cost_of
-    from megatron_ar3po.wiring.replay import replay
     from megatron_ar3po.wiring.run import train
 
     # "Apex is not installed" and deprecations inside the libraries: nothing a user of this program can act on. What is
     # in use is said once, in the actor's own log line.
     warnings.filterwarnings("ignore", module=r"(megatron|torch)\.")
-    start_process_group(config.run.collective_timeout_s)
-    stack.callback(_end_process_group)
+    # A single rank that samples starts one beside its model: until then it needs no torch.
+    if layout.world_size > 1 or config.debug.mode == "train_only":
+        start_process_group(config.run.collective_timeout_s)
+        stack.callback(end_process_group)
     ranks = Ranks(layout, config.run.collective_timeout_s)
     if config.debug.mode == "train_only":
+        from megatron_ar3po.wiring.replay import replay
+
         keep_what_is_here()
         replay(config, ranks, stack)
         return
@@ -315,12 +327,6 @@ def _run_as_owner(
             f"stopped after step {state.step} of {config.run.num_steps} ({stop.reason}); the same command with "
             "run.resume=true goes on."
         )
-
-
-def _end_process_group() -> None:
-    import torch.distributed as dist
-
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ so that the server and the actor see the same ids and text is left to verifiers.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,21 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             "tokenizer the model was trained with."
         )
     return tokenizer
+
+
+class LateTokenizer:
+    """That of the checkpoint folder `model.path`, loaded where it is first asked for: it brings torch along."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+
+    @functools.cached_property
+    def loaded(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self._path)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
+        text = self.loaded.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        return str(text)
 
 
 def stop_token_ids(

@@ -57,6 +57,12 @@ def start_process_group(timeout_s: float) -> tuple[int, int]:
     return rank, world_size
 
 
+def end_process_group() -> None:
+    import torch.distributed as dist
+
+    dist.destroy_process_group()
+
+
 def _tell_whom_it_waits_for(rank: int, world_size: int) -> None:
     """Before there is a log, and before it is known whether anybody else will come."""
     address = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))

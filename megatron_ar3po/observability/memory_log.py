@@ -16,7 +16,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
+from megatron_ar3po.platform.accelerator import has_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,9 @@ class MemoryLog:
         """A disk that takes no more is said once, and the run goes on."""
         line: dict[str, Any] = {"time": time.time(), "rank": self._rank, "phase": phase}
         line |= {"holder": holder, "holds": sorted(holds)}
-        if torch.cuda.is_available():
+        if has_gpu():
+            import torch  # not without a GPU: the servers start before it is needed
+
             free, total = torch.cuda.mem_get_info()
             line["used_gib"] = round((total - free) / _GIB, 2)
         try:

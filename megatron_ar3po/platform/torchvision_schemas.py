@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 @functools.cache
 def _declared_schemas() -> torch.library.Library | None:
+    if importlib.util.find_spec("torch") is None:  # of a process that does without
+        return None
     import torch
 
     # Kept alive by the cache: a Library takes its operators with it when it is collected.

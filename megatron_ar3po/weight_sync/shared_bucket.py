@@ -7,14 +7,17 @@ handle, since a server may respond before its copy has run: PyTorch frees it whe
 from an allocator whose memory can be exported (`check_exportable`): the one that lets SGLang's servers sleep cannot,
 and stays in their processes.
 
-The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the imports from it.
+The class names inside the pickle must be SGLang's own, or its unpickler refuses them: hence the import of the file that
+holds them. The pickle itself is that of torch's multiprocessing, which SGLang's own serializer takes as well.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
@@ -22,17 +25,20 @@ from torch import Tensor
 
 from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.platform.host_limits import find_missing_shared_memory
+from megatron_ar3po.platform.sglang_modules import sglang_without_its_package
 from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 from megatron_ar3po.platform.torchvision_stand_in import stand_in_for_torchvision
 
 
 def import_sglang(*, with_checksums: bool) -> None:
-    """What a publish needs of SGLang takes seconds to import. Best called before the first publish, where the servers
-    are waited for anyway, on leaders and on ranks that sit beside a server."""
+    """With a GPU, or where checksums are compared, what a publish needs of SGLang takes seconds to import. Best called
+    before the first publish, where the servers are waited for anyway, on leaders and on ranks that sit beside a
+    server."""
+    if not with_checksums and not torch.cuda.is_available():
+        return
     ensure_torchvision_schemas()
     stand_in_for_torchvision()
-    importlib.import_module("sglang.srt.utils")
-    importlib.import_module("sglang.srt.weight_sync.tensor_bucket")
+    importlib.import_module("sglang.srt.utils.patch_torch")
     if with_checksums:
         importlib.import_module("sglang.srt.managers.mm_utils")
 
@@ -62,18 +68,16 @@ class SharedBuckets:
     def pack(self, tensors: Sequence[tuple[str, Tensor]], num_readers: int) -> list[str]:
         """One payload per reading process: unpickling one takes back the reference that pickling it gave. Valid until
         the `pack` after the next, or `release`."""
-        import_sglang(with_checksums=False)
-        from sglang.srt.utils import MultiprocessingSerializer
-
         if tensors[0][1].is_cuda:
+            import_sglang(with_checksums=False)
             from sglang.srt.utils.patch_torch import monkey_patch_torch_reductions
 
             monkey_patch_torch_reductions()  # device UUIDs: the server may number its GPUs otherwise
-        flat, metadata = self._flatten(tensors)
-        content = {"flattened_tensor": flat, "metadata": metadata}
-        with _share_by_file_name():
+        with sglang_without_its_package(), _share_by_file_name():
+            flat, metadata = self._flatten(tensors)
+            content = {"flattened_tensor": flat, "metadata": metadata}
             return [
-                str(MultiprocessingSerializer.serialize(content, output_str=True))
+                base64.b64encode(ForkingPickler.dumps(content)).decode("ascii")
                 for _ in range(num_readers)
             ]
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-import torch.distributed as dist
-
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.distributed.collectives import Ranks, start_process_group
+from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.run.state import StartingPoint
@@ -49,8 +47,6 @@ def sample_benchmark(
     as many servers of `server_tp` GPUs as there is room for. `rendered_at` is what a chat template takes for now.
     `find_weights`: the folder that servers load, made once nothing can be refused any more; its tokenizer is that of
     `model.path`. What an evaluation before has left in this folder goes then."""
-    start_process_group(config.run.collective_timeout_s)
-    stack.callback(dist.destroy_process_group)
     ranks = Ranks(ParallelLayout(), config.run.collective_timeout_s)
     setup_logging(ranks.layout, config.observability.log_level)
     check_shared_memory(config, ranks, publishes=False)
@@ -59,6 +55,7 @@ def sample_benchmark(
     shutil.rmtree(config.run.path / "ledger", ignore_errors=True)
     config = replace(config, model=replace(config.model, path=str(find_weights())))
     servers = _start_servers(config, placements, stack)
+    inputs.load_tokenizer()  # while they import
     wait_until_ready(servers)
     control = server_control(config, servers)
     control.set_weight_version(0)

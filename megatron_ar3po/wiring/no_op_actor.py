@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.file_digests import FileDigest
 from megatron_ar3po.records import Record
 from megatron_ar3po.types import MiniBatch, RowKey, TrainingBatch
 from megatron_ar3po.update_stats import UpdateStats
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class NoOpActor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Actor, ReuseShard, WeightPublisher
@@ -18,7 +18,6 @@ from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.source_metrics import metric_sources
 from megatron_ar3po.observability.timeline import Timeline
-from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
@@ -26,7 +25,6 @@ from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
-from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.policy import build_policy
 from megatron_ar3po.wiring.prompts_and_verifier import (
     PromptsAndVerifier,
@@ -44,6 +42,9 @@ from megatron_ar3po.wiring.sampling import (
     build_sampler,
 )
 from megatron_ar3po.wiring.servers import RunServer, start_servers
+
+if TYPE_CHECKING:
+    from megatron_ar3po.trainer import Ar3poTrainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +85,8 @@ def build_parts(
         store_claim = claim_store(config, ranks, stack, start)
     with timeline.span("servers"):
         servers = start_servers(config, ranks, stack)
+    with timeline.span("tokenizer"):  # beside the imports of the servers, as the model
+        inputs.load_tokenizer()
     policy = build_policy(config, ranks, stack, servers, start, timeline)
     router = start_router(config, ranks, stack, servers)
     policy_digest = PolicyDigest(config, start.state.policy_digest)
@@ -120,6 +123,11 @@ def build_trainer(
     start: StartingPoint,
 ) -> Ar3poTrainer:
     """Everything stands at `start`."""
+    # These bring torch along, which is not waited for before the servers have been started.
+    from megatron_ar3po.data.dump import StepDump
+    from megatron_ar3po.policy_update import PolicyUpdate
+    from megatron_ar3po.trainer import Ar3poTrainer
+
     folder = config.run.path
     prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
     metrics = Metrics(

@@ -4,6 +4,7 @@ a run on."""
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,7 +18,11 @@ from megatron_ar3po.colocation import (
     TakingTurns,
 )
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.collectives import (
+    Ranks,
+    end_process_group,
+    start_process_group,
+)
 from megatron_ar3po.interfaces import Actor, WeightPublisher
 from megatron_ar3po.observability.memory_log import MemoryLog
 from megatron_ar3po.observability.timeline import Timeline
@@ -52,6 +57,10 @@ def build_policy(
     """Collective: everything that takes accelerator memory, in this order. No server has any until the actor stands as
     of `start` and is parked; then they start. They are ready when this returns."""
 
+    if ranks.layout.world_size == 1:  # several have met already
+        start_process_group(config.run.collective_timeout_s)
+        stack.callback(end_process_group)
+
     def forget(url: str) -> None:
         publisher.forget(url)
 
@@ -59,11 +68,14 @@ def build_policy(
     colocation = build_colocation(config, ranks, control, timeline)
     with ranks.watch.phase("wait for servers"), timeline.span("wait_for_servers"):
         colocation.enter_start_phase()
+    started = time.monotonic()
     with timeline.span("actor"):
         actor, publisher = build_actor(config, ranks, stack, servers, control)
         if start.checkpoint is not None:
             actor.load(start.checkpoint / "model")
             logger.info("loaded %s", start.checkpoint)
+    if shares_with_actor(config):
+        logger.info("actor: built and loaded in %.1f s", time.monotonic() - started)
     with ranks.watch.phase("wait for servers"), timeline.span("wait_for_servers"):
         colocation.admit_servers(actor)
     return Policy(actor=actor, publisher=publisher, colocation=colocation)

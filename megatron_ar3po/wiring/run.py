@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import psutil
 
@@ -30,13 +31,15 @@ from megatron_ar3po.run.row_files import check_row_files
 from megatron_ar3po.run.state import RunState, StartingPoint, read_state
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.sampling_cost import Spent, metric_totals
-from megatron_ar3po.trainer import Ar3poTrainer
 from megatron_ar3po.wiring.parts import RunParts, build_parts, build_trainer, checkpoint_folder
 from megatron_ar3po.wiring.response_log import log_folder
 from megatron_ar3po.wiring.reuse_store import open_store
 from megatron_ar3po.wiring.run_facts import compare_start
 from megatron_ar3po.wiring.servers import ranks_per_node
 from megatron_ar3po.wiring.shared_memory import check_shared_memory
+
+if TYPE_CHECKING:
+    from megatron_ar3po.trainer import Ar3poTrainer
 
 logger = logging.getLogger(__name__)
 

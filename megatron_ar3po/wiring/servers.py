@@ -83,7 +83,7 @@ def start_own(
     own: dict[str, SglangServer],
 ) -> None:
     """Those of `placements` that this rank owns: it is the first of its replica on their node."""
-    per_node = ranks_per_node(ranks)
+    per_node, log_dir = ranks_per_node(ranks), config.run.path / "logs"
     if not is_first_of_replica_here(ranks.layout, per_node):
         return
     is_reached_from_elsewhere = per_node < ranks.layout.world_size and (
@@ -94,8 +94,11 @@ def start_own(
             continue
         if is_reached_from_elsewhere:
             placement = replace(placement, host=node_address())
-        server = make_server(config, placement, config.run.path / "logs", owner=client_name(config))
+        server = make_server(config, placement, log_dir, owner=client_name(config))
         server.start(behind_gate=shares_with_actor(config))
+        logger.info(
+            "server %s starts; it writes to %s", placement.name, log_dir / placement.log_name
+        )
         stack.callback(server.stop)
         own[placement.name] = server
 

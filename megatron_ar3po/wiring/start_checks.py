@@ -15,7 +15,7 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate
-from megatron_ar3po.data.tokenizer import load_tokenizer
+from megatron_ar3po.data.tokenizer import LateTokenizer
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import check_weight_files
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
@@ -26,7 +26,8 @@ from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.servers.arguments import check_pass_through
 from megatron_ar3po.user_functions import is_import_path
-from megatron_ar3po.wiring.prompts_and_verifier import make_prompt_source, read_prompts
+from megatron_ar3po.wiring.prompt_reading import read_prompts
+from megatron_ar3po.wiring.prompts_and_verifier import make_prompt_source
 from megatron_ar3po.wiring.router import check_routing
 
 
@@ -66,7 +67,7 @@ def check_data(config: Config) -> None:
     if config.debug.mode == "train_only":
         return
     rendered_at = read_rendered_at(config.run.path) if config.run.resume else datetime.now()
-    make_prompt_source(config, read_prompts(config, load_tokenizer(config.model.path), rendered_at))
+    make_prompt_source(config, read_prompts(config, LateTokenizer(config.model.path), rendered_at))
 
 
 def _check_weights(config: Config, shape: ModelShape) -> None:

@@ -26,6 +26,7 @@ from megatron_ar3po.interfaces import WeightPublishError
 from megatron_ar3po.records import Max
 from megatron_ar3po.weight_sync.publisher import ServerPublisher
 from megatron_ar3po.weight_sync.receiver import Receiver
+from megatron_ar3po.weight_sync.shared_bucket import import_sglang
 from megatron_ar3po.weight_sync.transport import make_transport
 
 ATTENTION = "model.layers.0.self_attn."
@@ -152,6 +153,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def ranks() -> Iterator[Ranks]:
+    import_sglang(with_checksums=True)  # the server of these tests unpickles as SGLang does
     is_mine = not dist.is_initialized()
     if is_mine:
         start_process_group(30.0)

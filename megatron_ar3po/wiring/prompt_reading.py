@@ -155,7 +155,8 @@ def answer_parent() -> None:
         tokenizer = load_tokenizer(config.model.path)
         found = _read_here(config, tokenizer, rendered_at, lambda task: task())
     except Exception as error:  # the parent raises it
-        error.add_note(traceback.format_exc())
+        if sys.version_info >= (3, 11):
+            error.add_note(traceback.format_exc())
         found = error
     with answer:
         pickle.dump((said.lines, found), answer)

@@ -264,11 +264,6 @@ def run(config: Config) -> None:
     stop.install()
     silence_threads_that_end_of_one()
     layout = layout_of(config, rank, world_size)
-    if rank == 0:  # all that follows imports, and takes its time
-        when, what = datetime.now().strftime("%H:%M:%S"), f"{config.run.num_steps} steps"
-        print(
-            f"{when} {config.run.name}: {what}, in {config.run.path}", file=sys.stderr, flush=True
-        )
     from megatron_ar3po.wiring.environment_checks import check_environment
     from megatron_ar3po.wiring.start_checks import check_start  # slow to import
 
@@ -281,6 +276,10 @@ def run(config: Config) -> None:
         if rank == 0 and config.debug.mode != "train_only":
             owner = FolderOwner.claim(config.run.path)
             stack.callback(owner.release)
+        if rank == 0:  # what follows imports, and takes its time
+            when, what = datetime.now().strftime("%H:%M:%S"), f"{config.run.num_steps} steps"
+            told = f"{when} {config.run.name}: {what}, in {config.run.path}"
+            print(told, file=sys.stderr, flush=True)
         _run_as_owner(config, layout, stop, stack, owner)
 
 

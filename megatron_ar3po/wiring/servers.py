@@ -96,10 +96,10 @@ def start_own(
             placement = replace(placement, host=node_address())
         server = make_server(config, placement, log_dir, owner=client_name(config))
         server.start(behind_gate=shares_with_actor(config))
+        stack.callback(server.stop)
         logger.info(
             "server %s starts; it writes to %s", placement.name, log_dir / placement.log_name
         )
-        stack.callback(server.stop)
         own[placement.name] = server
 
 

@@ -286,6 +286,7 @@ def hanging(stand): time.sleep(600)
 def test_the_program_goes_on_after_whatever_a_check_does(tmp_path, monkeypatch):
     (tmp_path / "misbehaving.py").write_text(MISBEHAVING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")  # beside the module above
     names = ["raising", "dying", "hanging", "wrong", "well"]
     checks = [Check(name, f"{name}?", f"misbehaving:{name}", 20.0) for name in names]
     checks[2] = replace(checks[2], limit_s=1.0)

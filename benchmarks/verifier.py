@@ -141,8 +141,8 @@ def plain_latex2sympy2() -> Judge:
                 a: Any = latex2sympy(answer)
                 b: Any = latex2sympy(gold)
                 return bool(a == b or simplify(a - b) == 0)
-            except Exception:
-                return False  # it raises whatever it likes at what it cannot read
+            except Exception:  # it raises whatever it likes at what it cannot read
+                return False
 
     return judge
 
@@ -166,8 +166,8 @@ def serve(name: str, questions_path: str, answers_path: str) -> None:
         started = time.process_time()
         try:
             accepted = judge(text, gold, whole)
-        except Exception:
-            accepted = False  # a crash of a grader is a refusal
+        except Exception:  # a crash of a grader is a refusal
+            accepted = False
         return time.process_time() - started, ACCEPTED if accepted else REFUSED
 
     answer(*questions[0])

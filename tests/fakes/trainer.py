@@ -75,7 +75,7 @@ class FakeSampler:
         self.events.append(f"loans of step {step}: {sum(g.num_borrowed for g in groups)}")
 
     def learn(self, step: int) -> None:
-        pass
+        self.events.append(f"learns from step {step}")
 
     def _answer(self, whole: ResponseGroup, prompt: Prompt, step: int) -> ResponseGroup:
         responses = tuple(

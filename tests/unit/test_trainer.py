@@ -29,6 +29,7 @@ ONE_STEP = [
     "rollout of step 1 by version 0",
     "deposit of step 1: 2",
     "loans of step 1: 0",
+    "learns from step 1",
     "phase train",
     "update",
     "phase sync",

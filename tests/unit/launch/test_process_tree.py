@@ -31,7 +31,8 @@ RANK = """
     die_with_parent()
     child = ChildProcess("child", "stand_in", log_path=Path(sys.argv[1]) / "child.log")
     child.start({})
-    print(os.getpid(), child.process_group, flush=True)
+    line = f"{os.getpid()} {child.process_group}\\n"
+    os.write(1, line.encode())  # in one piece: the two ranks write into one pipe
     time.sleep(600)
 """
 TORCHRUN = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ def _divide(part: float, whole: float, *, if_nothing: float) -> float:
     return math.inf if part else if_nothing
 
 
+@functools.lru_cache
 def t_quantile(confidence: float, freedom: int) -> float:
     """t with P(|T| <= t) = confidence: 12.7062 for 0.95 and one degree of freedom, 4.302653 for two, 2.776445 for four.
     By bisection."""

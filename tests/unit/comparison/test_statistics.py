@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from megatron_ar3po.comparison.statistics import (
@@ -71,3 +72,36 @@ def test_one_ratio_says_nothing_of_its_spread() -> None:
     ratio = paired_ratio([3.0], [2.0])
     assert ratio is not None
     assert (ratio.mean, ratio.low, ratio.high) == (pytest.approx(1.5), None, None)
+
+
+DRAWS, PROMPTS, SAMPLES = 1000, 50, 4
+
+
+def draw_evaluations(rng: np.random.Generator, rates: np.ndarray) -> np.ndarray:
+    """[draws, prompts]: the share of right samples of each prompt."""
+    return rng.binomial(SAMPLES, rates) / SAMPLES
+
+
+def test_the_interval_of_an_accuracy_covers_the_true_one_in_93_to_97_of_100():
+    """Of benchmarks whose prompts are as hard as a beta distribution says: means over prompts, 4 samples of each, as
+    samples of one prompt are alike. Over all 200 samples as if they were independent it would cover far less."""
+    rng = np.random.default_rng(0)
+    seen = draw_evaluations(rng, rng.beta(0.5, 1.0, (DRAWS, PROMPTS)))
+    intervals = [t_interval(row) for row in seen.tolist()]
+    covered = np.mean([abs(found.mean - 1 / 3) <= found.half_width for found in intervals])
+    assert 0.93 <= covered <= 0.97
+    of_samples = 1.96 * np.sqrt(1 / 3 * 2 / 3 / (PROMPTS * SAMPLES))
+    assert np.mean(np.abs(seen.mean(axis=1) - 1 / 3) <= of_samples) < 0.85
+
+
+def test_the_interval_of_a_paired_difference_covers_it_and_is_narrower_than_an_unpaired_one():
+    """The second policy solves each prompt 0.1 more often than the first, at rates between 0 and 0.9."""
+    rng = np.random.default_rng(1)
+    rates = 0.9 * rng.beta(0.5, 1.0, (DRAWS, PROMPTS))
+    one, other = draw_evaluations(rng, rates + 0.1), draw_evaluations(rng, rates)
+    pairs = list(zip(one.tolist(), other.tolist(), strict=True))
+    found = [paired_difference(a, b) for a, b in pairs]
+    covered = np.mean([abs(interval.mean - 0.1) <= interval.half_width for interval in found])
+    assert 0.93 <= covered <= 0.97
+    apart = [math.hypot(t_interval(a).half_width, t_interval(b).half_width) for a, b in pairs]
+    assert np.mean([i.half_width for i in found]) < 0.75 * np.mean(apart)

@@ -1,7 +1,17 @@
+import itertools
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from megatron_ar3po.observability.accuracy import accuracy, evaluation_records, pass_at_k
+from megatron_ar3po.observability.accuracy import (
+    Mark,
+    accuracy,
+    accuracy_of_marks,
+    evaluation_records,
+    maj_at_k,
+    pass_at_k,
+)
 from megatron_ar3po.records import Mean, Sum
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
@@ -81,3 +91,46 @@ def test_without_a_graded_response_there_is_no_accuracy():
 def test_one_sample_of_one_prompt_has_no_spread():
     found = accuracy([[answer(True)]])
     assert (found.pass_at_1, found.pass_at_1_stderr, found.pass_at_k) == (1, 0, {1: 1})
+
+
+def chosen_by_hand(answers: list[str | None], k: int) -> float:
+    """maj@k by going through all choices of k; "right" is right, and ties share."""
+    shares = []
+    for chosen in itertools.combinations(answers, k):
+        votes = Counter(answer for answer in chosen if answer is not None)
+        most = max(votes.values(), default=0)
+        winners = [answer for answer, count in votes.items() if count == most]
+        shares.append(("right" in winners) / max(len(winners), 1))
+    return sum(shares) / len(shares)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 5, 6, 7])
+def test_maj_at_k_is_the_mean_over_all_choices_of_k(k):
+    """Of 7 samples 3 are right, 2 say a, 1 says b, 1 says nothing."""
+    answers = ["right"] * 3 + ["a"] * 2 + ["b", None]
+    assert maj_at_k(3, [2, 1], 1, k) == pytest.approx(chosen_by_hand(answers, k))
+
+
+def test_a_majority_that_is_wrong_is_wrong_and_a_tie_is_shared():
+    assert maj_at_k(1, [2], 0, 3) == 0.0
+    assert maj_at_k(2, [2], 0, 4) == 0.5
+    assert maj_at_k(1, [1, 1], 1, 4) == pytest.approx(1 / 3)
+    assert maj_at_k(0, [1], 3, 4) == maj_at_k(0, [], 4, 4) == 0.0
+
+
+def test_right_answers_vote_together_however_they_are_spelled():
+    """0.5 and 1/2 are one answer, two samples; 3 has two; the tie is shared. An answer of spaces is none."""
+    marks = [Mark(True, "0.5"), Mark(True, "1/2"), Mark(False, "3"), Mark(False, " 3 ")]
+    assert accuracy_of_marks([[*marks, Mark(False, " ")]]).maj_at_k[5] == 0.5
+
+
+def test_a_sample_that_is_not_graded_has_no_vote():
+    found = accuracy_of_marks([[Mark(True, "1"), Mark(None, "2")], [Mark(False, "3")] * 2])
+    assert (found.pass_at_1, found.verifier_errors) == (0.5, 1)
+    assert found.maj_at_k == {1: 0.5, 2: 0.0}  # at k = 2 the second prompt alone
+
+
+def test_many_samples_of_a_prompt_take_no_time():
+    """64 samples, 20 right, 22 answers of two each: right always wins with all of them."""
+    assert maj_at_k(20, [2] * 22, 0, 64) == 1.0
+    assert 20 / 64 < maj_at_k(20, [2] * 22, 0, 16) < 1.0

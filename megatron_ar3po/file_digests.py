@@ -7,7 +7,7 @@ somebody who means harm.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -105,16 +105,16 @@ def seal_row(row: Mapping[str, Any]) -> bytes:
     return b'%s%s%s"}' % (body, _BEFORE_CHECKSUM, _digest_row(body))
 
 
-def unseal_row(line: bytes) -> dict[str, Any]:
+def unseal_row(line: bytes, loads: Callable[[bytes], Any] = json.loads) -> dict[str, Any]:
     """The row of a line; one that holds no checksum is taken as it stands. Raises `DamagedLineError` where its checksum
-    differs, another ValueError where it is no JSON."""
+    differs, another ValueError where it is no JSON. `loads`: a quicker reader, for millions of rows."""
     body, tail = line[:-_TAIL_BYTES], line[-_TAIL_BYTES:]
     if tail.startswith(_BEFORE_CHECKSUM) and tail != b'%s%s"}' % (
         _BEFORE_CHECKSUM,
         _digest_row(body),
     ):
         raise DamagedLineError("its checksum differs")
-    row = json.loads(line)
+    row = loads(line)
     if isinstance(row, dict) and tail.startswith(_BEFORE_CHECKSUM):
         del row["xxh3"]
     return row

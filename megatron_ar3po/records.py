@@ -1,4 +1,5 @@
-"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, `Ratio`, and `Records`, several of them by name.
+"""Numbers that know how to reduce themselves: `Mean`, `Sum`, `Max`, `Ratio`, `StandardError`, and `Records`, several of
+them by name.
 
 Whoever measures returns `Records` under the metrics' final names (`room/what_unit`); the trainer adds them up, and
 they are reduced once per step over all replicas. A mean over replicas with unequal tokens is right by construction,
@@ -9,7 +10,7 @@ since it carries its weight. What every replica knows alike (a gradient norm, th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -58,7 +59,44 @@ class Ratio:
         return Ratio(self.part + other.part, self.whole + other.whole)
 
 
-Record = Mean | Sum | Max | Ratio
+@dataclass(frozen=True, slots=True)
+class StandardError:
+    """Of a mean over `count` values, from their spread: `squares` is the sum of (value - mean)**2. Not a number below
+    two values.
+
+    >>> StandardError.of([0.0, 1.0, 1.0, 0.0]).value == (1 / 3 / 4) ** 0.5
+    True
+    """
+
+    count: int
+    mean: float
+    squares: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> StandardError:
+        mean = sum(values) / len(values) if values else 0.0
+        return cls(len(values), mean, sum((value - mean) ** 2 for value in values))
+
+    @property
+    def value(self) -> float:
+        if self.count < 2:
+            return math.nan
+        return math.sqrt(self.squares / (self.count - 1) / self.count)
+
+    def merge(self, other: StandardError) -> StandardError:
+        """As if it had been taken of all values at once (Chan et al. 1979, the pairwise update of a variance)."""
+        count = self.count + other.count
+        if count == 0:
+            return self
+        apart = other.mean - self.mean
+        return StandardError(
+            count,
+            self.mean + apart * other.count / count,
+            self.squares + other.squares + apart**2 * self.count * other.count / count,
+        )
+
+
+Record = Mean | Sum | Max | Ratio | StandardError
 
 
 class Records(dict[str, Record]):

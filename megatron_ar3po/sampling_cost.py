@@ -28,6 +28,7 @@ from megatron_ar3po.usage import LedgerError
 APART = ("cancelled", "aborted", "unusable", "ungraded")
 CLASSES: tuple[str, ...] = ("kept", "discarded", *APART)  # of a step
 CLASSES_OF_RUN: tuple[str, ...] = (*CLASSES, "redone", "unlisted")
+_APART_FIELDS = tuple((name, f"{name}_tokens") for name in APART)
 LEDGER_RESPONSES, LEDGER_TOKENS = "ledger/responses_total", "ledger/tokens_total"
 
 
@@ -98,30 +99,62 @@ def classes_of(row: Mapping[str, Any]) -> dict[str, Spent]:
 
 
 def cost_of(rows: Iterable[Mapping[str, Any]]) -> SamplingCost:
-    """Of a whole run, from all rows of its ledger."""
-    classes = dict.fromkeys(CLASSES_OF_RUN, NOTHING)
-    in_flight = evaluation = NOTHING
-    num_scored = 0
+    """Of a whole run, from all rows of its ledger, which may come one by one: plain numbers are added up, as a million
+    rows want to be read in seconds."""
+    tally = CostTally()
     for row in rows:
-        kind, is_abandoned = row["kind"], bool(row.get("abandoned"))
+        tally.add(row)
+    return tally.result()
+
+
+class CostTally:
+    """The sums of `cost_of` while the rows go by."""
+
+    def __init__(self) -> None:
+        self._sums = {name: [0, 0] for name in (*CLASSES_OF_RUN, "in_flight", "evaluation")}
+        self._num_scored = 0
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        kind = row["kind"]
         if kind == "prompt":
-            classes["redone"] -= restored_in(row)
-            for name, spent in classes_of(row).items():
-                classes["redone" if is_abandoned else name] += spent
+            self._add_prompt(row)
         elif kind == "cut_short":
-            classes["redone"] += generated_in(row)
-            in_flight += Spent(
-                responses=row["in_flight_responses_max"], tokens=row["in_flight_tokens_max"]
-            )
-        elif kind == "unlisted":
-            classes["unlisted"] += generated_in(row)
-        elif kind == "evaluation":
-            evaluation += generated_in(row)
+            self._add("redone", row["responses"], row["response_tokens"])
+            in_flight = row["in_flight_responses_max"], row["in_flight_tokens_max"]
+            self._add("in_flight", *in_flight)
+        elif kind in ("unlisted", "evaluation"):
+            self._add(kind, row["responses"], row["response_tokens"])
         elif kind == "scoring":
-            num_scored += row["responses"]
-    return SamplingCost(
-        classes=classes, in_flight_max=in_flight, evaluation=evaluation, num_scored=num_scored
-    )
+            self._num_scored += row["responses"]
+
+    def _add_prompt(self, row: Mapping[str, Any]) -> None:
+        """As `classes_of` has it; all of an abandoned row is redone."""
+        get, responses, tokens = row.get, row["responses"], row["response_tokens"]
+        self._add("redone", -get("restored", 0), -get("restored_tokens", 0))
+        if get("abandoned"):
+            self._add("redone", responses, tokens)
+            return
+        for name, tokens_name in _APART_FIELDS:
+            apart, apart_tokens = get(name, 0), get(tokens_name, 0)
+            if apart or apart_tokens:
+                self._add(name, apart, apart_tokens)
+                responses, tokens = responses - apart, tokens - apart_tokens
+        self._add("discarded" if get("discarded") else "kept", responses, tokens)
+
+    def _add(self, name: str, responses: int, tokens: int) -> None:
+        sums = self._sums[name]
+        sums[0] += responses
+        sums[1] += tokens
+
+    def result(self) -> SamplingCost:
+        spent = {name: Spent(responses=r, tokens=t) for name, (r, t) in self._sums.items()}
+        in_flight, evaluation = spent.pop("in_flight"), spent.pop("evaluation")
+        return SamplingCost(
+            classes=spent,
+            in_flight_max=in_flight,
+            evaluation=evaluation,
+            num_scored=self._num_scored,
+        )
 
 
 def cost_records(rows: Sequence[Mapping[str, Any]]) -> Records:

@@ -90,7 +90,7 @@ class Ar3poTrainer:
             self.ranks.run_on_leader(lambda: self.sampler.learn(step))
         samples = self.policy_update.make_samples(groups)
         self.metrics.add(group_records(groups, samples), loan_records(groups, samples))
-        self.recorder.record(step, groups)
+        self.recorder.record(step, groups, samples)
         self.dump.write(groups, step=step, policy_version=self.state.policy_version)
         batch = self.policy_update.build_batch(samples, groups)
         if batch.is_empty:

@@ -14,7 +14,7 @@ from math import comb, sqrt
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from megatron_ar3po.records import Mean, Records, Sum
+from megatron_ar3po.records import Mean, Records, StandardError, Sum
 from megatron_ar3po.types import ScoredResponse
 
 
@@ -36,6 +36,8 @@ def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> Records:
         chances = pass_at_k_of_prompts(answers, k)
         if chances:
             records[f"eval/pass_at_{k}"] = Mean(mean(chances), len(chances))
+        if chances and k == 1:
+            records["eval/pass_at_1_stderr"] = StandardError.of(chances)
     lengths = [r.response.num_tokens for a in answers for r in a]
     records["eval/length_tokens"] = Mean(sum(lengths) / len(lengths), len(lengths))
     truncated = sum(r.response.finish_reason == "length" for a in answers for r in a)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.file_digests import DamagedLineError, unseal_row
@@ -12,25 +16,41 @@ _MEND = "the file was edited or the disk is damaged. Bring it back, or move it a
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSONL file; a torn last line (the run was killed while writing) is left out. One that was sealed
-    (`file_digests.seal_row`) is held against its checksum. Raises ValueError with path and line of a row that is not
-    whole. Cut at newlines alone: responses may hold U+2028 and its like, which str.splitlines takes for the end of a
-    line."""
-    lines = path.read_bytes().split(b"\n")
-    if not lines[-1]:
-        lines.pop()
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            rows.append(unseal_row(line))
-        except DamagedLineError as error:
-            raise ValueError(
-                f"{path}:{number} is not what was written ({error}); {_MEND}"
-            ) from None
-        except ValueError:  # half a character of a torn line is no UTF-8 either
-            if number < len(lines):
-                raise ValueError(f"{path}:{number} is not JSON; {_MEND}") from None
-    return rows
+    """All of `iter_rows`."""
+    return list(iter_rows(path))
+
+
+def iter_rows(
+    path: Path,
+    on_damage: Callable[[str], None] | None = None,
+    loads: Callable[[bytes], Any] = json.loads,
+) -> Iterator[dict[str, Any]]:
+    """The objects of a JSONL file, one by one; a torn last line (the run was killed while writing) is left out. One
+    that was sealed (`file_digests.seal_row`) is held against its checksum. Raises ValueError with path and line of a
+    row that is not whole, or tells `on_damage` and goes on. Cut at newlines alone: responses may hold U+2028 and its
+    like, which str.splitlines takes for the end of a line."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield unseal_row(line.removesuffix(b"\n"), loads)
+                continue
+            except DamagedLineError as error:
+                damage = f"is not what was written ({error})"
+            except ValueError:  # half a character of a torn line is no UTF-8 either
+                if not file.peek(1):
+                    return
+                damage = "is not JSON"
+            if on_damage is None:
+                raise ValueError(f"{path}:{number} {damage}; {_MEND}")
+            on_damage(f"{path.name}:{number} {damage}")
+
+
+def load_quickly(line: bytes) -> Any:
+    """As json.loads, for rows whose integers have 64 bits: several times as fast."""
+    try:
+        return orjson.loads(line)
+    except ValueError:  # lone surrogates, numbers that are none
+        return json.loads(line)
 
 
 def drop_rows_after(path: Path, step: int) -> int:

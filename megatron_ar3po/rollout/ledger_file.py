@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.file_digests import seal_row
-from megatron_ar3po.observability.row_file import read_rows
+from megatron_ar3po.observability.row_file import iter_rows, load_quickly, read_rows
+
+
+def stream_ledger(
+    folder: Path, on_damage: Callable[[str], None] | None = None
+) -> Iterator[dict[str, Any]]:
+    """Of all replicas, one replica after the other, in the order in which the rows were written: nothing is kept, so
+    that a run of any length can be summed up. Of a prompt that was lent a response a row of its own tells
+    (`rescued`). `on_damage`: as in `iter_rows`."""
+    for path in sorted(folder.glob("dp*.jsonl")):
+        yield from iter_rows(path, on_damage, load_quickly)
 
 
 def ledger_rows(path: Path) -> list[dict[str, Any]]:

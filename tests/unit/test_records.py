@@ -1,11 +1,12 @@
 """Records reduce themselves; the numbers are worked out by hand."""
 
 import doctest
+import math
 
 import pytest
 
 from megatron_ar3po import records
-from megatron_ar3po.records import Max, Mean, Records, Sum, merge_records
+from megatron_ar3po.records import Max, Mean, Records, StandardError, Sum, merge_records
 
 
 def test_means_carry_their_weight():
@@ -41,4 +42,17 @@ def test_one_name_is_one_kind_of_record():
 
 def test_the_examples_in_the_docstrings_are_true():
     results = doctest.testmod(records)
-    assert (results.attempted, results.failed) == (5, 0)
+    assert (results.attempted, results.failed) == (6, 0)
+
+
+def test_a_standard_error_of_two_replicas_is_that_of_all_their_values():
+    """0, 1 and 1, 1, 1: the mean is 4/5, the squares add up to 0.64 + 4 * 0.04 = 0.8, so it is sqrt(0.8 / 4 / 5)."""
+    merged = StandardError.of([0, 1]).merge(StandardError.of([1, 1, 1]))
+    assert merged.count == 5
+    assert merged.value == pytest.approx(0.2)
+    assert merged.squares == pytest.approx(StandardError.of([0, 1, 1, 1, 1]).squares)
+
+
+def test_one_value_has_no_standard_error():
+    assert math.isnan(StandardError.of([1]).value)
+    assert math.isnan(StandardError.of([]).merge(StandardError.of([])).value)

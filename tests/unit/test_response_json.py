@@ -14,7 +14,14 @@ from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.reuse.admin.inspection import StoredResponse
 from megatron_ar3po.reuse.codec import encode_responses
 from megatron_ar3po.reuse.loans import Loan
-from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
+from megatron_ar3po.types import (
+    Prompt,
+    Response,
+    ResponseGroup,
+    ScoredResponse,
+    TrainingSample,
+    Verdict,
+)
 from megatron_ar3po.wiring.benchmark_sampling import Sampled
 
 PROMPT = Prompt(
@@ -52,12 +59,29 @@ def decode(token_ids: object) -> str:
 
 
 def test_a_recorded_group_is_laid_out_to_be_read(tmp_path: Path) -> None:
-    recorder = RolloutRecorder(tmp_path / "file", decode, num_groups=1, every_steps=1)
-    recorder.record(3, [ResponseGroup(position=0, prompt=PROMPT, responses=(SCORED,))])
+    digits = {7: "it is 7", 8: "8", 9: "9"}
+    recorder = RolloutRecorder(
+        tmp_path / "file", lambda ids: "".join(digits[i] for i in ids), num_groups=1, every_steps=1
+    )
+    sample = TrainingSample(
+        group_position=0,
+        prompt_id=PROMPT.prompt_id,
+        response_id="s3-p0-i1",
+        prompt_token_ids=PROMPT.token_ids,
+        response_token_ids=SCORED.response.token_ids,
+        behaviour_logprobs=SCORED.response.logprobs,
+        advantage=0.123456,
+        reward=1.0,
+        origin="fresh",
+        policy_version=2,
+    )
+    recorder.record(3, [ResponseGroup(position=0, prompt=PROMPT, responses=(SCORED,))], [sample])
     assert (tmp_path / "file").read_text(encoding="utf-8") == (
         '{"step": 3, "prompt": "A half?", "ground_truth": "½", "stages": 1, "responses": [{"text": '
-        '"it is [7, 8, 9]", "reward": 1.0, "status": "correct", "reason": "equal as text", "origin": "fresh", '
-        f'"stage": 1, "tokens": 3, "policy_version": 2}}], "prompt_id": "{PROMPT.prompt_id}"}}\n'
+        '"it is 789", "reward": 1.0, "status": "correct", "reason": "equal as text", "origin": "fresh", '
+        '"stage": 1, "tokens": 3, "policy_version": 2, "advantage": 0.1235, "logprobs": [-0.5, -0.25, -1.0], '
+        '"token_lengths": [7, 1, 1]}], "prompt_id": "'
+        f'{PROMPT.prompt_id}", "source": "train.jsonl:1"}}\n'
     )
 
 

@@ -12,7 +12,7 @@ from megatron_ar3po.observability.accuracy import (
     maj_at_k,
     pass_at_k,
 )
-from megatron_ar3po.records import Mean, Sum
+from megatron_ar3po.records import Mean, Sum, merge_records
 from megatron_ar3po.types import Response, ScoredResponse, Verdict
 
 
@@ -80,6 +80,14 @@ def test_a_sample_that_the_verifier_failed_for_is_neither_right_nor_wrong():
     found = accuracy(failing)
     assert (found.pass_at_1, found.verifier_errors) == (0.75, 3)
     assert found.pass_at_k == {1: 0.75, 2: 1.0}
+
+
+def test_an_evaluation_knows_how_sure_it_is_whatever_replica_had_which_prompt():
+    """Rates 1, 1/2, 0 and 1/2 of four prompts: squares 0.5 around 1/2, so sqrt(0.5 / 3 / 4)."""
+    first = evaluation_records(answers((True, True), (True, False)))
+    second = evaluation_records(answers((False, False), (False, True)))
+    merged = merge_records(first, second)["eval/pass_at_1_stderr"]
+    assert merged.value == pytest.approx((0.5 / 3 / 4) ** 0.5)
 
 
 def test_without_a_graded_response_there_is_no_accuracy():

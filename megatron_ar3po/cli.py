@@ -28,6 +28,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po status runs/NAME                       where every rank is, and whom the others wait for
   ar3po report runs/NAME                       what a run did
+  ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
@@ -117,6 +118,11 @@ _COMMANDS = {
         "start runs here or on Slurm, by NeMo-Run", "launch.cli", "add_launch_parser"
     ),
     "report": _Command("what a run did", "reporting.report", "add_report_parser"),
+    "cost": _Command(
+        "what a run spent, and what other plans of sampling would have",
+        "reporting.cost",
+        "add_cost_parser",
+    ),
     "status": _Command(
         "where every rank of a run is, and whom the others wait for",
         "reporting.status",

@@ -1,6 +1,7 @@
 """The paper as plain functions: values in, values out; no I/O, no ranks.
 
     adaptive_rollout     which prompts sample again, and how many responses
+    counterfactual_cost  what another plan would have spent, from outcomes that were seen
     response_reuse       which groups borrow, how a borrowed response joins, what is worth keeping
     downsampling         which responses of a large group train
     advantages           what each response of a group is worth beside the others

@@ -23,7 +23,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["megatron_ar3po", "megatron_ar3po.*"]),
-    package_data={"megatron_ar3po": ["py.typed"]},
+    package_data={"megatron_ar3po": ["py.typed", "reporting/page_files/*"]},
     install_requires=_pins.requirements("base"),
     extras_require={
         "cpu": _ON_CPU,  # SGLang itself goes in with --no-deps: requirements/nodeps.txt

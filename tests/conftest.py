@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from harness.browser import start_browser
 from harness.trainer_runs import ROOT, RunStarter
 
 # The same examples each time, however busy the machine is: `make test` says something about the code alone.
@@ -64,3 +65,10 @@ def module_runs(tmp_path_factory: pytest.TempPathFactory, tiny_task: Path):
     starter = RunStarter(tmp_path_factory.mktemp("module_run"))
     yield starter
     starter.end_all()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """While it is there, its event loop runs: no test of the module may run another one."""
+    with start_browser() as started:
+        yield started

@@ -51,7 +51,13 @@ def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
         raise ValueError(
             f"{folder} holds no metrics.jsonl; name a run's folder, such as runs/NAME."
         )
-    rows = read_rows(folder / "metrics.jsonl")
+    return summarize_rows(folder, read_rows(folder / "metrics.jsonl"), _algorithm(folder), cost)
+
+
+def summarize_rows(
+    folder: Path, rows: Sequence[dict[str, Any]], algorithm: str, cost: SamplingCost
+) -> RunSummary:
+    """The same, of rows that were read already."""
     steps = [row for row in rows if row["step"] > 0]
     total = cost.total if cost.total != NOTHING else _last_total(rows)
     evaluated = [row for row in rows if row.get("eval/pass_at_1") is not None]
@@ -59,7 +65,7 @@ def summarize(folder: Path, cost: SamplingCost) -> RunSummary:
     unsolved = [row for row in steps if "reuse/hit_frac" in row]
     return RunSummary(
         folder=str(folder),
-        algorithm=_algorithm(folder),
+        algorithm=algorithm,
         steps=max((row["step"] for row in rows), default=0),
         pass_at_1_before=evaluated[0]["eval/pass_at_1"] if evaluated else None,
         pass_at_1_after=evaluated[-1]["eval/pass_at_1"] if len(evaluated) > 1 else None,
@@ -125,7 +131,7 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
     table = Table(title=f"{summary.algorithm} run, {summary.steps} steps", show_header=False)
     table.add_column()
     table.add_column(justify="right", overflow="fold")  # a path stays whole
-    for name, value in _table_rows(summary):
+    for name, value in summary_rows(summary):
         table.add_row(name, value)
     console = console or Console()
     console.print(table)
@@ -133,7 +139,8 @@ def print_summary(summary: RunSummary, console: Console | None = None) -> None:
         console.print(table_of(summary.time))
 
 
-def _table_rows(s: RunSummary) -> list[tuple[str, str]]:
+def summary_rows(s: RunSummary) -> list[tuple[str, str]]:
+    """Names and values, to be shown."""
     rows = [
         ("pass@1 before training", _format(s.pass_at_1_before, ".3f")),
         ("pass@1 after training", _format(s.pass_at_1_after, ".3f")),

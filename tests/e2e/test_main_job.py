@@ -11,6 +11,9 @@ import pytest
 import yaml
 from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
+from megatron_ar3po.rollout.ledger_file import stream_ledger
+from megatron_ar3po.sampling_cost import cost_of
+
 STEP_METRICS = {
     "rollout/responses_per_prompt",
     "rollout/responses_generated",
@@ -109,6 +112,36 @@ def test_a_run_writes_what_it_promises(whole_run):
     assert any((folder / "reuse").glob("*.sqlite"))
     assert json.loads((folder / "DONE").read_text())["step"] == 6
     assert whole_run.processes_left() == []
+
+
+def test_its_report_opens_in_a_browser_and_has_the_ledgers_totals(whole_run, browser, tmp_path):
+    """Servers' counters, ledger, metrics and page: the same two numbers."""
+    path = tmp_path / "report.html"
+    command = [sys.executable, "-m", "megatron_ar3po.cli", "report", str(whole_run.folder)]
+    subprocess.run([*command, "--out", str(path)], cwd=ROOT, check=True, timeout=TIME_LIMIT_S)
+    rows = list(stream_ledger(whole_run.folder / "ledger"))
+    cost = cost_of(rows)
+    *_, server = (row for row in rows if row["kind"] == "server")
+    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+    before = evaluations[0]  # the last one comes after the last step's counters
+    assert server["requests"] == cost.total.responses + before["responses"]
+    assert server["generated_tokens"] == cost.total.tokens + before["response_tokens"]
+    last = whole_run.metrics[6]
+    assert last["rollout/responses_total"] == cost.total.responses
+    with browser.open(path) as opened:
+        assert opened.page.locator("#findings li").count() == 5
+        figures = opened.figures()
+        assert len(figures) >= 12
+        assert [figure for figure in figures if not opened.marks(figure)] == []
+        totals = dict(opened.page.eval_on_selector_all(
+            "#totals tr", "all => all.map(row => [...row.children].map(cell => cell.innerText))"
+        ))  # fmt: skip
+        assert totals["responses generated"] == f"{cost.total.responses:,}"
+        assert totals["tokens generated"] == f"{cost.total.tokens:,}"
+        assert opened.page.locator("#sample-list .token").count() > 100
+        advantages = opened.page.locator("#sample-list .token[title*='advantage 0.']")
+        assert advantages.count() > 0
+        opened.require_quiet()
 
 
 def test_it_ends_with_a_short_table(whole_run):

@@ -48,7 +48,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("words", "said"),
     [
         ("--help", "where every rank of a run is"),
-        ("report RUN", "responses generated"),
+        ("report RUN --text", "responses generated"),
+        ("report RUN", "the report: "),
         ("status RUN", "1 steps done"),
         ("reuse ls RUN", "response ┃ prompt"),
         ("options rollout", "prompts_per_step"),

@@ -53,6 +53,11 @@ def test_every_module_of_the_package_is_in_it_and_nothing_else(wheel):
     assert modules == there
 
 
+def test_it_carries_what_a_report_is_made_of(wheel):
+    there = {n for n in wheel.namelist() if "/page_files/" in n}
+    assert there == {f"megatron_ar3po/reporting/page_files/page.{kind}" for kind in ("css", "js")}
+
+
 def test_it_carries_its_licence_in_full(wheel):
     assert email.message_from_string(read(wheel, "METADATA"))["License"] == "Apache-2.0"
     text = read(wheel, "licenses/LICENSE")

@@ -21,6 +21,7 @@ OUTCOMES = (
     "verifier_error",
     "cancelled",
 )
+_NUMBER_OF_OUTCOME = {name: number for number, name in enumerate(OUTCOMES)}
 _RESCUED = OUTCOMES.index("rescued")
 _NUMBERS = ("step", "prompt", "responses", "graded", "correct", "tokens", "stages", "truncated")
 
@@ -32,9 +33,9 @@ class LedgerColumns:
     prompt_ids: list[str] = field(default_factory=list)  # `prompt` is an index of these
     sources: list[str] = field(default_factory=list)  # of each of them
     _index: dict[str, int] = field(default_factory=dict)
-    _numbers: dict[str, array[int]] = field(
-        default_factory=lambda: {name: array("q") for name in _NUMBERS}
-    )
+    _rows: array[int] = field(
+        default_factory=lambda: array("q")
+    )  # `_NUMBERS` of one row after another
     _outcomes: array[int] = field(default_factory=lambda: array("b"))
     _discarded: array[int] = field(default_factory=lambda: array("b"))
     _positions: dict[int, int] = field(default_factory=dict)  # of the step that is being read
@@ -52,21 +53,26 @@ class LedgerColumns:
                     self._outcomes[self._positions[position]] = _RESCUED
 
     def _add_prompt(self, row: Mapping[str, Any]) -> None:
-        step, responses = int(row["step"]), int(row["responses"])
-        apart = sum(row.get(name, 0) for name in APART)
-        stages, truncated = int(row.get("stages", 0)), int(row.get("truncated", 0))
-        correct, tokens = int(row["correct"]), int(row["response_tokens"])
-        outcome, position = OUTCOMES.index(row["outcome"]), int(row["position"])
-        prompt = self._index_of(str(row["prompt_id"]), str(row.get("source", "")))
+        get = row.get
+        step, position, responses = int(row["step"]), int(row["position"]), row["responses"]
+        outcome, prompt_id = _NUMBER_OF_OUTCOME[row["outcome"]], row["prompt_id"]
+        correct, tokens = row["correct"], row["response_tokens"]
+        graded = responses
+        for name in APART:
+            graded -= get(name, 0)
+        numbers = (responses, graded, correct, tokens, get("stages", 0), get("truncated", 0))
+        numbers = array("q", numbers)  # whole, or refused
+        prompt = self._index.get(prompt_id)
+        if prompt is None:
+            prompt = self._index_of(str(prompt_id), str(get("source", "")))
         if step != self._step:
             self._step = step
             self._positions.clear()
         self._positions[position] = len(self._outcomes)
-        values = (step, prompt, responses, responses - apart, correct, tokens, stages, truncated)
-        for name, value in zip(_NUMBERS, values, strict=True):
-            self._numbers[name].append(value)
+        self._rows.extend((step, prompt))
+        self._rows.extend(numbers)
         self._outcomes.append(outcome)
-        self._discarded.append(bool(row.get("discarded")))
+        self._discarded.append(1 if get("discarded") else 0)
 
     def _index_of(self, prompt_id: str, source: str) -> int:
         there = self._index.get(prompt_id)
@@ -80,8 +86,14 @@ class LedgerColumns:
         return len(self._outcomes)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """[rows] int64, one of `step`, `prompt`, `responses`, `graded`, `correct`, `tokens`, `stages`, `truncated`."""
-        return np.frombuffer(self._numbers[name], np.int64) if len(self) else np.zeros(0, np.int64)
+        """[rows] int64, one of `_NUMBERS`; asked for when all rows are there."""
+        return self._table[_NUMBERS.index(name)]
+
+    @cached_property
+    def _table(self) -> np.ndarray:
+        """[numbers, rows] int64"""
+        rows = np.array(self._rows, np.int64).reshape(-1, len(_NUMBERS))
+        return np.ascontiguousarray(rows.T)
 
     @cached_property
     def outcome(self) -> np.ndarray:

@@ -37,12 +37,12 @@ class RecordedGroups:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Raises KeyError or TypeError for a row of another make."""
-        shown = _group_for_page(row)
         for response in row["responses"]:
             self._look_at(row, response)
         if len(self.prompts) < _MAX_TEXTS:
-            self.prompts.setdefault(str(row.get("prompt_id", "")), shown["prompt"][:_MAX_NAME])
+            self.prompts.setdefault(str(row.get("prompt_id", "")), str(row["prompt"])[:_MAX_NAME])
         if self.num_groups % self._every == 0:
+            shown = _group_for_page(row)
             self.groups.append(shown)
             self._num_bytes += _size_of(shown)
             self._thin_out()

@@ -45,4 +45,7 @@ def test_a_row_that_lacks_something_leaves_nothing_behind():
     for name in ("correct", "outcome", "position", "prompt_id"):
         with pytest.raises(KeyError):
             columns.add({key: value for key, value in whole.items() if key != name})
+    for name in ("correct", "stages", "responses"):
+        with pytest.raises(TypeError):
+            columns.add({**whole, name: "a lot"})
     assert (len(columns), len(columns["step"]), columns.solve_rates.shape) == (0, 0, (0,))

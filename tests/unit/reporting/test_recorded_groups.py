@@ -54,4 +54,4 @@ def test_rows_of_another_make_are_told(tmp_path):
     told = []
     recorded = read_groups(path, told.append)
     assert (recorded.num_groups, len(told)) == (1, 2)
-    assert told[0] == "rollouts.jsonl has a row of another make (KeyError: 'prompt')"
+    assert told[0] == "rollouts.jsonl has a row of another make (KeyError: 'responses')"

@@ -139,8 +139,8 @@ def sample_section(run: RunData) -> Section | None:
         title="Samples",
         look_for=f"{len(recorded.groups):,} of {recorded.num_groups:,} recorded groups (observability."
         "record_groups_per_step), spread evenly over the run. The stronger a token's colour, the less likely it was "
-        "when it was sampled; the hue is the sign of its response's advantage. Read some that were called wrong: is the "
-        "verifier?",
+        "when it was sampled; the hue is the sign of its response's advantage. Read some that were called wrong: is "
+        "the verifier?",
         markup='<div class="facts"><span class="key" style="background:rgba(var(--plus),.6)"></span>advantage above 0'
         '<span class="key" style="background:rgba(var(--minus),.6)"></span>below 0'
         '<span class="key" style="background:rgba(128,128,128,.6)"></span>no gradient</div>'

@@ -2,7 +2,7 @@
 # Qwen2.5-32B on four nodes of eight 80 GB GPUs.
 #
 #   sbatch launch_slurm/ar3po_32b.sh [key=value ...]             AR3PO
-#   ALGORITHM=grpo sbatch launch_slurm/ar3po_32b.sh              GRPO; ALGORITHM=dapo: DAPO
+#   ALGORITHM=grpo sbatch launch_slurm/ar3po_32b.sh              GRPO; dapo: DAPO; history: one response a prompt
 #
 # From the root of the repository (or with AR3PO_HOME set). launch_slurm/launch.sh lists the other variables.
 #SBATCH --job-name=ar3po_32b

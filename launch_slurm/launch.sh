@@ -2,7 +2,7 @@
 # The one launch wrapper. Sourced by the scripts beside it inside a Slurm job; `launch [key=value ...]` runs the job.
 #
 # What the caller may set (environment of sbatch):
-#   ALGORITHM         ar3po (default), grpo or dapo
+#   ALGORITHM         ar3po (default), grpo, dapo or history
 #   RUN_DIR           the run's folder, shared by all nodes    [runs/ALGORITHM_NAME under AR3PO_HOME]
 #   CONFIG            another config file
 #   MODEL_PATH, DATA_PATH, EVAL_PATH                           [what the config says]
@@ -31,8 +31,8 @@ prepare() {
   RESTART=${SLURM_RESTART_COUNT:-0}
   ALGORITHM=${ALGORITHM:-ar3po}
   case "$ALGORITHM" in
-    ar3po | grpo | dapo) ;;
-    *) die "ALGORITHM=$ALGORITHM is unknown; use ar3po, grpo or dapo" ;;
+    ar3po | grpo | dapo | history) ;;
+    *) die "ALGORITHM=$ALGORITHM is unknown; use ar3po, grpo, dapo or history" ;;
   esac
   cd "$AR3PO_HOME" || die "AR3PO_HOME=$AR3PO_HOME is no folder on $(hostname); put the code on the shared file system"
   [ -f "$CONFIG" ] || die "CONFIG=$CONFIG is no file under $AR3PO_HOME"

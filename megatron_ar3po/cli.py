@@ -27,12 +27,9 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
   ar3po status runs/NAME                       where every rank is, and whom the others wait for
-<<<<<<< HEAD
-  ar3po report runs/NAME                       what a run did
-  ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
-=======
   ar3po report runs/NAME                       what a run did, as a page to open and send
->>>>>>> 8cf8083 (docs(report): the page, its sentences and figures; chromium in CI; a benchmark of its size)
+  ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
+  ar3po history runs/NAME                      what each prompt has shown: pass rates, visits, the hardest
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
@@ -126,6 +123,9 @@ _COMMANDS = {
         "what a run spent, and what other plans of sampling would have",
         "reporting.cost",
         "add_cost_parser",
+    ),
+    "history": _Command(
+        "what each prompt of a run has shown", "reporting.history", "add_history_parser"
     ),
     "status": _Command(
         "where every rank of a run is, and whom the others wait for",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +30,10 @@ class PromptOutcome:
     responses: int
     correct: int
     tokens: int
+
+
+class StageOutcome(NamedTuple):
+    """Of one prompt's stage in a step: its graded responses, and how many of them are correct."""
+
+    responses: int
+    correct: int

@@ -5,11 +5,14 @@ its parameters are compared when the run starts, so that a misspelt name costs a
 returns is checked, on every call, by the room that knows what it should be. Whatever goes wrong in the user's code is
 raised under the option's name with the user's own error and the lines it came from.
 
-    algorithm.advantage    (groups, config) -> one [G] array per group             algorithm/advantages.py
+    algorithm.advantage    (groups, config[, history]) -> one [G] array per group  algorithm/advantages.py
     algorithm.policy_loss  (logprobs, micro_batch, config) -> TokenLoss            algorithm/token_losses.py
     reuse.pick             (candidates, request) -> one of the candidates or None  reuse/choice.py
     rewards.verifier       (rewards_config) -> (response, ground_truth) -> Grade   rewards/worker.py
-    rollout.stage_rule     (prompt, solved_by_stage) -> int                        rollout/stage_plans.py
+    rollout.stage_rule     (prompt, solved_by_stage) -> int, or
+                           (prompt, stages, history) -> int                        rollout/stage_plans.py
+
+A parameter in brackets is passed where the function has it, by that name and in that place.
 
 Nothing heavy is imported here: the verifier's workers load it at their start.
 """
@@ -41,6 +44,7 @@ class UserFunction:
     option: str
     path: str
     function: Callable[..., Any]
+    takes_optional: bool = False  # whether it has the parameter that it need not have
 
     def __call__(self, *arguments: Any) -> Any:
         try:
@@ -56,20 +60,27 @@ def is_import_path(value: str) -> bool:
 
 
 @cache
-def load_user_function(option: str, path: str, *parameters: str) -> UserFunction:
-    """The function at `path`, callable with `parameters` by position."""
+def load_user_function(
+    option: str, path: str, *parameters: str, optional: str = ""
+) -> UserFunction:
+    """The function at `path`, callable with `parameters` by position, and with one more where it has one named
+    `optional` in that place."""
     found = f"{option}={path}"
     module_name, _, name = path.partition(":")
     if not module_name or not name:
         raise UserFunctionError(f"{found} is no import path; write 'package.module:function'.")
     module = _import_module(found, module_name)
-    expected = f"define it as: def {name}({', '.join(parameters)})."
+    forms = [", ".join(parameters), *([", ".join((*parameters, optional))] if optional else [])]
+    expected = "define it as: " + ", or ".join(f"def {name}({form})" for form in forms) + "."
     if not hasattr(module, name):
         where = getattr(module, "__file__", None) or module_name  # one of Python's own has none
         raise UserFunctionError(f"{found}: {where} has no function {name!r}; {expected}")
     function = getattr(module, name)
+    takes_optional = bool(optional) and _has_parameter(function, optional, at=len(parameters))
+    if takes_optional:
+        parameters = (*parameters, optional)
     check_parameters(function, parameters, f"{found}: {name}", expected)
-    return UserFunction(option, path, function)
+    return UserFunction(option, path, function, takes_optional)
 
 
 def check_parameters(
@@ -90,6 +101,14 @@ def check_parameters(
         raise UserFunctionError(
             f"{called}{signature} cannot take ({', '.join(parameters)}): {error}; {expected}"
         ) from error
+
+
+def _has_parameter(function: object, name: str, *, at: int) -> bool:
+    try:
+        names = list(inspect.signature(function).parameters)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # no function, or one in C that does not tell
+        return False
+    return names[at : at + 1] == [name]
 
 
 def explain_user_error(error: Exception) -> str:

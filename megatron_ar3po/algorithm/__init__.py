@@ -4,6 +4,8 @@
     counterfactual_cost  what another plan would have spent, from outcomes that were seen
     response_reuse       which groups borrow, how a borrowed response joins, what is worth keeping
     downsampling         which responses of a large group train
+    history              what a prompt has shown in earlier steps; `prompt_table` holds it
+    history_advantage    that as the baseline of a response
     advantages           what each response of a group is worth beside the others
     training_samples     which responses carry gradient; the KL penalty on rewards
     aggregation          how much each token weighs in one optimizer step
@@ -75,6 +77,10 @@ Of the baselines:
     long, and a KL in the reward is summed over the response, not from a token to its end.
 19. GSPO (arXiv:2507.18071) and GMPO (arXiv:2507.20673) take the mean over the response; with their
     papers' `seq_mean_token_mean` a response weighs the same as in theirs.
-20. PODS (arXiv:2504.13818): down-sampling after borrowing, advantages over what stays; a group that is
+20. History (`algorithm.name: history`) is ours: one response a prompt, the prompt's decayed counts as its
+    baseline (history_advantage.py). Its relatives are SPO (arXiv:2509.13232), which normalises over the
+    batch, and DBB (arXiv:2603.18444). Reinforce-Ada's stages (arXiv:2510.04996) are
+    `rollout.stage_rule: balance`.
+21. PODS (arXiv:2504.13818): down-sampling after borrowing, advantages over what stays; a group that is
     small enough stays whole.
 """

@@ -159,7 +159,9 @@ def _custom_advantages(
     groups: Sequence[ResponseGroup], config: AlgorithmConfig
 ) -> list[Advantages]:
     option = f"algorithm.advantage={config.advantage}"
-    answer = load_advantage_function(config.advantage)(groups, config)
+    function = load_advantage_function(config.advantage)
+    history = ([group.record for group in groups],) if function.takes_optional else ()
+    answer = function(groups, config, *history)
     try:
         arrays = [np.asarray(array, dtype=np.float64) for array in answer]
     except (TypeError, ValueError) as error:  # None, a number, ragged or non-numeric arrays

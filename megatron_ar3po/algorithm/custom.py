@@ -7,7 +7,8 @@ from megatron_ar3po.user_functions import UserFunction, is_import_path, load_use
 
 
 def load_advantage_function(path: str) -> UserFunction:
-    return load_user_function("algorithm.advantage", path, "groups", "config")
+    """(groups, config), or with the prompts' records before the step as `history`: one a group."""
+    return load_user_function("algorithm.advantage", path, "groups", "config", optional="history")
 
 
 def load_policy_loss_function(path: str) -> UserFunction:

@@ -1,8 +1,9 @@
 """`PromptHistory`: what earlier steps say of a prompt: how often it is solved, how long its answers are.
 
 A decayed Beta estimate: each time a prompt is rolled out, what was known of it is multiplied by the decay and the new
-verdicts are added, so old policies are forgotten. The pass rate of all prompts together, or of those of a source, is
-kept in the same way, once a step. Failed and aborted responses teach nothing, nor do borrowed ones.
+verdicts are added, so old policies are forgotten; with a half-life, counts also age with every response of the run,
+visited or not. The pass rate of all prompts together, or of those of a source, is decayed once a step. Failed and
+aborted responses teach nothing, nor do borrowed ones.
 
 Every replica learns the outcomes of all of them, in the order of prompt ids, so the history does not depend on the
 layout. Nothing here is saved: the state is a function of the ledger's rows, and a resumed run replays them (`replay`).
@@ -15,6 +16,7 @@ from dataclasses import replace
 from itertools import groupby
 from typing import Any, Literal
 
+from megatron_ar3po.algorithm.prompt_table import PromptTable, TableRow
 from megatron_ar3po.prompt_record import NEVER_SEEN, PromptOutcome, PromptRecord
 from megatron_ar3po.sampling_cost import graded_in
 from megatron_ar3po.types import Prompt, ResponseGroup
@@ -55,13 +57,31 @@ def outcome_in(row: Mapping[str, Any]) -> PromptOutcome:
 
 
 class PromptHistory:
-    def __init__(self, *, decay: float = 0.95, pooled: Literal["run", "source"] = "run") -> None:
-        """`pooled`: over which prompts `PromptRecord.pooled_mean` goes."""
+    def __init__(
+        self,
+        *,
+        decay: float = 0.95,
+        pooled: Literal["run", "source"] = "run",
+        half_life: float = 0.0,
+        num_prompts: int = 0,
+        prior_weight: float = 0.5,
+    ) -> None:
+        """`pooled`: over which prompts `PromptRecord.pooled_mean` goes. `half_life`: in responses for each of the
+        `num_prompts` of the training set; 0: counts do not age between visits. `prior_weight`: of the pooled mean, in
+        responses, in `success_frac`."""
+        assert not half_life or num_prompts, "a half-life is relative to the number of prompts"
         self._decay = decay
         self._pooled = pooled
-        self._seen: dict[str, PromptRecord] = {}
+        self._half_life_responses = half_life * num_prompts
+        self._prior_weight = prior_weight
+        self._clock = 0.0  # half-lives that have passed
+        self._seen = PromptTable()
         self._pools: dict[str, tuple[float, float]] = {}  # decayed correct and wrong, by source
         self._total_length = 0.0  # over all that were seen
+
+    @property
+    def num_bytes(self) -> int:
+        return self._seen.num_bytes
 
     def learn(self, step: int, outcomes: Iterable[PromptOutcome]) -> None:
         """After a step's rollout: the outcomes of all replicas."""
@@ -75,6 +95,8 @@ class PromptHistory:
             correct, wrong = self._pools.get(name, (0.0, 0.0))
             failed = outcome.responses - outcome.correct
             self._pools[name] = (correct + outcome.correct, wrong + failed)
+        if self._half_life_responses:
+            self._clock += sum(o.responses for o in graded) / self._half_life_responses
 
     def replay(self, ledger_rows: Iterable[Mapping[str, Any]]) -> None:
         """The ledger's rows up to the step a run is resumed from, of all replicas, by step."""
@@ -84,13 +106,17 @@ class PromptHistory:
 
     def record(self, prompt: Prompt) -> PromptRecord:
         """As of now, with the decay of the visit that comes."""
-        seen = self._seen.get(prompt.prompt_id, NEVER_SEEN)
         correct, wrong = self._pools.get(self._pool_of(prompt.source), (0.0, 0.0))
         mean = (_PRIOR[0] + correct) / (sum(_PRIOR) + correct + wrong)
-        return replace(
-            seen,
-            correct=self._decay * seen.correct,
-            wrong=self._decay * seen.wrong,
+        seen = self._seen.get(prompt.prompt_id)
+        if seen is None:
+            return replace(NEVER_SEEN, pooled_mean=mean)
+        weight = self._decay * self._aged(seen)
+        return PromptRecord(
+            correct=weight * seen.correct,
+            wrong=weight * seen.wrong,
+            last_step=seen.last_step,
+            length_tokens=seen.length_tokens,
             pooled_mean=mean,
         )
 
@@ -103,8 +129,11 @@ class PromptHistory:
         >>> PromptHistory().beta("never seen")
         (1.0, 1.0)
         """
-        seen = self._seen.get(prompt_id, NEVER_SEEN)
-        return _PRIOR[0] + seen.correct, _PRIOR[1] + seen.wrong
+        seen = self._seen.get(prompt_id)
+        if seen is None:
+            return _PRIOR
+        weight = self._aged(seen)
+        return _PRIOR[0] + weight * seen.correct, _PRIOR[1] + weight * seen.wrong
 
     def unsolved_frac(self, prompt_id: str, num_responses: int) -> float:
         """The expected chance that none of `num_responses` is correct: prod_{i < k} (b + i) / (a + b + i).
@@ -113,10 +142,19 @@ class PromptHistory:
         0.2
         """
         a, b = self.beta(prompt_id)
-        chance = 1.0
-        for i in range(num_responses):
-            chance *= (b + i) / (a + b + i)
-        return round(chance, 12)
+        return chance_of_none(a, b, num_responses)
+
+    def success_frac(self, prompt: Prompt, num_responses: int, *, num_wrong: int = 0) -> float:
+        """The expected chance that one of `num_responses` is correct after `num_wrong` wrong ones in this step. The
+        prior is that of the advantages: the pooled pass rate, for `prior_weight` responses.
+
+        Never seen, weight 0.5, pooled 0.5, one wrong: Beta(.25, 1.25), so one more is right with .25 / 1.5 = 1/6.
+        """
+        record = self.record(prompt)
+        prior, weight = record.pooled_mean, self._prior_weight
+        a = record.correct + weight * prior
+        b = record.wrong + weight * (1 - prior) + num_wrong
+        return 1 - chance_of_none(a, b, num_responses)
 
     def likely_chain_tokens(
         self, prompt_id: str, stage_sizes: Sequence[int], *, num_done: int = 0
@@ -143,13 +181,31 @@ class PromptHistory:
     def _pool_of(self, source: str) -> str:
         return source if self._pooled == "source" else ""
 
+    def _aged(self, seen: TableRow) -> float:
+        return 0.5 ** (self._clock - seen.clock)
+
     def _add(self, step: int, outcome: PromptOutcome) -> None:
-        seen = self._seen.get(outcome.prompt_id, NEVER_SEEN)
+        seen = self._seen.get(outcome.prompt_id) or TableRow(0.0, 0.0, 0, 0.0, self._clock)
+        weight = self._decay * self._aged(seen)
         length = outcome.tokens / outcome.responses
         self._total_length += length - seen.length_tokens
-        self._seen[outcome.prompt_id] = PromptRecord(
-            correct=self._decay * seen.correct + outcome.correct,
-            wrong=self._decay * seen.wrong + outcome.responses - outcome.correct,
+        new = TableRow(
+            correct=weight * seen.correct + outcome.correct,
+            wrong=weight * seen.wrong + outcome.responses - outcome.correct,
             last_step=step,
             length_tokens=length,
+            clock=self._clock,
         )
+        self._seen.put(outcome.prompt_id, new)
+
+
+def chance_of_none(a: float, b: float, num_responses: int) -> float:
+    """That none is correct, where the pass rate is Beta(a, b).
+
+    >>> chance_of_none(1, 1, 4)
+    0.2
+    """
+    chance = 1.0
+    for i in range(num_responses):
+        chance *= (b + i) / (a + b + i)
+    return round(chance, 12)

@@ -30,11 +30,11 @@ Train several variants on equal prompts and paired seeds, and compare them in on
   ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,adaptive_only,reuse_only,detach
   ar3po compare-algorithms examples/tiny_sum/comparison.yaml --out runs/comparison
 
-Algorithms: ar3po, grpo, dapo; grpo_k (GRPO with AR3PO's stage size as its group); adaptive_only, reuse_only; detach,
-recompute, stored (reuse.option); stages_N and k_N (AR3PO with N stages, with N responses a stage). An experiment file
-may add its own. The first is what the others are compared with. Runs follow one another; a finished one is not
-repeated, so the same command goes on after an interruption. With a budget of responses all are evaluated at the same
-counts of them, at a constant learning rate.
+Algorithms: ar3po, grpo, dapo, history; grpo_k (GRPO with AR3PO's stage size as its group); history_N (N responses a
+prompt), history_stages (on AR3PO's stages); adaptive_only, reuse_only; detach, recompute, stored (reuse.option);
+stages_N and k_N (AR3PO with N stages, with N responses a stage). An experiment file may add its own. The first is what
+the others are compared with. Runs follow one another; a finished one is not repeated, so the same command goes on after
+an interruption. With a budget of responses all are evaluated at the same counts of them, at a constant learning rate.
 """
 
 

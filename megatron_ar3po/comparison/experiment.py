@@ -128,6 +128,11 @@ def known_variant(name: str) -> tuple[str, ...] | None:
         return ("algorithm.name=ar3po", *words)
     if name in ("detach", "recompute", "stored"):
         return ("algorithm.name=ar3po", f"reuse.option={name}")
+    if name == "history_stages":
+        words = (f"rollout.num_stages={stages}", f"rollout.responses_per_stage={k}")
+        return ("algorithm.name=history", *words)
+    if match := re.fullmatch(r"history_(\d+)", name):
+        return ("algorithm.name=history", f"rollout.responses_per_stage={match[1]}")
     if match := re.fullmatch(r"(stages|k)_(\d+)", name):
         option = "num_stages" if match[1] == "stages" else "responses_per_stage"
         return ("algorithm.name=ar3po", f"rollout.{option}={match[2]}")
@@ -139,8 +144,9 @@ def variant_named(name: str, words: Sequence[str] = ()) -> Variant:
     known = known_variant(name)
     if known is None and not words:
         raise ValueError(
-            f"algorithm {name!r} is not known; use ar3po, grpo, grpo_k, dapo, adaptive_only, reuse_only, detach, "
-            "recompute, stored, stages_N, k_N, or an experiment file in which it has words of its own."
+            f"algorithm {name!r} is not known; use ar3po, grpo, grpo_k, dapo, history, history_N, history_stages, "
+            "adaptive_only, reuse_only, detach, recompute, stored, stages_N, k_N, or an experiment file in which it "
+            "has words of its own."
         )
     if not _NAME.fullmatch(name):
         raise ValueError(

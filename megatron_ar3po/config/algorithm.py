@@ -18,9 +18,9 @@ from megatron_ar3po.config.rules import require, require_name_or_path
 
 ADVANTAGES = ("group", "rloo", "leave_one_out", "global", "global_baseline", "history")
 RELATIVE_TO_GROUP = ("group", "rloo", "leave_one_out", "global_baseline")  # 0 in a group of one
+PRIOR_OPTIONS = ("history_prior_weight", "history_prior")  # stage rules read them too
 HISTORY_OPTIONS = (
-    "history_prior_weight",
-    "history_prior",
+    *PRIOR_OPTIONS,
     "history_std",
     "history_variance_floor",
     "history_least_advantage",
@@ -33,24 +33,25 @@ ImportanceSampling = Literal["off", "token", "sequence", "token_mask", "sequence
 class AlgorithmConfig:
     """The objective. docs/algorithms.md has the formulas."""
 
-    name: Fixed[Literal["ar3po", "grpo", "dapo"]] = "ar3po"
-    """The method. It chooses defaults for the stages of `rollout`, for `reuse.enabled` and for
-    `algorithm.dynamic_sampling`; what a file or the command line says goes before them."""
+    name: Fixed[Literal["ar3po", "grpo", "dapo", "history"]] = "ar3po"
+    """The method. It chooses defaults for the stages of `rollout`, for `reuse.enabled`, `algorithm.dynamic_sampling`
+    and `algorithm.advantage`; what a file or the command line says goes before them."""
 
     advantage: Fixed[str] = "group"
     """How rewards become advantages: `group` (GRPO), `rloo`, `leave_one_out`, `global` (REINFORCE++),
     `global_baseline`, `history` (the prompt's own history is the baseline: one response a prompt is enough), or the
-    import path 'package.module:function' of your own."""
+    import path 'package.module:function' of your own. The default comes with `algorithm.name`."""
 
     advantage_std: Fixed[Literal["population", "sample", "none"]] = "population"
     """The standard deviation by which advantages are divided, for all but `rloo`. `none`: undivided, as in Dr.
     GRPO."""
 
     history_prior_weight: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.5
-    """For `advantage=history`: how many responses the prior mean of a prompt counts for."""
+    """For `advantage=history` and `rollout.stage_rule=history`: how many responses the prior mean of a prompt counts
+    for."""
 
     history_prior: Fixed[Literal["run", "source"]] = "run"
-    """For `advantage=history`: the prior mean of a prompt is the pass rate of all prompts of the run, or of those of
+    """For the same two: the prior mean of a prompt is the pass rate of all prompts of the run, or of those of
     its source. It is decayed by `rollout.history_decay`, once a step."""
 
     history_std: Fixed[Literal["posterior", "none"]] = "posterior"

@@ -20,4 +20,9 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "reuse": {"enabled": False},
         "algorithm": {"dynamic_sampling": True},
     },
+    "history": {
+        "rollout": {"num_stages": 1, "responses_per_stage": 1},
+        "reuse": {"enabled": False},
+        "algorithm": {"dynamic_sampling": False, "advantage": "history"},
+    },
 }

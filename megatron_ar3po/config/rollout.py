@@ -15,8 +15,9 @@ from megatron_ar3po.config.ranges import (
     Range,
     check_values,
 )
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.rules import require_name_or_path
 
+STAGE_RULES = ("fixed", "difficulty", "balance", "history")
 STAGE_SIZE = Range(ge=1, le=65536)
 
 
@@ -38,7 +39,9 @@ class RolloutConfig:
 
     stage_rule: Fixed[str] = "fixed"
     """Who says how many responses a stage has. `fixed`: the plan above, as in the paper. `difficulty`: the first
-    stage follows the prompt's history. Or the import path 'package.module:function' of your own rule."""
+    stage follows the prompt's history. `balance`: the plan goes on until a correct and an incorrect response are there.
+    `history`: it goes on where the prompt is unsolved and a success is likely. Or the import path
+    'package.module:function' of your own rule."""
 
     difficulty_solve_frac: Warn[Annotated[float, Range(gt=0, lt=1)]] = 0.75
     """For `stage_rule=difficulty`: the first stage is the smallest that solves the prompt with this estimated
@@ -48,9 +51,16 @@ class RolloutConfig:
     """For `stage_rule=difficulty`: responses of a first stage, however easy the prompt. Two is the least that can
     differ."""
 
+    history_success_frac: Warn[Annotated[float, Range(gt=0, lt=1)]] = 0.25
+    """For `stage_rule=history`: the least estimated chance that a further stage holds a correct response."""
+
     history_decay: Warn[Annotated[float, FRACTION]] = 0.95
     """Factor on what earlier steps said of a prompt, each time it is seen again, and once a step on what they said of
     all prompts: the policy changes, so old outcomes count less. 1 forgets nothing."""
+
+    history_half_life: Warn[Annotated[float, Range(ge=0, le=1e6)]] = 0.0
+    """After so many responses of the run for each prompt of the training set, what is known of a prompt counts half,
+    whether it was seen again or not. 0: counts do not age between visits."""
 
     max_tokens_per_step: Warn[Annotated[int, Range(ge=0, le=LARGEST_64_BIT)]] = 0
     """Generated tokens of one step, over all replicas: a stage after the first begins only if all of it fits at full
@@ -88,14 +98,7 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         check_values("rollout", self)
-        self._check_stages()
-
-    def _check_stages(self) -> None:
-        require(
-            self.stage_rule in ("fixed", "difficulty") or ":" in self.stage_rule,
-            f"rollout.stage_rule={self.stage_rule} is not known; use fixed, difficulty, or the import path of your own "
-            "function, 'package.module:function'.",
-        )
+        require_name_or_path("rollout.stage_rule", self.stage_rule, STAGE_RULES)
 
     @property
     def stage_sizes(self) -> tuple[int, ...]:

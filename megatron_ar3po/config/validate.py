@@ -9,8 +9,9 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_ar3po.config.algorithm import HISTORY_OPTIONS, RELATIVE_TO_GROUP, AlgorithmConfig
+from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP
 from megatron_ar3po.config.declared import dotted_options
+from megatron_ar3po.config.history_rules import check_history, history_warnings
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
@@ -71,6 +72,7 @@ def warnings_of(config: Config) -> list[str]:
         )
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
+    lines += history_warnings(config)
     lines += _response_log_warnings(config)
     return lines
 
@@ -97,18 +99,12 @@ def _response_log_warnings(config: Config) -> list[str]:
 def _algorithm_warnings(config: Config) -> list[str]:
     lines: list[str] = []
     advantage = config.algorithm.advantage
-    has_no_std = advantage == "rloo" or ":" in advantage
+    has_no_std = advantage in ("rloo", "history") or ":" in advantage
     if has_no_std and config.algorithm.advantage_std != "population":
         lines.append(
             f"algorithm.advantage_std={config.algorithm.advantage_std} has no effect with "
             f"algorithm.advantage={advantage}."
         )
-    if advantage != "history":
-        lines += [
-            f"algorithm.{name}={getattr(config.algorithm, name)} has no effect with algorithm.advantage={advantage}."
-            for name in HISTORY_OPTIONS
-            if getattr(config.algorithm, name) != getattr(AlgorithmConfig(), name)
-        ]
     if config.algorithm.dynamic_sampling is False and config.algorithm.max_sampling_rounds != 8:
         lines.append(
             "algorithm.max_sampling_rounds has no effect without algorithm.dynamic_sampling=true."
@@ -190,6 +186,7 @@ def _check_algorithm(config: Config) -> None:
         f"rollout.max_tokens_per_step={rollout.max_tokens_per_step} stops stages, and dynamic sampling has one; bound "
         "its cost with algorithm.max_sampling_rounds and set rollout.max_tokens_per_step=0.",
     )
+    check_history(config)
     advantage = config.algorithm.advantage
     needs_two = advantage in RELATIVE_TO_GROUP or config.algorithm.dynamic_sampling
     require(
@@ -199,32 +196,6 @@ def _check_algorithm(config: Config) -> None:
         f"algorithm.dynamic_sampling={str(config.algorithm.dynamic_sampling).lower()}; use at least 2, or "
         "algorithm.advantage=history.",
     )
-    if advantage == "history":
-        _check_history(config)
-
-
-def _check_history(config: Config) -> None:
-    """What looks at the responses of one group against each other has nothing to look at."""
-    algorithm = config.algorithm
-    clashes = {
-        "algorithm.dynamic_sampling=true": (
-            algorithm.dynamic_sampling,
-            "keeps groups with both outcomes; set algorithm.dynamic_sampling=false",
-        ),
-        f"algorithm.downsample_to={algorithm.downsample_to}": (
-            bool(algorithm.downsample_to),
-            "chooses responses of a group by how their rewards differ; set algorithm.downsample_to=0",
-        ),
-        "algorithm.kl_in=reward": (
-            algorithm.kl_in == "reward" and algorithm.kl_coef > 0,
-            "changes rewards, but the history knows right and wrong alone; set algorithm.kl_in=loss",
-        ),
-    }
-    for option, (is_set, why) in clashes.items():
-        require(
-            not is_set,
-            f"{option} {why}, or an algorithm.advantage other than history.",
-        )
 
 
 def _check_rewards(config: Config) -> None:

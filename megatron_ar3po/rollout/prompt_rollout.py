@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from megatron_ar3po.async_tasks import end, gather
+from megatron_ar3po.prompt_record import StageOutcome
 from megatron_ar3po.rollout.draws import Cancellation, CancelStats, Draw, response_seed
 from megatron_ar3po.rollout.stage_plans import StageRule
 from megatron_ar3po.rollout.token_budget import TokenBudget
@@ -63,7 +64,7 @@ class PromptRollout:
         self._step_prompt = step_prompt
         self._scored: list[ScoredResponse] = []
         self._left_out: list[ScoredResponse] = []
-        self._solved_by_stage: list[bool] = []
+        self._stages: list[StageOutcome] = []
         self._stop_reason = ""
 
     @property
@@ -78,7 +79,7 @@ class PromptRollout:
         """Nothing when there is none left, or when the step's tokens are spoken for. A stage with responses for which
         the verifier failed is decided on the others."""
         context = self._context
-        stage = len(self._solved_by_stage) + 1
+        stage = len(self._stages) + 1
         size = self._next_stage_size()
         limit = context.sampling.max_response_tokens
         if not size or not context.budget.reserve(size, limit, is_first=stage == 1):
@@ -90,13 +91,13 @@ class PromptRollout:
             scored = await self._sample_until_solved(draws)
         else:
             scored = await gather(self._sample_and_grade(draw) for draw in draws)
-        self._scored += [response for response in scored if response.is_graded]
+        graded = [response for response in scored if response.is_graded]
+        self._scored += graded
         self._left_out += [response for response in scored if not response.is_graded]
-        self._solved_by_stage.append(any(response.is_correct for response in scored))
-        if self._solved_by_stage[-1]:
-            self._stop("solved")
-        elif not self._next_stage_size():
-            self._stop("stages_done")
+        correct = sum(response.is_correct for response in graded)
+        self._stages.append(StageOutcome(len(graded), correct))
+        if not self._next_stage_size():
+            self._stop("solved" if any(s.correct for s in self._stages) else "stages_done")
 
     def group(self) -> ResponseGroup:
         return ResponseGroup(
@@ -108,7 +109,7 @@ class PromptRollout:
         )
 
     def _next_stage_size(self) -> int:
-        return self._context.rule.next_stage_size(self._step_prompt.prompt, self._solved_by_stage)
+        return self._context.rule.next_stage_size(self._step_prompt.prompt, self._stages)
 
     def _stop(self, reason: str) -> None:
         self._stop_reason = reason

@@ -124,7 +124,11 @@ def build_rollout(
         )
     shape = read_model_shape(config.model.path)
     history = PromptHistory(
-        decay=config.rollout.history_decay, pooled=config.algorithm.history_prior
+        decay=config.rollout.history_decay,
+        pooled=config.algorithm.history_prior,
+        half_life=config.rollout.history_half_life,
+        num_prompts=len(inputs.training),
+        prior_weight=config.algorithm.history_prior_weight,
     )
     history.replay(rows_of_run(config.run.path / "ledger", up_to=start.last_step))
     controller = RolloutController(

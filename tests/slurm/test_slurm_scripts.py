@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ROOT, SlurmCluster
 
+ALGORITHMS = {"ar3po_32b.sh": "dapo", "ar3po_7b.sh": "history", "ar3po_llama8b.sh": "grpo"}
 NODES = {"ar3po_32b.sh": 2, "ar3po_7b.sh": 1, "ar3po_llama8b.sh": 1}
 
 
@@ -43,7 +44,11 @@ def test_each_shipped_script_runs_in_a_container_to_done(
     image.touch()
     (tmp_path / "extra").mkdir()
     mounts = f"{tmp_path}/extra:/tmp/ar3po-extra:ro"
-    job_env |= {"CONTAINER_IMAGE": str(image), "CONTAINER_MOUNTS": mounts, "ALGORITHM": "dapo"}
+    job_env |= {
+        "CONTAINER_IMAGE": str(image),
+        "CONTAINER_MOUNTS": mounts,
+        "ALGORITHM": ALGORITHMS[script],
+    }
 
     job_id = submit(cluster, job_env, "run.num_steps=3", script=script, nodes=nodes)
 
@@ -54,7 +59,7 @@ def test_each_shipped_script_runs_in_a_container_to_done(
     for node, log in enumerate(logs):
         assert f"preflight: node node{node + 1}: ready" in log
         assert f"rank {node} of {nodes} starts at step 0" in log
-        assert f"algorithm.name=dapo run.dir={run_dir} run.resume=true" in log
+        assert f"algorithm.name={ALGORITHMS[script]} run.dir={run_dir} run.resume=true" in log
         assert "run.num_steps=3" in log
 
 
@@ -164,7 +169,7 @@ def test_without_pyxis_or_with_a_wrong_variable_the_job_says_what_to_do(
     cluster, job_env, run_dir, tmp_path
 ):
     refusals = {
-        "ALGORITHM=ppo is unknown; use ar3po, grpo or dapo": {"ALGORITHM": "ppo"},
+        "ALGORITHM=ppo is unknown; use ar3po, grpo, dapo or history": {"ALGORITHM": "ppo"},
         "GPUS_PER_NODE=16, but Slurm gave 8 a node": {"GPUS_PER_NODE": "16"},
         "CONFIG=nowhere.yaml is no file": {"CONFIG": "nowhere.yaml"},
         "CONTAINER_IMAGE=/nowhere.sqsh cannot be read": {"CONTAINER_IMAGE": "/nowhere.sqsh"},

@@ -34,6 +34,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "status").mkdir(parents=True)
     rows = [{"step": 0, "eval/pass_at_1": 0.25}, {"step": 1, "rollout/responses_total": 8}]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "ledger").mkdir()
+    row = {"kind": "prompt", "step": 1, "position": 0, "prompt_id": "p0", "responses": 1}
+    line = json.dumps({**row, "response_tokens": 3, "correct": 1}) + "\n"
+    (folder / "ledger" / "dp00.jsonl").write_text(line)
     status = RankStatus(
         rank=0, world_size=1, host="node", pid=os.getpid(), steps_done=1, phase="step",
         phase_s=1.0, num_collectives=3, written=time.time(), end="ended",
@@ -50,6 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("--help", "where every rank of a run is"),
         ("report RUN --text", "responses generated"),
         ("report RUN", "the report: "),
+        ("history RUN", "1 steps, 1 prompts seen"),
         ("status RUN", "1 steps done"),
         ("reuse ls RUN", "response ┃ prompt"),
         ("options rollout", "prompts_per_step"),

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from megatron_ar3po.algorithm.advantages import (
 )
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.config.algorithm import ADVANTAGES, AlgorithmConfig
+from megatron_ar3po.prompt_record import PromptRecord
 from megatron_ar3po.types import ResponseGroup, Verdict
 from megatron_ar3po.user_functions import load_user_function
 
@@ -265,6 +267,24 @@ def test_what_a_function_of_the_user_does_wrong_is_named(
         ValueError, match=rf"algorithm.advantage=advantages_of_a_user:chosen .*{message}"
     ):
         advantages_of([group([1, 0, 0])], config)
+
+
+def test_a_function_of_the_user_may_take_the_history(
+    install: Callable[[AnyFunction], AlgorithmConfig],
+) -> None:
+    """2 right and 6 wrong before, twice as much of the rewards as of the pass rate."""
+
+    def chosen(groups: Any, config: Any, history: Any) -> list[Any]:
+        return [
+            2 * group.rewards - record.correct / (record.correct + record.wrong)
+            for group, record in zip(groups, history, strict=True)
+        ]
+
+    seen = replace(group([1, 0]), record=PromptRecord(correct=2.0, wrong=6.0))
+    config = install(chosen)
+    check_custom_functions(config)
+    [advantages] = advantages_of([seen], config)
+    assert advantages == pytest.approx([1.75, -0.25])
 
 
 def test_a_function_with_another_signature_is_refused_at_the_start(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from megatron_ar3po.algorithm.advantages import advantages_of
 from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.policy_loss import policy_loss
 from megatron_ar3po.config.algorithm import AlgorithmConfig
+from megatron_ar3po.prompt_record import PromptRecord
 from megatron_ar3po.user_functions import load_user_function
 
 PAGE = Path(__file__).parents[3] / "docs" / "algorithms.md"
@@ -28,6 +30,18 @@ def my_objective(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AlgorithmCo
     load_user_function.cache_clear()
     paths = re.findall(r"algorithm\.(\w+)=(my_objective:\w+)", text)
     return AlgorithmConfig(**dict(paths))
+
+
+def test_the_function_of_the_page_that_takes_the_history_measures_against_it(
+    my_objective: AlgorithmConfig,
+) -> None:
+    """Solved in 1 of 4 before: 3/4 for the right answer, -1/4 for the wrong one. Never seen: the pooled rate, 1/2."""
+    config = AlgorithmConfig(advantage="my_objective:against_the_past")
+    check_custom_functions(config)
+    seen = replace(group([1, 0]), record=PromptRecord(correct=1.0, wrong=3.0))
+    known, new = advantages_of([seen, group([1], position=1)], config)
+    np.testing.assert_allclose(known, [0.75, -0.25])
+    np.testing.assert_allclose(new, [0.5])
 
 
 def test_the_functions_of_the_page_are_accepted_at_the_start(my_objective: AlgorithmConfig) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from fakes.algorithm_cases import group, make_errored, make_scored
 
 from megatron_ar3po.algorithm.history import PromptHistory, outcomes_of
-from megatron_ar3po.prompt_record import PromptRecord
+from megatron_ar3po.prompt_record import PromptOutcome, PromptRecord
 from megatron_ar3po.rollout.ledger_rows import prompt_row
 from megatron_ar3po.rollout.lessons import Lessons
 from megatron_ar3po.types import Prompt, ResponseGroup
@@ -99,6 +100,42 @@ def test_the_pass_rate_may_be_that_of_the_source() -> None:
     assert history.record(prompt("new", "easy")).pooled_mean == 3 / 4
     assert history.record(prompt("new", "hard")).pooled_mean == 1 / 6
     assert history.record(prompt("new", "other")).pooled_mean == 1 / 2
+
+
+def test_with_a_half_life_counts_age_with_every_response_of_the_run() -> None:
+    """Four prompts, half-life 2: eight responses halve. p0 is 1 of 1; then p1 has eight responses and p0 none: p0's
+    count is 1 * 2^-(1/8) * 1/2. Seen again, wrong, it is that and 1 wrong, and 2^-(1/8) of both for the next visit."""
+    history = PromptHistory(decay=1.0, half_life=2.0, num_prompts=4)
+    history.replay(prompt_rows(1, ("p0", "", 1, 1)))
+    history.replay(prompt_rows(2, ("p1", "", 8, 0)))
+    eighth = 0.5 ** (1 / 8)
+    assert history.record(prompt("p0")).correct == pytest.approx(eighth / 2)
+    assert history.beta("p1") == pytest.approx((1.0, 1 + 8 / 2))
+    history.replay(prompt_rows(3, ("p0", "", 1, 0)))
+    record = history.record(prompt("p0"))
+    assert record.correct == pytest.approx(eighth / 2 * eighth)
+    assert record.wrong == pytest.approx(eighth)
+
+
+def test_a_success_is_as_likely_as_the_posterior_says() -> None:
+    """Never seen, weight 0.5, pooled 1/2, one wrong: Beta(.25, 1.25), one more is right with .25 / 1.5."""
+    history = PromptHistory()
+    assert history.success_frac(prompt("new"), 1, num_wrong=1) == pytest.approx(1 / 6)
+    assert history.success_frac(prompt("new"), 1) == pytest.approx(1 / 2)
+
+
+def test_a_prompt_takes_at_most_100_bytes_however_many_there_are() -> None:
+    """The index doubles, so the worst is just after that; benchmarks/history.py measures a million."""
+    history, largest = PromptHistory(), 0.0
+    for number in range(1, 6_000):
+        history.learn(
+            1, [PromptOutcome(prompt_id=f"p{number}", source="", responses=1, correct=1, tokens=3)]
+        )
+        if number > 500:
+            largest = max(largest, history.num_bytes / number)
+    assert largest <= 100
+    assert all(history.is_known(f"p{number}") for number in range(1, 6_000))
+    assert not history.is_known("p6000")
 
 
 def test_history_does_not_depend_on_who_rolled_out_which_prompt() -> None:

@@ -30,6 +30,9 @@ def config_of(name: str):
         ("grpo", (8,), None, False),
         ("grpo_k", (4,), None, False),
         ("dapo", (8,), None, True),
+        ("history", (1,), None, False),
+        ("history_2", (2,), None, False),
+        ("history_stages", (4, 4), None, False),
         ("adaptive_only", (4, 4), None, False),
         ("reuse_only", (8,), "recompute", False),
         ("detach", (4, 4), "detach", False),
@@ -43,6 +46,7 @@ def test_a_name_stands_for_a_config(name, stages, reuse, dynamic) -> None:
     assert config.rollout.stage_sizes == stages
     assert (config.reuse.option if config.reuse.enabled else None) == reuse
     assert config.algorithm.dynamic_sampling is dynamic
+    assert (config.algorithm.advantage == "history") == name.startswith("history")
 
 
 def test_pairs_of_runs_share_the_seed_and_everything_the_variant_does_not_say() -> None:

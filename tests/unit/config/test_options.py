@@ -74,7 +74,7 @@ def test_what_a_resume_may_change_is_said_of_an_option():
 def test_an_options_default_and_its_presets_are_those_of_a_loaded_config():
     for section in all_sections():
         for option in section.options:
-            for name in ("ar3po", "grpo", "dapo"):
+            for name in ("ar3po", "grpo", "dapo", "history"):
                 config = load_config([], [f"algorithm.name={name}"])
                 loaded = getattr(getattr(config, section.name), option.name.split(".")[1])
                 stated = option.presets.get(name, option.default)
@@ -94,7 +94,7 @@ def test_a_section_is_printed_with_types_defaults_and_presets(capsys, monkeypatc
     printed = capsys.readouterr().out
     assert printed.startswith("ROLLOUT  Adaptive rollout")
     assert (
-        "  rollout.num_stages: int, 1 to 1024 = 2\n      by algorithm.name: ar3po 2, grpo 1, dapo 1\n"
+        "  rollout.num_stages: int, 1 to 1024 = 2\n      by algorithm.name: ar3po 2, grpo 1, dapo 1, history 1\n"
         "      fixed at a resume\n" in printed
     )
     assert "  rollout.stage_scheduling: continuous | barrier = continuous\n" in printed
@@ -122,7 +122,7 @@ def test_a_script_gets_the_values_themselves(capsys):
         "type": "bool",
         "range": "",
         "default": False,
-        "presets": {"ar3po": False, "grpo": False, "dapo": True},
+        "presets": {"ar3po": False, "grpo": False, "dapo": True, "history": False},
         "at_resume": "fixed",
     }
 

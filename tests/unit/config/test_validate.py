@@ -57,6 +57,14 @@ def test_a_good_config_passes_without_a_word(words):
             ["rollout.num_stages=1", "rollout.responses_per_stage=1"],
             r"say nothing .*=group .* use at least 2, or algorithm.advantage=history",
         ),
+        (
+            ["algorithm.name=history", "algorithm.advantage=rloo"],
+            r"name=history .* algorithm.advantage=rloo; leave it unset",
+        ),
+        (
+            ["rollout.stage_rule=balance", "rollout.cancel_solved=true"],
+            r"stage_rule=balance .* set rollout.cancel_solved=false",
+        ),
         (["model.path=/nowhere"], r"model.path=/nowhere holds no config.json"),
         (["data.path=/nowhere.jsonl"], r"data.path=/nowhere.jsonl is no file"),
         (["evaluation.path=/nowhere.jsonl"], r"evaluation.path=/nowhere.jsonl is no file"),
@@ -110,6 +118,9 @@ def test_an_option_without_effect_is_said(words):
         ),
         (["algorithm.downsample_to=8"], "a prompt gets at most 8 responses"),
         (["algorithm.advantage=rloo", "algorithm.advantage_std=sample"], "advantage_std=sample"),
+        (["algorithm.history_prior_weight=2"], "history_prior_weight=2.0 has no effect"),
+        (["rollout.history_success_frac=0.1"], "no effect with rollout.stage_rule=fixed"),
+        (["rollout.stage_rule=history", "rollout.num_stages=1"], "no effect: there is one stage"),
     ],
 )
 def test_a_choice_of_the_objective_that_does_nothing_is_warned_of(words, chosen, said):

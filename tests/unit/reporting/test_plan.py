@@ -95,10 +95,10 @@ def test_each_shipped_example_fits_its_machines_and_has_its_models_parameters(na
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-@pytest.mark.parametrize("algorithm", ["ar3po", "grpo", "dapo"])
+@pytest.mark.parametrize("algorithm", ["ar3po", "grpo", "dapo", "history"])
 def test_one_word_changes_the_method_of_a_shipped_example(name, algorithm):
     config, _ = example(name, f"algorithm.name={algorithm}")
-    assert config.rollout.max_responses_per_prompt == 8
+    assert config.rollout.max_responses_per_prompt == (1 if algorithm == "history" else 8)
     assert config.reuse.enabled == (algorithm == "ar3po")
     assert config.algorithm.dynamic_sampling == (algorithm == "dapo")
 

@@ -2,6 +2,7 @@ import pytest
 
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.rollout import RolloutConfig
+from megatron_ar3po.prompt_record import StageOutcome
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.rollout.token_budget import TokenBudget, share_of_cap
 from megatron_ar3po.types import Prompt
@@ -27,7 +28,7 @@ def row(prompt_id, *, responses, correct, tokens=10, **more):
 def sizes(rule, prompt=PROMPT) -> list[int]:
     """Of a prompt that is never solved."""
     found: list[int] = []
-    while size := rule.next_stage_size(prompt, [False] * len(found)):
+    while size := rule.next_stage_size(prompt, [StageOutcome(size, 0) for size in found]):
         found.append(size)
     return found
 
@@ -45,7 +46,7 @@ def test_stages_have_the_sizes_of_the_config(options, expected):
     rule = make_stage_rule(config, PromptHistory())
     assert sizes(rule) == expected
     assert config.max_responses_per_prompt == sum(expected)
-    assert rule.next_stage_size(PROMPT, [True]) == 0
+    assert rule.next_stage_size(PROMPT, [StageOutcome(4, 1)]) == 0
 
 
 def test_the_beta_estimate_forgets():
@@ -78,6 +79,44 @@ def test_difficulty_chooses_the_first_stage():
     assert of("easy") == [2, 4, 2]
     assert of("hard") == [8]
     assert of("even") == [3, 4, 1]
+
+
+def test_balance_goes_on_until_both_outcomes_are_there():
+    """Two of two right: more. One of four wrong: enough. All right to the end of the plan: no more."""
+    rule = make_stage_rule(
+        RolloutConfig(stage_rule="balance", stage_plan=[2, 2, 4]), PromptHistory()
+    )
+
+    def after(*stages):
+        return rule.next_stage_size(PROMPT, [StageOutcome(*stage) for stage in stages])
+
+    assert (after(), after((2, 2)), after((2, 0))) == (2, 2, 2)
+    assert after((2, 1)) == after((2, 2), (2, 1)) == after((2, 0), (2, 1)) == 0
+    assert after((2, 2), (2, 2)) == 4
+    assert after((2, 2), (2, 2), (4, 4)) == 0
+
+
+def test_history_goes_on_where_a_success_is_likely():
+    """Weight 0.5. Never seen, pooled 1/2: Beta(.25, .25), after one wrong (.25, 1.25): two more hold a right one with
+    1 - 1.25/1.5 * 2.25/2.5 = 0.25. Seen 10 of 10, decay 0.5, pooled 11/12: 5 + .5 * 11/12 right, .5 / 12 wrong; after
+    one wrong nearly certain. Seen 0 of 10, pooled 1/12: .5/12 right of 6.5: 0.0119."""
+
+    def rule_after(correct, least):
+        history = PromptHistory(decay=0.5)
+        if correct is not None:
+            history.replay([row("ab", responses=10, correct=correct)])
+        config = RolloutConfig(
+            stage_rule="history", stage_plan=[1, 2, 2], history_success_frac=least
+        )
+        return make_stage_rule(config, history)
+
+    assert sizes(rule_after(None, 0.2499)) == [1, 2]
+    assert sizes(rule_after(None, 0.2501)) == [1]
+    assert sizes(rule_after(10, 0.9)) == [1, 2]
+    assert sizes(rule_after(10, 0.8)) == [1, 2, 2]
+    assert sizes(rule_after(0, 0.012)) == [1]
+    assert sizes(rule_after(0, 0.011)) == [1, 2]
+    assert rule_after(10, 0.8).next_stage_size(PROMPT, [StageOutcome(1, 1)]) == 0
 
 
 def test_what_was_done_again_after_a_resume_is_learnt_once():
@@ -116,8 +155,28 @@ def too_many(prompt, solved_by_stage, budget):
     return 1
 
 
+def both_outcomes(prompt, stages, history):
+    """Two at a time, and one where the prompt is known."""
+    responses, correct = (sum(column) for column in zip(*stages, strict=True)) if stages else (0, 0)
+    if 0 < correct < responses:
+        return 0
+    return 1 if history.correct else 2
+
+
+def test_a_users_own_rule_sees_counts_and_the_history_and_is_asked_after_a_success_too():
+    history = PromptHistory(decay=0.5)
+    rule = make_stage_rule(RolloutConfig(stage_rule=f"{HERE}:both_outcomes"), history)
+    assert rule.next_stage_size(PROMPT, []) == 2
+    assert rule.next_stage_size(PROMPT, [StageOutcome(2, 2)]) == 2
+    assert rule.next_stage_size(PROMPT, [StageOutcome(2, 2), StageOutcome(2, 1)]) == 0
+    history.replay([row("ab", responses=1, correct=1)])
+    assert rule.next_stage_size(PROMPT, [StageOutcome(2, 2)]) == 1
+
+
 def test_a_users_own_rule_decides():
-    assert sizes(make_stage_rule(RolloutConfig(stage_rule=f"{HERE}:shrinking"), None)) == [4, 2, 1]
+    assert sizes(
+        make_stage_rule(RolloutConfig(stage_rule=f"{HERE}:shrinking"), PromptHistory())
+    ) == [*(4, 2, 1)]
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ class ResponseGroup:
     prompt: Prompt
     responses: tuple[ScoredResponse, ...]
     stop_reason: str = ""  # why no more were sampled: solved, stages_done, token_cap
-    left_out: tuple[ScoredResponse, ...] = ()  # sampled, no members: cut off, or without a verdict
+    left_out: tuple[ScoredResponse, ...] = ()  # sampled, no members: cut off, ungraded, replaced
     record: PromptRecord = NEVER_SEEN  # of the prompt, before this step
 
     @property

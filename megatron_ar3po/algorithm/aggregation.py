@@ -17,8 +17,8 @@ The weights of all tokens sum to 1, but for seq_mean_token_sum: there they sum t
 These are the units that carry gradient (`algorithm.denominator=kept`). With `all` the units are those
 of every fresh graded response of the whole step, whether it carries gradient or not, an even share of
 them for each of its mini-batches: the weight of a response then does not grow because others taught
-nothing. Failed, cancelled, borrowed and replaced responses are in no denominator of `all`; a
-borrowed one that trains is divided by it as the others are.
+nothing. Failed, cancelled and borrowed responses are in no denominator of `all`, a response that a
+borrowed one has replaced is in each; a borrowed one that trains is divided by it as the others are.
 
 Worked example, prompt p with responses of 1 and 3 tokens, prompt q with one response of 4 tokens:
 
@@ -85,13 +85,13 @@ def token_weights(
 
 
 def response_units(groups: Iterable[ResponseGroup]) -> dict[int, list[int]]:
-    """Position of a group -> tokens of each of its fresh graded responses, those of cancelled ones left out; a group
-    without any is left out too."""
+    """Position of a group -> tokens of each of its fresh graded responses, replaced ones among them and cancelled ones
+    left out; a group without any is left out too."""
     units = {
         group.position: [
             scored.response.num_tokens
-            for scored in group.responses
-            if scored.origin == "fresh"
+            for scored in group.sampled
+            if scored.is_graded
             and scored.response.finish_reason != "abort"
             and scored.response.num_tokens
         ]

@@ -129,20 +129,7 @@ class PromptHistory:
         >>> PromptHistory().beta("never seen")
         (1.0, 1.0)
         """
-        seen = self._seen.get(prompt_id)
-        if seen is None:
-            return _PRIOR
-        weight = self._aged(seen)
-        return _PRIOR[0] + weight * seen.correct, _PRIOR[1] + weight * seen.wrong
-
-    def unsolved_frac(self, prompt_id: str, num_responses: int) -> float:
-        """The expected chance that none of `num_responses` is correct: prod_{i < k} (b + i) / (a + b + i).
-
-        >>> PromptHistory().unsolved_frac("never seen", 4)  # 1/2 * 2/3 * 3/4 * 4/5
-        0.2
-        """
-        a, b = self.beta(prompt_id)
-        return chance_of_none(a, b, num_responses)
+        return self._beta(self._seen.get(prompt_id))
 
     def success_frac(self, prompt: Prompt, num_responses: int, *, num_wrong: int = 0) -> float:
         """The expected chance that one of `num_responses` is correct after `num_wrong` wrong ones in this step. The
@@ -167,9 +154,10 @@ class PromptHistory:
         (benchmarks/rollout_stages.py)."""
         seen = self._seen.get(prompt_id)
         length = seen.length_tokens if seen else self._mean_length()
+        a, b = self._beta(seen)
         drawn, stages = 0, 0.0
         for size in stage_sizes[num_done:]:
-            stages += min(1.0, _CAUTION * self.unsolved_frac(prompt_id, drawn))
+            stages += min(1.0, _CAUTION * chance_of_none(a, b, drawn))
             drawn += size
         return length * max(stages, 1.0)
 
@@ -180,6 +168,12 @@ class PromptHistory:
 
     def _pool_of(self, source: str) -> str:
         return source if self._pooled == "source" else ""
+
+    def _beta(self, seen: TableRow | None) -> tuple[float, float]:
+        if seen is None:
+            return _PRIOR
+        weight = self._aged(seen)
+        return _PRIOR[0] + weight * seen.correct, _PRIOR[1] + weight * seen.wrong
 
     def _aged(self, seen: TableRow) -> float:
         return 0.5 ** (self._clock - seen.clock)
@@ -200,9 +194,9 @@ class PromptHistory:
 
 
 def chance_of_none(a: float, b: float, num_responses: int) -> float:
-    """That none is correct, where the pass rate is Beta(a, b).
+    """The expected chance that none is correct, where the pass rate is Beta(a, b): prod_{i < k} (b + i) / (a + b + i).
 
-    >>> chance_of_none(1, 1, 4)
+    >>> chance_of_none(1, 1, 4)  # 1/2 * 2/3 * 3/4 * 4/5
     0.2
     """
     chance = 1.0

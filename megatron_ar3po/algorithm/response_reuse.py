@@ -27,15 +27,16 @@ def needs_a_loan(group: ResponseGroup) -> bool:
 def with_borrowed(
     group: ResponseGroup, borrowed: ScoredResponse | None, *, seed: int, step: int
 ) -> ResponseGroup:
-    """The group with `borrowed` in the place of one incorrect response; unchanged when the store
-    had none."""
+    """The group with `borrowed` in the place of one incorrect response, which is left out from now
+    on; unchanged when the store had none."""
     if borrowed is None:
         return group
     _check_loan(group, borrowed, step)
     responses = list(group.responses)
     leaving = _hash_rank(seed, step, group.prompt.prompt_id, group.position) % len(responses)
+    left_out = (*group.left_out, responses[leaving])
     responses[leaving] = replace(borrowed, origin="reused")
-    return replace(group, responses=tuple(responses))
+    return replace(group, responses=tuple(responses), left_out=left_out)
 
 
 def responses_worth_keeping(groups: Sequence[ResponseGroup]) -> list[ScoredResponse]:

@@ -18,6 +18,7 @@ from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.reporting.expected_responses import lines_of_expected, read_pass_rates
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     MemoryEstimate,
@@ -302,6 +303,15 @@ def add_plan_parser(subparsers: Any) -> None:
         type=parse_path,
         help="a config.json [that of model.path; when it is not on this machine, model_config.json beside CONFIG]",
     )
+    parser.add_argument(
+        "--pass-rates",
+        type=parse_path,
+        metavar="FILE",
+        help="responses to expect: JSONL with a pass rate a line, or what ar3po history RUN --json printed",
+    )
+    parser.add_argument(
+        "--pass-rate-field", default="pass_rate", metavar="NAME", help="default: %(default)s"
+    )
     parser.set_defaults(command=plan_command)
 
 
@@ -347,6 +357,10 @@ def plan_command(arguments: argparse.Namespace) -> int:
             f"--{option.replace('_', '-')} {value} is no cluster; it must be at least 1.",
         )
     config = load_config([arguments.config], arguments.overrides)
+    expected: list[str] = []
+    if arguments.pass_rates:
+        rates = read_pass_rates(arguments.pass_rates, arguments.pass_rate_field)
+        expected = ["", *lines_of_expected(rates, config, arguments.pass_rates)]
     shape = _read_shape(config, arguments)
     cluster = Cluster(
         num_nodes=arguments.nodes,
@@ -355,7 +369,7 @@ def plan_command(arguments: argparse.Namespace) -> int:
     )
     plan = make_plan(config, shape, cluster)
     unread = _check_as_a_run_does(plan)
-    print("\n".join([*lines_of(plan), *unread]))
+    print("\n".join([*lines_of(plan), *expected, *unread]))
     if plan.problems:
         print(f"\ndoes not fit: {refusal(plan)}")
         return 1

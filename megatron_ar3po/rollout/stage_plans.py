@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from megatron_ar3po.algorithm.adaptive_rollout import next_stage_size
-from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.algorithm.history import PromptHistory, chance_of_none
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.prompt_record import StageOutcome
 from megatron_ar3po.types import Prompt
@@ -104,8 +104,9 @@ class DifficultyStages:
     def _first_size(self, prompt_id: str) -> int:
         if not self._history.is_known(prompt_id):
             return min(self._size, self._budget)
+        a, b = self._history.beta(prompt_id)
         for size in range(self._least, self._budget):
-            if self._history.unsolved_frac(prompt_id, size) <= 1 - self._solve_frac:
+            if chance_of_none(a, b, size) <= 1 - self._solve_frac:
                 return size
         return self._budget
 

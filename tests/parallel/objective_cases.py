@@ -54,8 +54,8 @@ class Options:
         return {"loss_aggregation": self.aggregation, "kl_estimator": "k1", **kl}
 
 
-def groups_of(step: int) -> list[Any]:
-    """Unequal groups of unequal responses; tokens are random."""
+def groups_of(step: int, rewards_of: Sequence[Sequence[int]] = GROUPS) -> list[Any]:
+    """Unequal groups of unequal responses; tokens are random. In those of `GROUPS` one without a success borrows."""
     from megatron_ar3po.algorithm.response_reuse import with_borrowed
     from megatron_ar3po.types import Prompt, Response, ResponseGroup, ScoredResponse, Verdict
 
@@ -79,7 +79,7 @@ def groups_of(step: int) -> list[Any]:
         )
 
     groups = []
-    for position, rewards in enumerate(GROUPS):
+    for position, rewards in enumerate(rewards_of):
         name = f"p{position}"
         prompt = Prompt(
             prompt_id=name,
@@ -88,7 +88,7 @@ def groups_of(step: int) -> list[Any]:
         )
         responses = [make_scored(name, f"{name}.{i}", r, step) for i, r in enumerate(rewards)]
         group = ResponseGroup(position=position, prompt=prompt, responses=tuple(responses))
-        if not any(rewards):
+        if rewards_of is GROUPS and not any(rewards):
             lent = make_scored(name, f"{name}.lent", 1.0, step - 1)
             group = with_borrowed(group, lent, seed=0, step=step)
         groups.append(group)
@@ -314,6 +314,78 @@ def an_update_that_gives_its_own_old_log_probs_is_one_with_a_pass_before_it(
         assert own.records["reuse/logprob_drift_mean"].value == drift
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() <= 1e-6, name
+
+
+# Rewards of seven prompts, with their (correct, wrong, pooled pass rate) before the step. The fifth is known to be
+# solved, and its response, with an advantage of 0.015, leaves.
+VISITED = (
+    ((1,), (1.0, 2.0, 0.5)),
+    ((0,), (1.0, 2.0, 0.5)),
+    ((1, 0), (0.0, 0.0, 0.5)),
+    ((0,), (0.0, 0.0, 0.9)),
+    ((1,), (70.0, 0.0, 0.5)),
+    ((1, 1, 0), (0.5, 0.25, 0.4)),
+    ((0, 0), (0.0, 3.0, 0.4)),
+)
+SLOW = {"learning_rate": 1.0, "adam_eps": 1.0, "weight_decay": 0.0, "clip_grad": 1e6}
+
+
+def visited_groups() -> list[Any]:
+    from megatron_ar3po.prompt_record import PromptRecord
+
+    groups = groups_of(1, tuple(rewards for rewards, _ in VISITED))
+    return [
+        dataclasses.replace(
+            group, record=PromptRecord(correct=correct, wrong=wrong, pooled_mean=pooled)
+        )
+        for group, (_, (correct, wrong, pooled)) in zip(groups, VISITED, strict=True)
+    ]
+
+
+def loop_over_responses(model: Any, groups: Sequence[Any], denominator: str) -> float:
+    """Backward through plain transformers, response by response; the loss."""
+    pk, c, least = 0.5, 0.05, 0.02
+    trained, lengths = [], []
+    for group, (rewards, (correct, wrong, pooled)) in zip(groups, VISITED, strict=True):
+        for j, scored in enumerate(group.responses):
+            others = [r for i, r in enumerate(rewards) if i != j]
+            mean = (correct + pk * pooled + sum(others)) / (correct + wrong + pk + len(others))
+            advantage = (rewards[j] - mean) / (mean * (1 - mean) + c) ** 0.5
+            tokens = torch.tensor([*group.prompt.token_ids, *scored.response.token_ids.tolist()])
+            lengths.append(len(tokens) - PROMPT)
+            if abs(advantage) > least:
+                trained.append((tokens, advantage))
+    assert len(trained) == len(lengths) - 1, "the fifth leaves"
+    kept = sum(len(tokens) - PROMPT for tokens, _ in trained)
+    units = sum(lengths) if denominator == "all" else kept
+    loss = torch.zeros(())
+    for tokens, advantage in trained:
+        logprobs = reference_logprobs(model, tokens)
+        loss = loss - (advantage * (logprobs - logprobs.detach()).exp()).sum() / units
+    loss.backward()
+    return loss.item()
+
+
+@CASES.add(1, denominator=("kept", "all"), max_tokens=(24, 4096))
+@CASES.add(2, 3, denominator=("kept", "all"), max_tokens=(24, 96))
+def history_advantages_give_the_gradient_of_a_plain_loop(denominator: str, max_tokens: int) -> None:
+    """To 1e-5, as the loss is, at every data-parallel size and packing. The first step of Adam with rate 1 and eps 1
+    takes a weight by g / (|g| + 1), so the weights tell the gradient."""
+    folder, model = checkpoint("qwen2", False)
+    groups = visited_groups()
+    actor = make_actor(
+        folder, Cut(), advantage="history", denominator=denominator, actor=dict(SLOW)
+    )
+    before = export_tensors(actor)
+    loss = loop_over_responses(model, groups, denominator)
+    stats = update_actor(actor, groups, Options(max_tokens=max_tokens))
+    assert abs(stats.loss - loss) <= 5e-6, (stats.loss, loss)
+    after = export_tensors(actor)
+    for name, parameter in model.named_parameters():
+        taken = (before[name] - after[name]).double()
+        gradient = taken / (1 - taken.abs())
+        worst = (gradient - parameter.grad).abs().max().item()
+        assert worst <= 1e-5, (name, worst, parameter.grad.abs().max().item())
 
 
 if __name__ == "__main__":

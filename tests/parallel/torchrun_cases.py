@@ -26,7 +26,7 @@ Case = Callable[[], None]
 class Cases:
     def __init__(self, *parts: Cases) -> None:
         """With `parts`: the cases of all of them."""
-        self.of_world: dict[int, dict[str, Case]] = {1: {}, 2: {}, 4: {}}
+        self.of_world: dict[int, dict[str, Case]] = {1: {}, 2: {}, 3: {}, 4: {}}
         # Every combination, for make chaos; make test runs a covering selection.
         self.exhaustive: set[str] = set()
         for part in parts:

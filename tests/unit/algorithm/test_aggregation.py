@@ -117,15 +117,17 @@ def test_over_all_responses_of_the_step_those_without_advantage_count(
 
 
 def test_failed_cancelled_and_borrowed_responses_are_no_units() -> None:
-    """Of the first group one graded response stays, which no borrowed one has replaced; of one that failed as a whole,
-    nothing."""
+    """Of the first group two graded responses count, the one that a borrowed one has replaced too; of one that failed
+    as a whole, nothing."""
     cut_off = make_scored(0.0, name="c", num_tokens=9, finish_reason="abort")
     first = with_borrowed(
         group([0, 0], lengths=[2, 2]), stored_answer(num_tokens=7), seed=0, step=5
     )
-    first = replace(first, responses=(*first.responses, cut_off), left_out=(make_errored(),))
+    first = replace(
+        first, responses=(*first.responses, cut_off), left_out=(*first.left_out, make_errored())
+    )
     failed = replace(group([], position=1), left_out=(make_errored(),))
-    assert response_units([first, failed]) == {0: [2]}
+    assert response_units([first, failed]) == {0: [2, 2]}
 
 
 def test_a_borrowed_response_of_a_group_without_units_weighs_by_its_own_tokens() -> None:

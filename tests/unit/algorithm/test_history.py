@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import doctest
 from dataclasses import replace
 
 import pytest
 from fakes.algorithm_cases import group, make_errored, make_scored
 
+from megatron_ar3po.algorithm import history as history_module
 from megatron_ar3po.algorithm.history import PromptHistory, outcomes_of
 from megatron_ar3po.prompt_record import PromptOutcome, PromptRecord
 from megatron_ar3po.rollout.ledger_rows import prompt_row
@@ -157,3 +159,8 @@ def test_history_does_not_depend_on_who_rolled_out_which_prompt() -> None:
     for p in range(9):
         records = {h.record(prompt(f"p{p}")) for h in (alone, *pair, resumed)}
         assert len(records) == 1
+
+
+def test_the_examples_of_the_docstrings_hold() -> None:
+    results = doctest.testmod(history_module)
+    assert results.failed == 0 and results.attempted >= 2

@@ -1,6 +1,6 @@
 import pytest
 
-from megatron_ar3po.algorithm.history import PromptHistory
+from megatron_ar3po.algorithm.history import PromptHistory, chance_of_none
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.prompt_record import StageOutcome
 from megatron_ar3po.rollout.stage_plans import make_stage_rule
@@ -54,8 +54,8 @@ def test_the_beta_estimate_forgets():
     history = PromptHistory(decay=0.5)
     history.replay([row("ab", responses=4, correct=4), row("ab", responses=4, correct=0)])
     assert history.beta("ab") == (3.0, 5.0)
-    assert history.unsolved_frac("ab", 1) == pytest.approx(5 / 8)
-    assert history.unsolved_frac("ab", 2) == pytest.approx(5 / 8 * 6 / 9)
+    assert chance_of_none(3.0, 5.0, 1) == pytest.approx(5 / 8)
+    assert chance_of_none(3.0, 5.0, 2) == pytest.approx(5 / 8 * 6 / 9)
 
 
 def test_difficulty_chooses_the_first_stage():

@@ -125,7 +125,7 @@ _COMMANDS = {
         "add_cost_parser",
     ),
     "history": _Command(
-        "what each prompt of a run has shown", "reporting.history", "add_history_parser"
+        "what each prompt of a run has shown", "reporting.prompt_history", "add_history_parser"
     ),
     "status": _Command(
         "where every rank of a run is, and whom the others wait for",

@@ -18,13 +18,13 @@ from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
-from megatron_ar3po.reporting.expected_responses import lines_of_expected, read_pass_rates
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     MemoryEstimate,
     estimate_memory,
     server_tensor_parallel_size,
 )
+from megatron_ar3po.reporting.planned_responses import lines_of_expected, read_pass_rates
 from megatron_ar3po.reporting.spans import spans
 
 MAX_NODES_SEARCHED = 64

@@ -13,7 +13,7 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.prompt_record import StageOutcome
-from megatron_ar3po.reporting.expected_responses import (
+from megatron_ar3po.reporting.planned_responses import (
     expected_of,
     lines_of_expected,
     read_pass_rates,

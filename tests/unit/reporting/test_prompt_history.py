@@ -11,8 +11,8 @@ import pytest
 
 from megatron_ar3po import cli
 from megatron_ar3po.file_digests import seal_row
-from megatron_ar3po.reporting import history
-from megatron_ar3po.reporting.history import summarize_history
+from megatron_ar3po.reporting import prompt_history as history
+from megatron_ar3po.reporting.prompt_history import summarize_history
 
 
 def row(step: int, prompt_id: str, *, responses: int, correct: int, **more: object) -> dict:

@@ -38,7 +38,7 @@ def outcome(number: int) -> PromptOutcome:
     )
 
 
-def filled(num_prompts: int) -> PromptHistory:
+def fill_history(num_prompts: int) -> PromptHistory:
     """Learns in steps of 256, as a run does."""
     history = PromptHistory(half_life=6.0, num_prompts=num_prompts)
     for first in range(0, num_prompts, STEP):
@@ -82,7 +82,7 @@ def main() -> None:
     total: int = arguments.prompts
 
     tracemalloc.start()
-    history = filled(total)
+    history = fill_history(total)
     held, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     print(f"{total:,} prompts seen")
@@ -94,7 +94,7 @@ def main() -> None:
         f"a step of {STEP} prompts        {1e3 * per_step:8.2f} ms, {1e6 * per_step / STEP:.1f} us a prompt"
     )
     started = time.process_time()
-    filled(total)
+    fill_history(total)
     print(f"a resume, {total:,} rows  {time.process_time() - started:8.1f} s, without reading them")
     if arguments.run:
         rows = [json.loads(line) for line in (arguments.run / "metrics.jsonl").open()]

@@ -111,7 +111,7 @@ class PromptHistory:
         seen = self._seen.get(prompt.prompt_id)
         if seen is None:
             return replace(NEVER_SEEN, pooled_mean=mean)
-        weight = self._decay * self._aged(seen)
+        weight = self._decay * self._age(seen)
         return PromptRecord(
             correct=weight * seen.correct,
             wrong=weight * seen.wrong,
@@ -172,15 +172,15 @@ class PromptHistory:
     def _beta(self, seen: TableRow | None) -> tuple[float, float]:
         if seen is None:
             return _PRIOR
-        weight = self._aged(seen)
+        weight = self._age(seen)
         return _PRIOR[0] + weight * seen.correct, _PRIOR[1] + weight * seen.wrong
 
-    def _aged(self, seen: TableRow) -> float:
+    def _age(self, seen: TableRow) -> float:
         return 0.5 ** (self._clock - seen.clock)
 
     def _add(self, step: int, outcome: PromptOutcome) -> None:
         seen = self._seen.get(outcome.prompt_id) or TableRow(0.0, 0.0, 0, 0.0, self._clock)
-        weight = self._decay * self._aged(seen)
+        weight = self._decay * self._age(seen)
         length = outcome.tokens / outcome.responses
         self._total_length += length - seen.length_tokens
         new = TableRow(

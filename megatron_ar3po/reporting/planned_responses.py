@@ -97,7 +97,7 @@ def _stage_sizes(
 ) -> list[int]:
     """That an unsolved prompt gets, to the end."""
     plan = list(rollout.stage_sizes)
-    seen = _settled(p, rollout)
+    seen = _settle(p, rollout)
     if rollout.stage_rule == "history":
         weight, drawn = algorithm.history_prior_weight, plan[0]
         for stage, size in enumerate(plan[1:], start=1):
@@ -123,7 +123,7 @@ def _difficulty_sizes(seen: _Settled, rollout: RolloutConfig) -> list[int]:
     return sizes
 
 
-def _settled(p: float, rollout: RolloutConfig) -> _Settled:
+def _settle(p: float, rollout: RolloutConfig) -> _Settled:
     """Each visit of n responses leaves decay * (counts + n): n * decay / (1 - decay) of them in the end; n is that of
     the first stage. A half-life is left out, and a decay of 1 is taken for one that is nearly so."""
     decay = min(rollout.history_decay, 0.999)
@@ -135,7 +135,7 @@ def _trains(
     p: float, pooled: float, rollout: RolloutConfig, algorithm: AlgorithmConfig
 ) -> tuple[bool, bool]:
     """Whether a wrong and whether a correct response of a settled prompt have an advantage."""
-    seen, weight = _settled(p, rollout), algorithm.history_prior_weight
+    seen, weight = _settle(p, rollout), algorithm.history_prior_weight
     total = seen.correct + seen.wrong + weight
     mean = (seen.correct + weight * pooled) / total
     divisor = 1.0

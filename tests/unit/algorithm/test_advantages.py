@@ -274,14 +274,14 @@ def test_a_function_of_the_user_may_take_the_history(
 ) -> None:
     """2 right and 6 wrong before, twice as much of the rewards as of the pass rate."""
 
-    def chosen(groups: Any, config: Any, history: Any) -> list[Any]:
+    def take_from_the_past(groups: Any, config: Any, history: Any) -> list[Any]:
         return [
             2 * group.rewards - record.correct / (record.correct + record.wrong)
             for group, record in zip(groups, history, strict=True)
         ]
 
     seen = replace(group([1, 0]), record=PromptRecord(correct=2.0, wrong=6.0))
-    config = install(chosen)
+    config = install(take_from_the_past)
     check_custom_functions(config)
     [advantages] = advantages_of([seen], config)
     assert advantages == pytest.approx([1.75, -0.25])

@@ -30,6 +30,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po report runs/NAME                       what a run did, as a page to open and send
   ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
   ar3po history runs/NAME                      what each prompt has shown: pass rates, visits, the hardest
+  ar3po trace runs/NAME 12                     one step as a trace: who waited for whom
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
@@ -126,6 +127,11 @@ _COMMANDS = {
     ),
     "history": _Command(
         "what each prompt of a run has shown", "reporting.prompt_history", "add_history_parser"
+    ),
+    "trace": _Command(
+        "one step of a run as a trace for Perfetto: who waited for whom",
+        "reporting.trace",
+        "add_trace_parser",
     ),
     "status": _Command(
         "where every rank of a run is, and whom the others wait for",

@@ -24,6 +24,7 @@ from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.step_metrics import group_records, loan_records
+from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.run.checkpoints import CheckpointSaver
@@ -50,6 +51,7 @@ class Ar3poTrainer:
     metrics: Metrics
     recorder: RolloutRecorder
     dump: StepDump
+    profiles: StepProfiles
     saver: CheckpointSaver
     stop: StopRequest
     progress: RunProgress
@@ -67,8 +69,9 @@ class Ar3poTrainer:
             self.evaluate()
             self.close_step()
         while not self.is_last_step and not self.stop.agree(self.ranks):
-            with self.metrics.span("step"):
-                self.state = self.state.advance(policy_version=self.train_step(self.state.step + 1))
+            step = self.state.step + 1
+            with self.profiles.profile(step), self.metrics.span("step"):
+                self.state = self.state.advance(policy_version=self.train_step(step))
             if self.is_due(self.config.algorithm.reference_refresh_steps):
                 self.actor.refresh_reference()
             by_cost = self.metrics.responses_pass(self.config.evaluation.every_responses)

@@ -21,6 +21,14 @@ class DebugConfig:
     dump_steps: Free[list[Annotated[int, COUNT]]] = field(default_factory=list[int])
     """Training steps whose response groups go to `dumps/step_NNNNN.pt` in the run's folder."""
 
+    profile_steps: Free[list[Annotated[int, COUNT]]] = field(default_factory=list[int])
+    """Training steps of which torch.profiler writes a trace for each rank, `profile/step_NNNNN.rankNNNN.json.gz`.
+    Such a step takes longer."""
+
+    memory_steps: Free[list[Annotated[int, COUNT]]] = field(default_factory=list[int])
+    """Training steps of which the history of CUDA's allocator is written for each rank,
+    `profile/step_NNNNN.rankNNNN.memory.pickle`. Without a GPU there is none."""
+
     replay_path: Free[PathText] = ""
     """The dump that `mode=train_only` trains on, at any layout."""
 

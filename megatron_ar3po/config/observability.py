@@ -22,6 +22,13 @@ class ObservabilityConfig:
     tensorboard: Free[bool] = True
     """Write the metrics for TensorBoard too, beside `metrics.jsonl`."""
 
+    trace_last_steps: Free[Annotated[int, COUNT_OR_0]] = 8
+    """Of so many of the newest steps `trace/` keeps when each span, request and verdict began and ended, for
+    `ar3po trace`; some 60 bytes for each. 0: of none."""
+
+    trace_every_steps: Free[Annotated[int, COUNT_OR_0]] = 0
+    """Of every so many steps that is kept for good. 0: of the newest alone."""
+
     log_level: Free[Literal["DEBUG", "INFO", "WARNING"]] = "INFO"
     """Of the log lines of every rank."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,17 @@ class Metrics:
     """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
 
     def __init__(
-        self, ranks: Ranks, folder: Path, *, tensorboard: bool, timeline: Timeline | None = None
+        self,
+        ranks: Ranks,
+        folder: Path,
+        *,
+        tensorboard: bool,
+        timeline: Timeline | None = None,
+        write_events: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """`timeline`: of this process; its seconds are in the rows."""
+        """`timeline`: of this process; its seconds are in the rows. `write_events`: of a step, on every rank."""
         self._ranks = ranks
+        self._write_events = write_events
         self._timeline = timeline or Timeline()
         self._records = Records()
         self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS, 0.0)
@@ -94,6 +101,7 @@ class Metrics:
         this are in the next row. Raises LedgerError where the totals are not those of the ledger."""
         self.add({f"time/{name}_s": Max(s) for name, s in self._timeline.take().items()})
         with self._timeline.span("close"):
+            self._write_events(step)
             return self._write_reduced(step)
 
     def _write_reduced(self, step: int) -> dict[str, float]:

@@ -253,7 +253,7 @@ class RolloutController:
             reward, reason = self._incorrect_reward(draw.prompt), "cancelled: a sibling was right"
             cancelled = Verdict(reward=reward, status="truncated", reason=reason)
             return ScoredResponse(response=response, verdict=cancelled)
-        with self._timeline.during("verifier"):
+        with self._timeline.during("verifier", draw.response_id):
             verdict = await self.verifier.verify(draw.prompt, response)
         return ScoredResponse(response=response, verdict=verdict)
 

@@ -184,11 +184,12 @@ class SglangEngine:
         self._in_flight[request.request_id] = (abort_at, rid)
         try:
             prompt = request.prompt_token_ids if request.may_have_company else None
-            with self._timeline.during("http"):
+            with self._timeline.during("http", request.request_id):
                 reply = await self._batches.send(url, rid, request.body, prompt_token_ids=prompt)
             process = reply.process or process
             meta = reply.content["meta_info"]
-            self._timeline.record_service(float(meta.get("e2e_latency") or 0.0))
+            served_s = float(meta.get("e2e_latency") or 0.0)
+            self._timeline.record_service(served_s, request.request_id, process[0])
             seen = usage_of(meta)
             is_answered = True
             try:

@@ -17,6 +17,8 @@ from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.source_metrics import metric_sources
+from megatron_ar3po.observability.step_events import TRACE_FOLDER, EventRecorder
+from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
@@ -130,8 +132,19 @@ def build_trainer(
 
     folder = config.run.path
     prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
+    events = EventRecorder(
+        folder / TRACE_FOLDER,
+        parts.timeline,
+        rank=ranks.layout.rank,
+        last_steps=config.observability.trace_last_steps,
+        every_steps=config.observability.trace_every_steps,
+    )
     metrics = Metrics(
-        ranks, folder, tensorboard=config.observability.tensorboard, timeline=parts.timeline
+        ranks,
+        folder,
+        tensorboard=config.observability.tensorboard,
+        timeline=parts.timeline,
+        write_events=events.write,
     )
     metrics.totals.update(start.state.totals)
     stack.callback(metrics.close)
@@ -172,6 +185,12 @@ def build_trainer(
             is_silent=not ranks.is_first,
         ),
         dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
+        profiles=StepProfiles(
+            folder / "profile",
+            rank=ranks.layout.rank,
+            profile_steps=config.debug.profile_steps,
+            memory_steps=config.debug.memory_steps,
+        ),
         saver=CheckpointSaver(
             checkpoint_folder(config),
             ranks,

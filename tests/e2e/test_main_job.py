@@ -11,6 +11,9 @@ import pytest
 import yaml
 from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
+from megatron_ar3po.observability.step_events import read_events
+from megatron_ar3po.reporting.chrome_trace import make_trace
+from megatron_ar3po.reporting.cost import report_cost
 from megatron_ar3po.rollout.ledger_file import stream_ledger
 from megatron_ar3po.sampling_cost import cost_of
 
@@ -62,6 +65,7 @@ def whole_run(tmp_path_factory, module_runs):
         "run.num_steps=6",
         "checkpoint.every_steps=3",
         "debug.dump_steps=[2]",
+        "debug.profile_steps=[3]",
         "weight_sync.verify=true",
         "observability.tensorboard=true",
     )
@@ -142,6 +146,40 @@ def test_its_report_opens_in_a_browser_and_has_the_ledgers_totals(whole_run, bro
         advantages = opened.page.locator("#sample-list .token[title*='advantage 0.']")
         assert advantages.count() > 0
         opened.require_quiet()
+
+
+def test_its_steps_can_be_traced_and_one_was_profiled(whole_run):
+    """Every response that a server generated in a step is a slice of it, for as long as it says, inside its request."""
+    for step in (2, 5):
+        [rank] = read_events(whole_run.folder / "trace", step)
+        trace = make_trace([rank])["traceEvents"]
+        groups = {e["args"]["name"]: e["pid"] for e in trace if e["name"] == "process_name"}
+        of_group = {
+            name: sorted(
+                (e["name"], e["ts"], e["dur"]) for e in trace if (e["ph"], e["pid"]) == ("X", pid)
+            )
+            for name, pid in groups.items()
+        }
+        assert {name.partition(" of ")[0].partition(" on ")[0] for name in groups} == {
+            "rank 0", "prompts", "requests", "verdicts", "server dp0.s0",
+        }  # fmt: skip
+        served, requests = of_group["server dp0.s0"], of_group["requests of rank 0"]
+        training = [one for one in served if one[0].startswith(f"s{step}.p")]
+        assert len(training) == whole_run.metrics[step]["rollout/responses_generated"]
+        assert [one[0] for one in served] == [one[0] for one in requests]
+        assert all(s[2] <= r[2] + 50_000 for s, r in zip(served, requests, strict=True))
+        spans = {name for name, _, _ in of_group[f"rank 0 on {rank.host}"]}
+        assert {"step", "rollout", "train", "publish", "rollout/ledger"} <= spans
+    assert [p.name for p in (whole_run.folder / "profile").iterdir()] == [
+        "step_00003.rank0000.json.gz"
+    ]
+
+
+def test_its_ledger_says_what_it_spent_and_what_other_plans_would_have(whole_run):
+    report = report_cost(whole_run.folder)
+    assert report.spent.responses == whole_run.metrics[6]["rollout/responses_total"]
+    own = next(p for p in report.predictions if p.plan == report.own == "AR3PO(2x4)")
+    assert own.low == own.high == report.graded.responses
 
 
 def test_it_ends_with_a_short_table(whole_run):

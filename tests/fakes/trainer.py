@@ -26,6 +26,7 @@ from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.observability.step_metrics import rollout_records
+from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.records import Max, Record, Records, Sum
 from megatron_ar3po.reuse.lender import Lender
@@ -250,6 +251,7 @@ def make_trainer(
             folder / "rollouts.jsonl", lambda ids: str(np.array(ids)), num_groups=1, every_steps=1
         ),
         dump=StepDump(folder / "dumps", ranks, steps=config.debug.dump_steps),
+        profiles=StepProfiles(folder / "profile", rank=0, profile_steps=config.debug.profile_steps),
         saver=CheckpointSaver(
             CheckpointFolder(folder / "checkpoints", keep_last=2),
             ranks,

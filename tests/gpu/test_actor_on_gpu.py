@@ -8,6 +8,7 @@ What tools/prove_gpu.py checks is in test_proofs_on_gpu.py.
 from __future__ import annotations
 
 import gc
+import pickle
 from collections.abc import Iterator
 from contextlib import ExitStack
 
@@ -18,6 +19,8 @@ from harness.publish_stage import Poison, SpoilingTransport
 from prove.served import Served
 from prove.server_checks import LARGEST_MEAN
 from prove.stand import Stand
+
+from megatron_ar3po.observability.step_profile import StepProfiles
 
 pytestmark = [
     pytest.mark.gpu,
@@ -96,3 +99,13 @@ def test_a_publish_leaves_no_bucket_on_the_device(served: Served) -> None:
     gc.collect()
     torch.cuda.ipc_collect()
     assert torch.cuda.memory_allocated() <= before + BUCKET_BYTES
+
+
+def test_the_memory_of_a_step_is_a_file_that_pytorch_reads(tmp_path):
+    profiles = StepProfiles(tmp_path, rank=0, memory_steps=[1])
+    with profiles.profile(1):
+        torch.ones(1024, device="cuda")
+    snapshot = pickle.loads((tmp_path / "step_00001.rank0000.memory.pickle").read_bytes())
+    assert any(
+        event["action"] == "alloc" for events in snapshot["device_traces"] for event in events
+    )

@@ -4,7 +4,8 @@
 
 The steps are those of benchmarks/timeline.py, as short as steps can be. For each of them as many spans, requests and
 verdicts are taken down once more, with nothing inside them, with and without their events kept and written; the
-difference, in seconds of processor time, is set against the seconds of the step. Then what one response costs in a step of many.
+difference, in seconds of processor time, is set against the seconds of the step. Then what one response costs in a
+step of many.
 """
 
 from __future__ import annotations

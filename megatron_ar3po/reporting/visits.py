@@ -24,6 +24,7 @@ class Visits:
     kinds: array[int] = field(default_factory=lambda: array("q"))
     tokens: array[float] = field(default_factory=lambda: array("d"))
     outcomes: list[Stages] = field(default_factory=list[Stages])  # each that occurs, once
+    prompt_ids: list[str] = field(default_factory=list[str])  # by number
     left_out: int = (
         0  # visits whose outcomes tell nothing: no verdict, or a stage that is not whole
     )
@@ -64,7 +65,10 @@ class VisitReader:
             visits.outcomes.append(stages)
         graded = graded_in(row)
         visits.steps.append(row["step"])
-        visits.prompts.append(self._prompts.setdefault(row["prompt_id"], len(self._prompts)))
+        number = self._prompts.setdefault(row["prompt_id"], len(self._prompts))
+        if number == len(visits.prompt_ids):
+            visits.prompt_ids.append(row["prompt_id"])
+        visits.prompts.append(number)
         visits.kinds.append(kind)
         visits.tokens.append(graded.tokens / graded.responses)
 

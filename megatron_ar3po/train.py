@@ -217,7 +217,7 @@ def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str
         f"# layout: {layout.describe()} = {world_size} ranks, {layout.data_parallel_size} replica(s), "
         f"{config.servers.servers_per_replica} server(s) each",
         f"# a step: {rollout.prompts_per_step} prompts, {least} to {most} responses of at most "
-        f"{rollout.max_response_tokens} tokens, {algorithm.num_mini_batches} optimizer step(s)",
+        f"{rollout.max_response_tokens} tokens, {algorithm.updates_per_step} optimizer step(s)",
         f"# a run: {config.run.num_steps} steps, {least * config.run.num_steps} to {most * config.run.num_steps} "
         f"responses; files in {config.run.path}",
         *(f"# note: {line}" for line in warnings_of(config)),

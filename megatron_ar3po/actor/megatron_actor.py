@@ -60,7 +60,7 @@ class MegatronActor:
         self.policy: PolicyModel = policy.cuda() if torch.cuda.is_available() else policy
         self.model = wrap_for_training(self.policy, config.actor)
         self._buffers = BufferMemory(cast(Any, self.model).buffers)
-        total_steps = config.run.num_steps * config.algorithm.num_mini_batches
+        total_steps = config.run.num_steps * config.algorithm.updates_per_step
         self.optimizer = Optimizer(self.model, config.actor, total_steps)
         self.optimizer_offload = OptimizerOffload(self.policy, self.optimizer)
         self.reference = ReferencePolicy(self.policy) if config.algorithm.kl_coef != 0 else None

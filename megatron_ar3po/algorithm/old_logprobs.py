@@ -18,6 +18,8 @@ where nothing is borrowed or what is borrowed is stored:
 
     old_logprobs=recompute   update, pass        kl_in=reward   pass, pass
     old_logprobs=behaviour   update, server      a limit on the drift, a loan in the first   pass, pass
+
+Two passes over one mini-batch (`algorithm.num_epochs=2`): pass, pass; or update, server under `behaviour`.
 """
 
 from __future__ import annotations
@@ -36,13 +38,16 @@ from megatron_ar3po.types import MicroBatch, OldLogprobsFrom, TrainingSample
 def source_of_old_logprobs(
     index: int, samples: Sequence[TrainingSample], algorithm: AlgorithmConfig, reuse: ReuseConfig
 ) -> OldLogprobsFrom:
-    """Of mini-batch `index` of a step, counted from 0; `samples`: its own, of all data-parallel ranks."""
+    """Of mini-batch `index` of a step, counted from 0 through all of its passes; `samples`: its own, of all
+    data-parallel ranks."""
     recomputed = [sample for sample in samples if not sample.uses_behaviour_logprobs]
     penalizes = algorithm.kl_coef != 0 and algorithm.kl_in == "reward"
     may_drift = reuse.max_logprob_drift > 0 and any(s.origin == "reused" for s in recomputed)
     if penalizes or may_drift:
         return "pass"
-    if index == 0:
+    # A later pass over the batch meets the first mini-batch's rows after other updates.
+    may_come_first = algorithm.num_epochs == 1 or not recomputed
+    if index == 0 and may_come_first:
         return "update"
     return "pass" if recomputed else "server"
 

@@ -1,6 +1,6 @@
 """Groups -> training samples: which responses carry gradient, and with which advantage.
 
-    down-sampling -> advantages -> the cap on borrowed groups -> their weight -> samples
+    down-sampling -> advantages -> the cap on borrowed groups -> their weight, the negatives' weight -> samples
 
 A group whose advantages are all 0 gives nothing, nor does one without graded responses (the
 verifier failed for all of them), nor one that borrowed beyond `reuse.max_borrowed_frac`. In the
@@ -14,7 +14,10 @@ Both leave after the advantages were normalised, so what stays keeps its advanta
 longer sum to 0). A response with advantage 0 in a group that does carry signal stays: it counts in
 the denominators, as in GRPO; not so with `algorithm.advantage=history`, which judges each response
 for itself: there it leaves. In a group that borrowed, every advantage is multiplied by
-`reuse.weight`; the denominators stay as they are.
+`reuse.weight`, and one below 0 by `algorithm.negative_weight`; the denominators stay as they are.
+
+Worked example, advantages 1.5 -0.5 -0.5 -0.5, `negative_weight` 0.4: 1.5 -0.2 -0.2 -0.2; in a group that
+borrowed with `reuse.weight` 0.5: 0.75 -0.1 -0.1 -0.1.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
+
+import numpy as np
 
 from megatron_ar3po.algorithm.advantages import Advantages, advantages_of
 from megatron_ar3po.algorithm.advantages import needs_the_whole_step as advantages_need_it
@@ -56,9 +61,10 @@ def samples_with_signal(
         if group.position not in mine:
             continue
         weight = reuse.weight if group.num_borrowed else 1.0
+        weighted = weight * np.where(advantages < 0, algorithm.negative_weight, 1.0) * advantages
         samples.extend(
-            _sample(group, scored, weight * float(advantage), algorithm, reuse)
-            for scored, advantage in zip(group.responses, advantages, strict=True)
+            _sample(group, scored, float(advantage), algorithm, reuse)
+            for scored, advantage in zip(group.responses, weighted, strict=True)
             if _carries_gradient(scored, algorithm, reuse)
             and (advantage or algorithm.advantage != "history")
         )

@@ -55,8 +55,8 @@ class ActorConfig:
 
     lr_decay: Warn[Literal["constant", "linear", "cosine"]] = "constant"
     """How the learning rate falls after the warm-up, over the rest of the `run.num_steps` *
-    `algorithm.num_mini_batches` optimizer steps. A resume with another `run.num_steps` goes on at the rate that a run
-    of that length would have there."""
+    `algorithm.num_epochs` * `algorithm.num_mini_batches` optimizer steps. A resume with another `run.num_steps` goes on
+    at the rate that a run of that length would have there."""
 
     weight_decay: Warn[Annotated[float, Range(ge=0, le=100)]] = 0.0
     """Of AdamW."""

@@ -97,8 +97,18 @@ class AlgorithmConfig:
     value of its advantage."""
 
     num_mini_batches: Fixed[Annotated[int, COUNT]] = 1
-    """Optimizer steps of one training step. 1: every update is on-policy, and the ratio is 1 but for borrowed
-    responses under `reuse.option=stored`."""
+    """Optimizer steps of one pass over a training step's batch. 1, in one pass: every update is on-policy, and the
+    ratio is 1 but for borrowed responses under `reuse.option=stored`."""
+
+    num_epochs: Fixed[Annotated[int, COUNT]] = 1
+    """Passes over the batch of a training step, each of `num_mini_batches` optimizer steps. The first is in the step's
+    order, every later one in an order of its own. The old log-probs are those before the first update; each pass costs
+    a forward pass for them, unless `old_logprobs=behaviour`."""
+
+    negative_weight: Warn[Annotated[float, Range(ge=0, le=1e6)]] = 1.0
+    """Factor on advantages below 0: below 1, wrong answers are pushed down less than right ones are pushed up, which
+    keeps entropy. A response that is left with an advantage of 0 stays in the denominators (not with
+    `advantage=history`). 1: as they are."""
 
     old_logprobs: Fixed[Literal["recompute", "behaviour"]] = "recompute"
     """What the ratio of a fresh response is measured against. `recompute`: the actor's own log-probs at the start of
@@ -149,6 +159,11 @@ class AlgorithmConfig:
 
     importance_sampling_cap: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 2.0
     """Largest factor of `importance_sampling`."""
+
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of one training step, at most."""
+        return self.num_epochs * self.num_mini_batches
 
     def __post_init__(self) -> None:
         check_values("algorithm", self)

@@ -8,6 +8,7 @@ mini-batch come from.
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,11 +55,15 @@ class BatchBuilder:
         check_row_keys(samples)
         layout = self._ranks.layout
         minis = []
-        parts = split_by_group(samples, self._algorithm.num_mini_batches)
-        for index, part in enumerate(parts):
+        passes = [
+            split_by_group(in_order_of_pass(samples, number), self._algorithm.num_mini_batches)
+            for number in range(self._algorithm.num_epochs)
+        ]
+        num_parts = len(passes[0])
+        for index, part in enumerate(part for of_pass in passes for part in of_pass):
             source = source_of_old_logprobs(index, part, self._algorithm, self._reuse)
             weights, num_units = token_weights(
-                part, self._algorithm.loss_aggregation, units=units, num_parts=len(parts)
+                part, self._algorithm.loss_aggregation, units=units, num_parts=num_parts
             )
             plan = plan_micro_batches(
                 [s.num_tokens for s in part],
@@ -106,6 +111,23 @@ def check_row_keys(samples: Sequence[TrainingSample]) -> None:
         f"{len(repeated)} responses stand twice in the step's batch; the first is {repeated[0].response_id} "
         f"({repeated[0].origin}) of the group at position {repeated[0].position}"
     )
+
+
+def in_order_of_pass(samples: Sequence[TrainingSample], number: int) -> list[TrainingSample]:
+    """The first pass (0) over a batch is in the step's order; each later one has its groups in an order of its own, by
+    a hash: the same on every rank and at every layout."""
+    if number == 0:
+        return list(samples)
+    groups: dict[int, list[TrainingSample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group_position, []).append(sample)
+
+    def hash_rank(members: list[TrainingSample]) -> str:
+        first = members[0]  # its id tells the step
+        text = f"pass {number}: {first.prompt_id} {first.row_key}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    return [sample for members in sorted(groups.values(), key=hash_rank) for sample in members]
 
 
 def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[list[TrainingSample]]:

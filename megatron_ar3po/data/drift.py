@@ -73,14 +73,13 @@ def drop_rows(
 ) -> TrainingBatch:
     """The same batch as if `rows` had never been samples of it. Their tokens are computed still and count nowhere; a
     mini-batch of which nothing is left is dropped, on all ranks alike."""
-    samples = [sample for mini in batch.mini_batches for sample in mini.samples]
-    lost = [sample for sample in samples if sample.row_key in rows]
+    lost = {s.row_key: s for mini in batch.mini_batches for s in mini.samples if s.row_key in rows}
     assert len(lost) == len(rows), "a row that is to leave is in no mini-batch"
     minis = [_drop_from_mini_batch(mini, rows, aggregation) for mini in batch.mini_batches]
     return TrainingBatch(
         mini_batches=tuple(mini for mini in minis if mini.num_sequences),
         num_samples=batch.num_samples - len(lost),
-        num_tokens=batch.num_tokens - sum(sample.num_tokens for sample in lost),
+        num_tokens=batch.num_tokens - sum(sample.num_tokens for sample in lost.values()),
     )
 
 

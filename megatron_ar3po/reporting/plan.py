@@ -195,7 +195,9 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
     most = prompts * rollout.max_responses_per_prompt
     longest = plan.config.data.max_prompt_tokens + rollout.max_response_tokens
     per_forward = plan.config.actor.max_tokens_per_microbatch
-    mini = plan.config.algorithm.num_mini_batches
+    algorithm = plan.config.algorithm
+    mini, passes = algorithm.num_mini_batches, algorithm.num_epochs
+    updates = f"{passes} x {mini} optimizer steps" if passes > 1 else f"{mini} optimizer steps"
     yield f"a step     {prompts} prompts, {prompts / dp:g} a replica on average"
     yield (
         f"responses  {prompts * rollout.stage_sizes[0]} to {most} "
@@ -204,7 +206,7 @@ def _batch_arithmetic(plan: Plan) -> Iterator[str]:
     )
     yield f"tokens     at most {most * longest:,} ({longest:,} a sequence)"
     yield (
-        f"update     {mini} optimizer steps of at most {math.ceil(most / mini)} responses, each at most "
+        f"update     {updates} of at most {math.ceil(most / mini)} responses, each at most "
         f"{math.ceil(most * longest / (mini * dp * per_forward))} full micro-batches of {per_forward:,} tokens a "
         "replica"
     )

@@ -134,7 +134,7 @@ def _file_of_module(module: str) -> Path | None:
 
 def _facts_of_schedule(config: Config) -> Iterator[Fact]:
     if config.actor.lr_decay != "constant":
-        num_updates = config.run.num_steps * config.algorithm.num_mini_batches
+        num_updates = config.run.num_steps * config.algorithm.updates_per_step
         yield Fact("actor.lr_decay", "optimizer steps", str(num_updates), AtResume.WARN)
 
 

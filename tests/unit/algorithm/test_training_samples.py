@@ -230,3 +230,19 @@ def test_a_group_without_graded_responses_borrows_nothing_and_is_counted() -> No
     assert not carries_signal(lost) and not is_mixed(lost)
     assert responses_worth_keeping([lost]) == []
     assert why_nothing_trains([lost]).startswith("1 groups: 1 verifier_error")
+
+
+def test_advantages_below_0_have_a_weight_of_their_own() -> None:
+    """Sample std: 1.5 -0.5 -0.5 -0.5; times 0.4 below 0, and all of a group that borrowed times 0.5."""
+    config = AlgorithmConfig(advantage_std="sample", negative_weight=0.4)
+    groups = [group([1, 0, 0, 0]), rescued_group(1)]
+    samples = samples_with_signal(groups, config, ReuseConfig(weight=0.5))
+    advantages = [s.advantage for s in samples]
+    assert advantages[:4] == pytest.approx([1.5, -0.2, -0.2, -0.2], abs=1e-5)
+    assert sorted(advantages[4:]) == pytest.approx([-0.1, -0.1, -0.1, 0.75], abs=1e-5)
+
+
+def test_a_weight_of_0_leaves_the_denominators_and_takes_the_gradient() -> None:
+    config = AlgorithmConfig(negative_weight=0.0)
+    samples = samples_with_signal([group([1, 0, 0, 0])], config, ReuseConfig())
+    assert [s.advantage for s in samples] == pytest.approx([1.732047, 0, 0, 0], abs=1e-6)

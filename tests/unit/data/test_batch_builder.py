@@ -92,11 +92,13 @@ def test_no_sample_makes_a_row_that_weighs_nothing():
     assert float(mb.weights.sum()) == 0
 
 
-def build(samples: list[TrainingSample], num_mini_batches: int = 1, **reuse: Any) -> TrainingBatch:
+def build(
+    samples: list[TrainingSample], num_mini_batches: int = 1, num_epochs: int = 1, **reuse: Any
+) -> TrainingBatch:
     """A micro-batch for every sequence of more than four tokens."""
     return BatchBuilder(
         OneRank(),
-        AlgorithmConfig(num_mini_batches=num_mini_batches),
+        AlgorithmConfig(num_mini_batches=num_mini_batches, num_epochs=num_epochs),
         ActorConfig(max_tokens_per_microbatch=8),
         ReuseConfig(**reuse),
     ).build(samples, [])
@@ -120,6 +122,31 @@ def test_the_log_probs_of_a_pass_go_to_the_mini_batches_that_need_one():
     filled = batch.with_old_logprobs(computed).micro_batches
     assert filled[0] is first and first.old_logprobs is None
     assert filled[1].old_logprobs is computed[0] and filled[2].old_logprobs is computed[1]
+
+
+def test_every_pass_over_a_batch_has_each_response_once_and_later_ones_an_order_of_their_own():
+    """Eight groups of two responses, in two mini-batches of four groups."""
+    samples = [sample(p, origin=origin) for p in range(8) for origin in ("fresh", "reused")]
+    batch = build(samples, num_mini_batches=2, num_epochs=3)
+    orders = [
+        [s.row_key for mini in batch.mini_batches[i : i + 2] for s in mini.samples]
+        for i in (0, 2, 4)
+    ]
+    assert orders[0] == [s.row_key for s in samples]
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) == 3
+    for order in orders:
+        assert [key.position for key in order[::2]] == [key.position for key in order[1::2]]
+    assert [mini.num_sequences for mini in batch.mini_batches] == [8] * 6
+    assert (batch.num_samples, batch.num_tokens) == (16, 64)
+
+
+def test_with_several_passes_all_old_log_probs_are_from_before_the_first_update():
+    batch = build([sample(0), sample(1)], num_mini_batches=2, num_epochs=2)
+    assert [mini.old_logprobs_from for mini in batch.mini_batches] == ["pass"] * 4
+    stored = [sample(p, uses_behaviour_logprobs=True) for p in range(2)]
+    batch = build(stored, num_epochs=2)
+    assert [mini.old_logprobs_from for mini in batch.mini_batches] == ["update", "server"]
 
 
 def test_the_dummy_row_of_a_short_rank_has_its_old_log_probs_from_where_the_others_have_them():

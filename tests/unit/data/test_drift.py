@@ -46,9 +46,13 @@ SAMPLES = [
 ]
 
 
-def build(samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1):
+def build(
+    samples: list[TrainingSample], aggregation: Any = "token_mean", parts: int = 1, epochs: int = 1
+):
     """With a limit on the drift, so that all log-probs come from a pass where something is borrowed."""
-    algorithm = AlgorithmConfig(loss_aggregation=aggregation, num_mini_batches=parts)
+    algorithm = AlgorithmConfig(
+        loss_aggregation=aggregation, num_mini_batches=parts, num_epochs=epochs
+    )
     actor = ActorConfig(max_tokens_per_microbatch=12)
     reuse = ReuseConfig(max_logprob_drift=1.0)
     return BatchBuilder(cast(Any, OneRank()), algorithm, actor, reuse).build(samples, [])
@@ -151,3 +155,17 @@ def test_a_mini_batch_of_which_nothing_is_left_is_dropped() -> None:
 def test_a_row_that_is_nowhere_cannot_leave() -> None:
     with pytest.raises(AssertionError, match="is in no mini-batch"):
         drop_rows(with_drifts(build(SAMPLES), {}), {RowKey(7, "p7.0", "fresh")}, "token_mean")
+
+
+def test_a_response_that_drifted_leaves_every_pass_over_the_batch_and_is_told_once():
+    batch = with_drifts(build(SAMPLES, epochs=2), {"p0.1": 2.0})
+    without, outcomes = detach_drifted(
+        batch, cast(Any, OneRank()), max_drift=1.0, aggregation="token_mean"
+    )
+    assert [len(mini.samples) for mini in without.mini_batches] == [4, 4]
+    assert (without.num_samples, without.num_tokens) == (4, 2 * 4 + 2 + 4 + 5 + 2)
+    assert [(o.response_id, o.option) for o in outcomes] == [
+        ("p0.1", "detach"),
+        ("p1.0", "recompute"),
+        ("p2.0", "recompute"),
+    ]

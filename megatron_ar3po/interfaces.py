@@ -23,6 +23,7 @@ from megatron_ar3po.types import (
     ScoredResponse,
     Scoring,
     ScoringRequest,
+    StepPrompt,
     TrainingBatch,
     Verdict,
 )
@@ -132,6 +133,26 @@ class GradingRules(Protocol):
         ...
 
 
+class PromptOrder(Protocol):
+    """Which prompts the steps take, in one global order: the same on every leader. Leader only but for `cursor`."""
+
+    def start_step(self) -> None: ...
+
+    def next_batch(self, num_prompts: int) -> Sequence[StepPrompt]:
+        """The next prompts of this step; fewer (perhaps none) when the step has drawn every prompt."""
+        ...
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """What the choice came to; every replica knows it alike."""
+        ...
+
+    @property
+    def cursor(self) -> Mapping[str, Any]:
+        """Where the next step starts, for JSON. That of rank 0, a leader, goes into checkpoints."""
+        ...
+
+
 class StepSampler(Protocol):
     """Gathers the response groups of one step: a fixed batch, or DAPO's dynamic sampling. Leader only."""
 
@@ -223,8 +244,9 @@ class Actor(Protocol):
         """The policy as it is now becomes the one that the KL term holds it to. No effect without a KL term."""
         ...
 
-    def update(self, mini_batch: MiniBatch) -> UpdateStats:
-        """Forward, backward, one optimizer step. Same stats on every rank."""
+    def update(self, mini_batch: MiniBatch, *, entropy_coef: float | None = None) -> UpdateStats:
+        """Forward, backward, one optimizer step. Same stats on every rank. `entropy_coef`: of the bonus in this
+        update, where it is not the config's."""
         ...
 
     def hf_buckets(

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
+from megatron_ar3po.algorithm.entropy_floor import EntropyFloor
 from megatron_ar3po.algorithm.training_samples import (
     needs_the_whole_step,
     samples_with_signal,
@@ -68,14 +69,16 @@ class PolicyUpdate:
         *,
         span: Span = no_span,
         digest: PolicyDigest | None = None,
+        entropy_floor: EntropyFloor | None = None,
     ) -> None:
-        """`digest`: of what the policy was trained on before."""
+        """`digest`: of what the policy was trained on before. `entropy_floor`: as a checkpoint left it."""
         self._actor = actor
         self._ranks = ranks
         self._algorithm = config.algorithm
         self._reuse = config.reuse
         self._builder = BatchBuilder(ranks, config.algorithm, config.actor, config.reuse)
         self.digest = digest or PolicyDigest(config)
+        self.entropy_floor = entropy_floor or EntropyFloor(config.algorithm)
         self._span = span
         self._max_skipped = config.actor.max_skipped_updates
         self._skipped_in_a_row = 0
@@ -112,15 +115,18 @@ class PolicyUpdate:
                 else self._algorithm.loss_aggregation,
             )
             batch = self._penalize(batch, groups)
-        records = Records()
+        records = self.entropy_floor.records
         stats: list[UpdateStats] = []
         for mini_batch in batch.mini_batches:
             with self._span("update"):
-                stats.append(self._actor.update(mini_batch))
+                coef = self.entropy_floor.coef
+                stats.append(self._actor.update(mini_batch, entropy_coef=coef))
             records.add_all(stats[-1].records)
             self._count(stats[-1], mini_batch)
             if not stats[-1].was_skipped:
                 self.digest.advance(mini_batch.samples)
+        if (entropy := records.get("actor/entropy")) is not None:
+            self.entropy_floor.observe(entropy.value)
         records.add("actor/skipped_updates", Max(sum(each.was_skipped for each in stats)))
         records.add("actor/tokens", Max(batch.num_tokens))
         records.add("actor/samples", Max(batch.num_samples))

@@ -16,10 +16,9 @@ from megatron_ar3po.algorithm.verdict_checks import check_verdicts
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import StepDump
-from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluator import Evaluator
-from megatron_ar3po.interfaces import Actor, ReuseShard, StepSampler, WeightPublisher
+from megatron_ar3po.interfaces import Actor, PromptOrder, ReuseShard, StepSampler, WeightPublisher
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
@@ -39,7 +38,7 @@ logger = logging.getLogger(__name__)
 class Ar3poTrainer:
     config: Config
     ranks: Ranks
-    prompts: PromptSource
+    prompts: PromptOrder
     sampler: StepSampler
     store: ReuseShard
     lender: Lender
@@ -118,7 +117,7 @@ class Ar3poTrainer:
         self.lender.deposit(collected.groups, step=step)
         lent = self.lender.lend(collected.groups, step=step, policy_version=version)
         self.sampler.record_loans(lent.groups, step=step)
-        self.metrics.add(collected.records, lent.records, self.store.records)
+        self.metrics.add(collected.records, lent.records, self.store.records, self.prompts.records)
         return lent.groups
 
     def publish_weights(self, policy_version: int, *, is_recorded: bool = True) -> int:
@@ -157,8 +156,9 @@ class Ar3poTrainer:
             state = replace(
                 self.state,
                 totals=dict(self.metrics.totals),
-                prompt_cursor=self.prompts.cursor,
+                prompt_cursor=dict(self.prompts.cursor),
                 policy_digest=self.policy_update.digest.value,
+                entropy_floor=self.policy_update.entropy_floor.state,
                 store_cursor=self.ranks.run_on_leader(lambda: self.store.cursor),
             )
             self.saver.start(state)

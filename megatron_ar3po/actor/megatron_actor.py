@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,6 +25,7 @@ from megatron_ar3po.actor.optimizer_offload import OptimizerOffload
 from megatron_ar3po.actor.reference_policy import ReferencePolicy
 from megatron_ar3po.algorithm.kl import sequence_kl
 from megatron_ar3po.algorithm.policy_loss import PolicyLoss, policy_loss
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
@@ -101,13 +103,16 @@ class MegatronActor:
             with self._weights_on_device():
                 self.reference.refresh()
 
-    def update(self, mini_batch: MiniBatch) -> UpdateStats:
+    def update(self, mini_batch: MiniBatch, *, entropy_coef: float | None = None) -> UpdateStats:
+        algorithm = self.config.algorithm
+        if entropy_coef is not None:
+            algorithm = replace(algorithm, entropy_coef=entropy_coef)
         self.model.zero_grad_buffer()
         self.optimizer.inner.zero_grad()
         losses = run_schedule(
             self.model,
             mini_batch.micro_batches,
-            self._loss,
+            partial(self._loss, algorithm=algorithm),
             forward_only=False,
         )
         totals = self._totals(losses)
@@ -225,9 +230,11 @@ class MegatronActor:
         self,
         hidden: Tensor,  # [T, 1, H]; [T / tp, 1, H] if sequence parallel
         micro_batch: MicroBatch,
+        algorithm: AlgorithmConfig | None = None,
     ) -> tuple[Tensor, PolicyLoss]:
-        algorithm = self.config.algorithm
-        with_entropy = algorithm.entropy_coef != 0 or self.config.actor.measure_entropy
+        algorithm = algorithm or self.config.algorithm
+        is_asked = algorithm.entropy_coef != 0 or algorithm.entropy_target > 0
+        with_entropy = is_asked or self.config.actor.measure_entropy
         logprobs, entropy = self._token_logprobs(hidden, micro_batch, with_entropy=with_entropy)
         if entropy is not None and algorithm.entropy_coef == 0:
             entropy = entropy.detach()  # measured only: its gradient would cost a second pass

@@ -10,6 +10,7 @@
     training_samples     which responses carry gradient; the KL penalty on rewards
     aggregation          how much each token weighs in one optimizer step
     token_losses         PPO clip, clip-higher, dual clip, GSPO, CISPO, GMPO
+    entropy_floor        the weight of the entropy bonus from step to step
     kl, importance_sampling, policy_loss    the loss of one micro-batch, and its metrics
     custom               a user's own function, named by its import path
 

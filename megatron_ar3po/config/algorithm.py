@@ -133,7 +133,20 @@ class AlgorithmConfig:
     `low_var` is k3 with its extremes cut; `k1` suits `kl_in=reward`, where its gradient is the KL's own."""
 
     entropy_coef: Warn[Annotated[float, Range(ge=-1e6, le=1e6)]] = 0.0
-    """Weight of the entropy bonus in the loss. 0: the entropy is not differentiated, which saves memory."""
+    """Weight of the entropy bonus in the loss. 0: the entropy is not differentiated, which saves memory. With
+    `entropy_target`: the weight that it begins with."""
+
+    entropy_target: Warn[Annotated[float, Range(ge=0, le=100)]] = 0.0
+    """The entropy bonus holds the policy's entropy to at least this, in nats per token: while the entropy that the
+    updates of a step measure is below it, the bonus's weight grows step by step; above it there is no bonus. 0: the
+    weight is `entropy_coef` throughout."""
+
+    entropy_coef_change: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.005
+    """With `entropy_target`: by how much the weight of the bonus grows or falls in a step. The default is
+    Skywork-OR1's."""
+
+    entropy_coef_max: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 0.1
+    """With `entropy_target`: the largest weight. A large one drives the policy towards noise."""
 
     dynamic_sampling: Fixed[bool] = False
     """DAPO: draw new prompts until `rollout.prompts_per_step` groups carry signal. The default comes with
@@ -169,6 +182,12 @@ class AlgorithmConfig:
         check_values("algorithm", self)
         require_name_or_path("algorithm.advantage", self.advantage, ADVANTAGES)
         require_name_or_path("algorithm.policy_loss", self.policy_loss, POLICY_LOSSES)
+        require(
+            self.entropy_target == 0 or 0 <= self.entropy_coef <= self.entropy_coef_max,
+            f"algorithm.entropy_coef={self.entropy_coef:g} is where the bonus begins that holds "
+            f"algorithm.entropy_target={self.entropy_target:g}, and that lies between 0 and algorithm.entropy_coef_max="
+            f"{self.entropy_coef_max:g}; set an algorithm.entropy_coef in between, or algorithm.entropy_target=0.",
+        )
         require(
             self.old_logprobs == "recompute" or self.importance_sampling == "off",
             f"algorithm.importance_sampling={self.importance_sampling} corrects what server and actor disagree about, "

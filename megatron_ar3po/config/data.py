@@ -9,8 +9,10 @@ from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
 from megatron_ar3po.config.paths import PathText
-from megatron_ar3po.config.ranges import COUNT, check_values
-from megatron_ar3po.config.rules import require
+from megatron_ar3po.config.ranges import COUNT, FRACTION, check_values
+from megatron_ar3po.config.rules import require, require_name_or_path
+
+SELECTIONS = ("epoch", "weighted", "thompson")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,12 +57,29 @@ class DataConfig:
     shuffle: Fixed[bool] = True
     """Each epoch has an order of its own, a function of `run.seed`. false: the order of the file, every time."""
 
+    selection: Fixed[str] = "epoch"
+    """Which prompts a step takes. `epoch`: in the order of the epoch, each once. `weighted`: with a chance that grows
+    with how uncertain the outcome is, by the prompt's counts. `thompson`: those whose pass rate, drawn from what is
+    known of it, is nearest to 1/2. Or the import path 'package.module:function' of your own weights
+    ([data.md](data.md#which-prompts-a-step-takes))."""
+
+    exploration_frac: Warn[Annotated[float, FRACTION]] = 0.25
+    """With a `selection` other than `epoch`: the share of each draw that comes in the order of the epoch all the same,
+    at least one prompt, so that none is left out for good."""
+
     unusable_answers: Free[Literal["refuse", "skip"]] = "refuse"
     """What becomes of lines whose ground truth the verifier could never grade as correct. `refuse` ends the run
     before it starts and names the lines; `skip` leaves them out and says so."""
 
     def __post_init__(self) -> None:
         check_values("data", self)
+        require_name_or_path("data.selection", self.selection, SELECTIONS)
+        require(
+            self.selection == "epoch" or self.exploration_frac > 0,
+            f"data.exploration_frac=0 with data.selection={self.selection} starves the prompts that it does not "
+            "favour: they would never be drawn again, whatever the policy has learnt meanwhile. Give them a share of "
+            "each step, as data.exploration_frac=0.25, or set data.selection=epoch.",
+        )
         require(
             not self.template_date or _is_date(self.template_date),
             f"data.template_date={self.template_date} is no date; write it as in 2026-11-29, or leave it empty.",

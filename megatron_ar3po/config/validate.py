@@ -116,6 +116,12 @@ def _algorithm_warnings(config: Config) -> list[str]:
             for name, default in idle.items()
             if (value := getattr(config.algorithm, name)) != default
         ]
+    if not config.algorithm.entropy_target:
+        lines += [
+            f"algorithm.{name}={value:g} has no effect with algorithm.entropy_target=0."
+            for name in ("entropy_coef_change", "entropy_coef_max")
+            if (value := getattr(config.algorithm, name)) != getattr(AlgorithmConfig(), name)
+        ]
     if config.algorithm.dynamic_sampling is False and config.algorithm.prompts_per_round:
         lines.append(
             "algorithm.prompts_per_round has no effect without algorithm.dynamic_sampling=true."

@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from megatron_ar3po.records import Records
 from megatron_ar3po.types import Prompt, StepPrompt
 
 # What the options and files of a run tell has been compared before (run/resume_comparison.py).
@@ -76,11 +77,25 @@ class PromptSource:
         first = len(self._in_step)
         for _ in range(min(num_prompts, len(self) - first)):
             self._in_step[self._draw()] = None
-        drawn = list(self._in_step)[first:]
-        return [
-            StepPrompt(position=position, prompt=self._prompts[prompt_id])
-            for position, prompt_id in enumerate(drawn, start=first)
-        ]
+        return self._positioned_from(first)
+
+    def add(self, prompt_ids: Sequence[str]) -> list[StepPrompt]:
+        """Prompts that were chosen otherwise join the step, out of the epoch's order: where that comes to one of them
+        within the step, it is put off."""
+        first = len(self._in_step)
+        for prompt_id in prompt_ids:
+            assert prompt_id not in self._in_step, f"the step holds {prompt_id} already"
+            self._in_step[prompt_id] = None
+        return self._positioned_from(first)
+
+    @property
+    def in_step(self) -> Collection[str]:
+        """The ids of the prompts that the step holds."""
+        return self._in_step.keys()
+
+    @property
+    def records(self) -> Records:
+        return Records()
 
     @property
     def cursor(self) -> dict[str, Any]:
@@ -106,6 +121,13 @@ class PromptSource:
         self._offset = int(cursor["offset"])
         self._put_off = [str(prompt_id) for prompt_id in cursor["put_off"]]
         self.start_step()
+
+    def _positioned_from(self, first: int) -> list[StepPrompt]:
+        drawn = list(self._in_step)[first:]
+        return [
+            StepPrompt(position=position, prompt=self._prompts[prompt_id])
+            for position, prompt_id in enumerate(drawn, start=first)
+        ]
 
     def _draw(self) -> str:
         """The next prompt that the step does not hold; there is one."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 from megatron_ar3po.algorithm.history import PromptHistory, outcomes_of
 from megatron_ar3po.prompt_record import PromptOutcome
 from megatron_ar3po.types import CollectedStep
+
+
+class Learner(Protocol):
+    def learn(self, step: int, outcomes: Iterable[PromptOutcome]) -> None:
+        """After a step's rollout: the outcomes of all replicas."""
+        ...
 
 
 class Lessons:
@@ -17,8 +23,11 @@ class Lessons:
         self,
         history: PromptHistory | None = None,
         gather_over_replicas: Callable[[Any], list[Any]] = lambda mine: [mine],
+        *,
+        others: Sequence[Learner] = (),
     ) -> None:
-        self._history = history or PromptHistory()
+        """`others` learn the same as the history."""
+        self._learners: list[Learner] = [history or PromptHistory(), *others]
         self._gather = gather_over_replicas
         self._outcomes: list[PromptOutcome] = []
 
@@ -28,5 +37,7 @@ class Lessons:
 
     def learn(self, step: int) -> None:
         """Collective over leaders, once every one of them has collected its part of the step."""
-        self._history.learn(step, [o for part in self._gather(self._outcomes) for o in part])
+        outcomes = [o for part in self._gather(self._outcomes) for o in part]
+        for learner in self._learners:
+            learner.learn(step, outcomes)
         self._outcomes = []

@@ -23,6 +23,8 @@ class RunState:
     prompt_cursor: dict[str, Any] = field(default_factory=dict)
     store_cursor: Mapping[str, Any] = field(default_factory=dict[str, Any])
     policy_digest: str = ""  # of all that the policy was trained on
+    # Of `EntropyFloor`; empty without one.
+    entropy_floor: Mapping[str, float | None] = field(default_factory=dict[str, "float | None"])
     # How far metrics, rollouts and ledger were written, and what that came to (`row_files`).
     row_files: Mapping[str, FileDigest] = field(default_factory=dict[str, FileDigest])
 

@@ -31,7 +31,7 @@ class NoOpActor:
     def refresh_reference(self) -> None:
         pass
 
-    def update(self, mini_batch: MiniBatch) -> UpdateStats:
+    def update(self, mini_batch: MiniBatch, *, entropy_coef: float | None = None) -> UpdateStats:
         return UpdateStats(loss=0.0, grad_norm=0.0, learning_rate=0.0, was_skipped=False)
 
     def hf_buckets(

@@ -7,11 +7,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from megatron_ar3po.algorithm.entropy_floor import EntropyFloor
 from megatron_ar3po.colocation import Colocation
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.interfaces import Actor, ReuseShard, WeightPublisher
+from megatron_ar3po.interfaces import Actor, PromptOrder, ReuseShard, WeightPublisher
 from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
@@ -21,6 +22,7 @@ from megatron_ar3po.observability.step_events import TRACE_FOLDER, EventRecorder
 from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.reuse.opening import ShardClaim
+from megatron_ar3po.rollout.lessons import Learner
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
 from megatron_ar3po.run.policy_digest import PolicyDigest
@@ -28,6 +30,7 @@ from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
 from megatron_ar3po.wiring.policy import build_policy
+from megatron_ar3po.wiring.prompt_order import build_prompt_order
 from megatron_ar3po.wiring.prompts_and_verifier import (
     PromptsAndVerifier,
     load_prompts_and_verifier,
@@ -131,7 +134,6 @@ def build_trainer(
     from megatron_ar3po.trainer import Ar3poTrainer
 
     folder = config.run.path
-    prompts, actor, rollout = parts.prompts, parts.actor, parts.rollout
     events = EventRecorder(
         folder / TRACE_FOLDER,
         parts.timeline,
@@ -139,6 +141,11 @@ def build_trainer(
         last_steps=config.observability.trace_last_steps,
         every_steps=config.observability.trace_every_steps,
     )
+    actor, rollout = parts.actor, parts.rollout
+    prompts: PromptOrder = parts.prompts
+    learners: list[Learner] = []
+    if rollout is not None:
+        prompts, learners = build_prompt_order(config, parts.prompts, parts.inputs.training, start)
     metrics = Metrics(
         ranks,
         folder,
@@ -166,11 +173,17 @@ def build_trainer(
             rollout,
             metric_sources(parts.inputs.training),
             span=parts.timeline.span,
+            learners=learners,
         ),
         store=store,
         lender=build_lender(config, store, rollout, parts.timeline.span),
         policy_update=PolicyUpdate(
-            actor, ranks, config, span=metrics.span, digest=parts.policy_digest
+            actor,
+            ranks,
+            config,
+            span=metrics.span,
+            digest=parts.policy_digest,
+            entropy_floor=EntropyFloor(config.algorithm, start.state.entropy_floor),
         ),
         actor=actor,
         weight_publisher=parts.publisher,

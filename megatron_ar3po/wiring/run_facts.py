@@ -110,6 +110,7 @@ def _facts_of_users_code(config: Config) -> Iterator[Fact]:
     named = {
         "algorithm.advantage": config.algorithm.advantage,
         "algorithm.policy_loss": config.algorithm.policy_loss,
+        "data.selection": config.data.selection,
         "reuse.pick": config.reuse.pick,
         "rewards.verifier": config.rewards.verifier,
         "rollout.stage_rule": config.rollout.stage_rule,

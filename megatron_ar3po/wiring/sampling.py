@@ -11,17 +11,16 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.algorithm.verdict_checks import check_error_share
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import check_kv_tokens
-from megatron_ar3po.data.prompt_source import PromptSource
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.evaluator import Evaluator
-from megatron_ar3po.interfaces import StepSampler
+from megatron_ar3po.interfaces import PromptOrder, StepSampler
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.observability.timeline import Span, Timeline, no_span
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rollout.controller import RolloutController
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
-from megatron_ar3po.rollout.lessons import Lessons
+from megatron_ar3po.rollout.lessons import Learner, Lessons
 from megatron_ar3po.rollout.response_log import ResponseLogFolder
 from megatron_ar3po.rollout.step_sampler import DynamicSampler, FixedSampler
 from megatron_ar3po.run.state import StartingPoint
@@ -221,15 +220,16 @@ def build_engine(
 def build_sampler(
     config: Config,
     ranks: Ranks,
-    prompts: PromptSource,
+    prompts: PromptOrder,
     rollout: LeaderRollout | None,
     sources: frozenset[str],
     span: Span = no_span,
+    learners: Sequence[Learner] = (),
 ) -> StepSampler:
-    """`sources` of prompts have metrics of their own."""
+    """`sources` of prompts have metrics of their own. `learners` beside the history."""
     if rollout is None:
         return NoSampler()
-    lessons = Lessons(rollout.controller.history, ranks.gather_over_replicas)
+    lessons = Lessons(rollout.controller.history, ranks.gather_over_replicas, others=learners)
     tell_failure = (
         ranks.gather_over_replicas if config.servers.routing == "global" else lambda text: None
     )

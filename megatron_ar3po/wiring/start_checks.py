@@ -15,6 +15,7 @@ from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import validate
+from megatron_ar3po.data.selected_prompts import check_selection
 from megatron_ar3po.data.tokenizer import LateTokenizer
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import check_weight_files
@@ -55,6 +56,7 @@ def check_start(
         _check_megatron_options(config, shape)
     if samples:
         check_pick(config.reuse)
+        check_selection(config.data)
         make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
         check_pass_through(config.servers.sglang)
         check_routing(config)

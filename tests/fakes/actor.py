@@ -33,7 +33,9 @@ class FakeActor:
     kl: Mapping[RowKey, float] = field(default_factory=dict)
     skipped: Collection[int] = ()  # updates, counted from 1, whose loss is NaN
     mismatches: Sequence[float] = ()  # with the servers, one for each update that measures it
+    entropies: Sequence[float] = ()  # of the policy, one for each update that measures it
     updated: list[MiniBatch] = field(default_factory=list)
+    entropy_coefs: list[float | None] = field(default_factory=list)  # that the updates were given
     saved: list[Path] = field(default_factory=list)
 
     def compute_logprobs(self, batch: TrainingBatch) -> TrainingBatch:
@@ -51,8 +53,9 @@ class FakeActor:
     def refresh_reference(self) -> None:
         self.events.append("refresh_reference")
 
-    def update(self, mini_batch: MiniBatch) -> UpdateStats:
+    def update(self, mini_batch: MiniBatch, *, entropy_coef: float | None = None) -> UpdateStats:
         self.events.append("update")
+        self.entropy_coefs.append(entropy_coef)
         self.updated.append(mini_batch)
         if len(self.updated) in self.skipped:
             ratio = 1.0 if math.isfinite(self.drift) else math.nan
@@ -69,13 +72,24 @@ class FakeActor:
             grad_norm=0.5,
             learning_rate=1e-4,
             was_skipped=False,
-            token_records=Records({"actor/ratio_mean": Mean(1.0, num_tokens), **self._mismatch()}),
+            token_records=Records(
+                {
+                    "actor/ratio_mean": Mean(1.0, num_tokens),
+                    **self._mismatch(),
+                    **self._entropy(num_tokens),
+                }
+            ),
             loans=tuple(
                 loan
                 for s in mini_batch.samples
                 if s.origin == "reused" and (loan := self._tell_loan(s, mini_batch))
             ),
         )
+
+    def _entropy(self, num_tokens: int) -> Records:
+        if len(self.updated) > len(self.entropies):
+            return Records()
+        return Records({"actor/entropy": Mean(self.entropies[len(self.updated) - 1], num_tokens)})
 
     def _mismatch(self) -> Records:
         if len(self.updated) > len(self.mismatches):

@@ -15,6 +15,7 @@ from fakes.actor import FakeActor
 from fakes.algorithm_cases import group, make_errored
 from fakes.ranks import OneRank
 
+from megatron_ar3po.algorithm.entropy_floor import EntropyFloor
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.data.prompt_source import PromptSource
@@ -239,7 +240,13 @@ def make_trainer(
         sampler=sampler,
         store=store,
         lender=Lender(store, run_seed=0),
-        policy_update=PolicyUpdate(actor, ranks, config, span=metrics.span),
+        policy_update=PolicyUpdate(
+            actor,
+            ranks,
+            config,
+            span=metrics.span,
+            entropy_floor=EntropyFloor(config.algorithm, (state or RunState()).entropy_floor),
+        ),
         actor=actor,
         weight_publisher=FakePublisher(events),
         colocation=FakeColocation(events),

@@ -282,6 +282,24 @@ def weights_do_not_depend_on_the_chunk_of_the_output_layer() -> None:
         assert (tensor - results[1][name]).abs().max() <= 1e-5, name
 
 
+@CASES.add(1)
+def a_bonus_given_to_one_update_trains_as_that_of_the_config() -> None:
+    folder, _ = checkpoint("qwen2", True)
+    weights = []
+    for of_config, of_update in ((0.01, None), (0.0, 0.01), (0.01, 0.0), (0.0, None)):
+        actor = make_actor(folder, Cut(), actor=dict(WARM_UP), entropy_coef=of_config)
+        layout = actor.layout
+        batch = training_batch(sequences(0), layout.data_parallel_size, layout.dp_rank, 2)
+        (mini, *_) = actor.compute_logprobs(batch).mini_batches
+        stats = actor.update(mini, entropy_coef=of_update)
+        assert "actor/entropy" in stats.token_records
+        weights.append(export_tensors(actor))
+    with_config, with_update, without, plain = weights
+    assert all(torch.equal(tensor, with_update[name]) for name, tensor in with_config.items())
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in without.items())
+    assert any(not torch.equal(tensor, plain[name]) for name, tensor in with_config.items())
+
+
 @CASES.add(2, cut=OF_2[:2])
 def a_value_that_is_not_finite_in_one_shard_stops_every_rank(cut: Cut) -> None:
     import torch.distributed as dist

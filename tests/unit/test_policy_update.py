@@ -272,3 +272,25 @@ def test_a_skipped_update_leaves_the_policys_digest():
     groups = [group([1, 0], position=0), group([1, 0], position=1)]
     assert digest_after(FakeActor(skipped=[1, 2]), groups) == ""
     assert digest_after(FakeActor(skipped=[1]), groups) == digest_after(FakeActor(), groups[1:])
+
+
+def test_a_step_below_the_floor_of_entropy_raises_the_bonus_of_the_next():
+    """Two updates a step, both with the step's coefficient; 0.2 and 0.3 have the mean 0.25, above is no bonus."""
+    actor = FakeActor(entropies=[0.2, 0.3, 0.5, 0.5, 0.75, 0.75])
+    settings = config(num_mini_batches=2, entropy_target=0.3, entropy_coef_change=0.01)
+    update = make_update(actor, settings)
+    rows = []
+    for _ in range(3):
+        groups = [group([1, 0]), group([1, 0], position=1)]
+        rows.append(update.run(update.build_batch(update.make_samples(groups), groups), groups))
+    assert actor.entropy_coefs == [0.0, 0.0, 0.01, 0.01, 0.0, 0.0]
+    assert [row.records["actor/entropy_coef"] for row in rows] == [Max(0.0), Max(0.01), Max(0.0)]
+    assert [row.records["actor/entropy"].value for row in rows] == [0.25, 0.5, 0.75]
+
+
+def test_a_skipped_update_says_nothing_of_the_entropy():
+    actor = FakeActor(skipped=[1], entropies=[0.2])
+    update = make_update(actor, config(entropy_target=0.3))
+    groups = [group([1, 0])]
+    update.run(update.build_batch(update.make_samples(groups), groups), groups)
+    assert update.entropy_floor.state == {"coef": 0.0, "entropy": None}

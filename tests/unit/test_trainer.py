@@ -10,6 +10,7 @@ from fakes.trainer import TrainerCase, make_trainer
 
 from megatron_ar3po.algorithm.verdict_checks import VerifierFailedError
 from megatron_ar3po.config.actor import ActorConfig
+from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.checkpoint import CheckpointConfig
 from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
@@ -280,6 +281,21 @@ def test_a_checkpoint_knows_where_prompts_store_and_totals_stand(tmp_path):
     assert "" != state.policy_digest != last == case.trainer.policy_update.digest.value
 
 
+def test_a_checkpoint_knows_how_far_the_bonus_for_entropy_has_grown(tmp_path):
+    """Below the floor after steps 1 and 2: 0, 0.005, and 0.01 in the step after the checkpoint."""
+    algorithm = AlgorithmConfig(entropy_target=0.3)
+    settings = config(2, algorithm=algorithm)
+    first = make_trainer(tmp_path, settings)
+    first.actor.entropies = [0.2, 0.2]
+    first.trainer.run()
+    assert first.actor.entropy_coefs == [0.0, 0.005]
+    state = read_state(tmp_path / "checkpoints/step_00002")
+    again = make_trainer(tmp_path, config(3, algorithm=algorithm), state=state)
+    again.trainer.run()
+    assert again.actor.entropy_coefs == [0.01]
+    assert again.rows[-1]["actor/entropy_coef"] == 0.01
+
+
 def test_a_resumed_run_publishes_what_it_holds_and_does_not_evaluate_step_0_again(tmp_path):
     case = make_trainer(tmp_path, config(4), state=RunState(step=3, policy_version=2))
     state = case.trainer.run()
@@ -343,9 +359,9 @@ def test_a_run_that_was_taken_over_before_a_steps_end_writes_no_row_and_no_check
     case = make_trainer(tmp_path, config(1))
     update = case.actor.update
 
-    def lose(mini_batch: MiniBatch) -> UpdateStats:
+    def lose(mini_batch: MiniBatch, *, entropy_coef: float | None = None) -> UpdateStats:
         case.ownership.is_lost = True
-        return update(mini_batch)
+        return update(mini_batch, entropy_coef=entropy_coef)
 
     case.actor.update = lose  # type: ignore[method-assign]
     with pytest.raises(FolderOwnedError):

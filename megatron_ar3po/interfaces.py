@@ -25,6 +25,7 @@ from megatron_ar3po.types import (
     ScoringRequest,
     StepPrompt,
     TrainingBatch,
+    TrainingSample,
     Verdict,
 )
 from megatron_ar3po.update_stats import LoanOutcome, UpdateStats
@@ -224,6 +225,30 @@ class ReuseShard(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Replay(Protocol):
+    """Rows of earlier steps that train again. Leader only."""
+
+    def draw(
+        self, samples: Sequence[TrainingSample], groups: Sequence[ResponseGroup], *, step: int
+    ) -> Sequence[TrainingSample]:
+        """Collective over leaders. `samples`, made of `groups`: what trains in the step, of this replica. Returns the
+        rows of earlier steps that train beside them here, and keeps the fresh ones of `samples` for later steps."""
+        ...
+
+    @property
+    def records(self) -> Mapping[str, Record]:
+        """Of the last draw; adds up over replicas."""
+        ...
+
+    def sync(self) -> None:
+        """Before a checkpoint: what was kept is on the disk when this returns."""
+        ...
+
+    def forget_before(self, step: int) -> None:
+        """No resume will go back before the end of `step`."""
+        ...
 
 
 class Actor(Protocol):

@@ -1,6 +1,6 @@
 """`Ar3poTrainer`: the step and the loop, nothing else. Every rank runs the same lines.
 
-    prompts -> groups -> (reuse) -> samples with signal -> batch -> old log-probs -> update -> published weights
+    prompts -> groups -> (reuse) -> samples with signal, replayed rows -> batch -> old log-probs -> update -> publish
 
 Ranks live in `distributed/`, memory in `colocation.py`, time in `metrics`; choices were made once in `wiring/`.
 """
@@ -8,7 +8,7 @@ Ranks live in `distributed/`, memory in `colocation.py`, time in `metrics`; choi
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from megatron_ar3po.algorithm.training_samples import why_nothing_trains
@@ -18,7 +18,14 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import StepDump
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.evaluator import Evaluator
-from megatron_ar3po.interfaces import Actor, PromptOrder, ReuseShard, StepSampler, WeightPublisher
+from megatron_ar3po.interfaces import (
+    Actor,
+    PromptOrder,
+    Replay,
+    ReuseShard,
+    StepSampler,
+    WeightPublisher,
+)
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.progress import RunProgress
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
@@ -29,7 +36,7 @@ from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.run.checkpoints import CheckpointSaver
 from megatron_ar3po.run.state import RunState
 from megatron_ar3po.run.stop_request import StopRequest
-from megatron_ar3po.types import ResponseGroup
+from megatron_ar3po.types import ResponseGroup, TrainingSample
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +49,7 @@ class Ar3poTrainer:
     sampler: StepSampler
     store: ReuseShard
     lender: Lender
+    replay: Replay
     policy_update: PolicyUpdate
     actor: Actor
     weight_publisher: WeightPublisher
@@ -94,6 +102,7 @@ class Ar3poTrainer:
         self.metrics.add(group_records(groups, samples), loan_records(groups, samples))
         self.recorder.record(step, groups, samples)
         self.dump.write(groups, step=step, policy_version=self.state.policy_version)
+        samples = [*samples, *self.replay_rows(samples, groups, step)]
         batch = self.policy_update.build_batch(samples, groups)
         if batch.is_empty:
             logger.warning("step %d trains nothing: %s", step, why_nothing_trains(groups))
@@ -119,6 +128,17 @@ class Ar3poTrainer:
         self.sampler.record_loans(lent.groups, step=step)
         self.metrics.add(collected.records, lent.records, self.store.records, self.prompts.records)
         return lent.groups
+
+    def replay_rows(
+        self, samples: Sequence[TrainingSample], groups: Sequence[ResponseGroup], step: int
+    ) -> Sequence[TrainingSample]:
+        """Collective: rows of earlier steps that train beside `samples`."""
+        if not self.config.reuse.replay_frac:
+            return []
+        with self.metrics.span("replay"):
+            rows = self.ranks.run_on_leader(lambda: self.replay.draw(samples, groups, step=step))
+        self.metrics.add(self.replay.records)
+        return rows
 
     def publish_weights(self, policy_version: int, *, is_recorded: bool = True) -> int:
         self.colocation.enter_sync_phase()
@@ -153,6 +173,7 @@ class Ar3poTrainer:
         step may begin while it is written."""
         self.colocation.enter_save_phase()
         with self.metrics.span("checkpoint"):
+            self.ranks.run_on_leader(self.replay.sync)
             state = replace(
                 self.state,
                 totals=dict(self.metrics.totals),

@@ -27,7 +27,7 @@ if TYPE_CHECKING:  # slow to import: a run owns its folder before it is
     from torch import Tensor
 
 FinishReason = Literal["stop", "length", "abort"]
-Origin = Literal["fresh", "reused"]
+Origin = Literal["fresh", "reused", "replayed"]  # replayed: a row of an earlier step
 OldLogprobsFrom = Literal["update", "pass", "server"]  # algorithm/old_logprobs.py
 VerdictStatus = Literal[
     "correct", "incorrect", "no_answer", "truncated", "too_large", "ungradable", "error"
@@ -285,9 +285,8 @@ class TrainingSample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MicroBatch:
-    """One forward: N whole sequences packed end to end into T tokens. All [T] tensors are aligned with the *predicting*
-    position: entry t speaks of token t + 1 of the same sequence. Off the response (prompt, last position of a
-    sequence, dummy row) every entry of loss_mask, weights, advantages and log-probs is 0."""
+    """One forward: N whole sequences packed end to end into T tokens. [T]: entry t speaks of token t + 1 of its
+    sequence. Off the response (prompt, last position, dummy row) loss_mask, weights, advantages and log-probs are 0."""
 
     token_ids: Tensor  # [T] int64
     position_ids: Tensor  # [T] int64, from 0 within each sequence
@@ -298,12 +297,13 @@ class MicroBatch:
     advantages: Tensor  # [T] float32
     weights: Tensor  # [T] float32, share in the loss of one optimizer step, all ranks and micro-batches together
     behaviour_logprobs: Tensor  # [T] float32
-    is_reused: Tensor  # [T] bool, token of a borrowed response
+    is_reused: Tensor  # [T] bool, of a response that the step did not sample: borrowed or replayed
     uses_behaviour_logprobs: Tensor  # [T] bool, the ratio is measured against behaviour_logprobs
     old_logprobs_from: OldLogprobsFrom = "pass"
     old_logprobs: Tensor | None = None  # [T] float32, the actor's at the start; None before a pass
     reference_logprobs: Tensor | None = None  # [T] float32; None without a reference policy
     row_keys: tuple[RowKey, ...] = ()  # which response each sequence is; dummy rows have none
+    is_replayed: Tensor | None = None  # [T] bool, of a replayed row; None where there is none
 
     @property
     def num_tokens(self) -> int:

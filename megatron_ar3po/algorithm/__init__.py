@@ -3,6 +3,7 @@
     adaptive_rollout     which prompts sample again, and how many responses
     counterfactual_cost  what another plan would have spent, from outcomes that were seen
     response_reuse       which groups borrow, how a borrowed response joins, what is worth keeping
+    replay               which rows of earlier steps train again
     downsampling         which responses of a large group train
     history              what a prompt has shown in earlier steps; `prompt_table` holds it
     history_advantage    that as the baseline of a response

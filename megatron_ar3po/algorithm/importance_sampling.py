@@ -16,9 +16,9 @@ Worked example, cap 2, two responses of two tokens with rho 1.5, 4 | 1.2, 0.5 (p
     token      1.5  2  | 1.2  0.5      sequence       2  2  | 0.6  0.6
     token_mask 1.5  0  | 1.2  0.5      sequence_mask  0  0  | 0.6  0.6
 
-The KL and entropy terms are left as they are. A borrowed response is left as it is, too: its
-behaviour policy is an older one on purpose, and recomputing its log-probs (Option I) means that its
-ratio starts at exactly 1.
+The KL and entropy terms are left as they are. A borrowed or replayed response is left as it is, too: its
+behaviour policy is an older one on purpose, and recomputing the log-probs of a borrowed one (Option I) means
+that its ratio starts at exactly 1.
 """
 
 from __future__ import annotations
@@ -45,8 +45,15 @@ def is_fresh(micro_batch: MicroBatch) -> Tensor:
     return (micro_batch.loss_mask > 0) & ~micro_batch.is_reused
 
 
+def is_borrowed(micro_batch: MicroBatch) -> Tensor:
+    """[T] bool, tokens of a response that was lent to a group; neither fresh nor replayed."""
+    if micro_batch.is_replayed is None:
+        return micro_batch.is_reused
+    return micro_batch.is_reused & ~micro_batch.is_replayed
+
+
 def importance_weights(micro_batch: MicroBatch, config: AlgorithmConfig) -> Tensor:
-    """[T] factor on the policy loss, no gradient; 1 for a borrowed response, unused off the response."""
+    """[T] factor on the policy loss, no gradient; 1 for a borrowed or replayed response, unused off the response."""
     difference = mismatch(micro_batch)
     if config.importance_sampling.startswith("sequence"):
         difference = sequence_sum(difference, micro_batch)

@@ -18,7 +18,7 @@ gradients, never average.
 Metrics count every response token once, whatever its weight: `sums` are (sum, number of tokens) and
 `maxima` maxima, to be added up over micro-batches and ranks. Their names depend on the config
 alone, so all ranks hold the same ones. A detached (Option II) response has no tokens here and is in
-none of them. Nothing here waits for the accelerator.
+none of them. Nothing here waits for the accelerator. Replayed rows have metrics of their own.
 
 A micro-batch without response tokens gives loss exactly 0 with a graph, so that backward runs on
 every rank.
@@ -31,7 +31,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from megatron_ar3po.algorithm.importance_sampling import importance_weights, is_fresh, mismatch
+from megatron_ar3po.algorithm.importance_sampling import (
+    importance_weights,
+    is_borrowed,
+    is_fresh,
+    mismatch,
+)
 from megatron_ar3po.algorithm.kl import kl_estimate
 from megatron_ar3po.algorithm.old_logprobs import with_old_logprobs, with_start_logprobs
 from megatron_ar3po.algorithm.token_losses import TokenLoss, log_ratio_of, token_loss
@@ -108,8 +113,12 @@ def _measure_ratio(
     metrics.max("actor/ratio_max", ratio)
     metrics.mean("actor/clip_frac", token.is_clipped)
     metrics.mean("actor/approx_kl", log_ratio.expm1() - log_ratio)  # k3 of KL(old || now)
-    metrics.mean("reuse/ratio_mean", ratio, micro_batch.is_reused)
-    metrics.mean("reuse/clip_frac", token.is_clipped, micro_batch.is_reused)
+    borrowed = is_borrowed(micro_batch)
+    metrics.mean("reuse/ratio_mean", ratio, borrowed)
+    metrics.mean("reuse/clip_frac", token.is_clipped, borrowed)
+    replayed = micro_batch.is_reused & ~borrowed
+    metrics.mean("reuse/replayed_ratio_mean", ratio, replayed)
+    metrics.mean("reuse/replayed_clip_frac", token.is_clipped, replayed)
 
 
 def _measure_mismatch(metrics: _Metrics, at_start: MicroBatch) -> None:
@@ -131,10 +140,10 @@ def _borrowed_rows(
     per_token = torch.stack(
         [torch.ones_like(ratio), ratio, token.is_clipped.to(ratio.dtype), drift], dim=1
     )
-    is_borrowed = micro_batch.is_reused & (micro_batch.loss_mask > 0)
+    of_a_loan = is_borrowed(micro_batch) & (micro_batch.loss_mask > 0)
     rows = torch.zeros(micro_batch.num_sequences, 4, dtype=ratio.dtype, device=ratio.device)
     return rows.index_add(
-        0, micro_batch.sequence_ids, torch.where(is_borrowed[:, None], per_token, 0.0)
+        0, micro_batch.sequence_ids, torch.where(of_a_loan[:, None], per_token, 0.0)
     )
 
 

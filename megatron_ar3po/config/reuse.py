@@ -14,7 +14,7 @@ from megatron_ar3po.config.ranges import (
     Range,
     check_values,
 )
-from megatron_ar3po.config.rules import require_name_or_path
+from megatron_ar3po.config.rules import require, require_name_or_path
 
 PICKS = ("uniform", "newest", "shortest", "likely")
 
@@ -71,8 +71,21 @@ class ReuseConfig:
     """With `option=recompute`: a response whose recomputed log-probs differ from the stored ones by more than this,
     the mean of the absolute differences over its tokens in nats, trains as with `detach`. 0: no limit."""
 
+    replay_frac: Warn[Annotated[float, Range(ge=0, lt=1)]] = 0.0
+    """Rows of earlier steps that train again, as a share of the rows of a step: 0.5 replays as many as the step has of
+    its own. They are measured against their stored log-probs, keep their advantage, and cost no response. Also with
+    `reuse.enabled=false`. 0: none, and none are kept."""
+
+    replay_window: Warn[Annotated[int, COUNT_OR_0]] = 400
+    """With `replay_frac`: rows are drawn from the last steps that had so many responses, in all."""
+
     def __post_init__(self) -> None:
         check_values("reuse", self)
+        require(
+            not self.replay_frac or self.replay_window > 0,
+            f"reuse.replay_window=0 holds no row to draw from, but reuse.replay_frac={self.replay_frac:g} of a step's "
+            "rows are to be replayed; set the window in responses, as reuse.replay_window=400, or reuse.replay_frac=0.",
+        )
         require_name_or_path("reuse.pick", self.pick, PICKS)
 
     @property

@@ -9,9 +9,10 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP
+from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP, AlgorithmConfig
 from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.history_rules import check_history, history_warnings
+from megatron_ar3po.config.replay_rules import check_replay, replay_warnings
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
@@ -38,6 +39,7 @@ def validate(
     nor the files that the config names; `has_gpu`: of the machine that will run it."""
     _check_allowed_changes(config)
     _check_algorithm(config)
+    check_replay(config)
     _check_rewards(config)
     _check_deterministic(config)
     if shape is None:
@@ -73,6 +75,7 @@ def warnings_of(config: Config) -> list[str]:
     lines += _rollout_warnings(config.rollout)
     lines += _algorithm_warnings(config)
     lines += history_warnings(config)
+    lines += replay_warnings(config)
     lines += _response_log_warnings(config)
     return lines
 

@@ -114,10 +114,10 @@ def check_row_keys(samples: Sequence[TrainingSample]) -> None:
 
 
 def in_order_of_pass(samples: Sequence[TrainingSample], number: int) -> list[TrainingSample]:
-    """The first pass (0) over a batch is in the step's order; each later one has its groups in an order of its own, by
-    a hash: the same on every rank and at every layout."""
+    """The first pass (0) over a batch is in the step's order, replayed rows spread over it; each later one has its
+    groups in an order of its own, by a hash: the same on every rank and at every layout."""
     if number == 0:
-        return list(samples)
+        return spread_replayed(samples)
     groups: dict[int, list[TrainingSample]] = {}
     for sample in samples:
         groups.setdefault(sample.group_position, []).append(sample)
@@ -128,6 +128,21 @@ def in_order_of_pass(samples: Sequence[TrainingSample], number: int) -> list[Tra
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     return [sample for members in sorted(groups.values(), key=hash_rank) for sample in members]
+
+
+def spread_replayed(samples: Sequence[TrainingSample]) -> list[TrainingSample]:
+    """Replayed rows come last in the step; of several mini-batches each is to have its share of them. Six groups and
+    two rows a, b: 0 a 1 2 3 b 4 5, up to rounding."""
+    positions = {
+        kind: sorted({s.group_position for s in samples if (s.origin == "replayed") == kind})
+        for kind in (False, True)
+    }
+    rank_of = {
+        (position, kind): (number + 0.5) / len(of_kind)
+        for kind, of_kind in positions.items()
+        for number, position in enumerate(of_kind)
+    }
+    return sorted(samples, key=lambda s: rank_of[s.group_position, s.origin == "replayed"])
 
 
 def split_by_group(samples: Sequence[TrainingSample], num_parts: int) -> list[list[TrainingSample]]:
@@ -172,7 +187,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
     floats = {
         name: np.zeros(total, np.float32) for name in ("mask", "advantage", "weight", "behaviour")
     }
-    is_reused, uses_behaviour = np.zeros(total, bool), np.zeros(total, bool)
+    is_reused, is_replayed, uses_behaviour = (np.zeros(total, bool) for _ in range(3))
     start = 0
     for sample, weight in zip(samples, weights, strict=True):
         prompt, length = len(sample.prompt_token_ids), sample.num_tokens
@@ -184,7 +199,8 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
         floats["advantage"][predicting] = sample.advantage
         floats["weight"][predicting] = weight
         floats["behaviour"][predicting] = sample.behaviour_logprobs
-        is_reused[predicting] = sample.origin == "reused"
+        is_reused[predicting] = sample.origin != "fresh"
+        is_replayed[predicting] = sample.origin == "replayed"
         uses_behaviour[predicting] = sample.uses_behaviour_logprobs
         start += length
     return MicroBatch(
@@ -200,6 +216,7 @@ def pack(samples: Sequence[TrainingSample], weights: Sequence[float]) -> MicroBa
         is_reused=torch.from_numpy(is_reused),
         uses_behaviour_logprobs=torch.from_numpy(uses_behaviour),
         row_keys=tuple(s.row_key for s in samples),
+        is_replayed=torch.from_numpy(is_replayed) if is_replayed.any() else None,
     )
 
 

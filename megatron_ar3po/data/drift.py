@@ -134,5 +134,6 @@ _OFF_THE_RESPONSE = (
     "advantages",
     "behaviour_logprobs",
     "is_reused",
+    "is_replayed",
     "uses_behaviour_logprobs",
 )

@@ -25,6 +25,7 @@ import numpy as np
 from megatron_ar3po.algorithm.prompt_selection import (
     PromptCounts,
     Weights,
+    draw_candidates,
     expected_variance,
     load_selection_function,
     read_weights,
@@ -99,10 +100,12 @@ class SelectedPrompts:
     def _choose(self, num: int) -> list[StepPrompt]:
         if num <= 0:
             return []
-        scores = self._scores(self._visits.counts, f"{self._seed}:select:{self._num_draws}")
+        noise_key = f"{self._seed}:select:{self._num_draws}"
+        candidates = draw_candidates(len(self._visits), noise_key)
+        scores = self._scores(self._visits.counts.at(candidates), noise_key)
         held = [self._visits.index_of(prompt_id) for prompt_id in self._source.in_step]
-        scores[[index for index in held if index is not None]] = -np.inf
-        chosen = take_largest(scores, num)
+        scores[np.isin(candidates, [index for index in held if index is not None])] = -np.inf
+        chosen = candidates[take_largest(scores, num)]
         return self._source.add([self._visits.prompt_at(i).prompt_id for i in chosen])
 
 

@@ -18,6 +18,7 @@ replica. The promises, each held by a test:
     lending.py     what may be lent (the trust policy) and what was
     choice.py      which one is lent, which ones stay: pure functions; a user's own choice
     lender.py      Lender: a step's unsolved groups borrow; the servers are asked where the store wants to know
+    recent_rows.py the rows that trained in the last steps, on disk; replayer.py: which of them train again
     database.py    the SQLite file: schema, durability settings, errors in plain words
     codec.py       responses and prompts as rows: compact integers, exact log-probs, a checksum
     owner.py       one writer per shard: a note that says who it is

@@ -37,7 +37,7 @@ from megatron_ar3po.wiring.prompts_and_verifier import (
     make_prompt_source,
 )
 from megatron_ar3po.wiring.response_log import open_response_log
-from megatron_ar3po.wiring.reuse_store import build_lender, claim_store
+from megatron_ar3po.wiring.reuse_store import build_lender, claim_store, open_replay
 from megatron_ar3po.wiring.router import start_router
 from megatron_ar3po.wiring.run_facts import allows_other_prompts
 from megatron_ar3po.wiring.sampling import (
@@ -157,10 +157,13 @@ def build_trainer(
     stack.callback(metrics.close)
     ranks.watch.steps_done = start.state.step
 
+    replay = open_replay(config, ranks, start, parts.check_ownership)
+
     def commit(oldest: RunState) -> None:
         assert rollout is not None, "on leaders"
         store.commit_checkpoint(oldest.store_cursor)
         rollout.forget_up_to(oldest.step)
+        replay.forget_before(oldest.step)
 
     return Ar3poTrainer(
         config=config,
@@ -176,6 +179,7 @@ def build_trainer(
             learners=learners,
         ),
         store=store,
+        replay=replay,
         lender=build_lender(config, store, rollout, parts.timeline.span),
         policy_update=PolicyUpdate(
             actor,

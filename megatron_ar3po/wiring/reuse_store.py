@@ -9,12 +9,14 @@ from pathlib import Path
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
-from megatron_ar3po.interfaces import ReuseShard
+from megatron_ar3po.interfaces import Replay, ReuseShard
 from megatron_ar3po.observability.timeline import Span, no_span
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.null_store import NullStore
 from megatron_ar3po.reuse.opening import ShardClaim, claim_shard
+from megatron_ar3po.reuse.recent_rows import RecentRows
+from megatron_ar3po.reuse.replayer import NoReplayer, Replayer
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.rewards.verdict_settings import verdict_settings
 from megatron_ar3po.rollout.server_scorer import ServerScorer
@@ -81,6 +83,32 @@ def build_lender(
     """On leaders the servers say how likely stored answers are; other ranks lend nothing."""
     scorer = ServerScorer(rollout.controller, rollout.ledger) if rollout else None
     return Lender(store, scorer, run_seed=config.run.seed, span=span)
+
+
+def open_replay(
+    config: Config, ranks: Ranks, start: StartingPoint, check_ownership: Callable[[], None]
+) -> Replay:
+    """Collective. Rows of earlier steps, as of where the run starts: those of later steps are removed."""
+
+    def open_rows() -> Replayer | None:
+        folder = config.run.path / "replay"
+        if not config.reuse.replay_frac and not folder.is_dir():
+            return None
+        rows = RecentRows(
+            folder,
+            ranks.layout,
+            window=config.reuse.replay_window,
+            last_step=start.last_step,
+            check_ownership=check_ownership,
+        )
+        return Replayer(
+            rows,
+            replay_frac=config.reuse.replay_frac,
+            run_seed=config.run.seed,
+            gather_over_replicas=ranks.gather_over_replicas,
+        )
+
+    return ranks.only_on_leader(open_rows) or NoReplayer()
 
 
 def fingerprint_of(config: Config) -> Fingerprint:

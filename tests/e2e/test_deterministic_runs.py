@@ -3,11 +3,13 @@ draws the same; killed and resumed it is the same run too. A hundred kills: test
 
 from __future__ import annotations
 
+import shutil
 import time
 
 import pytest
 from harness.killed_runs import kill_group
 
+from megatron_ar3po.run.state import read_state
 from tools.compare_runs import compare_runs, responses_of
 
 STEPS = 5
@@ -62,3 +64,42 @@ def test_a_run_that_was_killed_in_the_middle_of_a_step_and_resumed_is_the_run_th
     again = start_run(*WORDS, "run.resume=true").wait().require_success()
     assert list(compare_runs(whole.folder, again.folder)) == []
     assert again.processes_left() == []
+
+
+CHOSEN = [
+    *WORDS,
+    "data.selection=weighted",
+    "reuse.replay_frac=0.4",
+    "reuse.replay_window=60",
+    "algorithm.num_epochs=2",
+    "algorithm.num_mini_batches=2",
+    "algorithm.negative_weight=0.7",
+    "algorithm.entropy_target=100",  # above any entropy: the bonus grows in every step
+    "algorithm.entropy_coef_change=1e-3",
+]
+
+
+def test_choice_replay_passes_and_the_entropys_bonus_go_on_at_another_number_of_replicas(
+    start_run, tmp_path
+):
+    """Two replicas to the end; the same from the checkpoint of step 2, at one. The policy's digest is of every row that
+    trained, replayed ones included, in the order in which they did."""
+    two = start_run(*CHOSEN, f"run.dir={tmp_path / 'two'}", ranks=2).wait().require_success()
+    folder = tmp_path / "one"
+    shutil.copytree(two.folder, folder)
+    (folder / "checkpoints/latest").write_text("step_00002")
+    for later in ("step_00004", "step_00005"):
+        shutil.rmtree(folder / "checkpoints" / later)
+    one = start_run(*CHOSEN, f"run.dir={folder}", "run.resume=true").wait().require_success()
+    assert responses_of(one.folder) == responses_of(two.folder)
+    rows = one.metrics[3:]
+    assert all(row["reuse/replayed_rows"] > 0 for row in rows)
+    assert [row["selection/chosen_prompts"] for row in rows] == [6, 6, 6]
+    assert [row["actor/entropy_coef"] for row in rows] == pytest.approx([2e-3, 3e-3, 4e-3])
+    for before, after in zip(two.metrics, one.metrics, strict=True):
+        for name in {n for n in before if n.startswith(("selection/", "reuse/repl"))}:
+            assert after[name] == pytest.approx(before[name], rel=1e-4, abs=1e-5), name
+    digests = {
+        read_state(run.folder / "checkpoints/step_00005").policy_digest for run in (one, two)
+    }
+    assert len(digests) == 1

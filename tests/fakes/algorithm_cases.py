@@ -101,6 +101,7 @@ class Row:
     weight: float = 1.0
     behaviour: Sequence[float] | None = None  # None: the server agreed exactly
     is_reused: bool = False
+    is_replayed: bool = False
     num_prompt_tokens: int = 2
 
 
@@ -113,6 +114,7 @@ def micro_batch(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64) -> M
         for name in ("loss_mask", "advantages", "weights", "behaviour_logprobs", "old_logprobs")
     }
     is_reused = torch.zeros(num_tokens, dtype=torch.bool)
+    is_replayed = torch.zeros(num_tokens, dtype=torch.bool)
     for row, start in zip(rows, starts, strict=False):
         first = start + row.num_prompt_tokens - 1
         predicting = slice(first, first + len(row.old))
@@ -122,7 +124,8 @@ def micro_batch(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64) -> M
         columns["weights"][predicting] = row.weight
         columns["behaviour_logprobs"][predicting] = torch.tensor(behaviour, dtype=dtype)
         columns["old_logprobs"][predicting] = torch.tensor(row.old, dtype=dtype)
-        is_reused[predicting] = row.is_reused
+        is_reused[predicting] = row.is_reused or row.is_replayed
+        is_replayed[predicting] = row.is_replayed
     return MicroBatch(
         token_ids=torch.zeros(num_tokens, dtype=torch.int64),
         position_ids=torch.cat([torch.arange(length) for length in lengths]),
@@ -130,7 +133,8 @@ def micro_batch(rows: Sequence[Row], *, dtype: torch.dtype = torch.float64) -> M
         sequence_ids=torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(lengths)),
         target_ids=torch.zeros(num_tokens, dtype=torch.int64),
         is_reused=is_reused,
-        uses_behaviour_logprobs=torch.zeros(num_tokens, dtype=torch.bool),
+        uses_behaviour_logprobs=is_replayed.clone(),
+        is_replayed=is_replayed if is_replayed.any() else None,
         **columns,
     )
 

@@ -31,6 +31,7 @@ from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.policy_update import PolicyUpdate
 from megatron_ar3po.records import Max, Record, Records, Sum
 from megatron_ar3po.reuse.lender import Lender
+from megatron_ar3po.reuse.replayer import NoReplayer
 from megatron_ar3po.rollout.step_sampler import record_cost
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.checkpoints import CheckpointSaver
@@ -240,6 +241,7 @@ def make_trainer(
         sampler=sampler,
         store=store,
         lender=Lender(store, run_seed=0),
+        replay=NoReplayer(),
         policy_update=PolicyUpdate(
             actor,
             ranks,

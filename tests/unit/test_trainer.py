@@ -14,11 +14,13 @@ from megatron_ar3po.config.algorithm import AlgorithmConfig
 from megatron_ar3po.config.checkpoint import CheckpointConfig
 from megatron_ar3po.config.debug import DebugConfig
 from megatron_ar3po.config.evaluation import EvaluationConfig
+from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.run import RunConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.dump import load_groups
 from megatron_ar3po.folder_owner import FolderOwnedError
+from megatron_ar3po.records import Sum
 from megatron_ar3po.run.state import RunState, read_state
 from megatron_ar3po.types import MiniBatch
 from megatron_ar3po.update_stats import UpdateStats
@@ -279,6 +281,47 @@ def test_a_checkpoint_knows_where_prompts_store_and_totals_stand(tmp_path):
     assert (state.prompt_cursor["epoch"], state.prompt_cursor["offset"]) == (0, 4)
     last = read_state(tmp_path / "checkpoints/step_00003").policy_digest
     assert "" != state.policy_digest != last == case.trainer.policy_update.digest.value
+
+
+class FakeReplay:
+    """The rows of the step before, as they were."""
+
+    def __init__(self):
+        self.kept, self.forgotten, self.records = {}, [], {"reuse/replayed_rows": Sum(0)}
+
+    def draw(self, samples, groups, *, step):
+        drawn = [
+            replace(s, origin="replayed", group_position=10 + i, uses_behaviour_logprobs=True)
+            for i, s in enumerate(self.kept.get(step - 1, []))
+        ]
+        self.kept[step] = list(samples)
+        self.records = {"reuse/replayed_rows": Sum(len(drawn))}
+        return drawn
+
+    def sync(self):
+        self.synced = sorted(self.kept)
+
+    def forget_before(self, step):
+        self.forgotten.append(step)
+
+
+def test_replayed_rows_train_beside_those_of_the_step_and_cost_no_response(tmp_path):
+    """Two groups of two rows a step, and the four of the step before."""
+    case = make_trainer(tmp_path, config(2, reuse=ReuseConfig(replay_frac=0.5)))
+    case.trainer.replay = replay = FakeReplay()
+    case.trainer.run()
+    assert replay.synced == [1, 2]  # before the checkpoint at the end
+    assert [mini.num_sequences for mini in case.actor.updated] == [4, 8]
+    assert [row["reuse/replayed_rows"] for row in case.rows[1:]] == [0, 4]
+    assert [row["rollout/responses_generated"] for row in case.rows[1:]] == [4, 4]
+    assert [row["group/signal_groups"] for row in case.rows[1:]] == [2, 2]
+
+
+def test_without_a_share_to_replay_nobody_is_asked(tmp_path):
+    case = make_trainer(tmp_path, config(2))
+    case.trainer.replay = replay = FakeReplay()
+    case.trainer.run()
+    assert replay.kept == {}
 
 
 def test_a_checkpoint_knows_how_far_the_bonus_for_entropy_has_grown(tmp_path):

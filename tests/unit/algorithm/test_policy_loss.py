@@ -48,6 +48,8 @@ def test_metrics_count_every_response_token_once_whatever_its_weight() -> None:
         "actor/entropy": (9.0, 3),
         "reuse/ratio_mean": (2.0, 1),
         "reuse/clip_frac": (1, 1),
+        "reuse/replayed_ratio_mean": (0.0, 0),
+        "reuse/replayed_clip_frac": (0.0, 0),
         "mismatch/logprob_abs_mean": (0.4, 2),
     }
     assert measured.keys() == expected.keys()
@@ -106,6 +108,29 @@ def test_at_the_policy_that_sampled_every_loss_has_the_policy_gradient(name: str
     reference = (coefficients * F.cross_entropy(logits, targets, reduction="none")).sum()
     [expected] = torch.autograd.grad(reference, logits)
     torch.testing.assert_close(gradient, expected, atol=1e-12, rtol=0)
+
+
+def test_a_replayed_row_is_measured_against_what_its_server_said_and_counted_by_its_own_names() -> (
+    None
+):
+    """A fresh, a borrowed and a replayed token; ratios 1.1, 2 and 1.5, the latter against -3 and not -2, clipped at
+    1.28. What server and actor disagree about is that of the fresh one alone."""
+    batch = micro_batch(
+        [
+            Row(old=[-1.0], behaviour=[-1.2]),
+            Row(old=[-1.0], behaviour=[-9.0], is_reused=True),
+            Row(old=[-2.0], behaviour=[-3.0], is_replayed=True),
+        ]
+    )
+    logprobs = on_response(batch, [-1 + log(1.1), -1 + log(2), -3 + log(1.5)])
+    result = policy_loss(logprobs, batch, PLAIN)
+    measured = {name: (s.item(), n.item()) for name, (s, n) in result.sums.items()}
+    assert measured["reuse/replayed_ratio_mean"] == (pytest.approx(1.5), 1)
+    assert measured["reuse/replayed_clip_frac"] == (1, 1)
+    assert measured["reuse/ratio_mean"] == (pytest.approx(2.0), 1)
+    assert measured["mismatch/logprob_abs_mean"] == (pytest.approx(0.2), 1)
+    assert result.borrowed_rows[:, 0].tolist() == [0, 1, 0]
+    assert result.loss.item() == pytest.approx(-(1.1 + 1.28 + 1.28))
 
 
 EVERYTHING = AlgorithmConfig(importance_sampling="token", kl_coef=0.1, entropy_coef=0.01)

@@ -65,6 +65,15 @@ def test_a_good_config_passes_without_a_word(words):
             ["rollout.stage_rule=balance", "rollout.cancel_solved=true"],
             r"stage_rule=balance .* set rollout.cancel_solved=false",
         ),
+        (
+            ["reuse.replay_frac=0.5", "algorithm.kl_in=reward", "algorithm.kl_coef=0.1"],
+            r"kl_in=reward makes .* reuse.replay_frac=0.5 .* set algorithm.kl_in=loss or",
+        ),
+        (["reuse.replay_frac=0.5", "reuse.replay_window=0"], r"replay_window=0 holds no row"),
+        (
+            ["data.selection=thompson", "data.exploration_frac=0"],
+            r"exploration_frac=0 with data.selection=thompson starves",
+        ),
         (["model.path=/nowhere"], r"model.path=/nowhere holds no config.json"),
         (["data.path=/nowhere.jsonl"], r"data.path=/nowhere.jsonl is no file"),
         (["evaluation.path=/nowhere.jsonl"], r"evaluation.path=/nowhere.jsonl is no file"),

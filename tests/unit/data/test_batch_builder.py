@@ -124,6 +124,22 @@ def test_the_log_probs_of_a_pass_go_to_the_mini_batches_that_need_one():
     assert filled[1].old_logprobs is computed[0] and filled[2].old_logprobs is computed[1]
 
 
+def test_replayed_rows_are_spread_over_the_mini_batches_and_marked():
+    """Four groups of two and two replayed rows in two mini-batches: each has two groups and one row."""
+    fresh = [sample(p, origin=origin) for p in range(4) for origin in ("fresh", "reused")]
+    rows = [sample(p, origin="replayed", uses_behaviour_logprobs=True) for p in (4, 5)]
+    batch = build([*fresh, *rows], num_mini_batches=2)
+    assert [[s.group_position for s in mini.samples] for mini in batch.mini_batches] == [
+        [0, 0, 4, 1, 1],
+        [2, 2, 5, 3, 3],
+    ]
+    mb = pack([fresh[0], fresh[1], rows[0]], [0.1] * 3)
+    assert mb.is_reused.tolist() == [False] * 5 + [True, True] + [False] * 2 + [True, True, False]
+    assert mb.is_replayed is not None
+    assert mb.is_replayed.tolist() == [False] * 9 + [True, True, False]
+    assert pack(fresh, [0.1] * 8).is_replayed is None
+
+
 def test_every_pass_over_a_batch_has_each_response_once_and_later_ones_an_order_of_their_own():
     """Eight groups of two responses, in two mini-batches of four groups."""
     samples = [sample(p, origin=origin) for p in range(8) for origin in ("fresh", "reused")]

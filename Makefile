@@ -25,7 +25,7 @@ help:  ## what there is
 
 setup: $(STAMP)  ## .venv with everything in it, the ar3po command included
 
-$(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt requirements/launch.txt requirements/dev.txt requirements/test.txt requirements/lock.txt setup.py
+$(STAMP): requirements/base.txt requirements/cpu.txt requirements/nodeps.txt requirements/launch.txt requirements/dev.txt requirements/test.txt requirements/wandb.txt requirements/mlflow.txt requirements/lock.txt setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 10) <= v < (3, 12) else f"Python {v.major}.{v.minor} found; the pinned Megatron-Core and torch need 3.10 or 3.11: make setup PYTHON=python3.11")'
 	@echo "[setup 1/4] a virtual environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV)

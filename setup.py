@@ -29,6 +29,8 @@ setup(
         "cpu": _ON_CPU,  # SGLang itself goes in with --no-deps: requirements/nodeps.txt
         "gpu": _ON_GPU,  # Transformer Engine is compiled: requirements/gpu_build.txt
         "launch": _pins.requirements("launch"),
+        "wandb": _pins.requirements("wandb"),
+        "mlflow": _pins.requirements("mlflow"),
         "dev": _pins.requirements("dev"),
     },
     entry_points={"console_scripts": ["ar3po = megatron_ar3po.cli:main"]},

@@ -26,6 +26,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po options rollout                        what there is to set, and what each option changes
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
+  ar3po watch runs/NAME                        a run while it works, from any machine that sees its folder
   ar3po status runs/NAME                       where every rank is, and whom the others wait for
   ar3po report runs/NAME                       what a run did, as a page to open and send
   ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
@@ -115,6 +116,11 @@ _COMMANDS = {
         "reporting.options",
         "add_options_parser",
     ),
+    "metrics": _Command(
+        "what a run measures, and what it means when a number rises",
+        "reporting.metrics",
+        "add_metrics_parser",
+    ),
     "plan": _Command("what a run will need", "reporting.plan", "add_plan_parser"),
     "launch": _Command(
         "start runs here or on Slurm, by NeMo-Run", "launch.cli", "add_launch_parser"
@@ -137,6 +143,11 @@ _COMMANDS = {
         "where every rank of a run is, and whom the others wait for",
         "reporting.status",
         "add_status_parser",
+    ),
+    "watch": _Command(
+        "a run while it works, on any machine that sees its folder",
+        "reporting.watch",
+        "add_watch_parser",
     ),
     "compare-algorithms": _Command(
         "train variants on paired seeds and compare them", "comparison.cli", "add_comparison_parser"

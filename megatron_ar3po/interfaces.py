@@ -339,5 +339,21 @@ class WeightPublisher(Protocol):
         ...
 
 
+class MetricSink(Protocol):
+    """A place that shows the rows of metrics.jsonl too. One thread makes, feeds and closes it. Whatever it raises is
+    said in the log and ends no run."""
+
+    @property
+    def run_id(self) -> str:
+        """What a resume is given again, so that its rows go on where these end."""
+        ...
+
+    def write(self, step: int, row: Mapping[str, float]) -> None: ...
+
+    def close(self, *, is_done: bool) -> None:
+        """`is_done`: the run has come to its last step, and was not stopped before it."""
+        ...
+
+
 class WeightPublishError(RuntimeError):
     """A server did not take the weights: the message names the server, the tensor or version, and what to do."""

@@ -199,13 +199,15 @@ def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str
     """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included (unless
     `reads_data` is false), but for the machine and its environment (`wiring/environment_checks.py`), which may be
     another one than that of the run."""
+    from megatron_ar3po.observability.waiting import telling
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
     layout = layout_of(config, 0, world_size)
     check_start(config, layout)
     resumed = describe_resume(config, layout)
     if reads_data:
-        check_data(config)
+        with telling(f"reading and checking the prompts of {config.data.path}", _say):
+            check_data(config)
     rollout, algorithm = config.rollout, config.algorithm
     least = rollout.prompts_per_step * rollout.stage_sizes[0]
     most = rollout.prompts_per_step * rollout.max_responses_per_prompt
@@ -224,6 +226,10 @@ def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str
         *(f"# {line}" for line in resumed),
     ]
     return "\n".join(lines)
+
+
+def _say(line: str) -> None:
+    print(f"ar3po: {line}", file=sys.stderr, flush=True)
 
 
 def describe_resume(config: Config, layout: ParallelLayout) -> list[str]:
@@ -319,6 +325,8 @@ def _run_as_owner(
     if ranks.is_first:
         cost = cost_of(rows_of_run(config.run.path / "ledger"))
         print_summary(summarize(config.run.path, cost))
+        if state.step >= config.run.num_steps and not stop.fault:
+            print(_describe_next(config))
     if stop.fault:
         raise RunFaultError(f"{stop.fault} Saved after step {state.step}.")
     if ranks.is_first and state.step < config.run.num_steps:
@@ -326,6 +334,18 @@ def _run_as_owner(
             f"stopped after step {state.step} of {config.run.num_steps} ({stop.reason}); the same command with "
             "run.resume=true goes on."
         )
+
+
+def _describe_next(config: Config) -> str:
+    from megatron_ar3po.observability.next_steps import describe_next
+    from megatron_ar3po.wiring.parts import checkpoint_folder
+
+    return describe_next(
+        config.run.path,
+        newest_checkpoint=checkpoint_folder(config).newest(),
+        model=config.model.path,
+        has_held_out=bool(config.evaluation.path),
+    )
 
 
 if __name__ == "__main__":

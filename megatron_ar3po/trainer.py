@@ -69,7 +69,7 @@ class Ar3poTrainer:
     def run(self) -> RunState:
         """Trains until the last step or until asked to stop; the last state is saved either way."""
         self.stop.loop_starts()
-        with self.metrics.span("start"):
+        with self.progress.doing("the first weights to the servers"), self.metrics.span("start"):
             self.publish_weights(self.state.policy_version, is_recorded=self.is_new)
         self.progress.start(self.state.step)
         if self.is_new:
@@ -151,7 +151,8 @@ class Ar3poTrainer:
         if self.evaluator.has_prompts:
             self.colocation.enter_rollout_phase()
             step, policy_version = self.state.step, self.state.policy_version
-            with self.metrics.span("evaluation"):
+            doing = self.progress.doing(f"evaluating after step {step}")
+            with doing, self.metrics.span("evaluation"):
                 self.metrics.add(self.evaluator.evaluate(step=step, policy_version=policy_version))
 
     def close_step(self) -> None:

@@ -12,7 +12,10 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-ALL_FILES = ("base", "cpu", "nodeps", "gpu", "gpu_build", "apex", "launch", "test", "dev", "lock")
+ALL_FILES = (
+    *("base", "cpu", "nodeps", "gpu", "gpu_build", "apex", "launch", "wandb", "mlflow"),
+    *("test", "dev", "lock"),
+)
 
 
 def requirements(name: str) -> list[str]:

@@ -28,6 +28,21 @@ class ObservabilityConfig:
 
     trace_every_steps: Free[Annotated[int, COUNT_OR_0]] = 0
     """Of every so many steps that is kept for good. 0: of the newest alone."""
+    wandb: Free[Literal["off", "offline", "online"]] = "off"
+    """Show the metrics in Weights & Biases too (`pip install 'megatron_ar3po[wandb]'`). `offline`: they go to `wandb/`
+    in the run's folder, and nothing goes to the network; `wandb sync` sends them later. `online`: they are sent as
+    they come. A resume goes on under the same id."""
+
+    wandb_project: Free[str] = "ar3po"
+    """The project in Weights & Biases."""
+
+    mlflow: Free[str] = ""
+    """Show the metrics in MLflow too (`pip install 'megatron_ar3po[mlflow]'`): the address of a tracking server, as in
+    `http://127.0.0.1:5000`, or a local store, as in `sqlite:////data/mlflow.db`, for which all of MLflow must be
+    installed. Empty: not. A resume goes on under the same id."""
+
+    mlflow_experiment: Free[str] = "ar3po"
+    """The experiment in MLflow."""
 
     log_level: Free[Literal["DEBUG", "INFO", "WARNING"]] = "INFO"
     """Of the log lines of every rank."""

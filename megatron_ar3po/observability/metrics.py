@@ -7,20 +7,17 @@ them twice.
 from __future__ import annotations
 
 import json
-import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from megatron_ar3po.disk_faults import naming
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.observability.metric_sinks import MetricSinks
 from megatron_ar3po.observability.timeline import Timeline
 from megatron_ar3po.records import Max, Record, Records, Sum, merge_records
 from megatron_ar3po.sampling_cost import check_totals
-
-logger = logging.getLogger(__name__)
 
 # What has been spent since the run began, kept over a resume (`sampling_cost.metric_totals`): each total, and the
 # metrics of a step that are added to it, or taken off. What a resumed run takes from the response log was counted when
@@ -43,33 +40,26 @@ _MEND_ROWS = "the file was edited or the disk is damaged. Bring it back, or move
 
 
 class Metrics:
-    """Collects the records of one step, then reduces them over all ranks and hands the row to the sinks."""
+    """Collects the records of one step, then reduces them over all ranks and writes the row."""
 
     def __init__(
         self,
         ranks: Ranks,
         folder: Path,
         *,
-        tensorboard: bool,
+        sinks: MetricSinks | None = None,
         timeline: Timeline | None = None,
         write_events: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """`timeline`: of this process; its seconds are in the rows. `write_events`: of a step, on every rank."""
+        """`sinks`: which show the rows elsewhere. `timeline`: of this process; its seconds are in the rows.
+        `write_events`: of a step, on every rank."""
         self._ranks = ranks
         self._write_events = write_events
         self._timeline = timeline or Timeline()
         self._records = Records()
         self.totals: dict[str, float] = dict.fromkeys(RUNNING_TOTALS, 0.0)
         self._path = folder / "metrics.jsonl"
-        self._board_path = folder / "tensorboard"
-        self._board: Any = None
-        if tensorboard and ranks.is_first:
-            from torch.utils.tensorboard.writer import (
-                SummaryWriter,
-            )  # slow to import, and not wanted everywhere
-
-            with self._losing_the_board():
-                self._board = SummaryWriter(str(self._board_path))
+        self._sinks = sinks
 
     def add(self, *many: Mapping[str, Record]) -> None:
         if self._ranks.is_leader:
@@ -121,35 +111,8 @@ class Metrics:
         line = json.dumps({"step": step, **{k: _plain(v) for k, v in row.items()}}) + "\n"
         with naming(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(line)
-        with self._losing_the_board():
-            if self._board is not None:
-                self._board.file_writer.add_summary(_summary_of(row), step)
-                self._board.flush()
-
-    def close(self) -> None:
-        with self._losing_the_board():
-            if self._board is not None:
-                self._board.close()
-
-    @contextmanager
-    def _losing_the_board(self) -> Iterator[None]:
-        """TensorBoard is a view of what metrics.jsonl holds: a disk that does not take it ends it, and not the run."""
-        try:
-            yield
-        except OSError as error:
-            self._board = None
-            logger.warning(
-                "%s cannot be written (%s): no more of it; metrics.jsonl has the same numbers",
-                self._board_path,
-                error.strerror or error,
-            )
-
-
-def _summary_of(row: Mapping[str, float]) -> Any:
-    """All of a row in one event: an event of each number takes ten times as long."""
-    from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
-
-    return Summary(value=[Summary.Value(tag=name, simple_value=x) for name, x in row.items()])
+        if self._sinks is not None:
+            self._sinks.notice_a_row()
 
 
 def change_of(total: str, records: Mapping[str, Record]) -> float | None:

@@ -27,6 +27,17 @@ class _LogFile(logging.FileHandler):
             print(f"{self.baseFilename} cannot be written ({error.strerror})", file=sys.stderr)
 
 
+class _Formatter(logging.Formatter):
+    """A warning says that it is one: `ar3po watch` finds it by that."""
+
+    def __init__(self, tag: str) -> None:
+        super().__init__(f"%(asctime)s{tag} %(marker)s%(message)s", datefmt="%H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        record.marker = "warning: " if record.levelno >= logging.WARNING else ""
+        return super().format(record)
+
+
 class _CurrentStderr(logging.StreamHandler[TextIO]):
     """Writes to whatever sys.stderr is at the moment, so that lines appear above a progress bar and not through it."""
 
@@ -51,7 +62,7 @@ def setup_logging(layout: ParallelLayout, level: str, *, folder: Path | None = N
         if layout.world_size == 1
         else f" [dp{layout.dp_rank} tp{layout.tp_rank} pp{layout.pp_rank}]"
     )
-    formatter = logging.Formatter(f"%(asctime)s{tag} %(message)s", datefmt="%H:%M:%S")
+    formatter = _Formatter(tag)
     handlers: list[logging.Handler] = [_CurrentStderr()]
     if folder is not None and layout.rank == 0:
         folder.mkdir(parents=True, exist_ok=True)

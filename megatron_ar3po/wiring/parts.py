@@ -21,6 +21,7 @@ from megatron_ar3po.observability.source_metrics import metric_sources
 from megatron_ar3po.observability.step_events import TRACE_FOLDER, EventRecorder
 from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.observability.timeline import Timeline
+from megatron_ar3po.observability.waiting import telling
 from megatron_ar3po.reuse.opening import ShardClaim
 from megatron_ar3po.rollout.lessons import Learner
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
@@ -29,6 +30,7 @@ from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.wiring.metric_sinks import make_sinks
 from megatron_ar3po.wiring.policy import build_policy
 from megatron_ar3po.wiring.prompt_order import build_prompt_order
 from megatron_ar3po.wiring.prompts_and_verifier import (
@@ -91,7 +93,8 @@ def build_parts(
     with timeline.span("servers"):
         servers = start_servers(config, ranks, stack)
     with timeline.span("tokenizer"):  # beside the imports of the servers, as the model
-        inputs.load_tokenizer()
+        with telling("imports of torch and transformers, the tokenizer"):
+            inputs.load_tokenizer()
     policy = build_policy(config, ranks, stack, servers, start, timeline)
     router = start_router(config, ranks, stack, servers)
     policy_digest = PolicyDigest(config, start.state.policy_digest)
@@ -146,15 +149,11 @@ def build_trainer(
     learners: list[Learner] = []
     if rollout is not None:
         prompts, learners = build_prompt_order(config, parts.prompts, parts.inputs.training, start)
+    sinks = make_sinks(config, stack, last_step=start.last_step) if ranks.is_first else None
     metrics = Metrics(
-        ranks,
-        folder,
-        tensorboard=config.observability.tensorboard,
-        timeline=parts.timeline,
-        write_events=events.write,
+        ranks, folder, sinks=sinks, timeline=parts.timeline, write_events=events.write
     )
     metrics.totals.update(start.state.totals)
-    stack.callback(metrics.close)
     ranks.watch.steps_done = start.state.step
 
     replay = open_replay(config, ranks, start, parts.check_ownership)

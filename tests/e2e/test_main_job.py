@@ -9,11 +9,15 @@ import sys
 
 import pytest
 import yaml
+from harness.mlflow_server import serve_mlflow
+from harness.sink_readers import numbers_in_file, read_mlflow, read_tensorboard, read_wandb
 from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
 from megatron_ar3po.observability.step_events import read_events
 from megatron_ar3po.reporting.chrome_trace import make_trace
 from megatron_ar3po.reporting.cost import report_cost
+from megatron_ar3po.observability.declared_metrics import SECTIONS
+from megatron_ar3po.observability.metric_declarations import find_declaration
 from megatron_ar3po.rollout.ledger_file import stream_ledger
 from megatron_ar3po.sampling_cost import cost_of
 
@@ -49,6 +53,12 @@ def without_clocks(row: dict) -> dict:
     return {k: v for k, v in row.items() if not k.startswith(clocks)}
 
 
+def without_spending(row: dict) -> dict:
+    """What it has cost stays spent when steps are done again."""
+    totals = ("rollout/responses_total", "rollout/tokens_total", "rollout/cost/re")
+    return {k: v for k, v in row.items() if not k.startswith(totals)}
+
+
 def largest_mismatches(run) -> list[float]:
     """One figure for each step that trained; a step without signal has none."""
     name = "mismatch/logprob_abs_max"
@@ -56,7 +66,13 @@ def largest_mismatches(run) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, module_runs):
+def mlflow_uri(tmp_path_factory):
+    with serve_mlflow(tmp_path_factory.mktemp("mlflow")) as uri:
+        yield uri
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, module_runs, mlflow_uri):
     """Six steps in one go: the run the other tests compare with."""
     folder = tmp_path_factory.mktemp("main_job") / "whole"
     run = module_runs(
@@ -68,6 +84,8 @@ def whole_run(tmp_path_factory, module_runs):
         "debug.profile_steps=[3]",
         "weight_sync.verify=true",
         "observability.tensorboard=true",
+        "observability.wandb=offline",
+        f"observability.mlflow={mlflow_uri}",
     )
     return run.wait().require_success()
 
@@ -183,8 +201,16 @@ def test_its_ledger_says_what_it_spent_and_what_other_plans_would_have(whole_run
 
 
 def test_it_ends_with_a_short_table(whole_run):
+def test_it_measures_nothing_that_the_page_of_metrics_does_not_have(whole_run):
+    names = {name for row in whole_run.metrics for name in row} - {"step"}
+    assert {name for name in names if find_declaration(name, SECTIONS) is None} == set()
+
+
+def test_it_ends_with_a_short_table_and_says_what_to_look_at_next(whole_run):
     for line in ("pass@1 before", "pass@1 after", "stage 2", "borrowed", "time in rollout"):
         assert line in whole_run.out
+    last = whole_run.out.splitlines()[-1]
+    assert last.startswith(f"next: ar3po report {whole_run.folder}; ar3po evaluate ")
 
 
 def test_server_and_actor_agree_about_every_token(whole_run):
@@ -200,18 +226,68 @@ def test_unsolved_prompts_enter_stage_2_and_solved_ones_do_not(whole_run):
         assert row["rollout/responses_generated"] == 4 * (first + second)
 
 
-def test_a_resumed_run_goes_on_exactly(whole_run, start_run, tmp_path):
-    """Steps 4 to 6 again from the checkpoint of step 3: same prompts, samples, rewards, losses."""
-    folder = tmp_path / "resumed"
+@pytest.fixture(scope="module")
+def resumed_run(whole_run, module_runs, tmp_path_factory, mlflow_uri):
+    """Steps 4 to 6 again from the checkpoint of step 3."""
+    folder = tmp_path_factory.mktemp("main_job_again") / "resumed"
     shutil.copytree(whole_run.folder, folder)
     (folder / "checkpoints/latest").write_text("step_00003")
     shutil.rmtree(folder / "checkpoints/step_00006")
-    run = start_run(f"run.dir={folder}", "run.name=main_job", "run.num_steps=6", "run.resume=true")
-    run.wait().require_success()
-    assert [row["step"] for row in run.metrics] == list(range(7))
-    for before, after in zip(whole_run.metrics, run.metrics, strict=True):
-        expected, got = without_clocks(before), without_clocks(after)
+    (folder / "DONE").unlink()  # or nothing would be left to do
+    run = module_runs(
+        f"run.dir={folder}",
+        "run.name=main_job",
+        "run.num_steps=6",
+        "run.resume=true",
+        "observability.tensorboard=true",
+        "observability.wandb=offline",
+        f"observability.mlflow={mlflow_uri}",
+    )
+    return run.wait().require_success()
+
+
+def test_a_resumed_run_goes_on_exactly(whole_run, resumed_run):
+    """Same prompts, samples, rewards, losses."""
+    assert "(step 3, policy version" in resumed_run.err
+    assert [row["step"] for row in resumed_run.metrics] == list(range(7))
+    for before, after in zip(whole_run.metrics, resumed_run.metrics, strict=True):
+        expected, got = (without_spending(without_clocks(row)) for row in (before, after))
         assert got == pytest.approx(expected, rel=1e-4, abs=1e-5, nan_ok=True)
+    for before, after in zip(whole_run.metrics[4:], resumed_run.metrics[4:], strict=True):
+        spent, spent_again = (row["rollout/responses_total"] for row in (before, after))
+        assert spent_again - after["rollout/cost/redone_responses_total"] == spent
+
+
+def test_every_place_that_shows_the_metrics_has_the_numbers_of_the_file(
+    whole_run, resumed_run, mlflow_uri
+):
+    """TensorBoard's are 32-bit numbers. W&B and MLflow keep steps 4 to 6 of before the resume too, under the same id:
+    what came last counts, and steps 0 to 3 are there once."""
+    before, after = numbers_in_file(whole_run.folder), numbers_in_file(resumed_run.folder)
+    assert before.keys() == after.keys() == set(range(7))
+    assert before[5] != after[5]  # their seconds
+
+    for run, rows in ((whole_run, before), (resumed_run, after)):
+        shown = read_tensorboard(run.folder / "tensorboard")
+        assert shown.keys() == rows.keys()
+        for step, row in rows.items():
+            assert shown[step] == pytest.approx(row, rel=1e-6)
+
+    ids, written = read_wandb(whole_run.folder / "wandb")
+    assert written == list(before.items())
+    ids_again, written_again = read_wandb(resumed_run.folder / "wandb")
+    assert written_again == [*before.items(), *((step, after[step]) for step in (4, 5, 6))]
+    assert len(ids) == 1 and ids_again == ids
+
+    notes = [json.loads((r.folder / "sinks.json").read_text()) for r in (whole_run, resumed_run)]
+    assert notes[0]["MLflow"]["run_id"] == notes[1]["MLflow"]["run_id"]
+    held = read_mlflow(mlflow_uri, notes[0]["MLflow"]["run_id"])
+    assert held.keys() == before.keys()
+    for step, row in before.items():
+        assert {n: values[0] for n, values in held[step].items()} == row
+    for step, row in after.items():
+        assert {n: values[-1] for n, values in held[step].items()} == row
+        assert {len(values) for values in held[step].values()} == ({2} if step > 3 else {1})
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def make_trainer(
     ranks = cast("Ranks", OneRank())
     actor, store, ownership = FakeActor(events), FakeStore(events), FakeOwnership()
     prompts = PromptSource(make_prompts(num_prompts), seed=0, shuffle=False)
-    metrics = Metrics(ranks, folder, tensorboard=False)
+    metrics = Metrics(ranks, folder)
     sampler = FakeSampler(prompts, rewards, events)
 
     def sample_held_out(

@@ -22,10 +22,12 @@ from megatron_ar3po.data.dump import load_groups, save_groups
 from megatron_ar3po.disk_faults import describe_disk_fault, missing_room, naming
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import write_hf_folder
+from megatron_ar3po.observability.metric_sinks import MetricSinks, SinkKind
 from megatron_ar3po.observability.metrics import Metrics
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.observability.row_file import read_rows
+from megatron_ar3po.observability.tensorboard_sink import TensorBoardSink
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.run.durable import write_durably
 from megatron_ar3po.types import StepPrompt
@@ -40,7 +42,7 @@ def disk(tmp_path: Path):
 
 
 def write_metrics(path: Path) -> None:
-    metrics = Metrics(ONE_RANK, path.parent, tensorboard=False)
+    metrics = Metrics(ONE_RANK, path.parent)
     for step in range(100):  # a few bytes may fit into a block that is begun
         metrics.totals[f"total_{step}"] = 1.0
         with metrics.span("a_name_that_takes_some_room_in_the_row" * 5):
@@ -104,21 +106,26 @@ def test_what_was_there_before_the_disk_filled_stays_whole(disk: TinyDisk) -> No
     assert len(load_groups(disk.path / "step.pt")) == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_takes_no_tensorboard_ends_that_alone(disk: TinyDisk, tmp_path, caplog) -> None:
     """Its files are on the full disk, metrics.jsonl is not."""
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/tensorboard").symlink_to(disk.path)
-    metrics = Metrics(ONE_RANK, tmp_path / "run", tensorboard=True)
+
+    def open_sink(run_id: str, first_step: int) -> TensorBoardSink:
+        return TensorBoardSink(disk.path, first_step=first_step)
+
+    kind = SinkKind(name="TensorBoard", where="tensorboard/", open=open_sink)
+    sinks = MetricSinks(tmp_path, [kind])
+    metrics = Metrics(ONE_RANK, tmp_path, sinks=sinks)
     disk.fill()
-    with caplog.at_level(logging.WARNING):
-        for step in range(30):
-            with metrics.span("step" * 100):
-                pass
-            metrics.flush(step)
-        metrics.close()
-    assert len(read_rows(tmp_path / "run/metrics.jsonl")) == 30
-    assert caplog.text.count("tensorboard cannot be written (No space left on device)") == 1
+    for step in range(30):
+        with metrics.span("step" * 100):
+            pass
+        metrics.flush(step)
+    sinks.close(is_done=True)
+    assert len(read_rows(tmp_path / "metrics.jsonl")) == 30
+    said = (
+        "TensorBoard (tensorboard/) does not take the metrics: [Errno 28] No space left on device"
+    )
+    assert caplog.text.count(said) == 1
 
 
 def test_a_log_file_that_takes_no_more_is_said_once_on_the_console(disk: TinyDisk, capsys) -> None:

@@ -56,6 +56,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("report RUN", "the report: "),
         ("history RUN", "1 steps, 1 prompts seen"),
         ("status RUN", "1 steps done"),
+        ("watch RUN --once", "step 1/1"),
+        ("metrics clip", "actor/clip_frac  (share)"),
         ("reuse ls RUN", "response ┃ prompt"),
         ("options rollout", "prompts_per_step"),
         ("train CONFIG --dry-run --no-data", "# a step: 16 prompts"),

@@ -32,7 +32,7 @@ def without_clocks(row: dict) -> dict:
 
 def test_a_step_is_reduced_over_ranks_and_written_once(tmp_path):
     other = {"a": Mean(6, 1), "b": Sum(5), "c": Max(1)}
-    metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks(other), tmp_path)  # type: ignore[arg-type]
     metrics.add({"a": Mean(3, 2)}, {"b": Sum(2), "c": Max(7)})
     assert without_clocks(metrics.flush(1)) == {"a": 4, "b": 7, "c": 7}
     (row,) = read_rows(tmp_path / "metrics.jsonl")
@@ -40,13 +40,13 @@ def test_a_step_is_reduced_over_ranks_and_written_once(tmp_path):
 
 
 def test_ranks_that_hold_the_same_groups_as_their_leader_do_not_count_twice(tmp_path):
-    metrics = Metrics(TwoRanks({}, is_leader=False), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks({}, is_leader=False), tmp_path)  # type: ignore[arg-type]
     metrics.add({"b": Sum(2)})
     assert metrics.flush(1) == {}
 
 
 def test_totals_run_on_over_steps(tmp_path):
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks({}), tmp_path)  # type: ignore[arg-type]
     for step, count in ((1, 10), (2, 5)):
         metrics.add({"rollout/responses_generated": Sum(count)})
         row = metrics.flush(step)
@@ -56,7 +56,7 @@ def test_totals_run_on_over_steps(tmp_path):
 def test_what_comes_from_the_response_log_is_in_the_step_and_not_counted_anew(tmp_path):
     """A resumed run: 20 responses were generated before, 6 of them in a step that is done again. It takes 4 from the
     log and draws 2."""
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks({}), tmp_path)  # type: ignore[arg-type]
     metrics.totals["rollout/responses_total"] = 20
     metrics.totals["rollout/cost/redone_responses_total"] = 6
     metrics.add(
@@ -74,7 +74,7 @@ def test_what_comes_from_the_response_log_is_in_the_step_and_not_counted_anew(tm
 def test_what_is_done_again_passes_the_multiples_that_it_passed_before(tmp_path):
     """Of 20 responses 6 are of a step that a kill ended: it is done again from 14, and its 6, of which 4 come from the
     response log, pass 16, though the run had spent 20 before and has spent 22 then. The next 6, from 20, pass none."""
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks({}), tmp_path)  # type: ignore[arg-type]
     metrics.totals["rollout/responses_total"] = 20
     metrics.totals["rollout/cost/redone_responses_total"] = 6
     assert not metrics.responses_pass(16)
@@ -87,7 +87,7 @@ def test_what_is_done_again_passes_the_multiples_that_it_passed_before(tmp_path)
 
 def test_a_total_that_is_not_the_ledgers_ends_the_run_before_its_row_is_written(tmp_path):
     other = {"rollout/responses_generated": Sum(5), **total_records(Spent(responses=6))}
-    metrics = Metrics(TwoRanks(other), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks(other), tmp_path)  # type: ignore[arg-type]
     metrics.add({"rollout/responses_generated": Sum(4)}, total_records(Spent(responses=4)))
     with pytest.raises(LedgerError, match=r"responses_total is 9, .* RUN/ledger come to 10"):
         metrics.flush(1)
@@ -95,7 +95,7 @@ def test_a_total_that_is_not_the_ledgers_ends_the_run_before_its_row_is_written(
 
 
 def test_nan_is_written_as_null(tmp_path):
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks({}), tmp_path)  # type: ignore[arg-type]
     metrics.add({"a": Mean(float("nan"))})
     metrics.flush(1)
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["a"] is None
@@ -103,7 +103,7 @@ def test_nan_is_written_as_null(tmp_path):
 
 def test_a_small_rate_is_not_written_as_0_and_others_keep_their_eight_decimals(tmp_path):
     same = {"a/rate": Mean(4e-9), "a/tiny": Mean(1.23456789e-12), "a/share": Mean(0.123456789)}
-    metrics = Metrics(TwoRanks(same), tmp_path, tensorboard=False)  # type: ignore[arg-type]
+    metrics = Metrics(TwoRanks(same), tmp_path)  # type: ignore[arg-type]
     metrics.add(
         {"a/rate": Mean(4e-9), "a/tiny": Mean(1.23456789e-12), "a/share": Mean(0.123456789)}
     )
@@ -140,17 +140,3 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\nxx\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl:2 is not JSON"):
         read_rows(tmp_path / "metrics.jsonl")
-
-
-def test_tensorboard_has_the_numbers_of_the_row_under_the_same_names(tmp_path):
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-
-    metrics = Metrics(TwoRanks({}), tmp_path, tensorboard=True)  # type: ignore[arg-type]
-    metrics.add({"actor/loss": Mean(0.25), "reward/mean": Mean(0.5)})
-    metrics.flush(7)
-    metrics.close()
-    (path,) = (tmp_path / "tensorboard").iterdir()
-    events = [e for e in LegacyEventFileLoader(str(path)).Load() if e.HasField("summary")]
-    shown = {v.tag: v.simple_value for event in events for v in event.summary.value}
-    assert {event.step for event in events} == {7}
-    assert (shown["actor/loss"], shown["reward/mean"]) == (0.25, 0.5)

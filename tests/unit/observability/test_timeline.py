@@ -185,7 +185,6 @@ def test_a_rows_seconds_stand_in_metrics_jsonl(tmp_path, clock):
     metrics = Metrics(
         OneRank(),  # type: ignore[arg-type]
         tmp_path,
-        tensorboard=False,
         timeline=Timeline(clock=clock),
     )
     with metrics.span("step"), metrics.span("train"):

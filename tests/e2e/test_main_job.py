@@ -13,11 +13,11 @@ from harness.mlflow_server import serve_mlflow
 from harness.sink_readers import numbers_in_file, read_mlflow, read_tensorboard, read_wandb
 from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
+from megatron_ar3po.observability.declared_metrics import SECTIONS
+from megatron_ar3po.observability.metric_declarations import find_declaration
 from megatron_ar3po.observability.step_events import read_events
 from megatron_ar3po.reporting.chrome_trace import make_trace
 from megatron_ar3po.reporting.cost import report_cost
-from megatron_ar3po.observability.declared_metrics import SECTIONS
-from megatron_ar3po.observability.metric_declarations import find_declaration
 from megatron_ar3po.rollout.ledger_file import stream_ledger
 from megatron_ar3po.sampling_cost import cost_of
 
@@ -200,7 +200,6 @@ def test_its_ledger_says_what_it_spent_and_what_other_plans_would_have(whole_run
     assert own.low == own.high == report.graded.responses
 
 
-def test_it_ends_with_a_short_table(whole_run):
 def test_it_measures_nothing_that_the_page_of_metrics_does_not_have(whole_run):
     names = {name for row in whole_run.metrics for name in row} - {"step"}
     assert {name for name in names if find_declaration(name, SECTIONS) is None} == set()

@@ -114,6 +114,13 @@ _REUSE = (
     M("reuse/evicted_by_bytes", "responses", "gone by `reuse.max_shard_bytes`", "rises: the store is full"),
     M("reuse/store_responses", "responses", "in the store"),
     M("reuse/store_bytes", "bytes", "of its files", "grows without end: set `reuse.max_shard_bytes`"),
+    M("reuse/replayed_rows", "sequences", "of earlier steps that train again beside the step's own (`reuse.replay_frac`)"),
+    M("reuse/replayed_tokens", "tokens", "of their responses"),
+    M("reuse/replayed_age_steps", "steps", "their mean age", "rises with `reuse/replayed_clip_frac`: a shorter `reuse.replay_window`"),
+    M("reuse/replayed_ratio_mean", "ratio", "as `actor/ratio_mean`, of replayed tokens", "far from 1: the window is too long"),
+    M("reuse/replayed_clip_frac", "share", "as `actor/clip_frac`, of replayed tokens", "rises: replayed rows are mostly clipped and teach little"),
+    M("reuse/replay_window_rows", "sequences", "that could be replayed"),
+    M("reuse/replay_window_responses", "responses", "sampled so far, by which the window is measured"),
 )  # fmt: skip
 
 _UPDATE = (
@@ -121,6 +128,8 @@ _UPDATE = (
     M("actor/grad_norm", "norm", "before clipping (`actor.clip_grad`)", "rises by a factor of ten, or is spiky: lower `actor.learning_rate`"),
     M("actor/learning_rate", "rate", "of the step's last update"),
     M("actor/entropy", "nats a token", "of the policy, over response tokens", "falls towards 0: it has stopped exploring; rises without end: it falls apart"),
+    M("actor/entropy_target", "nats a token", "`algorithm.entropy_target`, where there is one"),
+    M("actor/entropy_coef", "coefficient", "of the entropy bonus that holds the policy to it", "stays at `algorithm.entropy_coef_max`: the target is out of reach"),
     M("actor/ratio_mean", "ratio", "of the policy to the one at the start of the step", "far from 1: updates are too large"),
     M("actor/ratio_max", "ratio", "the largest", "hundreds and more: a token was nearly impossible before; see `mismatch/logprob_abs_max`"),
     M("actor/clip_frac", "share", "tokens whose gradient the clip takes away", "above a tenth: too many updates a batch, or a learning rate too high"),
@@ -155,6 +164,7 @@ _SECONDS = (
     M("time/rollout/deposit_s", "seconds", "of correct responses in the store", "rises: a slow disk, a full store"),
     M("time/rollout/lend_s", "seconds", "of looking for responses to lend"),
     M("time/step/samples_s", "seconds", "of making training samples"),
+    M("time/step/replay_s", "seconds", "of drawing rows of earlier steps"),
     M("time/batch_s", "seconds", "of packing them"),
     M("time/train_s", "seconds", "of the update, with old log-probs"),
     M("time/old_logprobs_s", "seconds", "of a forward pass for them, where there is one"),

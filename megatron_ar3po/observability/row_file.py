@@ -37,7 +37,8 @@ def iter_rows(
             except DamagedLineError as error:
                 damage = f"is not what was written ({error})"
             except ValueError:  # half a character of a torn line is no UTF-8 either
-                if not file.peek(1):
+                # A line without its end is being written: what follows it by now is its rest.
+                if not line.endswith(b"\n") or not file.peek(1):
                     return
                 damage = "is not JSON"
             if on_damage is None:

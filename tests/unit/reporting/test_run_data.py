@@ -6,6 +6,7 @@ import shutil
 import pytest
 from fakes.planted_run import PlantedRun, learning
 
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.reporting.report import summarize_run
 from megatron_ar3po.reporting.run_data import read_run
 
@@ -54,6 +55,21 @@ def test_a_run_that_was_cut_off_in_the_middle_of_its_lines(run):
     )
     assert data.last_step == 19
     assert data.cost.total.responses == 19 * 80 + 9 * 8
+
+
+def test_a_run_that_is_going_on_says_so(run):
+    (run / "DONE").unlink()
+    owner = FolderOwner.claim(run)
+    try:
+        assert read_run(run).notes == (
+            "The run is still going on (step 20 of 20): what follows is what it has written so far.",
+        )
+    finally:
+        owner.release()
+    (run / "STOPPED").touch()
+    assert read_run(run).notes == (
+        "The run was stopped after step 20 of 20; run.resume=true goes on from there.",
+    )
 
 
 def test_damaged_rows_are_counted_and_the_others_are_read(run):

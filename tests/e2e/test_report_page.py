@@ -34,11 +34,21 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
-@pytest.fixture
-def opened(report, browser):
+@pytest.fixture(scope="module")
+def loaded(report, browser):
     with browser.open(report) as page:
         yield page
-        page.require_quiet()
+
+
+@pytest.fixture
+def opened(loaded):
+    """The same page for several tests, its filters as they were when it was opened."""
+    for name in ("status", "origin", "source"):
+        loaded.page.select_option(f"#by-{name}", "")
+    for name in ("from", "to", "text"):
+        loaded.page.fill(f"#by-{name}", "")
+    yield loaded
+    loaded.require_quiet()
 
 
 def count_shown(opened) -> tuple[int, int]:

@@ -35,6 +35,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
+  ar3po data prepare math500 --out data        prompts and benchmarks in one form
   ar3po grade --gold 1/2 --pred 0.5            how the verifier sees an answer
 """
 
@@ -160,6 +161,11 @@ _COMMANDS = {
     ),
     "upgrade": _Command(
         "bring a run of the version before to today's format", "run.cli", "add_upgrade_parser"
+    ),
+    "data": _Command(
+        "prompts before a run: prepare, check and look at them",
+        "preparation.cli",
+        "add_data_parser",
     ),
     "grade": _Command(
         "grade responses or answers against ground truths", "rewards.cli", "add_grade_parser"

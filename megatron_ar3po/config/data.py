@@ -33,6 +33,13 @@ class DataConfig:
     """A prompt that is a string becomes one user message of the tokenizer's chat template. Off by default: a base
     model has no template, and what you wrote is what it reads."""
 
+    template: Fixed[str] = "raw"
+    """What stands around a prompt that is a string, before a chat template sees it. `raw`: nothing. `boxed`: behind it
+    the request to reason step by step and to put the answer in `\\boxed{}`. `dapo`: the words around the problems of
+    DAPO-Math-17k. `qwen_boxed`: Qwen2.5-Math's whole chat, with the same request as its system message; not with
+    `data.apply_chat_template=true`, which would render it again. Or the path of a text file of your own, in which
+    `{prompt}` stands for the prompt."""
+
     template_date: Fixed[str] = ""
     """What a chat template that writes the date (Llama 3.x) takes for today, as in 2026-11-29. Empty: the day on which
     the run was first started; its resumes keep it."""
@@ -83,6 +90,12 @@ class DataConfig:
         require(
             not self.template_date or _is_date(self.template_date),
             f"data.template_date={self.template_date} is no date; write it as in 2026-11-29, or leave it empty.",
+        )
+
+        require(
+            not (self.template == "qwen_boxed" and self.apply_chat_template),
+            "data.template=qwen_boxed is a whole chat, which data.apply_chat_template=true would render a second time; "
+            "set one of the two, or take data.template=boxed.",
         )
 
     def now_of_template(self, first_start: datetime) -> datetime:

@@ -24,8 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from megatron_ar3po.config.data import DataConfig, source_of
-from megatron_ar3po.data.prompt_rows import list_some, read_answer, read_rows
+from megatron_ar3po.data.prompt_rows import list_some, read_answer
 from megatron_ar3po.data.rendering import PromptRenderer
+from megatron_ar3po.data.row_files import read_rows
 from megatron_ar3po.interfaces import GradingRules
 from megatron_ar3po.types import Prompt
 

@@ -1,51 +1,28 @@
-"""The rows of a prompt file, as they stand there: JSONL, one object a line. What a row asks and what is right is read
-here; what it renders to, in rendering.py."""
+"""What a row of a prompt file asks and what is right. How rows are read is in row_files.py; what they render to, in
+rendering.py."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
 from megatron_ar3po.config.data import DataConfig
-
-
-def read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object), blank lines left out. Raises ValueError for what is no JSON object."""
-    try:
-        lines = path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    except OSError as error:
-        raise ValueError(
-            f"{path}: the prompts cannot be read ({error.strerror}); give a JSONL file."
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}:{number}"
-        try:
-            record = json.loads(line.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(
-                f"{where}: not JSON ({error}): {show(line.decode('utf-8', 'replace'))}; write "
-                "one object a line."
-            ) from error
-        if not isinstance(record, dict):
-            raise ValueError(f"{where}: {show(record)} is no JSON object; write one object a line.")
-        yield where, record
+from megatron_ar3po.data.row_files import get_field, read_rows, show
 
 
 def read_asked(record: Mapping[str, Any], config: DataConfig, where: str) -> Any:
     """The prompt's field: a string that is not empty, or a list of chat messages."""
     name = config.prompt_field
-    if name not in record:
+    asked = get_field(record, name)
+    if asked is None and name not in record:
         raise ValueError(
             f"{where}: no field {name!r} (data.prompt_field), only {sorted(record)}; name the "
             "prompt's field."
         )
-    asked = record[name]
     if isinstance(asked, str) and asked.strip():
         return asked
     if isinstance(asked, list) and asked and all(_is_message(message) for message in asked):
@@ -58,12 +35,12 @@ def read_asked(record: Mapping[str, Any], config: DataConfig, where: str) -> Any
 
 def read_answer(record: Mapping[str, Any], config: DataConfig, where: str) -> str:
     name = config.answer_field
-    if name not in record:
+    answer = get_field(record, name)
+    if answer is None and name not in record:
         raise ValueError(
             f"{where}: no answer: field {name!r} (data.answer_field) is missing, there is only "
             f"{sorted(record)}; add the ground truth or name its field."
         )
-    answer = record[name]
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(
             f"{where}: the answer {name!r} is {show(answer)}; it must be a non-empty string, "
@@ -85,17 +62,12 @@ def digest_prompts(
     `graded_by` do. Raises ValueError for a file that cannot be read."""
     fields = config.prompt_field, config.answer_field, *graded_by
     asked = dict.fromkeys(
-        json.dumps([record.get(name) for name in fields], sort_keys=True)
+        json.dumps([get_field(record, name) for name in fields], sort_keys=True)
         for _, record in read_rows(Path(path))
     )
     prompts = list(asked)[: first or None]
     content = "\n".join(prompts if is_ordered else sorted(prompts))
     return len(prompts), xxhash.xxh3_128_hexdigest(content.encode("utf-8"))
-
-
-def show(value: object, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit] + "..."
 
 
 def list_some(lines: list[str], most: int = 10) -> str:

@@ -16,7 +16,9 @@ from jinja2 import TemplateError
 
 from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.data.chat_frame import ChatFrame, find_frame
-from megatron_ar3po.data.prompt_rows import read_asked, show
+from megatron_ar3po.data.prompt_rows import read_asked
+from megatron_ar3po.data.prompt_templates import load_template
+from megatron_ar3po.data.row_files import show
 from megatron_ar3po.data.unknown_characters import UnknownCharacters
 
 if TYPE_CHECKING:
@@ -46,11 +48,13 @@ class PromptRenderer:
         self._config = config
         self._now = config.now_of_template(rendered_at)
         self._vocab_size = vocab_size
+        self._before, self._behind = load_template(config.template)
         self.unknown = UnknownCharacters(tokenizer)
 
     def render(self, record: Mapping[str, Any], where: str) -> Rendered:
         asked = read_asked(record, self._config, where)
         if isinstance(asked, str):
+            asked = f"{self._before}{asked}{self._behind}"
             if not self._config.apply_chat_template or self._is_kept(asked, where):
                 return Rendered(asked, self._tokenize(asked, where, is_rendered=False), "")
             asked = [{"role": "user", "content": asked}]

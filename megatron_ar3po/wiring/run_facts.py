@@ -13,9 +13,11 @@ from pathlib import Path
 
 from megatron_ar3po import __version__
 from megatron_ar3po.config.at_resume import AtResume
+from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.data.prompt_rows import digest_prompts
+from megatron_ar3po.data.prompt_templates import is_file_of_template, load_template
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.file_digests import digest_file
@@ -66,6 +68,10 @@ def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
 
 def _facts_of_data(config: Config) -> Iterator[Fact]:
     graded_by = config.rewards.row_fields
+    if is_file_of_template(config.data.template):
+        load_template(config.data.template)  # says it in a sentence where it cannot be read
+        digest = digest_file(Path(expand_home(config.data.template))).xxh3
+        yield Fact("data.template", "text", digest, AtResume.FIXED)
     training = digest_prompts(
         config.data.path,
         config.data,

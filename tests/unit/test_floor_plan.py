@@ -1,6 +1,6 @@
 """The drawing of the house, held against the imports. The only test that knows about layers.
 
-floor 6   cli   launch/   reporting/   comparison/
+floor 6   cli   launch/   reporting/   comparison/   preparation/
 floor 5   train   evaluate   wiring/
 floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
@@ -34,7 +34,7 @@ FLOORS = [
     },
     {"trainer", "policy_update"},
     {"train", "evaluate", "wiring"},
-    {"cli", "launch", "reporting", "comparison"},
+    {"cli", "launch", "reporting", "comparison", "preparation"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 

@@ -14,7 +14,14 @@ from fakes.grading_rules import FakeGradingRules
 from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.preview import preview_prompts
+from megatron_ar3po.data.prompt_templates import load_template
 
+# Of DAPO-Math-17k's data card.
+DAPO_PREFIX = (
+    "Solve the following math problem step by step. The last line of your response should be of the form Answer: "
+    "$Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+)
+DAPO_SUFFIX = '\n\nRemember to put your answer on its own line after "Answer:".'
 DATA = os.environ.get("AR3PO_TEST_DATA", "")
 BOS, START, END, TURN = "<|bos|>", "<|start|>", "<|end|>", "<|turn|>"
 SPECIALS = [BOS, START, END, TURN, "<|unk|>"]
@@ -314,3 +321,44 @@ def test_the_reported_cases_end_as_they_should(load, tokenizer):
     dated = rows.pop("today's date")
     assert load(dated)[0].prompt_id == load(dated, rendered_at=NOW)[0].prompt_id
     assert set(rows) == {"a flag is no tolerance"}
+
+
+def test_a_template_stands_around_a_string_and_not_around_a_list_of_messages(load, tmp_path):
+    """Braces of LaTeX in either are no places."""
+    own = tmp_path / "own.txt"
+    own.write_text("I: {prompt}\n\\boxed{}\n")
+    question = {"prompt": "2+{2}?", "answer": "4"}
+    (prompt,) = load(question, template=str(own))
+    assert prompt.text == "I: 2+{2}?\n\\boxed{}"
+    (raw,) = load(question)
+    assert raw.text == "2+{2}?" and raw.prompt_id != prompt.prompt_id
+    (chat,) = load(question, template=str(own), apply_chat_template=True)
+    assert f"{END}I: 2+{{2}}?\n\\boxed{{}}{TURN}" in chat.text
+    (listed,) = load({**question, "prompt": ANSWERED[:1]}, template=str(own))
+    assert "I: " not in listed.text
+
+
+def test_the_known_templates_are_those_of_their_papers():
+    assert "".join(load_template("dapo")) == DAPO_PREFIX + DAPO_SUFFIX
+    before, behind = load_template("qwen_boxed")
+    assert before.startswith("<|im_start|>system\nPlease reason step by step, and put your final")
+    assert behind == "<|im_end|>\n<|im_start|>assistant\n"
+    assert load_template("boxed") == ("", "\n\n" + before[19:].partition("<")[0])
+
+
+def test_a_template_without_a_place_for_the_prompt_and_one_that_is_not_there_are_refused(
+    load, tmp_path
+):
+    question = {"prompt": "2+2?", "answer": "4"}
+    own = tmp_path / "own.txt"
+    own.write_text("no place")
+    with pytest.raises(
+        ValueError, match=r"data\.template=.*own\.txt: \{prompt\} stands in it 0 times"
+    ):
+        load(question, template=str(own))
+    with pytest.raises(
+        ValueError, match=r"data\.template=boxd is none of raw, boxed, dapo, qwen_boxed"
+    ):
+        load(question, template="boxd")
+    with pytest.raises(ValueError, match="qwen_boxed is a whole chat"):
+        DataConfig(template="qwen_boxed", apply_chat_template=True)

@@ -102,16 +102,12 @@ def read_judgements(path: Path) -> dict[tuple[str, str], str]:
     """Raises ValueError, with file and line, for a row that is no judgement."""
     found: dict[tuple[str, str], str] = {}
     for where, row in read_rows(path):
-        hashes, verdict = row.get("hashes"), row.get("verdict")
-        is_pair = (
-            isinstance(hashes, list)
-            and len(hashes) == 2
-            and all(isinstance(h, str) for h in hashes)
-        )
-        if not is_pair or verdict not in VERDICTS:
+        hashes = [get_field(row, "hashes.0"), get_field(row, "hashes.1")]
+        verdict = row.get("verdict")
+        if not all(isinstance(h, str) for h in hashes) or verdict not in VERDICTS:
             raise ValueError(
-                f'{where}: {json.dumps(row)[:120]} is no judgement; write {{"hashes": [BENCHMARK, TRAINING], "verdict" '
-                f": one of {', '.join(VERDICTS)}}}, as `ar3po data check --list` does."
+                f'{where}: {json.dumps(row)[:120]} is no judgement; it takes {{"hashes": [A, B], "verdict": '
+                f"one of {', '.join(VERDICTS)}}}, as `ar3po data check --list` does."
             )
         found[hashes[0], hashes[1]] = verdict
     return found

@@ -58,9 +58,9 @@ def test_every_word_of_a_text_may_be_the_changed_one():
     for text in (SHORT, LONG, "Simplify $\\sqrt{242}$."):
         words = words_of(text)
         index = BenchmarkIndex([text])
-        for place in range(len(words)):
-            changed = [*words[:place], "changed", *words[place + 1 :]]
-            assert index.find(" ".join(changed)), (text, place)
+        for index_of_word in range(len(words)):
+            changed = [*words[:index_of_word], "changed", *words[index_of_word + 1 :]]
+            assert index.find(" ".join(changed)), (text, index_of_word)
 
 
 def test_other_problems_and_a_run_of_twelve_words_are_no_overlap():

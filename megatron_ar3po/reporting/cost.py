@@ -30,7 +30,7 @@ many prompts, predicted from the outcomes in its ledger, with 95% intervals.
   ar3po cost runs/NAME
   ar3po cost runs/NAME --plans grpo:16,dapo:16,ar3po:4x4
 """
-_PLAN = re.compile(r"(grpo|dapo|ar3po):(\d+)(?:x(\d+))?")
+_PLAN = re.compile(r"(grpo|dapo|ar3po|history):(\d+)(?:x(\d+))?")
 
 ASSUMPTIONS = (
     "The policy of each step stays the one that the run had: another plan would have trained it on other groups.",
@@ -65,7 +65,7 @@ def add_cost_parser(subparsers: Any) -> None:
         "--plans",
         default="",
         metavar="PLAN,...",
-        help="as grpo:8, dapo:8 or ar3po:2x4; default: with the run's most responses for a prompt",
+        help="as grpo:8, dapo:8, history:1 or ar3po:2x4; default: with the run's most responses for a prompt",
     )
     parser.add_argument("--json", action="store_true", help="for scripts")
     parser.set_defaults(command=cost_command)
@@ -92,8 +92,8 @@ def parse_plan(word: str) -> Plan:
         sizes = (int(match[3]),) * int(match[2]) if match[3] else (int(match[2]),)
     if not match or (match[3] and match[1] != "ar3po") or not all(sizes) or not sizes:
         raise ValueError(
-            f"--plans: {word!r} is no plan; write grpo:8, dapo:8 (responses of a prompt) or ar3po:2x4 (stages x "
-            "responses of a stage)."
+            f"--plans: {word!r} is no plan; write grpo:8, dapo:8, history:1 (responses of a prompt) or ar3po:2x4 "
+            "(stages x responses of a stage)."
         )
     return Plan(cast("Any", match[1]), sizes)
 
@@ -145,6 +145,8 @@ def own_plan(config: Config) -> Plan:
     sizes = config.rollout.stage_sizes
     if config.algorithm.dynamic_sampling:
         return Plan("dapo", sizes)
+    if config.algorithm.advantage == "history" and len(sizes) == 1:
+        return Plan("history", sizes)
     return Plan("grpo" if len(sizes) == 1 else "ar3po", sizes)
 
 
@@ -159,12 +161,16 @@ def step_shape(config: Config) -> StepShape:
 
 
 def default_plans(own: Plan) -> list[Plan]:
-    """Those that give a prompt at most as many responses as the run did.
+    """Those that give a prompt at most as many responses as the run did. Of one response no group is made.
 
     >>> [plan.name for plan in default_plans(Plan("grpo", (8,)))]
     ['GRPO(8)', 'DAPO(8)', 'AR3PO(2x4)', 'AR3PO(4x2)']
+    >>> [plan.name for plan in default_plans(Plan("history", (1,)))]
+    ['HISTORY(1)']
     """
     most = sum(own.sizes)
+    if most < 2:
+        return [own]
     plans = [Plan("grpo", (most,)), Plan("dapo", (most,))]
     plans += [Plan("ar3po", (most // s,) * s) for s in (2, 4) if most % s == 0]
     return plans if own in plans else [*plans, own]

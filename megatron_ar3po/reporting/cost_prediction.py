@@ -39,7 +39,7 @@ _VISITS_OF_A_BLOCK = 256  # of which the share of mixed groups is taken together
 class Plan:
     """`sizes`: of its stages. DAPO has one, and goes on until its slots are filled."""
 
-    algorithm: Literal["grpo", "dapo", "ar3po"]
+    algorithm: Literal["grpo", "dapo", "ar3po", "history"]
     sizes: tuple[int, ...]
 
     @property

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.algorithm.counterfactual_cost import expect_rounds
 from megatron_ar3po.algorithm.history import chance_of_none
 from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP, AlgorithmConfig
 from megatron_ar3po.config.load import load_config
@@ -204,11 +205,15 @@ def _row(name: str, rates: Sequence[float], config: Config, *, is_preset: bool =
 
 
 def _responses_of_step(expected: Expected, config: Config) -> float:
-    """With dynamic sampling: of whole rounds, as many as fill the batch on average."""
+    """With dynamic sampling: of whole rounds, each prompt of which carries signal with the mean chance."""
     algorithm, prompts = config.algorithm, config.rollout.prompts_per_step
     if not algorithm.dynamic_sampling:
         return prompts * expected.responses
     a_round = algorithm.prompts_per_round or prompts
-    found = a_round * expected.signal
-    needed = -(-prompts // found) if found else algorithm.max_sampling_rounds
-    return min(needed, algorithm.max_sampling_rounds) * a_round * expected.responses
+    rounds, _ = expect_rounds(
+        expected.signal,
+        slots=prompts,
+        per_round=a_round,
+        max_rounds=algorithm.max_sampling_rounds,
+    )
+    return rounds * a_round * expected.responses

@@ -103,6 +103,17 @@ def test_the_shipped_experiments_are_those_of_the_page(name, variants, responses
     assert experiment.seeds == (0, 1, 2, 3, 4)
 
 
+def test_the_first_look_at_one_response_a_prompt_spends_as_much_in_each_step_of_every_variant() -> (
+    None
+):
+    experiment = from_file(ROOT / "examples/tiny_sum/history.yaml")
+    rollouts = {v.name: experiment.config_of(v, 0).rollout for v in experiment.variants}
+    assert {n: r.stage_sizes for n, r in rollouts.items()} == {
+        **{"grpo_k": (4,), "history": (1,), "history_2": (2,)}
+    }
+    assert {r.prompts_per_step * sum(r.stage_sizes) for r in rollouts.values()} == {24}
+
+
 def test_each_method_is_tuned_with_the_same_effort_on_a_seed_of_its_own() -> None:
     experiment = from_file(ROOT / "examples/tiny_sum_core/tuning.yaml")
     tried = [v.name.rsplit("_", 2)[0] for v in experiment.variants]

@@ -105,9 +105,10 @@ def settle(history: PromptHistory, p: float, *, pooled: float) -> None:
 
 
 def test_dynamic_sampling_draws_whole_rounds_until_the_batch_is_full() -> None:
-    """Signal 1 - 2 / 256 at a half: 16 prompts a round fill 15.9 of 16 slots, so two rounds of 16 x 8."""
+    """Signal 127/128 at a half: all 16 prompts of the first round have it with 0.882, else a second one is drawn:
+    1.118 rounds of 16 x 8, and next to never a third."""
     lines = list(lines_of_expected([0.5], config_of("algorithm.name=dapo"), Path("rates.jsonl")))
-    assert lines[2].split() == ["this", "config", "8", "8.00", "99.2%", "8.06", "256"]
+    assert lines[2].split() == ["this", "config", "8", "8.00", "99.2%", "8.06", "143"]
     assert [line.split()[0] for line in lines[3:7]] == ["ar3po", "grpo", "dapo", "history"]
 
 

@@ -11,7 +11,7 @@ B + 1):
 Worked example, weights: never seen 1 * 1 / (2 * 3) = 1/6; 3 correct and 3 wrong 4 * 4 / (8 * 9) = 2/9; 20 correct
 21 * 1 / (22 * 23) = 0.0415.
 
-Of more than 16,384 prompts so many are candidates in a draw, any prompt with the same chance; so a draw costs a few
+Of more than 8,192 prompts so many are candidates in a draw, any prompt with the same chance; so a draw costs a few
 milliseconds at a million prompts.
 
 All noise comes of hashes of (seed, number of the draw), prompt by prompt in the order of `PromptCounts`, which is that
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from megatron_ar3po.user_functions import UserFunction, load_user_function
 
 _MASK = 0xFFFFFFFFFFFFFFFF
-MOST_CANDIDATES = 16_384
+MOST_CANDIDATES = 8_192
 Weights = NDArray[np.float64]
 
 

@@ -91,7 +91,7 @@ class SelectedPrompts:
             {
                 "selection/explored_prompts": Max(self._num_explored),
                 "selection/chosen_prompts": Max(self._num_chosen),
-                "selection/visited_frac": Max(float((counts.visits > 0).mean())),
+                "selection/visited_frac": Max(np.count_nonzero(counts.visits) / len(counts)),
                 "selection/visits_max": Max(int(counts.visits.max())),
                 "selection/longest_wait_steps": Max(int(counts.step - counts.last_step.min())),
             }

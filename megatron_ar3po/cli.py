@@ -32,6 +32,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po cost runs/NAME                         what it spent, and what GRPO, DAPO, AR3PO would have
   ar3po history runs/NAME                      what each prompt has shown: pass rates, visits, the hardest
   ar3po trace runs/NAME 12                     one step as a trace: who waited for whom
+  ar3po compare runs/ONE runs/OTHER            runs side by side at equal responses, tokens or seconds
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
@@ -149,6 +150,9 @@ _COMMANDS = {
         "a run while it works, on any machine that sees its folder",
         "reporting.watch",
         "add_watch_parser",
+    ),
+    "compare": _Command(
+        "runs side by side at equal cost", "comparison.compare", "add_compare_parser"
     ),
     "compare-algorithms": _Command(
         "train variants on paired seeds and compare them", "comparison.cli", "add_comparison_parser"

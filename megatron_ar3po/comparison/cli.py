@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from megatron_ar3po.comparison.compare import compare_groups, write_comparison_page
+from megatron_ar3po.comparison.compared_runs import RunGroup, read_compared_run
 from megatron_ar3po.comparison.experiment import (
     Experiment,
     from_command_line,
@@ -19,12 +22,12 @@ from megatron_ar3po.comparison.experiment import (
 from megatron_ar3po.comparison.figure import draw
 from megatron_ar3po.comparison.process import preload
 from megatron_ar3po.comparison.results import Comparison, compare, read_curves
-from megatron_ar3po.comparison.runner import check_runs, run_all
+from megatron_ar3po.comparison.runner import check_runs, metrics_path, run_all
 from megatron_ar3po.comparison.table import to_markdown, to_rich
 from megatron_ar3po.config.paths import parse_path
 
 _ABOUT = """\
-Train several variants on equal prompts and paired seeds, and compare them in one table and one figure.
+Train several variants on equal prompts and paired seeds, and compare them in one table, one figure and one page.
 
   ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,grpo,grpo_k,dapo --seeds 5
   ar3po compare-algorithms examples/tiny_sum/config.yaml --algorithms ar3po,adaptive_only,reuse_only,detach
@@ -95,7 +98,9 @@ def comparison_command(arguments: argparse.Namespace) -> int:
         print(json.dumps(comparison.to_dict()))
     else:
         Console().print(to_rich(comparison))
-        print(f"written: {arguments.out}/comparison.md, comparison.json, comparison.png")
+        print(
+            f"written: {arguments.out}/comparison.html, comparison.md, comparison.json, comparison.png"
+        )
     return 1 if failures else 0
 
 
@@ -112,7 +117,23 @@ def report(experiment: Experiment, out: Path) -> Comparison:
     (out / "comparison.md").write_text(to_markdown(comparison), "utf-8")
     (out / "comparison.json").write_text(json.dumps(comparison.to_dict(), indent=1) + "\n", "utf-8")
     draw(comparison, curves, out / "comparison.png")
+    if len(experiment.variants) > 1:
+        _write_page(experiment, seeds, out)
     return comparison
+
+
+def _write_page(experiment: Experiment, seeds: Sequence[int], out: Path) -> None:
+    """That of `ar3po compare`, of the same runs."""
+    groups = [
+        RunGroup(
+            name=variant.name,
+            runs=tuple(
+                read_compared_run(metrics_path(out, variant, seed).parent) for seed in seeds
+            ),
+        )
+        for variant in experiment.variants
+    ]
+    write_comparison_page(groups, compare_groups(groups, "responses"), out / "comparison.html")
 
 
 def _experiment_of(arguments: argparse.Namespace) -> Experiment:

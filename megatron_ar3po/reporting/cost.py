@@ -199,11 +199,11 @@ def table_of(report: CostReport) -> Table:
     for p in report.predictions:
         table.add_row(
             f"{p.plan} *" if p.plan == report.own else p.plan,
-            _range(p.low, p.high),
-            _interval(*p.interval),
+            show_range(p.low, p.high),
+            show_interval(*p.interval),
             _ratio(p, report.graded.responses),
             f"{p.tokens:,.0f}",
-            _interval(*p.tokens_interval),
+            show_interval(*p.tokens_interval),
         )
     return table
 
@@ -232,11 +232,11 @@ def notes_of(report: CostReport) -> list[str]:
     return [*lines, "", "Assumed:", *(f"- {line}" for line in ASSUMPTIONS)]
 
 
-def _range(low: float, high: float) -> str:
+def show_range(low: float, high: float) -> str:
     return f"{low:,.0f}" if high - low < 0.5 else f"{low:,.0f} to {high:,.0f}"
 
 
-def _interval(low: float, high: float) -> str:
+def show_interval(low: float, high: float) -> str:
     return "exactly" if high - low < 0.5 else f"{low:,.0f} to {high:,.0f}"
 
 

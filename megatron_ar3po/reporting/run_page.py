@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from megatron_ar3po.observability.run_summary import RunSummary, summary_rows
+from megatron_ar3po.reporting.cost_section import cost_section
 from megatron_ar3po.reporting.findings import find_all
 from megatron_ar3po.reporting.learning_sections import (
     accuracy_section,
@@ -33,6 +34,7 @@ SECTIONS: tuple[Callable[[RunData], Section | None], ...] = (
     stage_section,
     fate_section,
     budget_section,
+    cost_section,
     store_section,
     time_section,
     update_section,

@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 from harness.trainer_runs import CONFIG, ROOT, SHORT, TIME_LIMIT_S
 
 
@@ -33,9 +35,30 @@ def check_that_one_server_served_both(out) -> None:
         assert last["requests"] == asked - evaluation["responses"]
 
 
-def test_two_variants_train_once_and_are_compared(tiny_task, tmp_path):
-    words = ["run.num_steps=3", "evaluation.every_steps=1", "rollout.prompts_per_step=4"]
-    found = compare(tmp_path, *words)
+WORDS = ["run.num_steps=3", "evaluation.every_steps=1", "rollout.prompts_per_step=4"]
+
+
+@pytest.fixture(scope="module")
+def compared(tiny_task, tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("comparison")
+    return out, compare(out, *WORDS)
+
+
+def test_its_page_opens_in_a_browser(compared, browser):
+    out, _ = compared
+    with browser.open(out / "comparison.html") as opened:
+        figures = opened.figures()
+        names = {figure.rpartition("-")[0] for figure in figures}
+        assert names == {"accuracy", "reward", "responses", "no-signal", "entropy"}
+        assert [figure for figure in figures if not opened.marks(figure)] == []
+        assert opened.page.inner_text("h1") == "ar3po against grpo_k"
+        cells = opened.page.locator("#table tr").first.locator("th").all_inner_texts()
+        assert cells == ["", "ar3po", "grpo_k"]
+        opened.require_quiet()
+
+
+def test_two_variants_train_once_and_are_compared(compared):
+    out, found = compared
     ar3po, grpo_k = found["variants"]
     assert (ar3po["name"], grpo_k["name"]) == ("ar3po", "grpo_k")
     # The same seed draws the same held-out answers of the same first policy.
@@ -43,8 +66,8 @@ def test_two_variants_train_once_and_are_compared(tiny_task, tmp_path):
     assert grpo_k["spent"]["responses"]["mean"] == 3 * 4 * 4
     assert 3 * 4 * 4 <= ar3po["spent"]["responses"]["mean"] <= 3 * 4 * 8
     assert grpo_k["costs"]["responses_per_prompt"]["mean"] == 4
-    check_that_one_server_served_both(tmp_path)
-    assert (tmp_path / "comparison.md").is_file() and (tmp_path / "comparison.png").is_file()
-    written = [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("runs/*/metrics.jsonl"))]
-    assert compare(tmp_path, *words) == found
-    assert [p.stat().st_mtime_ns for p in sorted(tmp_path.glob("runs/*/metrics.jsonl"))] == written
+    check_that_one_server_served_both(out)
+    assert (out / "comparison.md").is_file() and (out / "comparison.png").is_file()
+    written = [p.stat().st_mtime_ns for p in sorted(out.glob("runs/*/metrics.jsonl"))]
+    assert compare(out, *WORDS) == found
+    assert [p.stat().st_mtime_ns for p in sorted(out.glob("runs/*/metrics.jsonl"))] == written

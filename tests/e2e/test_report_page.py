@@ -61,7 +61,18 @@ def test_every_figure_has_marks(opened):
     figures = opened.figures()
     names = {name.rpartition("-")[0] for name in figures}
     assert names == {
-        *("accuracy", "stages", "fate", "budget", "store", "time", "update", "mismatch", "lengths"),
+        *(
+            "accuracy",
+            "stages",
+            "fate",
+            "budget",
+            "counterfactual",
+            "store",
+            "time",
+            "update",
+            "mismatch",
+            "lengths",
+        ),
         *("prompts", "prompt"),
     }
     assert {name: opened.marks(name) for name in figures if not opened.marks(name)} == {}

@@ -187,6 +187,7 @@ def test_a_report_holds_the_seeds_that_every_variant_has_finished(tmp_path) -> N
     assert written["seeds"] == [0]
     assert (tmp_path / "comparison.png").stat().st_size > 10_000
     assert (tmp_path / "comparison.md").read_text().startswith("Seeds 0;")
+    assert "<title>ar3po against dapo</title>" in (tmp_path / "comparison.html").read_text()
 
 
 def test_nothing_finished_is_nothing_to_compare(tmp_path) -> None:

@@ -10,7 +10,9 @@ from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.file_digests import seal_row
 from megatron_ar3po.reporting import cost, visits
-from megatron_ar3po.reporting.cost import parse_plan
+from megatron_ar3po.reporting.cost import parse_plan, report_cost
+from megatron_ar3po.reporting.cost_section import cost_section
+from megatron_ar3po.reporting.run_data import read_run
 from megatron_ar3po.run.folder_format import CONFIG_FILE, write_format
 
 
@@ -93,3 +95,29 @@ def test_a_folder_without_a_run_and_one_without_outcomes_are_told_apart(tmp_path
 def test_a_plan_that_cannot_be_read_is_named(word):
     with pytest.raises(ValueError, match="is no plan; write grpo:8"):
         parse_plan(word)
+
+
+def test_a_report_has_the_same_figures(tmp_path):
+    """Of rows whose columns are read, not their texts; the step that was done again is no visit there either."""
+    rows = [
+        row(1, "a", 3, outcome="mixed"),
+        row(1, "b", 0, position=1, outcome="all_wrong"),
+        row(2, "b", 8, outcome="all_correct"),
+        row(2, "a", 0, position=1, outcome="verifier_error", ungraded=8, ungraded_tokens=80),
+    ]
+    run = write_run(tmp_path / "run", rows, GRPO)
+    report = report_cost(run)
+    section = cost_section(read_run(run))
+    shown = json.loads(section.figures[0])["data"][0]
+    assert shown["x"] == [p.plan for p in report.predictions]
+    assert shown["y"] == pytest.approx([p.low for p in report.predictions])
+    assert "GRPO(8) (this run&#x27;s plan)" in section.markup
+
+
+def test_a_report_of_a_run_that_tells_nothing_of_other_plans_has_no_such_section(tmp_path):
+    rows = [row(1, "a", 3, outcome="mixed")]
+    assert (
+        cost_section(read_run(write_run(tmp_path / "a", rows, "rollout.cancel_solved=true")))
+        is None
+    )
+    assert cost_section(read_run(write_run(tmp_path / "b", [], GRPO))) is None

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from megatron_ar3po.comparison.aligned import AlignedComparison, common_points, value_at
-from megatron_ar3po.comparison.compare import notes_of, rows_of
 from megatron_ar3po.comparison.compared_runs import RunGroup
+from megatron_ar3po.comparison.comparison_text import notes_of, rows_of
 from megatron_ar3po.comparison.statistics import t_interval
 from megatron_ar3po.reporting.page import Page, Section, table
 from megatron_ar3po.reporting.plots import PALETTE, figure, line

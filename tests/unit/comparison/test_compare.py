@@ -29,8 +29,8 @@ def test_the_worked_examples_hold():
     assert results.attempted and not results.failed
 
 
-def planted(name="a", *, seed=0, rows=None, options=None, facts=None, visits=None) -> ComparedRun:
-    rows = rows or evaluated(0.4, 0.6)
+def plant_run(name="a", *, seed=0, rows=None, options=None, facts=None, visits=None) -> ComparedRun:
+    rows = rows or make_rows(0.4, 0.6)
     return ComparedRun(
         name=name,
         options={"algorithm.name": name[0], **(options or {})},
@@ -42,7 +42,7 @@ def planted(name="a", *, seed=0, rows=None, options=None, facts=None, visits=Non
     )
 
 
-def evaluated(*accuracies: float, per_step: int = 600, error: float | None = None) -> list:
+def make_rows(*accuracies: float, per_step: int = 600, error: float | None = None) -> list:
     """One step between two evaluations."""
     more = {} if error is None else {"eval/pass_at_1_stderr": error}
     return [
@@ -55,8 +55,8 @@ def evaluated(*accuracies: float, per_step: int = 600, error: float | None = Non
 def test_accuracies_are_read_off_the_line_between_evaluations_as_far_as_every_run_came():
     """One run came to 1,200 responses, the other to 600. At 100 they have 0.4 + 0.2/6 and 0.3 + 0.3/6."""
     groups = [
-        RunGroup(name="a", runs=(planted("a", rows=evaluated(0.4, 0.6, 0.7)),)),
-        RunGroup(name="b", runs=(planted("b", rows=evaluated(0.3, 0.6)),)),
+        RunGroup(name="a", runs=(plant_run("a", rows=make_rows(0.4, 0.6, 0.7)),)),
+        RunGroup(name="b", runs=(plant_run("b", rows=make_rows(0.3, 0.6)),)),
     ]
     found = align_variants(groups, "responses")
     assert found.points == (100, 200, 300, 400, 500, 600)
@@ -72,16 +72,16 @@ def test_accuracies_are_read_off_the_line_between_evaluations_as_far_as_every_ru
 
 def test_one_pair_of_seeds_goes_by_the_evaluations_errors_and_several_by_their_spread():
     """0.03 and 0.04 make 0.05: 1.96 x 0.05 = 0.098. Differences 0.1 and 0.2: t(1) = 12.7062 x 0.0707107 / sqrt(2)."""
-    one = RunGroup(name="a", runs=(planted("a", rows=evaluated(0.4, 0.6, error=0.03)),))
-    other = RunGroup(name="b", runs=(planted("b", rows=evaluated(0.5, 0.7, error=0.04)),))
+    one = RunGroup(name="a", runs=(plant_run("a", rows=make_rows(0.4, 0.6, error=0.03)),))
+    other = RunGroup(name="b", runs=(plant_run("b", rows=make_rows(0.5, 0.7, error=0.04)),))
     found = align_variants([one, other], "responses").variants[1].minus_first[-1]
     assert (found.mean, found.low, found.pairs) == (
         pytest.approx(0.1),
         pytest.approx(0.002, abs=1e-5),
         1,
     )
-    runs = [planted(f"a{s}", seed=s, rows=evaluated(0.4, 0.5 + s / 10)) for s in (0, 1)]
-    better = [planted(f"b{s}", seed=s, rows=evaluated(0.4, 0.6 + s / 5)) for s in (0, 1)]
+    runs = [plant_run(f"a{s}", seed=s, rows=make_rows(0.4, 0.5 + s / 10)) for s in (0, 1)]
+    better = [plant_run(f"b{s}", seed=s, rows=make_rows(0.4, 0.6 + s / 5)) for s in (0, 1)]
     groups = [RunGroup(name=n, runs=tuple(r)) for n, r in (("a", runs), ("b", better))]
     found = align_variants(groups, "responses").variants[1].minus_first[-1]
     assert (found.mean, found.pairs) == (pytest.approx(0.15), 2)
@@ -104,12 +104,12 @@ def make_visits(*seen: tuple[int, int, tuple]) -> Visits:
 def test_training_is_paired_by_prompts_over_first_stages_of_the_last_quarter():
     """Four steps; the last quarter is the fourth. p0: 2 of 4 beside 4 of 4; p1: 0 of 4 (solved in its second stage)
     beside 1 of 4; p2 is seen by one run alone. The differences are 0.5 and 0.25."""
-    rows = evaluated(0.1, 0.1, 0.1, 0.1, 0.1)
+    rows = make_rows(0.1, 0.1, 0.1, 0.1, 0.1)
     ours = make_visits(
         (1, 0, ((4, 4),)), (4, 0, ((4, 2),)), (4, 1, ((4, 0), (4, 3))), (4, 2, ((4, 4),))
     )
     theirs = make_visits((4, 1, ((4, 1),)), (4, 0, ((4, 4),)), (3, 2, ((4, 0),)))
-    first, other = planted("a", rows=rows, visits=ours), planted("b", rows=rows, visits=theirs)
+    first, other = plant_run("a", rows=rows, visits=ours), plant_run("b", rows=rows, visits=theirs)
     assert pass_rates(first, "steps", 3, 4) == {"p0": 0.5, "p1": 0.0, "p2": 1.0}
     groups = [RunGroup(name=run.name, runs=(run,)) for run in (first, other)]
     found = align_variants(groups, "steps").variants[1].training_minus_first
@@ -137,13 +137,13 @@ def test_an_interval_holds_as_often_as_it_says():
 
 
 def test_runs_of_one_config_are_one_variant_and_the_same_run_twice_is_refused():
-    runs = [planted("a", seed=1), planted("b"), planted("a", seed=0)]
+    runs = [plant_run("a", seed=1), plant_run("b"), plant_run("a", seed=0)]
     assert [(g.name, [r.seed for r in g.runs]) for g in group_runs(runs)] == [
         ("a", [0, 1]),
         ("b", [0]),
     ]
     with pytest.raises(ValueError, match=r"same options and run.seed=1"):
-        group_runs([*runs, planted("a", seed=1)])
+        group_runs([*runs, plant_run("a", seed=1)])
 
 
 @pytest.mark.parametrize(
@@ -163,8 +163,8 @@ def test_what_decides_what_an_accuracy_means_is_warned_of(options, facts, said):
         "data.path (prompts)": "1",
         "model.path (weights)": "1",
     }
-    first = planted("a", facts=same, options={"rewards.verifier": "last_number"})
-    other = planted(
+    first = plant_run("a", facts=same, options={"rewards.verifier": "last_number"})
+    other = plant_run(
         "b", facts={**same, **facts}, options={"rewards.verifier": "last_number", **options}
     )
     groups = [RunGroup(name=run.name, runs=(run,)) for run in (first, other)]
@@ -176,7 +176,7 @@ def test_what_decides_what_an_accuracy_means_is_warned_of(options, facts, said):
 
 
 def test_facts_that_are_not_known_are_told():
-    groups = [RunGroup(name=n, runs=(planted(n),)) for n in "ab"]
+    groups = [RunGroup(name=n, runs=(plant_run(n),)) for n in "ab"]
     object.__setattr__(groups[1].runs[0], "facts", {})
     assert "b tell nothing of what their files held" in describe_differences(groups)[0]
 

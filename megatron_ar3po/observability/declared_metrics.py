@@ -51,6 +51,11 @@ _ROLLOUT = (
     M("rollout/cancel/winner_length_tokens", "tokens", "mean length of the responses that ended a stage", "far below `rollout/cancel/cancelled_length_tokens`: cancelling favours short answers"),
     M("rollout/cancel/cancelled_length_tokens", "tokens", "mean length of those cut off, a lower bound of what they would have had"),
     M("rollout/cancel/longer_than_winner_frac", "share", "of those cut off: already longer than the answer that ended them", "near 1: early cancel biases towards short answers"),
+    M("selection/explored_prompts", "prompts", "of the step, in the order of the epoch (`data.exploration_frac`)"),
+    M("selection/chosen_prompts", "prompts", "of the step, by `data.selection`", "below the rest of the step: few prompts have a weight"),
+    M("selection/visited_frac", "share", "of all prompts, visited at least once"),
+    M("selection/visits_max", "visits", "of the prompt that was visited most", "rises much faster than the epochs: a few prompts are learnt by heart; raise `data.exploration_frac`"),
+    M("selection/longest_wait_steps", "steps", "since the visit of the prompt that waits longest", "longer than an epoch of the explored prompts: there are more prompts than the run has steps for"),
 )  # fmt: skip
 
 _COST = (
@@ -120,7 +125,7 @@ _REUSE = (
     M("reuse/replayed_ratio_mean", "ratio", "as `actor/ratio_mean`, of replayed tokens", "far from 1: the window is too long"),
     M("reuse/replayed_clip_frac", "share", "as `actor/clip_frac`, of replayed tokens", "rises: replayed rows are mostly clipped and teach little"),
     M("reuse/replay_window_rows", "sequences", "that could be replayed"),
-    M("reuse/replay_window_responses", "responses", "sampled so far, by which the window is measured"),
+    M("reuse/replay_window_responses", "responses", "of the steps in the window"),
 )  # fmt: skip
 
 _UPDATE = (

@@ -90,6 +90,9 @@ def test_choice_replay_passes_and_the_entropys_bonus_go_on_at_another_number_of_
     (folder / "checkpoints/latest").write_text("step_00002")
     for later in ("step_00004", "step_00005"):
         shutil.rmtree(folder / "checkpoints" / later)
+    (folder / "DONE").unlink()  # or there would be nothing to go on with
+    for step in (3, 4, 5):
+        (folder / f"dumps/step_{step:05d}.pt").unlink()
     one = start_run(*CHOSEN, f"run.dir={folder}", "run.resume=true").wait().require_success()
     assert responses_of(one.folder) == responses_of(two.folder)
     rows = one.metrics[3:]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.file_digests import seal_row
+from megatron_ar3po.run.folder_format import write_format
 
 EVALUATED_PROMPTS = 200
 TOKENS = 10  # of each response
@@ -42,6 +43,7 @@ class PlantedRun:
             "algorithm": {"name": "ar3po"},
         }
         (folder / "resolved_config.yaml").write_text(json.dumps({**options, **(self.config or {})}))
+        write_format(folder)
         for step in self.checkpoints:
             (folder / f"checkpoints/step_{step:05d}").mkdir(parents=True)
         with (

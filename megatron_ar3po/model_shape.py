@@ -78,6 +78,13 @@ class ModelShape:
         sizes = (self.num_heads, self.num_kv_heads, self.ffn_size, self.hidden_size)
         return tp <= self.num_kv_heads and all(size % tp == 0 for size in sizes)
 
+    def fits_server_tensor_parallel(self, tp: int) -> bool:
+        """Whether an SGLang server over `tp` GPUs can hold it: query heads are cut evenly, key and value heads are cut
+        or repeated evenly (0.5.23: models/qwen2.py:167-177, models/llama.py:183-193), as is the MLP."""
+        kv = self.num_kv_heads
+        is_kv_even = kv % tp == 0 if kv >= tp else tp % kv == 0
+        return self.num_heads % tp == 0 and is_kv_even and self.ffn_size % tp == 0
+
     @property
     def q_size(self) -> int:
         return self.num_heads * self.head_dim

@@ -40,6 +40,7 @@ from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format
 from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.wiring.layout_checks import layout_of_job
 
 logger = logging.getLogger(__name__)
 
@@ -185,16 +186,6 @@ def read_arguments(words: Sequence[str]) -> Config:
     return load_config(files, overrides)
 
 
-def layout_of(config: Config, rank: int, world_size: int) -> ParallelLayout:
-    return ParallelLayout(
-        world_size=world_size,
-        rank=rank,
-        tensor_parallel_size=config.actor.tensor_parallel_size,
-        pipeline_parallel_size=config.actor.pipeline_parallel_size,
-        context_parallel_size=config.actor.context_parallel_size,
-    )
-
-
 def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str:
     """What --dry-run prints. Checks all that a run checks before its servers start, the prompts included (unless
     `reads_data` is false), but for the machine and its environment (`wiring/environment_checks.py`), which may be
@@ -202,7 +193,7 @@ def describe(config: Config, world_size: int, *, reads_data: bool = True) -> str
     from megatron_ar3po.observability.waiting import telling
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
-    layout = layout_of(config, 0, world_size)
+    layout = layout_of_job(config, world_size=world_size)
     check_start(config, layout)
     resumed = describe_resume(config, layout)
     if reads_data:
@@ -269,11 +260,12 @@ def run(config: Config) -> None:
     stop = StopRequest(max_seconds=config.run.max_seconds)
     stop.install()
     silence_threads_that_end_of_one()
-    layout = layout_of(config, rank, world_size)
+    layout = layout_of_job(config, rank=rank, world_size=world_size)
     from megatron_ar3po.wiring.environment_checks import check_environment
     from megatron_ar3po.wiring.start_checks import check_start  # slow to import
 
-    check_start(config, layout)
+    here = os.environ.get("LOCAL_WORLD_SIZE")
+    check_start(config, layout, ranks_per_node=int(here) if here else None)
     check_environment(config)
     if config.run.deterministic:
         prepare_environment()

@@ -35,8 +35,8 @@ from megatron_ar3po.comparison.template_date import MARK, template_date
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.run.folder_format import CONFIG_FILE
-from megatron_ar3po.train import layout_of
 from megatron_ar3po.train import main as train
+from megatron_ar3po.wiring.layout_checks import layout_of_job
 
 _GRACE_S = 60.0  # from the request to stop to the end of the process
 
@@ -91,7 +91,7 @@ def check_runs(experiment: Experiment, out: Path) -> None:
             continue
         config = experiment.config_of(variant, todo[0])
         try:
-            check_start(config, layout_of(config, rank=0, world_size=1))
+            check_start(config, layout_of_job(config, world_size=1))
             check_data(config)
         except ValueError as error:
             raise ValueError(f"variant {variant.name}: {error}") from error

@@ -360,6 +360,10 @@ def _check_context_parallel(config: Config) -> None:
 
 def _check_layout(config: Config, layout: ParallelLayout, shape: ModelShape) -> None:
     shape.check_layout(layout)
+    check_replicas(config, layout)
+
+
+def check_replicas(config: Config, layout: ParallelLayout) -> None:
     require(
         config.rollout.prompts_per_step >= layout.data_parallel_size,
         f"rollout.prompts_per_step={config.rollout.prompts_per_step} is below the data-parallel size "

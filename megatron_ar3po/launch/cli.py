@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
+from megatron_ar3po.model_shape import read_model_shape
+from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 _EXTRA_MISSING = (
     "ar3po launch needs NeMo-Run, which is not installed ({error}); install it with "
@@ -88,7 +91,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
                 stopped_exit_code=_stopped_exit_code(arguments),
                 workdir=Path.cwd(),
             )
-            load_config([config], recipe.overrides)
+            _check_layout(config, recipe.overrides, arguments)
             script = as_script(recipe, executor, python=_python(arguments))
             experiment.add(script, executor=executor, name=variant.name)
         follow = arguments.where == "local" or arguments.wait
@@ -98,6 +101,23 @@ def launch_command(arguments: argparse.Namespace) -> int:
         experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
     # Leaving the experiment is what waits for its jobs.
     return 0 if not follow or _have_all_succeeded(experiment) else 1
+
+
+def _check_layout(
+    config_file: Path, overrides: Sequence[str], arguments: argparse.Namespace
+) -> None:
+    """Before it is submitted: an allocation would be waited for, and lost. The shape of a model that is not on the
+    login node is that of model_config.json beside the config."""
+    config = load_config([config_file], overrides)
+    beside = config_file.parent / "model_config.json"
+    is_here = (Path(config.model.path) / "config.json").is_file()
+    check_job_layout(
+        config,
+        num_nodes=getattr(arguments, "nodes", 1),
+        ranks_per_node=arguments.nproc_per_node or max(1, arguments.gpus_per_node),
+        gpus_per_node=arguments.gpus_per_node,
+        shape=read_model_shape(beside) if beside.is_file() and not is_here else None,
+    )
 
 
 def _executor(arguments: argparse.Namespace) -> Any:

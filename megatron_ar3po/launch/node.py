@@ -104,6 +104,7 @@ def run_node(
     problems = preflight.problems_of_node(
         loaded,
         gpus_per_node=gpus_per_node,
+        nproc_per_node=nproc_per_node,
         rendezvous=rendezvous,
         canary=os.environ.get("AR3PO_CANARY", ""),
     )

@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.launch.arguments import Rendezvous
+from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 MAX_CLOCK_SKEW_S = 5.0
 MAX_GPU_MEMORY_IN_USE_MIB = 2048
@@ -31,11 +32,22 @@ PINNED = ("megatron-core", "sglang", "transformers")
 
 
 def problems_of_node(
-    config: Config, *, gpus_per_node: int, rendezvous: Rendezvous, canary: str = ""
+    config: Config,
+    *,
+    gpus_per_node: int,
+    rendezvous: Rendezvous,
+    nproc_per_node: int = 0,
+    canary: str = "",
 ) -> list[str]:
     """All that is wrong with this node; empty when it can start. `canary` is PATH=CONTENT, written by the batch
-    script into the run's folder."""
+    script into the run's folder. `nproc_per_node`: ranks on each; 0: one for each GPU, or one."""
     found = [
+        *layout_problems(
+            config,
+            num_nodes=rendezvous.num_nodes,
+            nproc_per_node=nproc_per_node or max(1, gpus_per_node),
+            gpus_per_node=gpus_per_node,
+        ),
         *gpu_problems(gpus_per_node),
         *shared_folder_problems(config.run.path, canary),
         *clock_problems(config.run.path),
@@ -47,6 +59,19 @@ def problems_of_node(
         found += port_problems([rendezvous.master_port])
     first_server_port = config.servers.port
     return found + (port_problems([first_server_port]) if first_server_port else [])
+
+
+def layout_problems(
+    config: Config, *, num_nodes: int, nproc_per_node: int, gpus_per_node: int
+) -> list[str]:
+    """The options and the layout against the nodes that the job has."""
+    try:
+        check_job_layout(
+            config, num_nodes=num_nodes, ranks_per_node=nproc_per_node, gpus_per_node=gpus_per_node
+        )
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def gpu_problems(expected: int) -> list[str]:
@@ -213,12 +238,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--gpus-per-node", type=int, default=8, help="GPUs that must answer; 0: a CPU run"
     )
+    parser.add_argument(
+        "--nproc-per-node", type=int, default=0, help="ranks on each node [its GPUs, or 1]"
+    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
     problems = problems_of_node(
         load_config([args.config], args.overrides),
         gpus_per_node=args.gpus_per_node,
+        nproc_per_node=args.nproc_per_node,
         rendezvous=Rendezvous.from_environment(os.environ),
         canary=os.environ.get("AR3PO_CANARY", ""),
     )

@@ -16,6 +16,10 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
 from megatron_ar3po.servers.arguments import MEM_FRACTION_STATIC
+from megatron_ar3po.wiring.layout_checks import (
+    gpus_of_replica_on_a_node,
+    server_tensor_parallel_size,
+)
 
 GIB = 1024**3
 # Held from start to end, also by an actor that is parked and a server that sleeps.
@@ -57,14 +61,12 @@ class MemoryEstimate:
         return next(row.parts for row in self.phases if row.phase == phase)
 
 
-def server_tensor_parallel_size(config: Config, layout: ParallelLayout, gpus_per_node: int) -> int:
-    """GPUs of one server: the replica's GPUs on its leader's node, shared out over the servers there. A server never
-    spans nodes; the servers of a replica are spread over its nodes."""
-    ranks = layout.replica_ranks(0)
-    on_leaders_node = sum(rank // gpus_per_node == ranks[0] // gpus_per_node for rank in ranks)
-    num_nodes = len({rank // gpus_per_node for rank in ranks})
-    servers_there = max(1, config.servers.servers_per_replica // num_nodes)
-    return on_leaders_node // servers_there
+def server_gpus(config: Config, layout: ParallelLayout, gpus_per_node: int) -> int:
+    """GPUs of one server; where they cannot be shared out over the servers, those of the replica on a node."""
+    try:
+        return server_tensor_parallel_size(config, layout, gpus_per_node)
+    except ValueError:
+        return gpus_of_replica_on_a_node(layout, gpus_per_node)
 
 
 def estimate_memory(
@@ -73,7 +75,7 @@ def estimate_memory(
     width = 2 if config.model.dtype == "bfloat16" else 4
     actor = actor_bytes(config, shape, layout, width)
     kept = parked_weights(config, actor)
-    server_tp = max(1, server_tensor_parallel_size(config, layout, gpus_per_node))
+    server_tp = server_gpus(config, layout, gpus_per_node)
     server_weights = shape.num_parameters * width // server_tp
     static = static_bytes(config, kept, gpu_bytes)
     server = {"weights": server_weights, "kv_cache": max(0, static - server_weights)}

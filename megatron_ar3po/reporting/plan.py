@@ -16,16 +16,18 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.validate import check_replicas
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     MemoryEstimate,
     estimate_memory,
-    server_tensor_parallel_size,
+    server_gpus,
 )
 from megatron_ar3po.reporting.planned_responses import lines_of_expected, read_pass_rates
 from megatron_ar3po.reporting.spans import spans
+from megatron_ar3po.wiring.layout_checks import check_placement, layout_of_job
 
 MAX_NODES_SEARCHED = 64
 
@@ -58,20 +60,14 @@ class Plan:
 
 def make_plan(config: Config, shape: ModelShape, cluster: Cluster) -> Plan:
     """Raises ValueError when TP x PP does not even divide the world or the model."""
-    actor = config.actor
-    layout = ParallelLayout(
-        world_size=cluster.world_size,
-        tensor_parallel_size=actor.tensor_parallel_size,
-        pipeline_parallel_size=actor.pipeline_parallel_size,
-        context_parallel_size=actor.context_parallel_size,
-    )
+    layout = layout_of_job(config, world_size=cluster.world_size)
     shape.check_layout(layout)
     memory = estimate_memory(
         config, shape, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes
     )
     problems = (
         *_memory_problems(config, memory, cluster),
-        *_placement_problems(config, layout, cluster),
+        *_placement_problems(config, shape, layout, cluster),
     )
     return Plan(
         config=config, shape=shape, cluster=cluster, layout=layout, memory=memory, problems=problems
@@ -93,28 +89,22 @@ def _memory_problems(config: Config, memory: MemoryEstimate, cluster: Cluster) -
         )
 
 
-def _placement_problems(config: Config, layout: ParallelLayout, cluster: Cluster) -> Iterator[str]:
-    tp, per_node = layout.tensor_parallel_size, cluster.gpus_per_node
-    if tp > per_node or per_node % tp:
-        yield (
-            f"actor.tensor_parallel_size={tp} would cut a tensor across nodes of {per_node} GPUs; use a divisor of "
-            f"{per_node}."
+def _placement_problems(
+    config: Config, shape: ModelShape, layout: ParallelLayout, cluster: Cluster
+) -> Iterator[str]:
+    """The first rule of the trainer's that does not hold."""
+    try:
+        check_placement(
+            config, layout, ranks_per_node=cluster.gpus_per_node, has_gpus=True, shape=shape
         )
-    if server_tensor_parallel_size(config, layout, per_node) < 1:
-        yield (
-            f"servers.servers_per_replica={config.servers.servers_per_replica} is more than the replica's GPUs on one "
-            "node; lower it."
-        )
-    if config.rollout.prompts_per_step < layout.data_parallel_size:
-        yield (
-            f"rollout.prompts_per_step={config.rollout.prompts_per_step} is below the data-parallel size "
-            f"{layout.data_parallel_size}; some replicas would never get a prompt: raise it."
-        )
+        check_replicas(config, layout)
+    except ValueError as error:
+        yield str(error)
 
 
 def idle_gpus_in_rollout(plan: Plan) -> int:
     """GPUs without a server: a replica's stages on other nodes than its leader's."""
-    per_server = server_tensor_parallel_size(plan.config, plan.layout, plan.cluster.gpus_per_node)
+    per_server = server_gpus(plan.config, plan.layout, plan.cluster.gpus_per_node)
     used = per_server * plan.config.servers.servers_per_replica
     return (plan.layout.replica_size - used) * plan.layout.data_parallel_size
 
@@ -144,7 +134,7 @@ def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
     shape, gpus = plan.shape, cluster.gpus_per_node
     for tp in (n for n in range(1, gpus + 1) if shape.fits_tensor_parallel(n)):
         for pp in (n for n in range(1, shape.num_layers + 1) if shape.num_layers % n == 0):
-            if cluster.world_size % (tp * pp):
+            if cluster.world_size % (tp * pp * plan.layout.context_parallel_size):
                 continue
             actor = replace(
                 plan.config.actor,
@@ -180,7 +170,7 @@ def lines_of(plan: Plan) -> Iterator[str]:
 
 def _who_sits_where(plan: Plan) -> Iterator[str]:
     layout, per_node = plan.layout, plan.cluster.gpus_per_node
-    server_tp = server_tensor_parallel_size(plan.config, layout, per_node)
+    server_tp = server_gpus(plan.config, layout, per_node)
     servers = f"{plan.config.servers.servers_per_replica} of tp {server_tp}"
     yield f"{'replica':<10}{'leader':<8}{'nodes':<12}{'servers':<12}ranks"
     for dp in range(layout.data_parallel_size):
@@ -340,7 +330,13 @@ def _check_as_a_run_does(plan: Plan) -> list[str]:
         if not Path(path or "-").exists()
     ]
     shape = plan.shape if elsewhere else None
-    check_start(config, plan.layout, shape=shape, has_gpu=plan.cluster.gpus_per_node > 0)
+    check_start(
+        config,
+        plan.layout,
+        shape=shape,
+        has_gpu=True,
+        ranks_per_node=plan.cluster.gpus_per_node,
+    )
     if not elsewhere:
         check_data(config)
         return []

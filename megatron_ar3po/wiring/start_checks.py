@@ -19,7 +19,7 @@ from megatron_ar3po.data.selected_prompts import check_selection
 from megatron_ar3po.data.tokenizer import LateTokenizer
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.hf_folder import check_weight_files
-from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.model_shape import ModelShape, read_model_shape, read_policy_shape
 from megatron_ar3po.platform import accelerator
 from megatron_ar3po.reuse.choice import check_pick
 from megatron_ar3po.rewards.verifier import make_verifier
@@ -27,6 +27,7 @@ from megatron_ar3po.rollout.stage_plans import make_stage_rule
 from megatron_ar3po.run.facts import read_rendered_at
 from megatron_ar3po.servers.arguments import check_pass_through
 from megatron_ar3po.user_functions import is_import_path
+from megatron_ar3po.wiring.layout_checks import check_placement
 from megatron_ar3po.wiring.prompt_reading import read_prompts
 from megatron_ar3po.wiring.prompts_and_verifier import make_prompt_source
 from megatron_ar3po.wiring.router import check_routing
@@ -38,15 +39,23 @@ def check_start(
     *,
     shape: ModelShape | None = None,
     has_gpu: bool | None = None,
+    ranks_per_node: int | None = None,
 ) -> None:
     """On any rank, before the ranks know each other. Raises ValueError with one sentence, and changes nothing.
     `shape`: of a model that need not be on this machine, nor the files that the config names. `has_gpu`: of the machine
-    that will run it, if that is another one."""
+    that will run it, if that is another one. `ranks_per_node`: without it all ranks are on one."""
     validate(
         config,
         layout,
         shape=shape,
         has_gpu=lambda: accelerator.has_gpu() if has_gpu is None else has_gpu,
+    )
+    check_placement(
+        config,
+        layout,
+        ranks_per_node=ranks_per_node or layout.world_size,
+        has_gpus=accelerator.has_gpu() if has_gpu is None else has_gpu,
+        shape=shape or read_model_shape(config.model.path),
     )
     trains, samples = config.debug.mode != "rollout_only", config.debug.mode != "train_only"
     if shape is None and trains:

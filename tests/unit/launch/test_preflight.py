@@ -131,3 +131,21 @@ def test_the_command_names_the_node_and_exits_3(words, capsys, monkeypatch, tmp_
     assert preflight.main(["--gpus-per-node=0", str(config), *words]) == 0
     assert preflight.main(["--gpus-per-node=0", str(config), *words, "data.path=none"]) == 3
     assert "preflight: node gpu-17: data.path=none is no file here" in capsys.readouterr().err
+
+
+def test_a_layout_that_does_not_fit_the_jobs_nodes_is_find(words):
+    """Two nodes of four GPUs: eight ranks make no whole number of replicas of three."""
+
+    def find(*more: str, ranks: int = 4) -> list[str]:
+        return preflight.layout_problems(
+            load_config([], [*words, *more]), num_nodes=2, nproc_per_node=ranks, gpus_per_node=4
+        )
+
+    assert find() == []
+    assert find("actor.pipeline_parallel_size=3")[0].startswith("world size 8 does not fit")
+    assert "across nodes of 4 GPUs" in find("actor.tensor_parallel_size=8")[0]
+    assert find(ranks=8)[0].startswith("8 ranks are to start on nodes of 4 GPUs")
+    assert (
+        "cannot be shared out evenly over the 2 nodes"
+        in find("actor.pipeline_parallel_size=8", "servers.servers_per_replica=3")[0]
+    )

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.cli import main
+from megatron_ar3po.config.command_line import parse_with_late_words
 
 pytest.importorskip("nemo_run", reason="NeMo-Run is an extra: pip install 'megatron_ar3po[launch]'")
 
@@ -66,7 +67,7 @@ def test_a_sweep_plans_one_run_for_each_combination(tmp_path, monkeypatch, capfd
     monkeypatch.setenv("COLUMNS", "2000")
     config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
     sweep = ["--vary=run.seed=1,2", "--vary=algorithm.name=ar3po,grpo"]
-    assert main(["launch", "local", config, *sweep, "--dryrun"]) == 0
+    assert main(["launch", "local", config, "--gpus-per-node=8", *sweep, "--dryrun"]) == 0
     text = capfd.readouterr().out
     for name in ("seed_1_name_ar3po", "seed_1_name_grpo", "seed_2_name_ar3po", "seed_2_name_grpo"):
         assert f"run.name=qwen2.5_7b_{name}" in text
@@ -79,7 +80,9 @@ def test_a_variant_that_cannot_start_is_refused_before_anything_is_submitted(tmp
     parser = argparse.ArgumentParser()
     add_launch_parser(parser.add_subparsers())
     config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
-    arguments = parser.parse_args(["launch", "local", config, "--vary=algorithm.name=ar3po,ppo"])
+    arguments = parser.parse_args(
+        ["launch", "local", config, "--gpus-per-node=8", "--vary=algorithm.name=ar3po,ppo"]
+    )
     with pytest.raises(ValueError, match=r"algorithm\.name=ppo"):
         arguments.command(arguments)
 
@@ -115,3 +118,32 @@ def test_a_sweep_without_values_is_refused():
         ValueError, match=r"--vary run\.seed must be of the form option=value,value"
     ):
         list(variants("run", ["run.seed"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--nodes=3"], r"rollout\.prompts_per_step=8 is below the data-parallel size 12"),
+        (["actor.tensor_parallel_size=3"], "world size 8 does not fit actor.tensor_parallel_size=3"),
+        (["--nproc-per-node=16"], "16 ranks are to start on nodes of 8 GPUs"),
+        (["--nodes=2", "--nproc-per-node=3"], r"tensor_parallel_size=2 would cut .* nodes of 3 GPUs; use one of 1, 3"),
+        (["actor.tensor_parallel_size=8"], r"does not divide num_attention_heads=28 .*; use 1, 2, 4"),
+        (["actor.pipeline_parallel_size=4"], r"gives each server 8 GPUs .*servers_per_replica=2 or 4 or 8"),
+    ],
+)  # fmt: skip
+def test_a_layout_that_cannot_be_is_refused_on_the_login_node(
+    words, message, tmp_path, monkeypatch
+):
+    """The model is not there: its shape is that of model_config.json beside the config. 28 heads are cut into 1, 2, 4
+    by the actor and, 7 being no divisor of 8 GPUs, by a server."""
+    monkeypatch.setenv("NEMORUN_HOME", str(tmp_path))
+    from megatron_ar3po.launch.cli import add_launch_parser
+
+    parser = argparse.ArgumentParser()
+    add_launch_parser(parser.add_subparsers())
+    config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
+    arguments = parse_with_late_words(
+        parser, ["launch", "slurm", config, "--dryrun", "rollout.prompts_per_step=8", *words]
+    )
+    with pytest.raises(ValueError, match=message):
+        arguments.command(arguments)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.load import config_from_dict, load_config, to_yaml
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.train import layout_of
+from megatron_ar3po.wiring.layout_checks import layout_of_job
 from megatron_ar3po.wiring.start_checks import check_data, check_start
 
 WORDS = [
@@ -124,7 +124,7 @@ def plan_or_sentence(load: Any, option: str) -> str:
     try:
         config: Config = load()
         to_yaml(config)
-        check_start(config, layout_of(config, 0, config.actor.replica_size))
+        check_start(config, layout_of_job(config, world_size=config.actor.replica_size))
         if option.startswith(READS_DATA):
             check_data(config)
         return ""

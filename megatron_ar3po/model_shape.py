@@ -8,6 +8,7 @@ and alike). Plain json: neither torch nor transformers is imported.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,19 @@ from typing import Any
 
 from megatron_ar3po.distributed.layout import ParallelLayout
 
+_VOCAB_MULTIPLE = 128
 SUPPORTED = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM")
+
+
+def padded_vocab_size(vocab_size: int, tp: int) -> int:
+    """As the actor pads an embedding: to a multiple of 128 and of the tensor-parallel size. Large vocabularies are
+    multiples of 128 already, and one padding for all layouts lets a checkpoint change its TP.
+
+    >>> padded_vocab_size(300, 2)
+    384
+    """
+    multiple = math.lcm(_VOCAB_MULTIPLE, tp)
+    return -(-vocab_size // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +122,10 @@ class ModelShape:
     def embedding_parameters(self) -> int:
         return self.vocab_size * self.hidden_size
 
+    def padded_vocab_size(self, tp: int) -> int:
+        """Rows of an embedding over all tensor-parallel ranks, zero rows behind the vocabulary included."""
+        return padded_vocab_size(self.vocab_size, tp)
+
     @property
     def num_parameters(self) -> int:
         layers = self.num_layers * (self.sharded_layer_parameters + self.whole_layer_parameters)
@@ -120,7 +137,8 @@ class ModelShape:
         layers = self.num_layers // pp
         held = layers * (self.sharded_layer_parameters // tp + self.whole_layer_parameters)
         tables = 2 if pp == 1 and not self.is_tied else 1
-        return held + tables * self.embedding_parameters // tp + self.hidden_size
+        table = self.padded_vocab_size(tp) // tp * self.hidden_size
+        return held + tables * table + self.hidden_size
 
 
 def read_model_shape(path: str | Path) -> ModelShape:

@@ -20,21 +20,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape, padded_vocab_size
 
 Cut = Literal[
     "replicated", "vocab_parallel", "row_parallel", "column_parallel_gate_up", "column_parallel_qkv"
 ]
 ReadRows = Callable[[str, int, int], Tensor]  # (name, first, last) -> rows of an HF tensor
 ReadColumns = Callable[[str, int, int], Tensor]  # (name, first, last) -> columns of an HF tensor
-
-# Large vocabularies are multiples of it already; one padding for all layouts lets a checkpoint change its TP.
-_VOCAB_MULTIPLE = 128
-
-
-def padded_vocab_size(vocab_size: int, tp: int) -> int:
-    multiple = math.lcm(_VOCAB_MULTIPLE, tp)
-    return -(-vocab_size // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

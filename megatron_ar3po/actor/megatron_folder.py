@@ -40,8 +40,8 @@ from torch.distributed.checkpoint.planner import (
 )
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
-from megatron_ar3po.actor.hf_mapping import Parameter, chunk_parameters, padded_vocab_size
-from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.actor.hf_mapping import Parameter, chunk_parameters
+from megatron_ar3po.model_shape import ModelShape, padded_vocab_size
 
 _LAYERS = "decoder.layers."
 _FORMAT = {

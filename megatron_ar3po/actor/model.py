@@ -33,12 +33,12 @@ from torch import Tensor
 
 from megatron_ar3po.actor import groups
 from megatron_ar3po.actor.attention import PackedSegments, SegmentAttention, packed_segments
-from megatron_ar3po.actor.hf_mapping import Parameter, padded_vocab_size, stage_parameters
+from megatron_ar3po.actor.hf_mapping import Parameter, stage_parameters
 from megatron_ar3po.actor.megatron_options import check_megatron_options
 from megatron_ar3po.actor.token_logprobs import token_logprobs
 from megatron_ar3po.config.actor import ActorConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.model_shape import ModelShape, padded_vocab_size
 from megatron_ar3po.types import MicroBatch
 
 logger = logging.getLogger(__name__)

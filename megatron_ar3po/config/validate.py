@@ -12,6 +12,7 @@ from pathlib import Path
 from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP, AlgorithmConfig
 from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.history_rules import check_history, history_warnings
+from megatron_ar3po.config.log_size import most_log_bytes_of_step
 from megatron_ar3po.config.replay_rules import check_replay, replay_warnings
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.rules import require
@@ -22,8 +23,6 @@ from megatron_ar3po.model_shape import ModelShape, read_model_shape
 # SGLang cuts a response short that would come closer to the end of the context, or of the KV cache; and it refuses a
 # prompt that leaves less than six tokens of the larger one free (tp_worker.py, max_req_input_len).
 SERVER_MARGIN_TOKENS, SERVER_PROMPT_MARGIN_TOKENS = 2, 7
-# What a response takes in RUN/ledger/responses (docs/checkpoints.md).
-_LOG_BYTES_PER_TOKEN, _LOG_BYTES_PER_RESPONSE = 11, 600
 _LARGE_LOG_BYTES = 1e9
 _LAST_PORT = 65535
 
@@ -82,12 +81,7 @@ def warnings_of(config: Config) -> list[str]:
 
 def _response_log_warnings(config: Config) -> list[str]:
     """The log of responses loses its files to checkpoints alone."""
-    rollout, algorithm = config.rollout, config.algorithm
-    num_prompts = rollout.prompts_per_step
-    if algorithm.dynamic_sampling:
-        num_prompts = algorithm.max_sampling_rounds * (algorithm.prompts_per_round or num_prompts)
-    of_response = _LOG_BYTES_PER_TOKEN * rollout.max_response_tokens + _LOG_BYTES_PER_RESPONSE
-    of_step = num_prompts * rollout.max_responses_per_prompt * of_response
+    of_step = most_log_bytes_of_step(config)
     of_run = config.run.num_steps * of_step
     is_written = config.debug.mode != "train_only"
     if config.checkpoint.every_steps or not is_written or of_run < _LARGE_LOG_BYTES:

@@ -2,8 +2,9 @@
 no torch, no GPU, no model files.
 
 Who holds what in a phase is `colocation.PHASES`, by which the run itself places the memory. Exact: parameter counts,
-weights, gradients, optimizer state, KV cache. Estimated: activations (with fused attention, after arXiv:2205.05198),
-the log-prob chunks and what the runtimes of actor and server hold. The largest rank of the layout is shown.
+weights, gradients, optimizer state, KV cache, a checkpoint's size. Estimated: activations (with fused attention, after
+arXiv:2205.05198), the log-prob chunks, the gradient of the output weight, and what the runtimes of actor and server
+hold. The largest rank of the layout is shown. docs/sizing.md has each formula with its source.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from megatron_ar3po.colocation import holders
+from megatron_ar3po.config.log_size import most_log_bytes
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
@@ -21,13 +23,16 @@ from megatron_ar3po.wiring.layout_checks import (
     server_tensor_parallel_size,
 )
 
-GIB = 1024**3
-# Held from start to end, also by an actor that is parked and a server that sleeps.
-ACTOR_RUNTIME_BYTES = int(
-    2.5 * GIB
-)  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
+GIB, MIB = 1024**3, 1024**2
+# Held from start to end, also by an actor that is parked and a server that sleeps. Estimates.
+ACTOR_RUNTIME_BYTES = 5 * GIB // 2  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
 GATE_RUNTIME_BYTES = 1 * GIB  # context and NCCL of a server at its gate
-SERVER_RUNTIME_BYTES = 3 * GIB  # and the CUDA graphs and workspaces of one that has started
+SERVER_WORKSPACE_BYTES = 1 * GIB  # attention's and cuBLAS's workspaces of one that has started
+GRAPH_BYTES_PER_SEQUENCE = 2 * MIB  # SGLang's own estimate: arg_groups/memory_hook.py:363 (0.5.23)
+# Sequences in the largest CUDA graph by the GPU's memory, below TP 4 and from it on: memory_hook.py:90-170.
+GRAPH_SEQUENCES = ((20, 8, 8), (35, 48, 160), (60, 32, 160), (160, 256, 512))
+MOST_GRAPH_SEQUENCES = 512
+TIGHT_FRAC = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +56,23 @@ class MemoryEstimate:
         int  # what the actor parks there in rollouts; the room stays to the end of the run
     )
     save_host_bytes_per_rank: int  # beside that, from a save until it is written
+    checkpoint_bytes: int  # of one, on disk
+    export_bytes: int  # of the Hugging Face folder at the end
+    response_log_bytes: int  # at most, while the oldest checkpoint that is kept stands
+
+    def disk_bytes(self, keep_last: int) -> int:
+        """At most: the checkpoints that are kept, the one that is being written, and the rest."""
+        checkpoints = (keep_last + 1) * self.checkpoint_bytes
+        return checkpoints + self.export_bytes + self.response_log_bytes
 
     def over(self, gpu_bytes: int) -> list[PhaseMemory]:
         """The phases that do not fit."""
         return [phase for phase in self.phases if phase.total_bytes > gpu_bytes]
+
+    def tight(self, gpu_bytes: int) -> list[PhaseMemory]:
+        """The phases that fit with less than 5% to spare: a longer batch, or another driver, and they do not."""
+        most = gpu_bytes * (1 - TIGHT_FRAC)
+        return [phase for phase in self.phases if most < phase.total_bytes <= gpu_bytes]
 
     def of(self, phase: str) -> Mapping[str, int]:
         """What lies on the GPU in it."""
@@ -72,35 +90,21 @@ def server_gpus(config: Config, layout: ParallelLayout, gpus_per_node: int) -> i
 def estimate_memory(
     config: Config, shape: ModelShape, layout: ParallelLayout, *, gpus_per_node: int, gpu_bytes: int
 ) -> MemoryEstimate:
-    width = 2 if config.model.dtype == "bfloat16" else 4
+    width = width_of(config)
     actor = actor_bytes(config, shape, layout, width)
     kept = parked_weights(config, actor)
     server_tp = server_gpus(config, layout, gpus_per_node)
     server_weights = shape.num_parameters * width // server_tp
     static = static_bytes(config, kept, gpu_bytes)
     server = {"weights": server_weights, "kv_cache": max(0, static - server_weights)}
-    buckets = {"buckets": publish_bytes(config, layout)}
-    beside: dict[str, dict[str, int]] = {
-        # Weights lie there twice while Megatron packs them into its buffers, before the optimizer is made.
-        "start": {"packing": max(0, actor["weights"] - actor["optimizer"])},
-        "rollout": {},
-        # A server that dies in a rollout is given the actor's weights while its own cache is there.
-        "revival": {} if kept else {"weights": actor["weights"]},
-        "train": {
-            "activations": activation_bytes(config, shape, layout, width),
-            "log-probs": logprob_bytes(config, shape, layout),
-        },
-        "sync": {},
-        "save": {},  # each rank copies its own part to the host and gathers nothing (`actor.optimizer_state`)
-    }
-    beside["revival"] |= buckets
-    beside["sync"] |= buckets
+    graphs = graph_bytes(config, server_tp, gpu_bytes)
+    beside = _made_by_phases(config, shape, layout, actor, is_kept=bool(kept))
     phases = tuple(
         PhaseMemory(
             phase=phase,
             parts={
                 name: size
-                for part in (_parts(config, phase, server, actor), more, _runtime(phase))
+                for part in (_parts(config, phase, server, actor), more, _runtime(phase, graphs))
                 for name, size in part.items()
                 if size
             },
@@ -110,13 +114,48 @@ def estimate_memory(
     kv_per_token = kv_bytes_per_token(shape, server_tp, width)
     # The reference's weights, and the policy's while the two have changed places.
     reference = 2 * actor["weights"] if config.algorithm.kl_coef != 0 else 0
+    in_background = config.checkpoint.in_background
     return MemoryEstimate(
         phases=phases,
         kv_bytes_per_token=kv_per_token,
         kv_tokens=server["kv_cache"] // kv_per_token,
         host_bytes_per_rank=actor["weights"] - kept + actor["optimizer"] + reference,
-        save_host_bytes_per_rank=save_host_bytes(actor, layout),
+        save_host_bytes_per_rank=save_host_bytes(actor, layout) if in_background else 0,
+        checkpoint_bytes=checkpoint_bytes(config, shape),
+        export_bytes=shape.num_parameters * width if config.checkpoint.export_hf else 0,
+        response_log_bytes=most_log_bytes(config),
     )
+
+
+def width_of(config: Config) -> int:
+    """Bytes of a weight."""
+    return 2 if config.model.dtype == "bfloat16" else 4
+
+
+def _made_by_phases(
+    config: Config,
+    shape: ModelShape,
+    layout: ParallelLayout,
+    actor: Mapping[str, int],
+    *,
+    is_kept: bool,
+) -> dict[str, dict[str, int]]:
+    """What a phase itself makes, beside what is placed in it."""
+    width, buckets = width_of(config), publish_bytes(config, layout)
+    return {
+        # Weights lie there twice while Megatron packs them into its buffers, before the optimizer is made.
+        "start": {"packing": max(0, actor["weights"] - actor["optimizer"])},
+        "rollout": {},
+        # A server that dies in a rollout is given the actor's weights while its own cache is there.
+        "revival": {"weights": 0 if is_kept else actor["weights"], "buckets": buckets},
+        "train": {
+            "activations": activation_bytes(config, shape, layout, width),
+            "log-probs": logprob_bytes(config, shape, layout),
+            "output gradient": output_gradient_bytes(config, shape, layout, width),
+        },
+        "sync": {"buckets": buckets},
+        "save": {},  # each rank copies its own part to the host and gathers nothing (`actor.optimizer_state`)
+    }
 
 
 def _parts(
@@ -134,22 +173,48 @@ def _parts(
     }
 
 
-def _runtime(phase: str) -> dict[str, int]:
-    server = GATE_RUNTIME_BYTES if phase == "start" else SERVER_RUNTIME_BYTES
-    return {"runtime": ACTOR_RUNTIME_BYTES + server}
+def _runtime(phase: str, graphs: int) -> dict[str, int]:
+    """A server that sleeps keeps its context, its workspaces and its CUDA graphs."""
+    if phase == "start":
+        return {"actor runtime": ACTOR_RUNTIME_BYTES, "server runtime": GATE_RUNTIME_BYTES}
+    return {
+        "actor runtime": ACTOR_RUNTIME_BYTES,
+        "server runtime": GATE_RUNTIME_BYTES + SERVER_WORKSPACE_BYTES,
+        "CUDA graphs": graphs,
+    }
+
+
+def graph_bytes(config: Config, server_tp: int, gpu_bytes: int) -> int:
+    """Of a server, on one of its GPUs; no more sequences than it is sent."""
+    options = config.servers.sglang
+    if options.get("disable_cuda_graph"):
+        return 0
+    default = MOST_GRAPH_SEQUENCES
+    for below_gib, few_gpus, many_gpus in GRAPH_SEQUENCES:
+        if gpu_bytes < below_gib * GIB:
+            default = few_gpus if server_tp < 4 else many_gpus
+            break
+    sequences = options.get("cuda_graph_max_bs") or default
+    return GRAPH_BYTES_PER_SEQUENCE * min(sequences, options.get("max_running_requests", sequences))
 
 
 def actor_bytes(
     config: Config, shape: ModelShape, layout: ParallelLayout, width: int
 ) -> dict[str, int]:
     """`colocation.ACTOR_PARTS` of the largest rank. The optimizer: an fp32 copy of the weights (bf16 only) and two
-    moments, which the distributed optimizer shares out over DP."""
+    moments, which the distributed optimizer shares out over the ranks that hold the same weights, context-parallel
+    ones among them."""
     held = shape.parameters_of_largest_rank(
         layout.tensor_parallel_size, layout.pipeline_parallel_size
     )
-    sharing = layout.data_parallel_size if config.actor.use_distributed_optimizer else 1
+    sharing = weight_peers(layout) if config.actor.use_distributed_optimizer else 1
     optimizer = held * (12 if width == 2 else 8) // sharing
     return {"weights": held * width, "gradients": held * 4, "optimizer": optimizer}
+
+
+def weight_peers(layout: ParallelLayout) -> int:
+    """Ranks that hold the same weights."""
+    return layout.data_parallel_size * layout.context_parallel_size
 
 
 def parked_weights(config: Config, actor: Mapping[str, int]) -> int:
@@ -171,8 +236,30 @@ def kv_bytes_per_token(shape: ModelShape, server_tp: int, width: int) -> int:
 
 
 def logprob_bytes(config: Config, shape: ModelShape, layout: ParallelLayout) -> int:
-    tp = layout.tensor_parallel_size
-    return 3 * config.actor.logprob_chunk_tokens * shape.vocab_size // tp * 4
+    """Three fp32 chunks of logits over this rank's slice of the vocabulary (`actor.token_logprobs`)."""
+    rows = shape.padded_vocab_size(layout.tensor_parallel_size) // layout.tensor_parallel_size
+    return 3 * _chunk_tokens(config, layout) * rows * 4
+
+
+def output_gradient_bytes(
+    config: Config, shape: ModelShape, layout: ParallelLayout, width: int
+) -> int:
+    """Of the output weight, before it is added to the gradient buffer: the fp32 sum over chunks and the chunk that is
+    added to it; of a single chunk just that. And of the hidden states of a micro-batch's tokens."""
+    rows = shape.padded_vocab_size(layout.tensor_parallel_size) // layout.tensor_parallel_size
+    tokens = tokens_of_rank(config, layout)
+    is_one_chunk = tokens <= config.actor.logprob_chunk_tokens
+    of_weight = rows * shape.hidden_size * (width if is_one_chunk else 4 + width)
+    return of_weight + tokens * shape.hidden_size * width
+
+
+def tokens_of_rank(config: Config, layout: ParallelLayout) -> int:
+    """Of a micro-batch; context parallelism cuts each sequence."""
+    return -(-config.actor.max_tokens_per_microbatch // layout.context_parallel_size)
+
+
+def _chunk_tokens(config: Config, layout: ParallelLayout) -> int:
+    return min(config.actor.logprob_chunk_tokens, tokens_of_rank(config, layout))
 
 
 def activation_bytes(config: Config, shape: ModelShape, layout: ParallelLayout, width: int) -> int:
@@ -190,7 +277,7 @@ def activation_bytes(config: Config, shape: ModelShape, layout: ParallelLayout, 
     in_flight = pp  # of the first stage under one-forward-one-backward
     kept = layers * in_flight * (layer_input if config.actor.recompute == "full" else layer)
     whole = layer if config.actor.recompute == "full" else 0
-    return config.actor.max_tokens_per_microbatch * width * (kept + whole)
+    return tokens_of_rank(config, layout) * width * (kept + whole)
 
 
 def publish_bytes(config: Config, layout: ParallelLayout) -> int:
@@ -204,5 +291,10 @@ def publish_bytes(config: Config, layout: ParallelLayout) -> int:
 def save_host_bytes(actor: Mapping[str, int], layout: ParallelLayout) -> int:
     """One copy of what this rank writes: its part of the optimizer, its share of the weights that its data-parallel
     peers hold too (context-parallel ones among them)."""
-    peers = layout.data_parallel_size * layout.context_parallel_size
-    return actor["weights"] // peers + actor["optimizer"]
+    return actor["weights"] // weight_peers(layout) + actor["optimizer"]
+
+
+def checkpoint_bytes(config: Config, shape: ModelShape) -> int:
+    """On disk, of all ranks together: the weights, and in fp32 a copy of them and two moments, which Megatron's
+    distributed optimizer writes also where the weights are fp32 (distrib_optimizer.py:1057)."""
+    return shape.num_parameters * (width_of(config) + 12)

@@ -21,6 +21,7 @@ from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
+    TIGHT_FRAC,
     MemoryEstimate,
     estimate_memory,
     server_gpus,
@@ -110,9 +111,10 @@ def idle_gpus_in_rollout(plan: Plan) -> int:
 
 
 def nearest_plan_that_fits(plan: Plan) -> Plan | None:
-    """The fewest doublings of TP, PP and nodes away from `plan`; among equals the smallest replica. More nodes count
-    double, so that the machines at hand come first; so do GPUs that would idle during rollouts."""
-    found: list[tuple[float, int, Plan]] = []
+    """The fewest doublings of TP, PP and nodes away from `plan`; among equals the smallest replica, and of those the
+    fewest stages. More nodes count double, so that the machines at hand come first; so do GPUs that would idle during
+    rollouts."""
+    found: list[tuple[float, int, int, Plan]] = []
     asked = plan.config.actor
     nodes = plan.cluster.num_nodes
     while nodes <= MAX_NODES_SEARCHED:
@@ -125,9 +127,9 @@ def nearest_plan_that_fits(plan: Plan) -> Plan | None:
                 + 2 * math.log2(nodes / plan.cluster.num_nodes)
                 + 2 * (idle_gpus_in_rollout(candidate) > 0)
             )
-            found.append((distance, actor.replica_size, candidate))
+            found.append((distance, actor.replica_size, actor.pipeline_parallel_size, candidate))
         nodes *= 2
-    return min(found, key=lambda entry: entry[:2])[2] if found else None
+    return min(found, key=lambda entry: entry[:3])[3] if found else None
 
 
 def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
@@ -245,18 +247,44 @@ def _sizes(stage_sizes: tuple[int, ...]) -> str:
 
 
 def _memory_table(plan: Plan) -> Iterator[str]:
-    available = plan.cluster.gpu_bytes
-    yield f"GiB a GPU, of {available / GIB:.0f} (activations and runtime are estimates)"
-    for phase in plan.memory.phases:
+    available, memory = plan.cluster.gpu_bytes, plan.memory
+    tight = {phase.phase for phase in memory.tight(available)}
+    yield f"GiB a GPU, of {available / GIB:.0f} (activations and runtimes are estimates)"
+    for phase in memory.phases:
         parts = ", ".join(f"{name} {held / GIB:.1f}" for name, held in phase.parts.items())
-        verdict = "" if phase.total_bytes <= available else "  DOES NOT FIT"
+        verdict = "  tight" if phase.phase in tight else ""
+        verdict = verdict if phase.total_bytes <= available else "  DOES NOT FIT"
         yield f"  {phase.phase:<9}{phase.total_bytes / GIB:6.1f}  = {parts}{verdict}"
-    host = plan.memory.host_bytes_per_rank * plan.cluster.gpus_per_node
-    saving = plan.memory.save_host_bytes_per_rank * plan.cluster.gpus_per_node
-    yield (
-        f"  host memory of a node, held to the end: {host / GIB:.0f} GiB to park weights and optimizer state; "
-        f"{saving / GIB:.0f} GiB more from a save until it is written"
+    if tight:
+        yield (
+            f"  tight: less than {TIGHT_FRAC:.0%} to spare, which an estimate may be off by; lower "
+            "actor.max_tokens_per_microbatch (train) or servers.sglang.mem_fraction_static (rollout, revival)"
+        )
+    yield _host_memory(plan)
+    yield _disk(plan)
+
+
+def _host_memory(plan: Plan) -> str:
+    per_node, memory = plan.cluster.gpus_per_node, plan.memory
+    parked = memory.host_bytes_per_rank * per_node / GIB
+    saving = memory.save_host_bytes_per_rank * per_node / GIB
+    copy = (
+        f"{saving:.0f} GiB more from a save until it is written"
+        if saving
+        else "no more for a save, which training waits for (checkpoint.in_background=false)"
     )
+    return f"  host memory of a node, held to the end: {parked:.0f} GiB to park weights and optimizer state; {copy}"
+
+
+def _disk(plan: Plan) -> str:
+    checkpoint, memory = plan.config.checkpoint, plan.memory
+    one = memory.checkpoint_bytes
+    parts = [f"{checkpoint.keep_last} checkpoints of {one / GIB:.0f} GiB and one being written"]
+    if memory.export_bytes:
+        parts.append(f"{memory.export_bytes / GIB:.0f} GiB of the export")
+    parts.append(f"at most {memory.response_log_bytes / GIB:.0f} GiB of responses")
+    total = memory.disk_bytes(checkpoint.keep_last)
+    return f"  disk of the run: {total / GIB:.0f} GiB ({', '.join(parts)}), the reuse store apart"
 
 
 def refusal(plan: Plan) -> str:

@@ -13,12 +13,11 @@ from megatron_ar3po.actor.hf_import import HfTensors, check_tensors, expected_te
 from megatron_ar3po.actor.hf_mapping import (
     Parameter,
     join_shards,
-    padded_vocab_size,
     read_shard,
     stage_parameters,
 )
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.model_shape import ModelShape, padded_vocab_size, read_policy_shape
 
 
 def tensors_of(shape: ModelShape) -> dict[str, torch.Tensor]:

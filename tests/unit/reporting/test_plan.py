@@ -5,6 +5,7 @@ counts their model cards state. Not exercised: whether the estimates of activati
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from megatron_ar3po.reporting.memory_estimate import (
     ACTOR_RUNTIME_BYTES,
     GATE_RUNTIME_BYTES,
     GIB,
-    SERVER_RUNTIME_BYTES,
+    SERVER_WORKSPACE_BYTES,
     activation_bytes,
     estimate_memory,
 )
@@ -54,7 +55,7 @@ SMALL = ModelShape(
     num_heads=2,
     num_kv_heads=2,
     head_dim=4,
-    vocab_size=10,
+    vocab_size=128,
     max_positions=64,
     norm_eps=1e-6,
     rope_theta=1e4,
@@ -79,10 +80,16 @@ def plan_of(name: str, nodes: int, *overrides: str, gib: float = 79) -> Plan:
     )
 
 
-def test_the_small_model_has_1528_parameters_and_a_tp2_rank_holds_784():
-    assert SMALL.num_parameters == 2 * (664 + 16) + 2 * 80 + 8 == 1528
-    assert SMALL.parameters_of_largest_rank(tp=2, pp=1) == 2 * (332 + 16) + 80 + 8 == 784
-    assert SMALL.parameters_of_largest_rank(tp=1, pp=2) == 680 + 80 + 8
+def test_the_small_model_has_3416_parameters_and_a_tp2_rank_holds_1728():
+    assert SMALL.num_parameters == 2 * (664 + 16) + 2 * 1024 + 8 == 3416
+    assert SMALL.parameters_of_largest_rank(tp=2, pp=1) == 2 * (332 + 16) + 1024 + 8 == 1728
+    assert SMALL.parameters_of_largest_rank(tp=1, pp=2) == 680 + 1024 + 8
+
+
+def test_a_vocabulary_that_is_no_multiple_of_128_is_padded_on_each_rank():
+    """130 rows become 256, of which a rank of two holds 128 in each table."""
+    odd = replace(SMALL, vocab_size=130)
+    assert odd.parameters_of_largest_rank(tp=2, pp=1) == 2 * (332 + 16) + 2 * 128 * 8 + 8
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -118,20 +125,20 @@ def test_memory_of_the_small_model_in_fp32_at_tp2_dp2():
     runtimes = ACTOR_RUNTIME_BYTES + GATE_RUNTIME_BYTES
     memory = estimate_memory(config, SMALL, layout, gpus_per_node=4, gpu_bytes=runtimes + 100_000)
     rollout, train, sync, save = map(memory.of, ("rollout", "train", "sync", "save"))
-    assert rollout["server weights"] == 1528 * 4 // 2
+    assert rollout["server weights"] == 3416 * 4 // 2
     assert (
         memory.kv_bytes_per_token == 2 * 2 * 1 * 4 * 4
     )  # k and v, layers, heads of a rank, dim, bytes
-    assert memory.kv_tokens == (50_000 - 3056) // 64
-    assert train["weights"] == train["gradients"] == 784 * 4
-    assert train["optimizer"] == 784 * 8 // 2  # two moments, shared by two replicas
-    assert train["log-probs"] == 3 * 10 * 5 * 4  # three fp32 chunks of half the vocabulary
+    assert memory.kv_tokens == (50_000 - 6832) // 64
+    assert train["weights"] == train["gradients"] == 1728 * 4
+    assert train["optimizer"] == 1728 * 8 // 2  # two moments, shared by two replicas
+    assert train["log-probs"] == 3 * 10 * 64 * 4  # three fp32 chunks of half the vocabulary
     # gathered, made of it, flat, and flat once more while a server reads the other
     assert sync["buckets"] == 4000
-    assert memory.host_bytes_per_rank == 784 * 4 + 784 * 4
+    assert memory.host_bytes_per_rank == 1728 * 4 + 1728 * 4
     # A save gathers nothing and needs no gradients; the host holds a half of the weights, all of the moments.
-    assert save["weights"] + save["optimizer"] == 784 * (4 + 4) and "gradients" not in save
-    assert memory.save_host_bytes_per_rank == 784 * 4 // 2 + 784 * 4
+    assert save["weights"] + save["optimizer"] == 1728 * (4 + 4) and "gradients" not in save
+    assert memory.save_host_bytes_per_rank == 1728 * 4 // 2 + 1728 * 4
 
 
 def test_the_32b_example_worked_by_hand():
@@ -155,7 +162,7 @@ def test_the_32b_example_worked_by_hand():
     assert plan.memory.kv_bytes_per_token == 2 * 64 * 128 * 2 == 32768
     assert plan.memory.kv_tokens == (int(0.75 * 75.5 * GIB) - rollout["server weights"]) // 32768
     assert plan.memory.kv_tokens // 5120 == 313
-    assert round(sum(train.values()) / GIB) == 42
+    assert round(sum(train.values()) / GIB) == 43
 
 
 @pytest.mark.parametrize("keep", [False, True])
@@ -165,9 +172,10 @@ def test_each_row_holds_what_the_run_places_there(name, keep):
     nodes, _ = SHIPPED[name]
     memory = plan_of(name, nodes, f"colocation.keep_actor_weights={keep}").memory
     names = {"server weights": "weights", "KV cache": "kv_cache"}
-    own = {"train": {"activations", "log-probs"}, "sync": {"buckets"}}
+    runtime = {"actor runtime", "server runtime", "CUDA graphs"}
+    own = {"train": {"activations", "log-probs", "output gradient"}, "sync": {"buckets"}}
     for phase, placed in PHASES.items():
-        parts = memory.of(phase).keys() - {"runtime"} - own.get(phase, set())
+        parts = memory.of(phase).keys() - runtime - own.get(phase, set())
         servers = {names[part] for part in parts & names.keys()}
         kept = {"weights"} if keep and phase == "rollout" else set()
         assert (servers, parts & ACTOR_PARTS) == (placed.server, placed.actor | kept)
@@ -175,8 +183,11 @@ def test_each_row_holds_what_the_run_places_there(name, keep):
     assert {names[part] for part in memory.of("revival").keys() & names.keys()} == SERVER_PARTS
     assert memory.of("revival").keys() & ACTOR_PARTS == {"weights"}
     for row in memory.phases:
-        server = GATE_RUNTIME_BYTES if row.phase == "start" else SERVER_RUNTIME_BYTES
-        assert row.parts["runtime"] == ACTOR_RUNTIME_BYTES + server
+        started = row.phase != "start"  # a server at its gate has neither workspaces nor graphs
+        server = GATE_RUNTIME_BYTES + (SERVER_WORKSPACE_BYTES if started else 0)
+        assert row.parts["server runtime"] == server
+        assert row.parts["actor runtime"] == ACTOR_RUNTIME_BYTES
+        assert ("CUDA graphs" in row.parts) == started
 
 
 def test_what_servers_and_actor_would_hold_at_once_is_what_no_row_may_add_up_to():

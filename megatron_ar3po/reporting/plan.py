@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,137 +16,31 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.config.validate import check_replicas
-from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.reporting.devices import GPUS
+from megatron_ar3po.reporting.layout_plan import (
+    Cluster,
+    Plan,
+    idle_gpus_in_rollout,
+    make_plan,
+    refusal,
+)
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     TIGHT_FRAC,
-    MemoryEstimate,
-    estimate_memory,
     server_gpus,
 )
-from megatron_ar3po.reporting.planned_responses import lines_of_expected, read_pass_rates
+from megatron_ar3po.reporting.pass_rates import PassRates, read_pass_rates
+from megatron_ar3po.reporting.plan_time import (
+    TimeQuestion,
+    add_time_arguments,
+    configs_by_method,
+    lines_of_time,
+    read_question,
+)
+from megatron_ar3po.reporting.planned_responses import lines_of_expected
 from megatron_ar3po.reporting.spans import spans
-from megatron_ar3po.wiring.layout_checks import check_placement, layout_of_job
-
-MAX_NODES_SEARCHED = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cluster:
-    num_nodes: int
-    gpus_per_node: int
-    gpu_bytes: int
-
-    @property
-    def world_size(self) -> int:
-        return self.num_nodes * self.gpus_per_node
-
-    def __str__(self) -> str:
-        return f"{self.num_nodes} x {self.gpus_per_node} GPUs of {self.gpu_bytes / GIB:.0f} GiB"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """A layout of a config on a cluster. `problems` is empty when it can run."""
-
-    config: Config
-    shape: ModelShape
-    cluster: Cluster
-    layout: ParallelLayout
-    memory: MemoryEstimate
-    problems: tuple[str, ...]
-
-
-def make_plan(config: Config, shape: ModelShape, cluster: Cluster) -> Plan:
-    """Raises ValueError when TP x PP does not even divide the world or the model."""
-    layout = layout_of_job(config, world_size=cluster.world_size)
-    shape.check_layout(layout)
-    memory = estimate_memory(
-        config, shape, layout, gpus_per_node=cluster.gpus_per_node, gpu_bytes=cluster.gpu_bytes
-    )
-    problems = (
-        *_memory_problems(config, memory, cluster),
-        *_placement_problems(config, shape, layout, cluster),
-    )
-    return Plan(
-        config=config, shape=shape, cluster=cluster, layout=layout, memory=memory, problems=problems
-    )
-
-
-def _memory_problems(config: Config, memory: MemoryEstimate, cluster: Cluster) -> Iterator[str]:
-    for phase in memory.over(cluster.gpu_bytes):
-        largest = max(phase.parts, key=lambda name: phase.parts[name])
-        yield (
-            f"the {phase.phase} phase needs {phase.total_bytes / GIB:.1f} GiB a GPU, of {cluster.gpu_bytes / GIB:.0f}; "
-            f"most of it {largest}, {phase.parts[largest] / GIB:.1f} GiB."
-        )
-    longest = config.data.max_prompt_tokens + config.rollout.max_response_tokens
-    if memory.kv_tokens < longest:
-        yield (
-            f"the server's KV cache holds {memory.kv_tokens} tokens, less than one sequence of {longest} "
-            "(data.max_prompt_tokens + rollout.max_response_tokens)."
-        )
-
-
-def _placement_problems(
-    config: Config, shape: ModelShape, layout: ParallelLayout, cluster: Cluster
-) -> Iterator[str]:
-    """The first rule of the trainer's that does not hold."""
-    try:
-        check_placement(
-            config, layout, ranks_per_node=cluster.gpus_per_node, has_gpus=True, shape=shape
-        )
-        check_replicas(config, layout)
-    except ValueError as error:
-        yield str(error)
-
-
-def idle_gpus_in_rollout(plan: Plan) -> int:
-    """GPUs without a server: a replica's stages on other nodes than its leader's."""
-    per_server = server_gpus(plan.config, plan.layout, plan.cluster.gpus_per_node)
-    used = per_server * plan.config.servers.servers_per_replica
-    return (plan.layout.replica_size - used) * plan.layout.data_parallel_size
-
-
-def nearest_plan_that_fits(plan: Plan) -> Plan | None:
-    """The fewest doublings of TP, PP and nodes away from `plan`; among equals the smallest replica, and of those the
-    fewest stages. More nodes count double, so that the machines at hand come first; so do GPUs that would idle during
-    rollouts."""
-    found: list[tuple[float, int, int, Plan]] = []
-    asked = plan.config.actor
-    nodes = plan.cluster.num_nodes
-    while nodes <= MAX_NODES_SEARCHED:
-        cluster = replace(plan.cluster, num_nodes=nodes)
-        for candidate in _candidates(plan, cluster):
-            actor = candidate.config.actor
-            distance = (
-                abs(math.log2(actor.tensor_parallel_size / asked.tensor_parallel_size))
-                + abs(math.log2(actor.pipeline_parallel_size / asked.pipeline_parallel_size))
-                + 2 * math.log2(nodes / plan.cluster.num_nodes)
-                + 2 * (idle_gpus_in_rollout(candidate) > 0)
-            )
-            found.append((distance, actor.replica_size, actor.pipeline_parallel_size, candidate))
-        nodes *= 2
-    return min(found, key=lambda entry: entry[:3])[3] if found else None
-
-
-def _candidates(plan: Plan, cluster: Cluster) -> Iterator[Plan]:
-    shape, gpus = plan.shape, cluster.gpus_per_node
-    for tp in (n for n in range(1, gpus + 1) if shape.fits_tensor_parallel(n)):
-        for pp in (n for n in range(1, shape.num_layers + 1) if shape.num_layers % n == 0):
-            if cluster.world_size % (tp * pp * plan.layout.context_parallel_size):
-                continue
-            actor = replace(
-                plan.config.actor,
-                tensor_parallel_size=tp,
-                pipeline_parallel_size=pp,
-                sequence_parallel=plan.config.actor.sequence_parallel and tp > 1,
-            )
-            candidate = make_plan(replace(plan.config, actor=actor), shape, cluster)
-            if not candidate.problems:
-                yield candidate
+from megatron_ar3po.reporting.time_estimate import Setting
 
 
 def lines_of(plan: Plan) -> Iterator[str]:
@@ -287,24 +181,6 @@ def _disk(plan: Plan) -> str:
     return f"  disk of the run: {total / GIB:.0f} GiB ({', '.join(parts)}), the reuse store apart"
 
 
-def refusal(plan: Plan) -> str:
-    """Why it does not fit, and the nearest layout that does."""
-    words = " ".join(plan.problems)
-    nearest = nearest_plan_that_fits(plan)
-    if nearest is None:
-        return (
-            f"{words} No layout fits on up to {MAX_NODES_SEARCHED} nodes; lower actor.max_tokens_per_microbatch, set "
-            "actor.recompute=full, or use GPUs with more memory."
-        )
-    actor = nearest.config.actor
-    where = "" if nearest.cluster == plan.cluster else f" --nodes {nearest.cluster.num_nodes}"
-    return (
-        f"{words} The nearest layout that fits is {nearest.layout.describe()} on {nearest.cluster}:{where} "
-        f"actor.tensor_parallel_size={actor.tensor_parallel_size} "
-        f"actor.pipeline_parallel_size={actor.pipeline_parallel_size}"
-    )
-
-
 def add_plan_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "plan",
@@ -316,21 +192,13 @@ def add_plan_parser(subparsers: Any) -> None:
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--gpus-per-node", type=int, default=8)
     parser.add_argument(
-        "--gpu-gib", type=float, default=79.0, help="memory of a GPU [79: H100, A100 80 GB]"
+        "--gpu-gib", type=float, help="memory of a GPU [that of --gpu, or 79: H100, A100 80 GB]"
     )
+    add_time_arguments(parser)
     parser.add_argument(
         "--model-config",
         type=parse_path,
         help="a config.json [that of model.path; when it is not on this machine, model_config.json beside CONFIG]",
-    )
-    parser.add_argument(
-        "--pass-rates",
-        type=parse_path,
-        metavar="FILE",
-        help="responses to expect: JSONL with a pass rate a line, or what ar3po history RUN --json printed",
-    )
-    parser.add_argument(
-        "--pass-rate-field", default="pass_rate", metavar="NAME", help="default: %(default)s"
     )
     parser.set_defaults(command=plan_command)
 
@@ -375,27 +243,55 @@ def _check_as_a_run_does(plan: Plan) -> list[str]:
     ]
 
 
+def _lines_of_responses(rates: PassRates | None, config: Config) -> list[str]:
+    if rates is None:
+        return []
+    return ["", *lines_of_expected(list(rates.sample()), config, rates.described)]
+
+
+def _lines_of_time(
+    plan: Plan, question: TimeQuestion | None, arguments: argparse.Namespace
+) -> list[str]:
+    if question is None:
+        return []
+    setting = Setting(
+        config=plan.config,
+        shape=plan.shape,
+        layout=plan.layout,
+        gpus_per_node=plan.cluster.gpus_per_node,
+        memory=plan.memory,
+        device=question.device,
+    )
+    methods = configs_by_method(setting, arguments.config, arguments.overrides)
+    return ["", *lines_of_time(setting, question, methods)]
+
+
 def plan_command(arguments: argparse.Namespace) -> int:
-    for option in ("nodes", "gpus_per_node", "gpu_gib"):
-        value = getattr(arguments, option)
+    memory_gib = arguments.gpu_gib
+    if memory_gib is None:
+        memory_gib = GPUS[arguments.gpu or "h100"].memory_gib
+    for option, value in (
+        ("nodes", arguments.nodes),
+        ("gpus_per_node", arguments.gpus_per_node),
+        ("gpu_gib", memory_gib),
+    ):
         require(
             value >= 1,
             f"--{option.replace('_', '-')} {value} is no cluster; it must be at least 1.",
         )
     config = load_config([arguments.config], arguments.overrides)
-    expected: list[str] = []
-    if arguments.pass_rates:
-        rates = read_pass_rates(arguments.pass_rates, arguments.pass_rate_field)
-        expected = ["", *lines_of_expected(rates, config, arguments.pass_rates)]
+    rates = read_pass_rates(arguments.pass_rates, arguments.pass_rate_field)
     shape = _read_shape(config, arguments)
+    question = read_question(arguments, config, rates)
     cluster = Cluster(
         num_nodes=arguments.nodes,
         gpus_per_node=arguments.gpus_per_node,
-        gpu_bytes=int(arguments.gpu_gib * GIB),
+        gpu_bytes=int(memory_gib * GIB),
     )
     plan = make_plan(config, shape, cluster)
     unread = _check_as_a_run_does(plan)
-    print("\n".join([*lines_of(plan), *expected, *unread]))
+    time = _lines_of_time(plan, question, arguments)
+    print("\n".join([*lines_of(plan), *_lines_of_responses(rates, config), *time, *unread]))
     if plan.problems:
         print(f"\ndoes not fit: {refusal(plan)}")
         return 1

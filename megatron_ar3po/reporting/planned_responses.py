@@ -1,4 +1,4 @@
-"""What a method is expected to spend on prompts whose pass rates are known: `ar3po plan CONFIG --pass-rates FILE`.
+"""What a method is expected to spend on prompts whose pass rates are known: `ar3po plan CONFIG --pass-rates RATES`.
 
 Responses of one prompt are independent, each correct with its pass rate p. Of stages of s_1, ..., s_S, N_k = s_1 + ...
 + s_k, stage k + 1 comes with the chance that the rule goes on: (1 - p)^N_k where stages end at the first correct
@@ -151,7 +151,7 @@ def read_pass_rates(path: Path, field: str) -> list[float]:
     ValueError with the line."""
     require(path.is_file(), f"--pass-rates {path} is no file; name a JSONL file of prompts.")
     rates: list[float] = []
-    for number, row in _rows_of(path):
+    for number, row in rows_of(path):
         rate = row.get(field) if isinstance(row, dict) else None
         is_rate = isinstance(rate, int | float) and not isinstance(rate, bool) and 0 <= rate <= 1
         require(
@@ -164,7 +164,7 @@ def read_pass_rates(path: Path, field: str) -> list[float]:
     return rates
 
 
-def _rows_of(path: Path) -> Iterator[tuple[int, Any]]:
+def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         if not line.strip():
             continue
@@ -178,11 +178,11 @@ def _rows_of(path: Path) -> Iterator[tuple[int, Any]]:
             yield number, row
 
 
-def lines_of_expected(rates: Sequence[float], config: Config, path: Path) -> Iterator[str]:
+def lines_of_expected(rates: Sequence[float], config: Config, described: str) -> Iterator[str]:
     """The table of `ar3po plan`: this config, and each preset as it is by itself."""
     mean = sum(rates) / len(rates)
     yield (
-        f"expected   over {len(rates):,} pass rates of {path}, mean {mean:.3f}; independent responses, nothing "
+        f"expected   over {described}, mean {mean:.3f}; independent responses, nothing "
         "borrowed, settled histories"
     )
     yield f"  {'':<14}{'stages':<12}{'a prompt':>10}{'trains':>9}{'a group that trains':>21}{'a step':>10}"

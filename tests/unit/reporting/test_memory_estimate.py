@@ -13,6 +13,7 @@ import pytest
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.model_shape import read_policy_shape
+from megatron_ar3po.reporting.layout_plan import Cluster, Plan, make_plan, refusal
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
     MIB,
@@ -22,7 +23,7 @@ from megatron_ar3po.reporting.memory_estimate import (
     output_gradient_bytes,
     width_of,
 )
-from megatron_ar3po.reporting.plan import Cluster, Plan, lines_of, make_plan, refusal
+from megatron_ar3po.reporting.plan import lines_of
 from megatron_ar3po.wiring.layout_checks import layout_of_job
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,6 +15,14 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_policy_shape
+from megatron_ar3po.reporting.layout_plan import (
+    Cluster,
+    Plan,
+    idle_gpus_in_rollout,
+    make_plan,
+    nearest_plan_that_fits,
+    refusal,
+)
 from megatron_ar3po.reporting.memory_estimate import (
     ACTOR_RUNTIME_BYTES,
     GATE_RUNTIME_BYTES,
@@ -23,16 +31,7 @@ from megatron_ar3po.reporting.memory_estimate import (
     activation_bytes,
     estimate_memory,
 )
-from megatron_ar3po.reporting.plan import (
-    Cluster,
-    Plan,
-    add_plan_parser,
-    idle_gpus_in_rollout,
-    lines_of,
-    make_plan,
-    nearest_plan_that_fits,
-    refusal,
-)
+from megatron_ar3po.reporting.plan import add_plan_parser, lines_of
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 SHIPPED = {  # nodes of the example's launch script, parameters by the model card

@@ -107,7 +107,7 @@ def settle(history: PromptHistory, p: float, *, pooled: float) -> None:
 def test_dynamic_sampling_draws_whole_rounds_until_the_batch_is_full() -> None:
     """Signal 127/128 at a half: all 16 prompts of the first round have it with 0.882, else a second one is drawn:
     1.118 rounds of 16 x 8, and next to never a third."""
-    lines = list(lines_of_expected([0.5], config_of("algorithm.name=dapo"), Path("rates.jsonl")))
+    lines = list(lines_of_expected([0.5], config_of("algorithm.name=dapo"), "rates.jsonl"))
     assert lines[2].split() == ["this", "config", "8", "8.00", "99.2%", "8.06", "143"]
     assert [line.split()[0] for line in lines[3:7]] == ["ar3po", "grpo", "dapo", "history"]
 
@@ -115,7 +115,7 @@ def test_dynamic_sampling_draws_whole_rounds_until_the_batch_is_full() -> None:
 def test_nothing_is_said_of_a_users_own_rule() -> None:
     config = config_of("rollout.stage_rule=mine:rule")
     assert expected_of([0.5], config) is None
-    assert "not known" in list(lines_of_expected([0.5], config, Path("rates.jsonl")))[2]
+    assert "not known" in list(lines_of_expected([0.5], config, "rates.jsonl"))[2]
 
 
 def test_pass_rates_come_from_prompts_or_from_a_runs_history(tmp_path: Path) -> None:

@@ -246,7 +246,7 @@ def test_parked_bytes_go_to_the_host_and_back(seven_b):
             "tiny_sum",
             ["algorithm.name=grpo"],
             "0.37",
-            Lengths(prompt=7, response=4.5),
+            Lengths(prompt=8, response=4.5),
             {"rollout": 366, "train": 42, "publish": 40, "turns": 32, "other": 27},
         ),
         (
@@ -290,7 +290,7 @@ def test_the_command_says_seconds_by_phase_and_gpu_hours_by_method(capsys):
     round, and 512 hold enough of them."""
     assert run_plan("--gpu", "h100", "--pass-rates", "beta:1,1", "--response-tokens=500") == 0
     told = capsys.readouterr().out
-    assert "expected   over beta:1,1, mean 0.500" in told
+    assert "expected   over beta:1,1, mean 0.50" in told
     table = told[told.index("method ") :]
     rows = {line.split()[0]: line.split() for line in table.splitlines() if line.strip()}
     assert "pass rates beta:1,1; mean tokens: prompt 256, response 500" in told

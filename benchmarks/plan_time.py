@@ -2,9 +2,9 @@
 
     python benchmarks/plan_time.py [RUN ...] [--prompt-tokens N]
 
-RUN is a folder of a run of one rank with one thread (OMP_NUM_THREADS=1); without one, 15 steps of tiny_sum are run. Pass rates and lengths are those of its ledger,
-the device is one thread of the machine of docs/performance.md (`reporting.devices.CPU_THREAD`). The first step, which
-warms up, is left out.
+RUN is a folder of a run of one rank with one thread (OMP_NUM_THREADS=1); without one, 15 steps of tiny_sum are run.
+Pass rates and lengths are those of its ledger, the device is one thread of the machine of docs/performance.md
+(`reporting.devices.CPU_THREAD`). The first step, which warms up, is left out.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from megatron_ar3po.reporting.planned_responses import rows_of
 Array = np.ndarray[Any, Any]
 
 
-_DRAWS, _SAMPLE = 20_000, 2000
+_DRAWS, _SAMPLE = 200_000, 2000
 
 
 class PassRates(Protocol):

@@ -84,6 +84,26 @@ def test_a_stage_is_decided_on_the_responses_that_are_graded():
     assert history.beta(f"{1:032x}") == (1, 3)  # two wrong, and one of each from the prior
 
 
+def test_a_balanced_prompt_goes_on_after_a_success_until_a_response_is_wrong():
+    """Three stages of two. Prompt 0 is right in every one, prompt 1 in the first alone, prompt 2 in the second alone;
+    prompt 3 has one of each at once. Failures of the verifier are neither: prompt 4 goes on for want of a verdict."""
+
+    def is_correct(prompt, response):
+        position = int(prompt.ground_truth)
+        by_stage = {0: {1, 2, 3}, 1: {1}, 2: {2}}
+        return response.stage in by_stage.get(position, ()) or (
+            position == 3 and not response.index
+        )
+
+    verifier = FakeVerifier(
+        is_correct, fails=lambda prompt, response: prompt.ground_truth == "4" and response.index
+    )
+    controller = make_controller(FakeRolloutEngine(), verifier, stage_rule="balance", num_stages=3)
+    groups = controller.collect(make_prompts(5), step=1, policy_version=0).groups
+    assert [len(g.responses) for g in groups] == [6, 4, 4, 2, 3]
+    assert [g.stop_reason for g in groups] == [*["solved"] * 4, "stages_done"]
+
+
 def test_a_group_carries_what_was_known_before_its_step():
     controller = make_controller(FakeRolloutEngine(), FakeVerifier())
     lessons = Lessons(controller.history)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from megatron_ar3po.file_digests import seal_row
+from megatron_ar3po.run.folder_format import write_format
 
 HERE = Path(__file__).resolve().parents[1]
 LIMIT_S, LIMIT_GIB, LIMIT_MB = 20.0, 1.0, 15.0
@@ -96,6 +97,7 @@ def plant(run: Path, steps: int, rows: int, characters: int) -> None:
     draw = random.Random(1)
     (run / "ledger").mkdir(parents=True)
     (run / "DONE").touch()
+    write_format(run)
     (run / "resolved_config.yaml").write_text('{"algorithm": {"name": "ar3po"}}')
     with (run / "ledger/dp00.jsonl").open("wb") as ledger:
         for step in range(1, steps + 1):

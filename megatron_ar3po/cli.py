@@ -22,7 +22,7 @@ _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
 
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
-  ar3po evaluate runs/NAME                     its policy on a benchmark file
+  ar3po evaluate runs/NAME                     its policy on benchmarks
   ar3po options rollout                        what there is to set, and what each option changes
   ar3po plan CONFIG --nodes 4                  what a run will need, before it costs anything
   ar3po launch slurm CONFIG                    start runs here or on a cluster, by NeMo-Run
@@ -33,6 +33,7 @@ Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and re
   ar3po history runs/NAME                      what each prompt has shown: pass rates, visits, the hardest
   ar3po trace runs/NAME 12                     one step as a trace: who waited for whom
   ar3po compare runs/ONE runs/OTHER            runs side by side at equal responses, tokens or seconds
+  ar3po export runs/NAME --out DIR             its policy as a Hugging Face folder with a model card
   ar3po compare-algorithms CONFIG --seeds 5    variants on paired seeds: one table, one figure
   ar3po reuse stats runs/NAME                  what its reuse store holds
   ar3po upgrade runs/NAME                      bring a run of the version before to today's format
@@ -112,7 +113,7 @@ class _Command(NamedTuple):
 
 _COMMANDS = {
     "train": _Command("train a policy", "train", "add_train_parser"),
-    "evaluate": _Command("a policy on a benchmark file", "evaluate", "add_evaluate_parser"),
+    "evaluate": _Command("a policy on benchmarks", "evaluation.cli", "add_evaluate_parser"),
     "options": _Command(
         "what there is to set: every option, its default, what it changes",
         "reporting.options",
@@ -126,6 +127,11 @@ _COMMANDS = {
     "plan": _Command("what a run will need", "reporting.plan", "add_plan_parser"),
     "launch": _Command(
         "start runs here or on Slurm, by NeMo-Run", "launch.cli", "add_launch_parser"
+    ),
+    "export": _Command(
+        "a run's policy as a Hugging Face folder with a model card",
+        "reporting.export",
+        "add_export_parser",
     ),
     "report": _Command("what a run did", "reporting.report", "add_report_parser"),
     "cost": _Command(

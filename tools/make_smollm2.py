@@ -74,9 +74,15 @@ def main() -> None:
         default=Recipe.num_train,
         help="training prompts (default: %(default)s)",
     )
+    parser.add_argument(
+        "--num-heldout",
+        type=int,
+        default=Recipe.num_heldout,
+        help="held-out prompts (default: %(default)s)",
+    )
     parser.add_argument("--force", action="store_true", help="make it anew even when it is there")
     args = parser.parse_args()
-    recipe = Recipe(seed=args.seed, num_train=args.num_train)
+    recipe = Recipe(seed=args.seed, num_train=args.num_train, num_heldout=args.num_heldout)
     if not args.force and is_made(args.out, asdict(recipe)):
         print(f"{args.out} is there already")
         return

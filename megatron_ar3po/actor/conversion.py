@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -61,8 +61,17 @@ def to_megatron(source: Path, target: Path, *, part_bytes: int, report: Report) 
     return checksum(digests)
 
 
-def to_hf(source: Path, target: Path, like: Path, *, file_bytes: int, report: Report) -> str:
-    """Megatron checkpoint, saved at any layout -> HF folder with the config and tokenizer of `like`."""
+def to_hf(
+    source: Path,
+    target: Path,
+    like: Path,
+    *,
+    file_bytes: int,
+    report: Report,
+    notes: Callable[[str], Mapping[str, str]] = lambda checksum: {},
+) -> str:
+    """Megatron checkpoint, saved at any layout -> HF folder with the config and tokenizer of `like`. Returns the
+    checksum. `notes`: small files to be written beside the weights, by name, once their checksum is known."""
     shape = read_policy_shape(str(like))
     pieces = pieces_of(shape)
     dtype = check_folder(source, pieces)
@@ -82,6 +91,8 @@ def to_hf(source: Path, target: Path, like: Path, *, file_bytes: int, report: Re
         report("writing", done, total)
     writer.write_index()
     _compare(digests, hf_digests(partial, shape, report), partial)
+    for name, text in notes(checksum(digests)).items():
+        (partial / name).write_text(text, "utf-8")
     _publish(partial, target)
     return checksum(digests)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
@@ -16,6 +16,11 @@ class EvaluationConfig:
 
     path: Warn[PathText] = ""
     """JSONL file of held-out prompts, in the form of `data.path`. Empty: no evaluation."""
+
+    suites: Warn[list[PathText]] = field(default_factory=list[PathText])
+    """YAML files of benchmarks, each with samples, sampling and verifier of its own (docs/evaluation.md), evaluated
+    beside `evaluation.path` whenever that is: before the first step, on the run's own servers. Their figures are
+    `eval/set/NAME/...`."""
 
     every_steps: Free[Annotated[int, COUNT_OR_0]] = 0
     """Evaluate after every so many training steps too. 0: only before the first and after the last."""

@@ -33,14 +33,14 @@ def load_config(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> C
     Raises ValueError with a dotted option in it for an unknown key, a value of the wrong type or a broken rule."""
     stated: dict[str, Any] = {}
     for file in files:
-        stated = _merge(stated, read_yaml_file(Path(file)))
+        stated = merge(stated, read_yaml_file(Path(file)))
     for said in parse_words(overrides):
-        stated = _merge(stated, said)
+        stated = merge(stated, said)
     refuse_renamed_options(stated)
     _refuse_unknown_keys(stated, Config, "")  # `algorithm` is a section, if it is there
     name = stated.get("algorithm", {}).get("name", AlgorithmConfig().name)
     preset = PRESETS.get(str(name), {})  # an unknown name is refused below, by its type
-    return config_from_dict(_merge(preset, stated))
+    return config_from_dict(merge(preset, stated))
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
@@ -67,12 +67,13 @@ def to_yaml(config: Config) -> str:
     return yaml.safe_dump(to_dict(config), sort_keys=False, width=100)
 
 
-def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Section by section; what stands `above` goes before."""
     out = dict(below)
     for key, value in above.items():
         under = out.get(key)
         both = isinstance(value, Mapping) and isinstance(under, Mapping)
-        out[key] = _merge(under, value) if both else value  # type: ignore[arg-type]
+        out[key] = merge(under, value) if both else value  # type: ignore[arg-type]
     return out
 
 

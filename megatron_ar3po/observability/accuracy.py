@@ -45,6 +45,23 @@ def evaluation_records(answers: Sequence[Sequence[ScoredResponse]]) -> Records:
     return records
 
 
+def set_records(name: str, answers: Sequence[Sequence[ScoredResponse]]) -> Records:
+    """Of one set of a suite: the figures of an evaluation, and maj@n, as `eval/set/NAME/...`."""
+    records = Records(
+        {
+            key.replace("eval/", f"eval/set/{name}/", 1): record
+            for key, record in evaluation_records(answers).items()
+        }
+    )
+    if not answers:
+        return records
+    n = len(answers[0])
+    marks = [[mark(scored) for scored in answer] for answer in answers]
+    if chances := chances_of_prompts(marks, n, maj_at_k_of_marks):
+        records[f"eval/set/{name}/maj_at_{n}"] = Mean(mean(chances), len(chances))
+    return records
+
+
 class Mark(NamedTuple):
     """What a verifier made of one sample."""
 

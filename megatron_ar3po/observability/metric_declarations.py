@@ -1,7 +1,8 @@
 """What a metric is: its name, its unit, and what goes wrong when it rises (`declared_metrics.py` has them all). From
 these come docs/metrics.md and `ar3po metrics`.
 
-A name may have parts that a run fills in: `{stage}` (1, 2, ...), `{k}`, `{source}` (any text without a slash).
+A name may have parts that a run fills in: `{stage}` (1, 2, ...), `{k}`, `{source}` and `{set}` (any text without a
+slash).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class MetricDeclaration:
         return self.pattern.fullmatch(name) is not None
 
 
-_PARTS = {"{stage}": r"\d+", "{k}": r"\d+", "{source}": r"[^/]+"}
+_PARTS = {"{stage}": r"\d+", "{k}": r"\d+", "{source}": r"[^/]+", "{set}": r"[^/]+"}
 
 
 @dataclass(frozen=True)

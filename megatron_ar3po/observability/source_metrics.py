@@ -12,13 +12,15 @@ import logging
 import re
 from collections.abc import Collection, Iterable, Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, TypeVar
 
-from megatron_ar3po.observability.accuracy import accuracy, pass_at_k_of_prompts
+from megatron_ar3po.observability.accuracy import Mark, accuracy_of_marks, pass_at_k_of_prompts
 from megatron_ar3po.records import Mean, Records, Sum
 from megatron_ar3po.types import Prompt, ResponseGroup, ScoredResponse
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 _MAX_SOURCES = 32
 
@@ -70,12 +72,13 @@ def evaluation_source_records(
 
 
 def accuracy_by_source(
-    prompts: Sequence[Prompt], answers: Sequence[Sequence[ScoredResponse]]
+    prompts: Sequence[Prompt], marks: Sequence[Sequence[Mark]]
 ) -> dict[str, dict[str, Any]]:
     """For a result: prompts, and pass@1 with its standard error (None where the verifier failed for every sample)."""
     found: dict[str, dict[str, Any]] = {}
-    for source, mine in split_by_source(prompts, answers).items():
-        figures = accuracy(mine) if pass_at_k_of_prompts(mine, 1) else None
+    for source, mine in split_by_source(prompts, marks).items():
+        is_graded = any(m.is_correct is not None for of_prompt in mine for m in of_prompt)
+        figures = accuracy_of_marks(mine) if is_graded else None
         found[source] = {
             "prompts": len(mine),
             "pass_at_1": figures.pass_at_1 if figures else None,
@@ -85,10 +88,10 @@ def accuracy_by_source(
 
 
 def split_by_source(
-    prompts: Sequence[Prompt], answers: Sequence[Sequence[ScoredResponse]]
-) -> dict[str, list[Sequence[ScoredResponse]]]:
+    prompts: Sequence[Prompt], answers: Sequence[Sequence[Answer]]
+) -> dict[str, list[Sequence[Answer]]]:
     """The answers to each source's prompts, sources in the order of their names."""
-    split: dict[str, list[Sequence[ScoredResponse]]] = {}
+    split: dict[str, list[Sequence[Answer]]] = {}
     for prompt, answer in zip(prompts, answers, strict=True):
         split.setdefault(prompt.source, []).append(answer)
     return dict(sorted(split.items()))

@@ -27,8 +27,9 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
 from megatron_ar3po.observability.timeline import Timeline
+from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.records import Records
-from megatron_ar3po.rollout.draws import Cancellation, Draw, response_seed
+from megatron_ar3po.rollout.draws import Cancellation, Draw, evaluation_draws
 from megatron_ar3po.rollout.prompt_rollout import (
     PromptRollout,
     StepContext,
@@ -150,28 +151,31 @@ class RolloutController:
         seed_key: str,
         policy_version: int,
     ) -> list[list[ScoredResponse]]:
-        """`num_samples` responses of each prompt, no stages: for evaluation. A seed depends on run, `seed_key`, prompt
-        and sample alone, so two evaluations with one key draw the same noise, on any layout."""
-        for prompt in prompts:
-            self._check_prompt(prompt, sampling)
-        self._size_slots(longest_sequence(prompts, sampling))
-        draws = [
-            Draw(
-                response_id=f"{seed_key}.v{policy_version}.{prompt_index}.{index}",
-                prompt=prompt,
-                step=0,
-                stage=1,
-                index=index,
-                seed=response_seed(self.run_seed, seed_key, prompt.prompt_id, index),
-                sampling=sampling,
-                policy_version=policy_version,
-                rank=(0, prompt_index),
-            )
-            for prompt_index, prompt in enumerate(prompts)
-            for index in range(num_samples)
-        ]
-        scored = self._run(gather(self._sample_and_grade(draw, None) for draw in draws))
+        """`num_samples` responses of each prompt, no stages: for evaluation."""
+        asked = PromptSet(name="", prompts=prompts, samples=num_samples, sampling=sampling)
+        draws = evaluation_draws(
+            [asked], run_seed=self.run_seed, seed_key=seed_key, policy_version=policy_version
+        )
+        scored = self.sample_draws(list(draws))
         return [scored[i : i + num_samples] for i in range(0, len(scored), num_samples)]
+
+    def sample_draws(
+        self,
+        draws: Sequence[Draw],
+        seen: Callable[[Draw, ScoredResponse], None] = lambda draw, scored: None,
+    ) -> list[ScoredResponse]:
+        """One response each. `seen`: told of each as it comes."""
+        for draw in draws:
+            self._check_prompt(draw.prompt, draw.sampling)
+        self._size_slots(max((longest_sequence([d.prompt], d.sampling) for d in draws), default=0))
+
+        async def sample(draw: Draw) -> ScoredResponse:
+            scored = await self._sample_and_grade(draw, None)
+            assert scored is not None, "nothing was cancelled"
+            seen(draw, scored)
+            return scored
+
+        return self._run(gather(sample(draw) for draw in draws))
 
     def score(self, requests: Sequence[ScoringRequest], *, policy_version: int) -> list[Scoring]:
         """Answers that exist, weighed by the policy as it is now. The last tokens of one that fills the context are
@@ -254,7 +258,7 @@ class RolloutController:
             cancelled = Verdict(reward=reward, status="truncated", reason=reason)
             return ScoredResponse(response=response, verdict=cancelled)
         with self._timeline.during("verifier", draw.response_id):
-            verdict = await self.verifier.verify(draw.prompt, response)
+            verdict = await (draw.verifier or self.verifier).verify(draw.prompt, response)
         return ScoredResponse(response=response, verdict=verdict)
 
     async def cancel(self, cancellation: Cancellation) -> None:

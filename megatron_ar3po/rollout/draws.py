@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from megatron_ar3po.interfaces import Verifier
+from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.records import Mean, Records, Sum
 from megatron_ar3po.types import Prompt, SamplingParams, ScoredResponse
 
@@ -22,6 +25,30 @@ class Draw:
     sampling: SamplingParams
     policy_version: int
     rank: tuple[float, ...]  # in the queue for a slot; the smallest goes first
+    verifier: Verifier | None = None  # None: the run's own
+
+
+def evaluation_draws(
+    sets: Sequence[PromptSet], *, run_seed: int, seed_key: str, policy_version: int
+) -> Iterator[Draw]:
+    """Of each set in turn, prompt by prompt. A seed depends on run, `seed_key`, prompt and sample alone, so two
+    evaluations with one key draw the same noise, on any layout and in any suite."""
+    for order, asked in enumerate(sets):
+        key = f"{seed_key}.{asked.name}" if asked.name else seed_key
+        for number, prompt in enumerate(asked.prompts):
+            for index in range(asked.samples):
+                yield Draw(
+                    response_id=f"{key}.v{policy_version}.{number}.{index}",
+                    prompt=prompt,
+                    step=0,
+                    stage=1,
+                    index=index,
+                    seed=response_seed(run_seed, seed_key, prompt.prompt_id, index),
+                    sampling=asked.sampling,
+                    policy_version=policy_version,
+                    rank=(0, order, number),
+                    verifier=asked.verifier,
+                )
 
 
 @dataclass(slots=True)

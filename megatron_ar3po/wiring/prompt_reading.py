@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.suite import suite_sets
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.preview import preview_prompts
 from megatron_ar3po.data.tokenizer import LateTokenizer, load_tokenizer, stop_token_ids
@@ -28,6 +29,7 @@ from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.types import Prompt
+from megatron_ar3po.wiring.suite_prompts import ReadSet, read_sets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,6 +46,7 @@ class Prompts:
     vocab_size: int
     training: list[Prompt]
     held_out: list[Prompt]
+    sets: list[ReadSet]  # of evaluation.suites
     shown: list[str]  # the first of data.path as the policy will read them, each of several lines
 
 
@@ -88,6 +91,7 @@ def _read_here(
         vocab_size=vocab_size,
         training=training,
         held_out=held_out,
+        sets=read_sets(suite_sets(config), tokenizer, rendered_at, run_on_first),
         shown=preview_prompts(training, tokenizer),
     )
 

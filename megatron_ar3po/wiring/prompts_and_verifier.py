@@ -18,10 +18,12 @@ from megatron_ar3po.data.tokenizer import LateTokenizer, load_tokenizer
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Verifier
 from megatron_ar3po.model_shape import read_model_shape
+from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rewards.verifier import make_verifier
 from megatron_ar3po.types import Prompt
 from megatron_ar3po.wiring.prompt_reading import Prompts, read_prompts
+from megatron_ar3po.wiring.suite_prompts import with_verifiers
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +36,7 @@ class PromptsAndVerifier:
     vocab_size: int
     training: list[Prompt]
     held_out: list[Prompt]
+    sets: list[PromptSet]  # of evaluation.suites
     verifier: Verifier | None  # on leaders: only they sample
     tokenizer: LateTokenizer
 
@@ -75,6 +78,7 @@ def load_prompts_and_verifier(
         vocab_size=prompts.vocab_size,
         training=prompts.training,
         held_out=prompts.held_out,
+        sets=with_verifiers(prompts.sets, tokenizer, ranks, stack),
         verifier=verifier,
         tokenizer=tokenizer,
     )

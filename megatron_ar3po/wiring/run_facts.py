@@ -16,11 +16,13 @@ from megatron_ar3po.config.at_resume import AtResume
 from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.suite import suite_sets
 from megatron_ar3po.data.prompt_rows import digest_prompts
 from megatron_ar3po.data.prompt_templates import is_file_of_template, load_template
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.file_digests import digest_file
+from megatron_ar3po.platform.source_commit import read_commit
 from megatron_ar3po.rewards.verifier import verifier_version
 from megatron_ar3po.run.facts import Fact
 from megatron_ar3po.run.resume_comparison import Comparison, compare_with_run
@@ -57,6 +59,7 @@ def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
     """Raises ValueError for data that cannot be read."""
     return [
         *_facts_of_data(config),
+        *_facts_of_suites(config),
         *_facts_of_models(config),
         *_facts_of_verifiers(config.rewards),
         *_facts_of_users_code(config),
@@ -87,6 +90,20 @@ def _facts_of_data(config: Config) -> Iterator[Fact]:
             first=config.evaluation.max_prompts,
         )
         yield Fact("evaluation.path", "prompts", _describe(*held_out), AtResume.FIXED)
+
+
+def _facts_of_suites(config: Config) -> Iterator[Fact]:
+    """A set may change, or come and go: nothing of the training hangs on it."""
+    for found in suite_sets(config):
+        own = found.config
+        held_out = digest_prompts(
+            own.data.path,
+            own.data,
+            graded_by=own.rewards.row_fields,
+            first=own.evaluation.max_prompts,
+        )
+        what = f"prompts of {found.name}"
+        yield Fact("evaluation.suites", what, _describe(*held_out), AtResume.WARN)
 
 
 def _describe(num_prompts: int, digest: str) -> str:
@@ -147,6 +164,8 @@ def _facts_of_schedule(config: Config) -> Iterator[Fact]:
 
 def _facts_of_packages() -> Iterator[Fact]:
     yield Fact("packages", "megatron_ar3po", __version__, AtResume.WARN)
+    if commit := read_commit():  # a model card names it; what runs is the version's to say
+        yield Fact("packages", "commit", commit, AtResume.FREE)
     for package in _PACKAGES:
         try:
             yield Fact("packages", package, version(package), AtResume.WARN)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import groupby, islice
 from typing import Any
 
 from megatron_ar3po.algorithm.history import PromptHistory
@@ -16,8 +17,10 @@ from megatron_ar3po.evaluator import Evaluator
 from megatron_ar3po.interfaces import PromptOrder, StepSampler
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.observability.timeline import Span, Timeline, no_span
+from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.rollout.controller import RolloutController
+from megatron_ar3po.rollout.draws import Draw, evaluation_draws
 from megatron_ar3po.rollout.ledger import Ledger
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.rollout.lessons import Learner, Lessons
@@ -31,15 +34,14 @@ from megatron_ar3po.servers.router_control import RouterControl
 from megatron_ar3po.servers.sglang_engine import SglangEngine
 from megatron_ar3po.types import (
     CollectedStep,
-    Prompt,
     ResponseGroup,
-    SamplingParams,
     ScoredResponse,
 )
 from megatron_ar3po.usage import Process, ServerUsage
 from megatron_ar3po.wiring.prompts_and_verifier import PromptsAndVerifier
 from megatron_ar3po.wiring.router import RouterAccess, revive
 from megatron_ar3po.wiring.servers import RunServer, counters_before
+from megatron_ar3po.wiring.suite_prompts import sampling_of
 
 EVALUATION_SEED_KEY = "eval"  # one key, so that evaluations at different times draw the same noise
 
@@ -60,30 +62,39 @@ class LeaderRollout:
             self.log.remove_up_to(step)
 
     def sample_for_evaluation(
-        self,
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        sampling: SamplingParams,
-        *,
-        step: int,
-        policy_version: int,
-    ) -> list[list[ScoredResponse]]:
-        """`num_samples` responses of each prompt, written down as cost of the evaluation after `step`. Raises where the
-        verifier fails for too many of them."""
-        responses = self.controller.sample(
-            prompts,
-            num_samples=num_samples,
-            sampling=sampling,
+        self, sets: Sequence[PromptSet], *, step: int, policy_version: int
+    ) -> list[list[list[ScoredResponse]]]:
+        """The responses to each prompt of each set, written down as cost of the evaluation after `step`. Raises where
+        the verifier fails for too many of them."""
+        draws = evaluation_draws(
+            sets,
+            run_seed=self.controller.run_seed,
             seed_key=EVALUATION_SEED_KEY,
             policy_version=policy_version,
         )
-        self.ledger.record_evaluation(responses, step=step, policy_version=policy_version)
-        check_error_share(
-            [scored for of_prompt in responses for scored in of_prompt],
-            max_error_frac=self.max_error_frac,
-            of="this evaluation",
-        )
-        return responses
+        scored = iter(self.sample_draws(list(draws), step=step, policy_version=policy_version))
+        return [[list(islice(scored, asked.samples)) for _ in asked.prompts] for asked in sets]
+
+    def sample_draws(
+        self,
+        draws: Sequence[Draw],
+        *,
+        step: int,
+        policy_version: int,
+        seen: Callable[[Draw, ScoredResponse], None] = lambda draw, scored: None,
+    ) -> list[ScoredResponse]:
+        """The same of single ones. `seen`: told of each as it comes."""
+        scored = self.controller.sample_draws(draws, seen)
+        of_prompts = [
+            [one for _, one in pairs]
+            for _, pairs in groupby(
+                zip(draws, scored, strict=True),
+                key=lambda pair: pair[0].response_id.rpartition(".")[0],
+            )
+        ]
+        self.ledger.record_evaluation(of_prompts, step=step, policy_version=policy_version)
+        check_error_share(scored, max_error_frac=self.max_error_frac, of="this evaluation")
+        return scored
 
 
 class NoSampler:
@@ -266,26 +277,15 @@ def build_evaluator(
     config: Config, ranks: Ranks, inputs: PromptsAndVerifier, rollout: LeaderRollout | None
 ) -> Evaluator:
     def sample(
-        prompts: Sequence[Prompt],
-        num_samples: int,
-        sampling: SamplingParams,
-        *,
-        step: int,
-        policy_version: int,
-    ) -> list[list[ScoredResponse]]:
+        sets: Sequence[PromptSet], *, step: int, policy_version: int
+    ) -> list[list[list[ScoredResponse]]]:
         assert rollout is not None, "only leaders sample"
-        return rollout.sample_for_evaluation(
-            prompts, num_samples, sampling, step=step, policy_version=policy_version
-        )
+        return rollout.sample_for_evaluation(sets, step=step, policy_version=policy_version)
 
-    sampling = evaluation_sampling(config, inputs)
-    return Evaluator(inputs.held_out, sample, ranks, config.evaluation, sampling)
-
-
-def evaluation_sampling(config: Config, inputs: PromptsAndVerifier) -> SamplingParams:
-    return SamplingParams(
-        temperature=config.evaluation.temperature,
-        top_p=config.evaluation.top_p,
-        max_response_tokens=config.rollout.max_response_tokens,
-        stop_token_ids=inputs.stop_token_ids,
+    held_out = PromptSet(
+        name="",
+        prompts=inputs.held_out[: config.evaluation.max_prompts or None],
+        samples=config.evaluation.samples_per_prompt,
+        sampling=sampling_of(config, inputs.stop_token_ids),
     )
+    return Evaluator([held_out, *inputs.sets], sample, ranks)

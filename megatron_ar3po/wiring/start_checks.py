@@ -14,6 +14,7 @@ from megatron_ar3po.algorithm.custom import check_custom_functions
 from megatron_ar3po.algorithm.history import PromptHistory
 from megatron_ar3po.config.rewards import RewardsConfig
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.config.suite import check_suites
 from megatron_ar3po.config.validate import validate
 from megatron_ar3po.data.selected_prompts import check_selection
 from megatron_ar3po.data.tokenizer import LateTokenizer
@@ -69,6 +70,7 @@ def check_start(
         make_stage_rule(config.rollout, PromptHistory())  # a user's own is imported now
         check_pass_through(config.servers.sglang)
         check_routing(config)
+        check_suites(config)
         if layout.rank == 0:
             _check_verifiers(config)
 

@@ -3,23 +3,31 @@ path. Full-length runs are in tests/chaos; how well the example learns is what `
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from harness.mlflow_server import serve_mlflow
+from harness.publish_stage import Stage
 from harness.sink_readers import numbers_in_file, read_mlflow, read_tensorboard, read_wandb
 from harness.trainer_runs import ROOT, TIME_LIMIT_S
 
 from megatron_ar3po.observability.declared_metrics import SECTIONS
 from megatron_ar3po.observability.metric_declarations import find_declaration
 from megatron_ar3po.observability.step_events import read_events
+from megatron_ar3po.platform.torchvision_schemas import ensure_torchvision_schemas
 from megatron_ar3po.reporting.chrome_trace import make_trace
 from megatron_ar3po.reporting.cost import report_cost
 from megatron_ar3po.rollout.ledger_file import stream_ledger
 from megatron_ar3po.sampling_cost import cost_of
+from megatron_ar3po.servers.control import ServerControl
 
 STEP_METRICS = {
     "rollout/responses_per_prompt",
@@ -72,7 +80,21 @@ def mlflow_uri(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole_run(tmp_path_factory, module_runs, mlflow_uri):
+def suite(tmp_path_factory, tiny_task) -> Path:
+    """Three sets of the held-out prompts: greedy, sampled, and short answers without a verdict of their own."""
+    held_out = tiny_task / "heldout.jsonl"
+    sets = {
+        "greedy": {"path": str(held_out), "max_prompts": 12, "samples": 1, "temperature": 0.0},
+        "sampled": {"path": str(held_out), "max_prompts": 6, "samples": 4, "temperature": 0.8},
+        "cut": {"path": str(held_out), "max_prompts": 4, "samples": 1, "max_response_tokens": 2},
+    }
+    path = tmp_path_factory.mktemp("suite") / "suite.yaml"
+    path.write_text(yaml.safe_dump({"sets": sets}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, module_runs, mlflow_uri, suite):
     """Six steps in one go: the run the other tests compare with."""
     folder = tmp_path_factory.mktemp("main_job") / "whole"
     run = module_runs(
@@ -86,15 +108,14 @@ def whole_run(tmp_path_factory, module_runs, mlflow_uri):
         "observability.tensorboard=true",
         "observability.wandb=offline",
         f"observability.mlflow={mlflow_uri}",
+        f"evaluation.suites=[{suite}]",
     )
     return run.wait().require_success()
 
 
-def test_evaluating_a_run_repeats_its_last_evaluation(whole_run, tmp_path):
-    """`ar3po evaluate RUN`: the newest checkpoint, converted, in a server of its own, gets the very same figure."""
-    command = [sys.executable, "-m", "megatron_ar3po.cli", "evaluate", str(whole_run.folder)]
+def run_command(*words: object) -> dict:
     done = subprocess.run(
-        [*command, "--json", "--out", str(tmp_path)],
+        [sys.executable, "-m", "megatron_ar3po.cli", *map(str, words), "--json"],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -103,16 +124,154 @@ def test_evaluating_a_run_repeats_its_last_evaluation(whole_run, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    result = json.loads(done.stdout)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def exported(whole_run, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("exported") / "hf"
+    assert run_command("export", whole_run.folder, "--out", out)["step"] == 6
+    return out
+
+
+@pytest.fixture(scope="module")
+def evaluated(whole_run, tmp_path_factory) -> tuple[Path, dict]:
+    """`ar3po evaluate RUN`: the newest checkpoint, converted, in a server of its own."""
+    out = tmp_path_factory.mktemp("evaluated")
+    store = out / "items"
+    return out, run_command("evaluate", whole_run.folder, "--out", out, "--store", store)
+
+
+def test_evaluating_a_run_repeats_its_last_evaluation(whole_run, evaluated):
+    """The held-out prompts and each set get the very same figures."""
+    out, result = evaluated
     assert result["policy"].endswith("checkpoints/step_00006/model")
-    assert (result["prompts"], result["samples_per_prompt"]) == (16, 2)
-    assert result["pass_at_1"] == whole_run.metrics[6]["eval/pass_at_1"]
-    assert result["tokens"] == whole_run.metrics[6]["eval/tokens"]
-    assert json.loads((tmp_path / "result.json").read_text()) == result
-    rows = [json.loads(line) for line in (tmp_path / "responses.jsonl").read_text().splitlines()]
-    correct = sum(r["status"] == "correct" for row in rows for r in row["responses"])
-    assert correct / 32 == result["pass_at_1"]
-    assert not (tmp_path / "policy").exists()
+    found, last = result["sets"]["heldout"], whole_run.metrics[6]
+    assert (found["prompts"], found["samples_per_prompt"]) == (16, 2)
+    assert found["pass_at_1"] == last["eval/pass_at_1"]
+    assert found["tokens"] == last["eval/tokens"]
+    for name in ("greedy", "sampled", "cut"):
+        found = result["sets"][name]
+        assert found["pass_at_1"] == pytest.approx(last[f"eval/set/{name}/pass_at_1"])
+        assert found["tokens"] == last[f"eval/set/{name}/tokens"]
+    maj = result["sets"]["sampled"]["maj_at_k"]["4"]
+    assert maj == pytest.approx(last["eval/set/sampled/maj_at_4"])
+    assert json.loads((out / "result.json").read_text()) == result
+    rows = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+    held_out = [row for row in rows if row["set"] == "heldout"]
+    correct = sum(r["status"] == "correct" for row in held_out for r in row["responses"])
+    assert correct / 32 == result["sets"]["heldout"]["pass_at_1"]
+    assert (out / "figure.png").stat().st_size > 1000
+    assert not (out / "policy").exists()
+
+
+def test_the_same_evaluation_again_generates_nothing(whole_run, evaluated, tmp_path):
+    """No server is started for it. More samples of each prompt are asked for beside those that are there."""
+    out, first = evaluated
+    again = run_command("evaluate", whole_run.folder, "--out", tmp_path, "--store", out / "items")
+    assert {name: found["generated"] for name, found in again["sets"].items()} == {
+        "heldout": 0,
+        "greedy": 0,
+        "sampled": 0,
+        "cut": 0,
+    }
+    assert not (tmp_path / "logs").exists()
+    for name, found in first["sets"].items():
+        counts = {"generated": 0, "reused": found["generated"]}
+        assert again["sets"][name] == found | counts
+
+
+def test_suites_are_sampled_on_the_runs_own_servers_and_are_cost_of_evaluation(whole_run):
+    """12 + 6 x 4 + 4 responses beside the 32 of the held-out prompts: before the first step and after the last one. The
+    ledger, held against the servers' counters, has them all, and training none of them."""
+    rows = [json.loads(line) for line in (whole_run.folder / "ledger/dp00.jsonl").open()]
+    evaluations = [row for row in rows if row["kind"] == "evaluation"]
+    assert [(row["step"], row["responses"]) for row in evaluations] == [(0, 72), (6, 72)]
+    for row, metrics in zip(evaluations, (whole_run.metrics[0], whole_run.metrics[6]), strict=True):
+        names = ("eval", "eval/set/greedy", "eval/set/sampled", "eval/set/cut")
+        assert row["response_tokens"] == sum(metrics[f"{name}/tokens"] for name in names)
+        assert sum(metrics[f"{name}/responses"] for name in names) == 72
+    generated = sum(row["rollout/responses_generated"] for row in whole_run.metrics[1:])
+    assert whole_run.metrics[6]["rollout/responses_total"] == generated
+    logs = [path.name for path in (whole_run.folder / "logs").glob("*.log")]
+    assert len(logs) == 1, logs
+
+
+def load_in_transformers(folder: Path):
+    ensure_torchvision_schemas()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval(), AutoTokenizer.from_pretrained(folder)
+
+
+def test_the_figures_are_those_of_a_plain_loop_in_transformers(evaluated, exported, tiny_task):
+    """Greedy answers, one prompt at a time, on what `ar3po export` wrote; right is the same last number."""
+    out, result = evaluated
+    model, tokenizer = load_in_transformers(exported)
+    prompts = [json.loads(line) for line in (tiny_task / "heldout.jsonl").open()][:12]
+    texts = []
+    for prompt in prompts:
+        asked = tokenizer(prompt["prompt"], return_tensors="pt").input_ids
+        limit = result["sets"]["greedy"]["max_response_tokens"]
+        answer = model.generate(asked, do_sample=False, max_new_tokens=limit, top_p=None)
+        texts.append(tokenizer.decode(answer[0, asked.shape[1] :], skip_special_tokens=True))
+    rows = [json.loads(line) for line in (out / "responses.jsonl").read_text().splitlines()]
+    greedy = [row for row in rows if row["set"] == "greedy"]
+    assert [row["answer"] for row in greedy] == [prompt["answer"] for prompt in prompts]
+    special = tokenizer.eos_token
+    assert [row["responses"][0]["text"].removesuffix(special) for row in greedy] == texts
+    last_numbers = [(re.findall(r"\d+", text) or [""])[-1] for text in texts]
+    right = [a == prompt["answer"] for a, prompt in zip(last_numbers, prompts, strict=True)]
+    assert sum(right) / 12 == pytest.approx(result["sets"]["greedy"]["pass_at_1"])
+
+
+@pytest.fixture(scope="module")
+def stage(exported, tmp_path_factory):
+    """A server and an actor, each with the exported folder."""
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("stage")
+        made = Stage(stack, str(exported), folder, bucket_bytes=200_000, vocab_size=20)
+        ServerControl([made.server], timeout_s=60).set_weight_version(0)
+        yield made
+
+
+def test_an_exported_policy_is_the_same_in_transformers_the_server_and_the_actor(stage, exported):
+    model, _ = load_in_transformers(exported)
+    samples, of_actor = stage.sample_logprobs(0)
+    largest = 0.0
+    for sample, actor in zip(samples, of_actor, strict=True):
+        prompt, response = sample.prompt_token_ids, sample.response_token_ids.tolist()
+        with torch.no_grad():
+            logits = model(torch.tensor([[*prompt, *response]])).logits[0, len(prompt) - 1 : -1]
+        found = logits.log_softmax(-1)[range(len(response)), response].numpy()
+        for other in (sample.behaviour_logprobs, actor):
+            largest = max(largest, float(np.abs(found - other).max()))
+    assert 0 < largest <= 1e-5
+
+
+def test_a_server_that_runs_is_evaluated_as_it_is(stage, exported, evaluated, suite, tmp_path):
+    """It gets what the run's own server got, where nothing is drawn; and says nothing of its weights, so that its
+    answers are kept where the command names them."""
+    words = ["evaluate", stage.server.url, "--suite", suite, "--store", tmp_path / "items"]
+    words += ["rewards.verifier=last_number", "rollout.max_response_tokens=8", "--samples=1"]
+    words += [f"model.path={exported}", "--out", tmp_path / "out"]
+    _, of_run = evaluated
+    found = run_command(*words)
+    for name in ("verdicts", "tokens", "pass_at_1"):
+        assert found["sets"]["greedy"][name] == of_run["sets"]["greedy"][name], name
+    assert not (tmp_path / "items").exists()
+    named = [*words, "--weights=main_job step 6"]
+    assert run_command(*named)["sets"]["greedy"]["reused"] == 0
+    assert run_command(*named)["sets"]["greedy"]["generated"] == 0
+
+
+def test_the_model_card_of_an_export_says_what_the_run_measured(whole_run, exported):
+    card = (exported / "README.md").read_text()
+    before, after = (whole_run.metrics[step]["eval/pass_at_1"] for step in (0, 6))
+    assert f"| eval/pass_at_1 | {before:.4f} | {after:.4f} |" in card
+    assert "`data.path (prompts)`" in card
+    assert json.loads((exported / "generation_config.json").read_text())["temperature"] == 1.0
 
 
 def test_a_run_writes_what_it_promises(whole_run):
@@ -226,7 +385,7 @@ def test_unsolved_prompts_enter_stage_2_and_solved_ones_do_not(whole_run):
 
 
 @pytest.fixture(scope="module")
-def resumed_run(whole_run, module_runs, tmp_path_factory, mlflow_uri):
+def resumed_run(whole_run, module_runs, tmp_path_factory, mlflow_uri, suite):
     """Steps 4 to 6 again from the checkpoint of step 3."""
     folder = tmp_path_factory.mktemp("main_job_again") / "resumed"
     shutil.copytree(whole_run.folder, folder)
@@ -241,6 +400,7 @@ def resumed_run(whole_run, module_runs, tmp_path_factory, mlflow_uri):
         "observability.tensorboard=true",
         "observability.wandb=offline",
         f"observability.mlflow={mlflow_uri}",
+        f"evaluation.suites=[{suite}]",
     )
     return run.wait().require_success()
 

@@ -62,7 +62,13 @@ def test_a_resume_does_what_the_version_before_did_next(upgraded, start_run):
 def test_an_evaluation_of_its_checkpoint_repeats_its_last_one(upgraded, tmp_path):
     command = [sys.executable, "-m", "megatron_ar3po.cli", "evaluate", str(upgraded)]
     done = subprocess.run(
-        [*command, *words_for(upgraded), "--json", "--out", str(tmp_path / "out")],
+        [
+            *command,
+            *words_for(upgraded),
+            "--json",
+            f"--out={tmp_path}/out",
+            f"--store={tmp_path}/items",
+        ],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -74,5 +80,6 @@ def test_an_evaluation_of_its_checkpoint_repeats_its_last_one(upgraded, tmp_path
     result = json.loads(done.stdout)
     last = json.loads((upgraded / "metrics.jsonl").read_text().splitlines()[-1])
     assert result["policy"].endswith("checkpoints/step_00004/model")
-    assert result["pass_at_1"] == pytest.approx(last["eval/pass_at_1"], abs=1e-6)
-    assert (result["tokens"], result["prompts"]) == (last["eval/tokens"], last["eval/prompts"])
+    found = result["sets"]["heldout"]
+    assert found["pass_at_1"] == pytest.approx(last["eval/pass_at_1"], abs=1e-6)
+    assert (found["tokens"], found["prompts"]) == (last["eval/tokens"], last["eval/prompts"])

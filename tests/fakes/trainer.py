@@ -29,6 +29,7 @@ from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.observability.step_metrics import rollout_records
 from megatron_ar3po.observability.step_profile import StepProfiles
 from megatron_ar3po.policy_update import PolicyUpdate
+from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.records import Max, Record, Records, Sum
 from megatron_ar3po.reuse.lender import Lender
 from megatron_ar3po.reuse.replayer import NoReplayer
@@ -221,19 +222,20 @@ def make_trainer(
     sampler = FakeSampler(prompts, rewards, events)
 
     def sample_held_out(
-        asked: Sequence[Prompt],
-        num_samples: int,
-        sampling: SamplingParams,
-        *,
-        step: int,
-        policy_version: int,
-    ) -> list[list[ScoredResponse]]:
+        sets: Sequence[PromptSet], *, step: int, policy_version: int
+    ) -> list[list[list[ScoredResponse]]]:
         events.append(f"evaluate version {policy_version} after step {step}")
-        return [list(group([1.0] * num_samples).responses) for _ in asked]
+        return [[list(group([1.0] * s.samples).responses) for _ in s.prompts] for s in sets]
 
     def commit(oldest: RunState) -> None:
         store.commit_checkpoint(oldest.store_cursor)
 
+    held_out = PromptSet(
+        name="",
+        prompts=make_prompts(num_held_out),
+        samples=config.evaluation.samples_per_prompt,
+        sampling=SamplingParams(),
+    )
     trainer = Ar3poTrainer(
         config=config,
         ranks=ranks,
@@ -252,9 +254,7 @@ def make_trainer(
         actor=actor,
         weight_publisher=FakePublisher(events),
         colocation=FakeColocation(events),
-        evaluator=Evaluator(
-            make_prompts(num_held_out), sample_held_out, ranks, config.evaluation, SamplingParams()
-        ),
+        evaluator=Evaluator([held_out], sample_held_out, ranks),
         metrics=metrics,
         recorder=RolloutRecorder(
             folder / "rollouts.jsonl", lambda ids: str(np.array(ids)), num_groups=1, every_steps=1

@@ -211,6 +211,18 @@ class Stage:
         difference = (micro_batch.old_logprobs - micro_batch.behaviour_logprobs).abs()
         return float((difference * micro_batch.loss_mask).max())
 
+    def sample_logprobs(self, policy_version: int) -> tuple[list[TrainingSample], list[np.ndarray]]:
+        """Responses that the server samples now, with its log-probs; and the actor's of each."""
+        samples = self._sample(policy_version)
+        found = []
+        for sample in samples:
+            mini = MiniBatch(micro_batches=(pack([sample], [1.0]),), num_units=1, num_sequences=1)
+            batch = TrainingBatch(mini_batches=(mini,), num_samples=1, num_tokens=0)
+            (micro_batch,) = self.actor.compute_logprobs(batch).micro_batches
+            assert micro_batch.old_logprobs is not None
+            found.append(micro_batch.old_logprobs[micro_batch.loss_mask > 0].numpy())
+        return samples, found
+
     def _sample(self, policy_version: int) -> list[TrainingSample]:
         prompts = [
             Prompt(prompt_id=f"{n:032x}", token_ids=tuple(int(d) for d in row), ground_truth="0")

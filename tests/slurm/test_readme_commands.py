@@ -22,7 +22,8 @@ from megatron_ar3po import cli
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
 from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
-from megatron_ar3po.evaluate import find_policy, settings
+from megatron_ar3po.evaluation.cli import choose_sets
+from megatron_ar3po.evaluation.subjects import find_subject
 from megatron_ar3po.run.folder_format import write_format
 
 EXAMPLES = ["qwen2.5_32b_dapo_math", "qwen2.5_7b_dapo_math", "llama3.1_8b_dapo_math"]
@@ -86,8 +87,11 @@ def test_every_bash_command_of_the_readme_works(example, cluster, checkout, monk
     for command in [*commands, f"examples/{example}/run.sh"]:
         if command.startswith("ar3po evaluate "):
             arguments = parse_with_late_words(cli.make_parser(), shlex.split(command)[1:])
-            policy = find_policy(arguments)
-            assert settings(policy, arguments, checkout / "out").data.path == "data/math500.jsonl"
+            subject = find_subject(
+                arguments.policy, files=arguments.config, words=arguments.overrides
+            )
+            [found] = choose_sets(subject.config, arguments)
+            assert found.config.data.path == "data/math500.jsonl"
             continue
         if command.startswith("ar3po "):
             assert cli.main(shlex.split(command)[1:]) == 0, command

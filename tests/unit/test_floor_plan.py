@@ -1,7 +1,7 @@
 """The drawing of the house, held against the imports. The only test that knows about layers.
 
-floor 6   cli   launch/   reporting/   comparison/   preparation/
-floor 5   train   evaluate   wiring/
+floor 6   cli   launch/   reporting/   comparison/   evaluation/   preparation/
+floor 5   train   wiring/
 floor 4   trainer   policy_update
 floor 3   rollout/ servers/ actor/ weight_sync/ reuse/ data/ rewards/ run/   colocation   evaluator
 floor 2   algorithm/   observability/
@@ -24,7 +24,7 @@ FLOORS = [
         *("types", "update_stats", "records", "usage", "sampling_cost", "interfaces"),
         *("hf_folder", "http_client"),
         *("async_tasks", "user_functions", "model_shape", "response_json", "file_digests"),
-        *("folder_owner", "disk_faults", "prompt_record"),
+        *("folder_owner", "disk_faults", "prompt_record", "prompt_set"),
         *("config", "distributed", "platform"),
     },
     {"algorithm", "observability"},
@@ -33,8 +33,8 @@ FLOORS = [
         *("colocation", "evaluator"),
     },
     {"trainer", "policy_update"},
-    {"train", "evaluate", "wiring"},
-    {"cli", "launch", "reporting", "comparison", "preparation"},
+    {"train", "wiring"},
+    {"cli", "launch", "reporting", "comparison", "evaluation", "preparation"},
 ]
 FLOOR = {room: number for number, rooms in enumerate(FLOORS, start=1) for room in rooms}
 

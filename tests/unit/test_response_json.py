@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from megatron_ar3po import cli
-from megatron_ar3po.evaluate import write
+from megatron_ar3po.config.schema import Config
+from megatron_ar3po.evaluation.figures import SetAnswers
+from megatron_ar3po.evaluation.items import item_of
+from megatron_ar3po.evaluation.report import write_files
 from megatron_ar3po.observability.rollout_recorder import RolloutRecorder
 from megatron_ar3po.reuse.admin.inspection import StoredResponse
 from megatron_ar3po.reuse.codec import encode_responses
@@ -22,7 +26,6 @@ from megatron_ar3po.types import (
     TrainingSample,
     Verdict,
 )
-from megatron_ar3po.wiring.benchmark_sampling import Sampled
 
 PROMPT = Prompt(
     prompt_id="ab" * 32,
@@ -86,9 +89,13 @@ def test_a_recorded_group_is_laid_out_to_be_read(tmp_path: Path) -> None:
 
 
 def test_an_evaluated_prompt_is_laid_out_to_be_read(tmp_path: Path) -> None:
-    write(tmp_path, {}, Sampled(prompts=[PROMPT], answers=[[SCORED]], decode=decode))
+    items = [[item_of(SCORED, decode([7, 8, 9]))]]
+    prompts = [replace(PROMPT, metadata={"id": "7"})]
+    answers = SetAnswers(name="aime", config=Config(), prompts=prompts, items=items, reused=0)
+    write_files(tmp_path, {}, [answers])
     assert (tmp_path / "responses.jsonl").read_text(encoding="utf-8") == (
-        '{"prompt": "A half?", "answer": "½", "responses": [{"text": "it is [7, 8, 9]", "status": "correct", '
+        '{"set": "aime", "id": "7", "prompt": "A half?", "answer": "½", "responses": [{"text": "it is [7, 8, 9]", '
+        '"status": "correct", '
         '"extracted": "½", "tokens": 3, "finish_reason": "stop"}]}\n'
     )
 

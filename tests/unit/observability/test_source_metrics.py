@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from fakes.algorithm_cases import group, make_errored
 
+from megatron_ar3po.observability.accuracy import mark
 from megatron_ar3po.observability.source_metrics import (
     accuracy_by_source,
     evaluation_source_records,
@@ -65,6 +66,6 @@ def test_an_evaluation_has_the_accuracy_of_each_source() -> None:
         "eval/source/words/prompts": Sum(1),
     }
     assert evaluation_source_records(prompts, answers, ()) == {}
-    found = accuracy_by_source(prompts, answers)
+    found = accuracy_by_source(prompts, [[mark(r) for r in answer] for answer in answers])
     assert found["sums"] == {"prompts": 2, "pass_at_1": 0.75, "pass_at_1_stderr": 0.25}
     assert found["words"] == {"prompts": 1, "pass_at_1": None, "pass_at_1_stderr": None}

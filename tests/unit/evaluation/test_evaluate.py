@@ -13,7 +13,8 @@ import pytest
 from megatron_ar3po import cli
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
-from megatron_ar3po.evaluate import add_evaluate_parser, find_policy, settings
+from megatron_ar3po.evaluation.cli import add_evaluate_parser, choose_sets
+from megatron_ar3po.evaluation.subjects import Subject, find_subject, with_policy_of
 from megatron_ar3po.run.facts import RunFacts, write_facts
 from megatron_ar3po.run.folder_format import write_format
 from megatron_ar3po.wiring.benchmark_sampling import benchmark_placements
@@ -23,6 +24,15 @@ def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     add_evaluate_parser(parser.add_subparsers())
     return parse_with_late_words(parser, ["evaluate", *words])
+
+
+def find_policy(arguments: argparse.Namespace) -> Subject:
+    return find_subject(
+        arguments.policy,
+        checkpoint=arguments.checkpoint,
+        files=arguments.config,
+        words=arguments.overrides,
+    )
 
 
 @pytest.fixture
@@ -79,10 +89,13 @@ def test_the_benchmark_takes_the_place_of_the_training_prompts(tmp_path):
     data.write_text("{}")
     model = hf_folder(tmp_path / "model")
     words = parse(str(model), f"--data={data}", "--samples=8", "evaluation.temperature=0.6")
-    config = settings(find_policy(words), words, tmp_path / "out")
-    assert (config.data.path, config.model.path) == (str(data), str(model))
-    assert (config.evaluation.samples_per_prompt, config.evaluation.temperature) == (8, 0.6)
-    assert config.run.path == tmp_path / "out"
+    subject = find_policy(words)
+    [found] = choose_sets(subject.config, words)
+    evaluation = found.config.evaluation
+    assert (found.name, found.config.data.path) == ("math500", str(data))
+    assert (evaluation.samples_per_prompt, evaluation.temperature) == (8, 0.6)
+    config = with_policy_of(subject.config, subject, tmp_path / "out")
+    assert (config.model.path, config.run.path) == (str(model), tmp_path / "out")
 
 
 def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys):
@@ -91,7 +104,9 @@ def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys)
         (str(tmp_path),): "is neither a run (no resolved_config.yaml) nor a Hugging Face folder",
         (str(run), "--checkpoint=step_00030"): "it has step_00010, step_00020",
         (str(model),): "no benchmark: name one by --data FILE",
-        (str(run),): "--data held.jsonl is no file",
+        (str(run),): "evaluation.path=held.jsonl is no file",
+        (str(model), "--data=held.jsonl"): "--data held.jsonl is no file",
+        ("http://127.0.0.1:1",): "the prompts need its tokenizer",
     }.items():
         assert cli.main(["evaluate", *words]) == 2
         assert message in capsys.readouterr().err
@@ -100,7 +115,7 @@ def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys)
 def test_a_server_has_a_gpu(tmp_path):
     words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--server-tp=-1")
     with pytest.raises(ValueError, match=r"^--server-tp -1 must be at least 1\.$"):
-        settings(find_policy(words), words, tmp_path / "out")
+        choose_sets(find_policy(words).config, words)
 
 
 def test_the_gpus_of_a_node_are_shared_out_to_servers():
@@ -114,7 +129,7 @@ def test_the_gpus_of_a_node_are_shared_out_to_servers():
 def test_no_samples_are_refused(tmp_path):
     words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--samples=0")
     with pytest.raises(ValueError, match=r"evaluation.samples_per_prompt=0 is out of range"):
-        settings(find_policy(words), words, tmp_path / "out")
+        choose_sets(find_policy(words).config, words)
 
 
 def test_a_benchmark_that_cannot_be_graded_is_refused_before_anything_starts_or_is_removed(
@@ -127,6 +142,7 @@ def test_a_benchmark_that_cannot_be_graded_is_refused_before_anything_starts_or_
     books.parent.mkdir(parents=True)
     books.write_text("{}\n")
     words = [f"{tiny_task}/model", f"--data={bad}", f"--out={tmp_path}/out"]
+    words.append(f"--store={tmp_path}/items")
     done = subprocess.run(
         [sys.executable, "-m", "megatron_ar3po.cli", "evaluate", *words],
         capture_output=True,
@@ -136,3 +152,21 @@ def test_a_benchmark_that_cannot_be_graded_is_refused_before_anything_starts_or_
     assert (done.returncode, books.read_text()) == (2, "{}\n")
     assert f"{bad}:1: the answer 'answer' is 2" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["ledger"]
+
+
+def test_a_run_is_evaluated_on_its_held_out_prompts_and_its_suites(tmp_path, run):
+    held, mine = tmp_path / "held.jsonl", tmp_path / "mine.jsonl"
+    held.write_text("{}")
+    mine.write_text("{}")
+    suite = tmp_path / "suite.yaml"
+    suite.write_text(f"sets: {{mine: {{path: {mine}, samples: 3}}}}")
+    config = load_config([], [f"evaluation.path={held}", f"evaluation.suites=[{suite}]"])
+    found = choose_sets(config, parse(str(run)))
+    assert [(s.name, s.config.data.path) for s in found] == [
+        ("heldout", str(held)),
+        ("mine", str(mine)),
+    ]
+    [named] = choose_sets(config, parse(str(run), f"--suite={suite}", "--samples=7"))
+    assert (named.name, named.config.evaluation.samples_per_prompt) == ("mine", 7)
+    with pytest.raises(ValueError, match="must each have a name of their own"):
+        choose_sets(config, parse(str(run), f"--suite={suite}", f"--suite={suite}"))

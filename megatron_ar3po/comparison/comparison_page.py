@@ -25,7 +25,7 @@ def page_of_comparison(groups: Sequence[RunGroup], comparison: AlignedComparison
             key="table",
             title=f"At equal {axis}",
             look_for=" ".join(notes_of(comparison)),
-            markup=table(rows_of(comparison), ["", *names]),
+            markup=table([(name, *cells) for name, cells in rows_of(comparison)], ["", *names]),
         ),
         *(
             _curve_section(groups, axis, *about)

@@ -54,6 +54,8 @@ def test_its_page_opens_in_a_browser(compared, browser):
         assert opened.page.inner_text("h1") == "ar3po against grpo_k"
         cells = opened.page.locator("#table tr").first.locator("th").all_inner_texts()
         assert cells == ["", "ar3po", "grpo_k"]
+        seeds = opened.page.locator("#table tr").nth(1).locator("td").all_inner_texts()
+        assert seeds == ["0", "0"]
         opened.require_quiet()
 
 

@@ -208,6 +208,7 @@ def test_the_command_writes_a_page_and_prints_a_table(runs, tmp_path, capsys):
     assert "<title>ar3po against grpo</title>" in text
     for section in ("accuracy", "table"):
         assert f'<section id="{section}">' in text
+    assert "<th scope=row>seeds</th><td>0, 1</td><td>0, 1</td></tr>" in text
     assert "Content-Security-Policy" in text and "nothing of what their files held" in text
 
 

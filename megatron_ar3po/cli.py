@@ -21,6 +21,7 @@ from megatron_ar3po.platform.process_environment import prepare_process
 _ABOUT = """\
 Reinforcement learning with verifiable rewards by AR3PO: adaptive rollout and response reuse.
 
+  ar3po init DIR --data my.jsonl --model PATH  a config that trains here, each line explained
   ar3po train examples/tiny_sum/config.yaml    train; ar3po train --help shows how
   ar3po evaluate runs/NAME                     its policy on benchmarks
   ar3po options rollout                        what there is to set, and what each option changes
@@ -112,6 +113,7 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
+    "init": _Command("write a config that trains here", "launch.first_config", "add_init_parser"),
     "train": _Command("train a policy", "train", "add_train_parser"),
     "evaluate": _Command("a policy on benchmarks", "evaluation.cli", "add_evaluate_parser"),
     "options": _Command(

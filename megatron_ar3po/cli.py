@@ -135,6 +135,9 @@ _COMMANDS = {
         "reporting.export",
         "add_export_parser",
     ),
+    "serve": _Command(
+        "the server of a config, for runs that attach to it", "launch.serve", "add_serve_parser"
+    ),
     "report": _Command("what a run did", "reporting.report", "add_report_parser"),
     "cost": _Command(
         "what a run spent, and what other plans of sampling would have",

@@ -43,6 +43,9 @@ class SharedServers:
             servers = self._running[key] = self._start(config)
         return [f"servers.urls=[{','.join(server.url for server in servers)}]"]
 
+    def are_running(self) -> bool:
+        return all(server.is_running() for servers in self._running.values() for server in servers)
+
     def discard(self) -> None:
         for servers in self._running.values():
             for server in servers:

@@ -443,10 +443,12 @@ def test_every_place_that_shows_the_metrics_has_the_numbers_of_the_file(
     held = read_mlflow(mlflow_uri, notes[0]["MLflow"]["run_id"])
     assert held.keys() == before.keys()
     for step, row in before.items():
-        assert {n: values[0] for n, values in held[step].items()} == row
+        assert {name: held[step][name][0] for name in row} == row
     for step, row in after.items():
-        assert {n: values[-1] for n, values in held[step].items()} == row
-        assert {len(values) for values in held[step].values()} == ({2} if step > 3 else {1})
+        assert {name: held[step][name][-1] for name in row} == row
+        in_both = before[step].keys() & row.keys()
+        assert {len(held[step][name]) for name in in_both} == ({2} if step > 3 else {1})
+        assert held[step].keys() == before[step].keys() | row.keys()
 
 
 @pytest.mark.parametrize(

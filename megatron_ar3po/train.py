@@ -334,8 +334,7 @@ def _describe_next(config: Config) -> str:
 
     return describe_next(
         config.run.path,
-        newest_checkpoint=checkpoint_folder(config).newest(),
-        model=config.model.path,
+        has_checkpoint=checkpoint_folder(config).newest() is not None,
         has_held_out=bool(config.evaluation.path),
     )
 

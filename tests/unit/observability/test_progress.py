@@ -90,13 +90,9 @@ def test_what_fails_is_not_told_as_done():
 
 
 def test_the_last_line_says_what_to_look_at_next(tmp_path):
-    checkpoint = tmp_path / "checkpoints/step_00004"
-    said = describe_next(
-        tmp_path, newest_checkpoint=checkpoint, model="models/tiny", has_held_out=True
-    )
-    assert said == (
-        f"next: ar3po report {tmp_path}; ar3po evaluate {tmp_path} --samples 16; the policy as a Hugging Face folder "
-        f"comes from python tools/convert_checkpoint.py to-hf {checkpoint}/model OUT --like models/tiny"
+    assert describe_next(tmp_path, has_checkpoint=True, has_held_out=True) == (
+        f"next: ar3po report {tmp_path}; ar3po evaluate {tmp_path} --samples 16; "
+        f"ar3po export {tmp_path} --out DIR makes the policy a Hugging Face folder"
     )
 
 
@@ -104,13 +100,11 @@ def test_the_last_line_names_the_folder_that_was_exported_and_a_file_where_none_
     tmp_path,
 ):
     (tmp_path / "hf").mkdir()
-    said = describe_next(
-        tmp_path, newest_checkpoint=tmp_path / "c", model="models/tiny", has_held_out=False
-    )
+    said = describe_next(tmp_path, has_checkpoint=True, has_held_out=False)
     assert f"ar3po evaluate {tmp_path} --data FILE --samples 16" in said
     assert said.endswith(f"the policy as a Hugging Face folder is {tmp_path}/hf")
 
 
 def test_a_run_without_a_checkpoint_is_only_reported(tmp_path):
-    said = describe_next(tmp_path, newest_checkpoint=None, model="m", has_held_out=True)
+    said = describe_next(tmp_path, has_checkpoint=False, has_held_out=True)
     assert said == f"next: ar3po report {tmp_path}"

@@ -26,7 +26,9 @@ DECLARED = [metric for section in SECTIONS for metric in section.metrics]
 AREAS = sorted({metric.name.split("/")[0] for metric in DECLARED} | {"history", "replay", "store"})
 LOOKS_LIKE_ONE = re.compile(rf"({'|'.join(AREAS)})/[a-z][a-z0-9_/{{}}]*[a-z0-9}}]")
 # Made of more than one literal, or counted under the names of a store's decisions.
-MADE_OF_PARTS = re.compile(r"(eval/)?(source|set)/.*|reuse/.*|time/.*|rollout/cost/.*|group/.*_frac")
+MADE_OF_PARTS = re.compile(
+    r"(eval/)?(source|set)/.*|reuse/.*|time/.*|rollout/cost/.*|group/.*_frac"
+)
 
 
 def names_in(source: str) -> Iterator[str]:

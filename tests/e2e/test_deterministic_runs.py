@@ -68,6 +68,7 @@ def test_a_run_that_was_killed_in_the_middle_of_a_step_and_resumed_is_the_run_th
 
 CHOSEN = [
     *WORDS,
+    "checkpoint.keep_last=3",
     "data.selection=weighted",
     "reuse.replay_frac=0.4",
     "reuse.replay_window=60",

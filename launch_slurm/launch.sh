@@ -26,8 +26,20 @@ die() {
   exit 2
 }
 
+# On a login node: the layout against the nodes that the script asks for, so that no allocation is waited for in vain.
+check_layout() {
+  local nodes gpus
+  nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$0")
+  gpus=$(sed -n 's/^#SBATCH --gpus-per-node=//p' "$0")
+  cd "$AR3PO_HOME" || die "AR3PO_HOME=$AR3PO_HOME is no folder here"
+  PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo "$AR3PO_HOME/.venv/bin/python" || echo python3)}
+  "$PYTHON" -m megatron_ar3po.launch.preflight --layout-of-nodes="${nodes:-1}" \
+    --gpus-per-node="${GPUS_PER_NODE:-${NPROC_PER_NODE:-${gpus:-8}}}" \
+    --nproc-per-node="${NPROC_PER_NODE:-${gpus:-8}}" "$CONFIG" algorithm.name="${ALGORITHM:-ar3po}" "$@" || exit
+  die "not inside a Slurm job; submit it: sbatch $0"
+}
+
 prepare() {
-  [ -n "${SLURM_JOB_ID:-}" ] || die "not inside a Slurm job; submit it: sbatch launch_slurm/$RUN_NAME.sh"
   RESTART=${SLURM_RESTART_COUNT:-0}
   ALGORITHM=${ALGORITHM:-ar3po}
   case "$ALGORITHM" in
@@ -88,6 +100,7 @@ ask_to_stop() {
 }
 
 launch() {
+  [ -n "${SLURM_JOB_ID:-}" ] || check_layout "$@"
   prepare
   if [ -e "$RUN_DIR/DONE" ]; then
     echo "[launch] $RUN_DIR is DONE already; choose another RUN_DIR for a new run"

@@ -18,7 +18,6 @@ from typing import Any
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
-from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 _EXTRA_MISSING = (
@@ -106,17 +105,13 @@ def launch_command(arguments: argparse.Namespace) -> int:
 def _check_layout(
     config_file: Path, overrides: Sequence[str], arguments: argparse.Namespace
 ) -> None:
-    """Before it is submitted: an allocation would be waited for, and lost. The shape of a model that is not on the
-    login node is that of model_config.json beside the config."""
-    config = load_config([config_file], overrides)
-    beside = config_file.parent / "model_config.json"
-    is_here = (Path(config.model.path) / "config.json").is_file()
+    """Before it is submitted: an allocation would be waited for, and lost."""
     check_job_layout(
-        config,
+        load_config([config_file], overrides),
         num_nodes=getattr(arguments, "nodes", 1),
         ranks_per_node=arguments.nproc_per_node or max(1, arguments.gpus_per_node),
         gpus_per_node=arguments.gpus_per_node,
-        shape=read_model_shape(beside) if beside.is_file() and not is_here else None,
+        config_file=config_file,
     )
 
 

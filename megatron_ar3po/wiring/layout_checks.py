@@ -34,10 +34,11 @@ def check_job_layout(
     num_nodes: int,
     ranks_per_node: int,
     gpus_per_node: int,
-    shape: ModelShape | None = None,
+    config_file: str | Path = "",
 ) -> ParallelLayout:
-    """Before a job is submitted, and on its nodes before a rank starts. `shape`: where it is not read from model.path;
-    where that is not on this machine either, what needs the model is left to the nodes. Raises ValueError."""
+    """Before a job is submitted, and on its nodes before a rank starts. The model may be elsewhere: its shape is that
+    of model_config.json beside `config_file` then; without one, what needs it is left to the nodes. Raises
+    ValueError."""
     require(
         not gpus_per_node or ranks_per_node <= gpus_per_node,
         f"{ranks_per_node} ranks are to start on nodes of {gpus_per_node} GPUs; start at most one for each (lower "
@@ -45,19 +46,21 @@ def check_job_layout(
     )
     layout = layout_of_job(config, world_size=num_nodes * ranks_per_node)
     has_gpus = gpus_per_node > 0
-    shape = shape or _find_shape(config)
+    shape = _find_shape(config, config_file)
     if shape is not None:
         validate(config, layout, shape=shape, has_gpu=lambda: has_gpus)
     check_placement(config, layout, ranks_per_node=ranks_per_node, has_gpus=has_gpus, shape=shape)
     return layout
 
 
-def _find_shape(config: Config) -> ModelShape | None:
-    """Of a model that is here. What is wrong with its config.json is the trainer's to say."""
-    if not (Path(config.model.path) / "config.json").is_file():
+def _find_shape(config: Config, config_file: str | Path) -> ModelShape | None:
+    """What is wrong with the config.json of a model that is here is the trainer's to say."""
+    beside = Path(config_file).parent / "model_config.json"
+    is_here = (Path(config.model.path) / "config.json").is_file()
+    if not is_here and not (config_file and beside.is_file()):
         return None
     try:
-        return read_model_shape(config.model.path)
+        return read_model_shape(config.model.path if is_here else beside)
     except ValueError:
         return None
 

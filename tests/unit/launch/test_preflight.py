@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,6 +15,8 @@ import pytest
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture
@@ -149,3 +153,28 @@ def test_a_layout_that_does_not_fit_the_jobs_nodes_is_find(words):
         "cannot be shared out evenly over the 2 nodes"
         in find("actor.pipeline_parallel_size=8", "servers.servers_per_replica=3")[0]
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "preflight: tp 2 x pp 1 x dp 4 fits 1 nodes"),
+        (["actor.tensor_parallel_size=3"], 3, "world size 8 does not fit actor.tensor_parallel_size=3"),
+        (["rollout.prompts_per_step=3"], 3, "prompts_per_step=3 is below the data-parallel size 4"),
+    ],
+)  # fmt: skip
+def test_a_launch_script_outside_of_a_job_says_whether_its_layout_fits(words, code, message):
+    """With the nodes and GPUs of its own #SBATCH lines; then that it must be submitted."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "AR3PO_HOME"))}
+    done = subprocess.run(
+        ["bash", "launch_slurm/ar3po_7b.sh", *words],
+        cwd=ROOT,
+        env={**kept, "PYTHON": sys.executable, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert message in done.stdout + done.stderr
+    assert ("submit it: sbatch launch_slurm/ar3po_7b.sh" in done.stderr) == (code == 2)

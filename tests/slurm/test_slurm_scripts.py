@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from slurm_cluster import ROOT, SlurmCluster
+from slurm_cluster import ONE_RANK, ROOT, SlurmCluster
 
 ALGORITHMS = {"ar3po_32b.sh": "dapo", "ar3po_7b.sh": "history", "ar3po_llama8b.sh": "grpo"}
 NODES = {"ar3po_32b.sh": 2, "ar3po_7b.sh": 1, "ar3po_llama8b.sh": 1}
@@ -33,7 +33,7 @@ def submit(
 ) -> int:
     folder = Path(env["RUN_DIR"]).parent
     given = (f"--nodes={nodes}", f"--output={folder}/job-%j.out", *options)
-    return cluster.sbatch(ROOT / "launch_slurm" / script, *words, options=given, env=env)
+    return cluster.sbatch(ROOT / "launch_slurm" / script, *ONE_RANK, *words, options=given, env=env)
 
 
 @pytest.mark.parametrize(("script", "nodes"), NODES.items())

@@ -359,6 +359,15 @@ def test_its_ledger_says_what_it_spent_and_what_other_plans_would_have(whole_run
     assert own.low == own.high == report.graded.responses
 
 
+def test_the_table_in_the_readme_names_every_file_of_a_runs_folder(whole_run):
+    table = (ROOT / "README.md").read_text().partition("A run writes into")[2].partition("\n\n")[2]
+    rows = [line.split("|")[1] for line in table.partition("\n\n")[0].splitlines()]
+    named = {name.rstrip("/") for row in rows for name in re.findall(r"`([^`]+)`", row)}
+    written = {path.name for path in whole_run.folder.iterdir()}
+    assert {"wandb", "tensorboard", "sinks.json", "DONE"} <= written
+    assert written - named == set()
+
+
 def test_it_measures_nothing_that_the_page_of_metrics_does_not_have(whole_run):
     names = {name for row in whole_run.metrics for name in row} - {"step"}
     assert {name for name in names if find_declaration(name, SECTIONS) is None} == set()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,7 +96,9 @@ def launch_command(arguments: argparse.Namespace) -> int:
             experiment.add(script, executor=executor, name=variant.name)
         follow = arguments.where == "local" or arguments.wait
         if arguments.dryrun:
-            experiment.dryrun()
+            experiment.dryrun(log=False, delete_exp_dir=arguments.where == "local")
+            for job in experiment.jobs:
+                print(_describe_job(job))
             return 0
         experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
     # Leaving the experiment is what waits for its jobs.
@@ -113,6 +116,16 @@ def _check_layout(
         gpus_per_node=arguments.gpus_per_node,
         config_file=config_file,
     )
+
+
+def _describe_job(job: Any) -> str:
+    """What would be started, to be copied: NeMo-Run's own dry run indents it and wraps it at the terminal's width."""
+    plan = str(job._dryrun_info)
+    head, found, script = plan.partition("#!/bin/bash")
+    if not found:  # on this machine: its task is one command
+        return f"# {job.id}\n{shlex.join([job.task.entrypoint, '-m', job.task.path, *job.task.args])}\n"
+    how = head.split("$")[0].strip()
+    return f"# {job.id}: save what follows as FILE, then: {how} FILE\n{found}{script}\n"
 
 
 def _executor(arguments: argparse.Namespace) -> Any:

@@ -61,6 +61,27 @@ def test_the_batch_script_of_the_32b_example_is_the_golden_one(tmp_path):
     assert batch_script_of(text) == (GOLDEN / "qwen2.5_32b.sbatch").read_text()
 
 
+def test_what_a_dry_run_prints_can_be_copied(tmp_path):
+    """On a terminal of 80 columns too, whatever is behind it: unwrapped, not indented, and bash takes it."""
+    config = str(ROOT / "examples/tiny_sum/config.yaml")
+    words = [sys.executable, "-m", "megatron_ar3po.cli", "launch", "slurm", config, "--dryrun"]
+    done = subprocess.run(
+        [*words, "--gpus-per-node=0", "--account=rl"],
+        cwd=tmp_path,
+        env={**os.environ, "COLUMNS": "80", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    hint, _, script = done.stdout.partition("\n#!/bin/bash\n")
+    assert hint.endswith(": save what follows as FILE, then: sbatch --requeue --parsable FILE")
+    assert "\n#SBATCH --account=rl\n" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=30)
+    [chdir] = re.findall(r"--chdir (\S+)", script)
+    assert Path(chdir).is_dir()  # srun would find it
+
+
 def test_a_sweep_plans_one_run_for_each_combination(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NEMORUN_HOME", str(tmp_path))

@@ -22,6 +22,8 @@ from megatron_ar3po.servers.completions_client import (
 )
 from megatron_ar3po.types import VerdictStatus
 
+_AT_ONCE = 64  # requests, where servers.max_concurrent_requests leaves it open: how large the server is is not known
+
 
 def ask_server(
     url: str,
@@ -43,7 +45,7 @@ def ask_server(
             timeout_s=servers.request_timeout_s,
             max_retries=servers.max_retries,
         )
-        slots = asyncio.Semaphore(servers.max_concurrent_requests)
+        slots = asyncio.Semaphore(servers.max_concurrent_requests or _AT_ONCE)
 
         async def ask(found: SuiteSet, graders: SourceGraders, draw: Draw) -> None:
             extra = tuple(found.config.rollout.extra_stop_token_ids)

@@ -28,7 +28,7 @@ GIB, MIB = 1024**3, 1024**2
 ACTOR_RUNTIME_BYTES = 5 * GIB // 2  # CUDA context, NCCL buffers, cuBLAS workspaces, allocator slack
 GATE_RUNTIME_BYTES = 1 * GIB  # context and NCCL of a server at its gate
 SERVER_WORKSPACE_BYTES = 1 * GIB  # attention's and cuBLAS's workspaces of one that has started
-GRAPH_BYTES_PER_SEQUENCE = 2 * MIB  # SGLang's own estimate: arg_groups/memory_hook.py:363 (0.5.23)
+GRAPH_BYTES_PER_SEQUENCE = 2 * MIB  # SGLang's own estimate: arg_groups/memory_hook.py:368 (0.5.23)
 # Sequences in the largest CUDA graph by the GPU's memory, below TP 4 and from it on: memory_hook.py:90-170.
 GRAPH_SEQUENCES = ((20, 8, 8), (35, 48, 160), (60, 32, 160), (160, 256, 512))
 MOST_GRAPH_SEQUENCES = 512

@@ -3,6 +3,7 @@ exercised: whether the estimates of activations and runtimes hold on a GPU."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -187,3 +188,35 @@ def test_the_estimate_says_the_same_for_a_server_that_cannot_be_placed():
         plan.config, plan.shape, plan.layout, gpus_per_node=8, gpu_bytes=79 * GIB
     )
     assert memory.of("rollout")["server weights"] == 7_615_616_512
+
+
+# Each line that docs/sizing.md names of a library, and what stands there.
+SOURCES = {
+    (
+        "megatron.core",
+        "distributed/param_and_grad_buffer.py",
+        797,
+    ): "self.param_data = torch.zeros(",
+    ("megatron.core", "distributed/param_and_grad_buffer.py", 803): "self.grad_data = torch.zeros(",
+    ("megatron.core", "distributed/distributed_data_parallel.py", 147): "grad_reduce_in_fp32",
+    ("megatron.core", "distributed/distributed_data_parallel.py", 292): "intra_dp_cp_group",
+    ("megatron.core", "optimizer/distrib_optimizer.py", 399): ".clone().float()",
+    ("megatron.core", "optimizer/distrib_optimizer.py", 797): '"exp_avg": init_shard',
+    ("megatron.core", "pipeline_parallel/schedules.py", 766): "pipeline_parallel_rank - 1",
+    ("sglang", "srt/models/qwen2.py", 178): "max(1, self.total_num_kv_heads // tp_size)",
+    ("sglang", "srt/models/qwen2.py", 167): "self.total_num_heads % tp_size == 0",
+    ("sglang", "srt/mem_cache/kv_cache_configurator.py", 2990): "_profile_available_bytes",
+    ("sglang", "srt/arg_groups/memory_hook.py", 368): "max_bs * 2",
+}
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda s: f"{s[1]}:{s[2]}")
+def test_the_page_names_the_lines_that_the_formulas_come_from(source):
+    """Of the versions that are pinned; another version moves them, and the formulas want another look then."""
+    package, file, line = source
+    spec = importlib.util.find_spec(package)
+    assert spec is not None and spec.submodule_search_locations
+    text = (Path(spec.submodule_search_locations[0]) / file).read_text("utf-8").splitlines()
+    assert SOURCES[source] in text[line - 1]
+    page = (ROOT / "docs" / "sizing.md").read_text("utf-8")
+    assert f":{line}" in page and Path(file).name in page

@@ -42,7 +42,7 @@ class Evaluator:
             )
             for found in whole
         ]
-        self._sources = [metric_sources(found.prompts) for found in whole]
+        self._sources = [metric_sources(p.source for p in found.prompts) for found in whole]
         self._sample = sample
         self._ranks = ranks
 

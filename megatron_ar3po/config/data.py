@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal
 
 from megatron_ar3po.config.at_resume import Fixed, Free, Warn
-from megatron_ar3po.config.paths import PathText
+from megatron_ar3po.config.paths import PathText, expand_home
 from megatron_ar3po.config.ranges import COUNT, FRACTION, check_values
 from megatron_ar3po.config.rules import require, require_name_or_path
 
@@ -17,11 +17,24 @@ SELECTIONS = ("epoch", "weighted", "thompson")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataConfig:
-    """The training prompts: a JSONL file, one object a line."""
+    """The training prompts: a JSONL file, one object a line, or a Parquet file."""
 
     path: Warn[PathText] = ""
-    """JSONL file of training prompts. Other fields of a line than those named below travel with the prompt as its
-    metadata."""
+    """JSONL or Parquet file of training prompts. Other fields of a line than those named below travel with the prompt
+    as its metadata."""
+
+    mixture: Warn[dict[str, float]] = field(default_factory=dict[str, float])
+    """Several files in the place of `data.path`, each with its weight, as in `{gsm8k.jsonl: 1, math.jsonl: 3}`: of the
+    prompts that are drawn, a quarter is of the first. Each file has epochs of its own. A prompt that stands in two
+    files belongs to the first."""
+
+    cache_dir: Free[PathText] = ""
+    """Where files of 64 MiB and more are kept as they were tokenized, so that the next start with the same contents
+    takes seconds. It may be emptied at any time. Empty: `ar3po/prompts` in `XDG_CACHE_HOME`, or in `~/.cache`."""
+
+    broken_rows: Warn[Literal["refuse", "skip"]] = "refuse"
+    """What becomes of rows that are no prompt: no answer, a wrong type, invalid UTF-8. `refuse` ends the run before it
+    starts and names them by file and line; `skip` leaves them out and says so."""
 
     prompt_field: Warn[str] = "prompt"
     """Field of a line that holds the prompt: a string, or a list of chat messages (`role`, `content`)."""
@@ -93,10 +106,30 @@ class DataConfig:
         )
 
         require(
+            not (self.path and self.mixture),
+            f"data.mixture names the training files, so data.path={self.path} does not; leave one of the two empty.",
+        )
+        for name, weight in self.mixture.items():
+            require(
+                0 < weight < float("inf"),
+                f"data.mixture: the weight of {name} is {weight}; it must be a number above 0.",
+            )
+        require(
             not (self.template == "qwen_boxed" and self.apply_chat_template),
             "data.template=qwen_boxed is a whole chat, which data.apply_chat_template=true would render a second time; "
             "set one of the two, or take data.template=boxed.",
         )
+
+    @property
+    def files(self) -> dict[str, float]:
+        """The training files and their weights.
+
+        >>> DataConfig(path="a.jsonl").files, DataConfig(mixture={"a.jsonl": 1, "b.jsonl": 3}).files
+        ({'a.jsonl': 1.0}, {'a.jsonl': 1, 'b.jsonl': 3})
+        """
+        if self.mixture:
+            return {expand_home(path): weight for path, weight in self.mixture.items()}
+        return {self.path: 1.0} if self.path else {}
 
     def now_of_template(self, first_start: datetime) -> datetime:
         """What a chat template takes for now in a run that was first started then."""

@@ -84,6 +84,7 @@ def read_suite(file: Path, base: Config) -> list[SuiteSet]:
         raise ValueError(f"{file}: defaults.path would be that of all sets; give each set its own.")
     common = _as_sections(defaults, f"{file}: defaults")
     base = replace(base, evaluation=replace(base.evaluation, path="", suites=[], max_prompts=0))
+    base = replace(base, data=replace(base.data, path="", mixture={}))
     return [
         _make_set(file, str(name), words, common, base)
         for name, words in cast("dict[Any, Any]", sets).items()
@@ -139,5 +140,5 @@ def _as_sections(words: Any, where: str) -> dict[str, Any]:
 def one_set(name: str, path: str, base: Config) -> Sequence[SuiteSet]:
     """A file by itself, with all settings of `base`."""
     evaluation = replace(base.evaluation, path="", suites=[])
-    data = replace(base.data, path=path)
+    data = replace(base.data, path=path, mixture={})
     return [SuiteSet(name=name, config=replace(base, data=data, evaluation=evaluation))]

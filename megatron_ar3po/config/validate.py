@@ -225,11 +225,17 @@ def _check_deterministic(config: Config) -> None:
 
 
 def check_data_path(config: Config) -> None:
+    fields = f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}"
     require(
-        bool(config.data.path) and Path(config.data.path).is_file(),
-        f"data.path={config.data.path or '(empty)'} is no file; name a JSONL file with the fields "
-        f"data.prompt_field={config.data.prompt_field} and data.answer_field={config.data.answer_field}.",
+        bool(config.data.files),
+        f"data.path=(empty) is no file; name a JSONL or Parquet file with the fields {fields}.",
     )
+    for path in config.data.files:
+        named = f"data.mixture: {path}" if config.data.mixture else f"data.path={path}"
+        require(
+            Path(path).is_file(),
+            f"{named} is no file; name a JSONL or Parquet file with the fields {fields}.",
+        )
 
 
 def _check_files(config: Config) -> None:

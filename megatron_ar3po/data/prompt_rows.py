@@ -46,6 +46,12 @@ def read_answer(record: Mapping[str, Any], config: DataConfig, where: str) -> st
             f"{where}: the answer {name!r} is {show(answer)}; it must be a non-empty string, "
             'such as "42".'
         )
+    try:
+        answer.encode("utf-8")
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        raise ValueError(
+            f"{where}: the answer is no valid Unicode text ({error.reason}); mend it."
+        ) from error
     return answer
 
 

@@ -9,7 +9,10 @@ Promises:
 - positions count 0, 1, 2, ... through a step, over all of its batches (dynamic sampling draws
   several);
 - a step never holds a prompt twice. Where an epoch ends inside a step, prompts of the next epoch
-  that the step already holds are put off: they come first in the following step.
+  that the step already holds are put off: they come first in the following step;
+- of a mixture each file has epochs of its own, and whichever is owed most by its share comes next
+  (two files are always within one draw of it). Where a step has drawn all of a file's prompts the
+  others give in its place, and it makes up for it in later steps.
 
 Example, three prompts a, b, c, two a step: the orders "b c a" and "a c b" give the steps (b c),
 (a c), (a b). In the second step epoch 0 ended with a; epoch 1 began with a, which was put off, then
@@ -19,10 +22,12 @@ gave c. The third step starts with the a that was put off.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+
+from megatron_ar3po.data.prompt_ids import Array, PromptIds, order_by_hash
 from megatron_ar3po.records import Records
 from megatron_ar3po.types import Prompt, StepPrompt
 
@@ -37,30 +42,46 @@ _OTHER_PROMPTS = (
 )
 
 
-class PromptSource:
-    """`start_step`, then `next_batch` once or more. Every rank holds one and draws the same."""
+class Part(NamedTuple):
+    """The prompts of one file of a mixture: which rows they are, and their share beside the others'."""
 
-    def __init__(self, prompts: Sequence[Prompt], *, seed: int, shuffle: bool) -> None:
-        repeated = [
-            name for name, count in Counter(p.prompt_id for p in prompts).items() if count > 1
-        ]
-        assert prompts and not repeated, (
+    rows: range
+    weight: float = 1.0
+
+
+class PromptSource:
+    """`start_step`, then `next_batch` once or more. Every rank holds one and draws the same. `parts` of a mixture cover
+    the prompts; without them they are one."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        seed: int,
+        shuffle: bool,
+        parts: Sequence[Part] = (),
+    ) -> None:
+        self._ids = PromptIds(prompts)
+        repeated = self._ids.find_repeated()
+        assert len(prompts) and not repeated, (
             f"prompts must be there, each once; repeated: {repeated[:3]}"
         )
-        self._prompts = {prompt.prompt_id: prompt for prompt in prompts}
-        self._seed = seed
-        self._shuffle = shuffle
-        self._fingerprint = _digest("\n".join(self._order_of(0)))
-        self._start_epoch(0)
-        self._put_off: list[str] = []
-        self._in_step: dict[str, None] = {}
+        self._prompts = prompts
+        parts = [part for part in parts if len(part.rows)] or [Part(range(len(prompts)))]
+        total = sum(part.weight for part in parts)
+        self._weights = [part.weight / total for part in parts]
+        self._parts = [_Epochs(self._ids, part.rows, seed=seed, shuffle=shuffle) for part in parts]
+        self._drawn = [0] * len(parts)  # of each part, since the first step
+        self._fingerprint = self._compute_fingerprint()
+        self.start_step()
 
     def __len__(self) -> int:
         return len(self._prompts)
 
     def start_step(self) -> None:
         """Positions start at 0 again, and every prompt may be drawn again."""
-        self._in_step = {}
+        self._in_step: dict[int, None] = {}
+        self._of_step = [0] * len(self._parts)  # of each part
 
     def check_batch(self, num_prompts: int) -> None:
         """Raises ValueError when no step could ever hold so many; for the start of a run."""
@@ -83,15 +104,16 @@ class PromptSource:
         """Prompts that were chosen otherwise join the step, out of the epoch's order: where that comes to one of them
         within the step, it is put off."""
         first = len(self._in_step)
-        for prompt_id in prompt_ids:
-            assert prompt_id not in self._in_step, f"the step holds {prompt_id} already"
-            self._in_step[prompt_id] = None
+        for prompt_id, index in zip(prompt_ids, self._ids.indices_of(prompt_ids), strict=True):
+            assert index not in self._in_step, f"the step holds {prompt_id} already"
+            self._in_step[index] = None
+            self._of_step[self._part_of(index)] += 1
         return self._positioned_from(first)
 
     @property
     def in_step(self) -> Collection[str]:
         """The ids of the prompts that the step holds."""
-        return self._in_step.keys()
+        return [self._ids[index] for index in self._in_step]
 
     @property
     def records(self) -> Records:
@@ -100,60 +122,114 @@ class PromptSource:
     @property
     def cursor(self) -> dict[str, Any]:
         """Where the next step starts, for JSON."""
+        if len(self._parts) == 1:
+            return {**self._parts[0].cursor, "fingerprint": self._fingerprint}
         return {
-            "epoch": self._epoch,
-            "offset": self._offset,
-            "put_off": list(self._put_off),
+            "parts": [part.cursor for part in self._parts],
+            "drawn": list(self._drawn),
             "fingerprint": self._fingerprint,
         }
 
     def restore(self, cursor: Mapping[str, Any], *, may_differ: bool = False) -> None:
         """Go on where `cursor` was taken. Other prompts, or another order of them, are refused, or begin with the next
         epoch where they `may_differ`."""
+        cursors = cursor.get("parts") or [cursor]
+        self.start_step()
         if cursor["fingerprint"] != self._fingerprint:
             if not may_differ:
                 raise ValueError(_OTHER_PROMPTS)
-            self._start_epoch(int(cursor["epoch"]) + 1)
-            self._put_off = []
-            self.start_step()
+            epoch = max(int(of_part["epoch"]) for of_part in cursors) + 1
+            for part in self._parts:
+                part.start_epoch(epoch)
+            self._drawn = [0] * len(self._parts)
             return
-        self._start_epoch(int(cursor["epoch"]))
-        self._offset = int(cursor["offset"])
-        self._put_off = [str(prompt_id) for prompt_id in cursor["put_off"]]
-        self.start_step()
+        for part, of_part in zip(self._parts, cursors, strict=True):
+            part.restore(of_part)
+        self._drawn = [int(count) for count in cursor.get("drawn", [0])]
 
     def _positioned_from(self, first: int) -> list[StepPrompt]:
         drawn = list(self._in_step)[first:]
         return [
-            StepPrompt(position=position, prompt=self._prompts[prompt_id])
-            for position, prompt_id in enumerate(drawn, start=first)
+            StepPrompt(position=position, prompt=self._prompts[index])
+            for position, index in enumerate(drawn, start=first)
         ]
 
-    def _draw(self) -> str:
+    def _part_of(self, index: int) -> int:
+        return next(number for number, part in enumerate(self._parts) if index in part.rows)
+
+    def _draw(self) -> int:
         """The next prompt that the step does not hold; there is one."""
-        for prompt_id in self._put_off:
-            if prompt_id not in self._in_step:
-                self._put_off.remove(prompt_id)
-                return prompt_id
+        if len(self._parts) == 1:
+            return self._parts[0].draw(self._in_step)
+        drawn = sum(self._drawn) + 1
+        owed = [w * drawn - n for w, n in zip(self._weights, self._drawn, strict=True)]
+        for number in sorted(range(len(owed)), key=lambda n: -owed[n]):
+            if self._of_step[number] < len(self._parts[number].order):
+                self._of_step[number] += 1
+                self._drawn[number] += 1
+                return self._parts[number].draw(self._in_step)
+        raise AssertionError("the step holds every prompt")
+
+    def _compute_fingerprint(self) -> str:
+        """Of what is drawn, in which order: that of the first epoch, and a mixture's shares."""
+        digest = hashlib.blake2b(digest_size=16)
+        for number, (part, weight) in enumerate(zip(self._parts, self._weights, strict=True)):
+            if len(self._parts) > 1:
+                digest.update(f"\n{number}:{weight!r}\n".encode())
+            is_first = True
+            for name in self._ids.in_order(part.order):
+                digest.update(name.encode() if is_first else f"\n{name}".encode())
+                is_first = False
+        return digest.hexdigest()
+
+
+class _Epochs:
+    """One file's prompts, epoch after epoch."""
+
+    def __init__(self, ids: PromptIds, rows: range, *, seed: int, shuffle: bool) -> None:
+        self._ids, self.rows = ids, rows
+        self._seed, self._shuffle = seed, shuffle
+        self._put_off: list[int] = []
+        self._epoch, self._offset, self.order = 0, 0, self._order_of(0)
+
+    def start_epoch(self, epoch: int) -> None:
+        """At its beginning, with nothing put off."""
+        self._put_off = []
+        self._begin(epoch)
+
+    def draw(self, in_step: Mapping[int, None]) -> int:
+        for index in self._put_off:
+            if index not in in_step:
+                self._put_off.remove(index)
+                return index
         while True:
-            if self._offset == len(self):
-                self._start_epoch(self._epoch + 1)
-            prompt_id = self._order[self._offset]
+            if self._offset == len(self.order):
+                self._begin(self._epoch + 1)
+            index = int(self.order[self._offset])
             self._offset += 1
-            if prompt_id not in self._in_step:
-                return prompt_id
-            self._put_off.append(prompt_id)
+            if index not in in_step:
+                return index
+            self._put_off.append(index)
 
-    def _start_epoch(self, epoch: int) -> None:
-        self._epoch, self._offset, self._order = epoch, 0, self._order_of(epoch)
+    @property
+    def cursor(self) -> dict[str, Any]:
+        return {
+            "epoch": self._epoch,
+            "offset": self._offset,
+            "put_off": [self._ids[index] for index in self._put_off],
+        }
 
-    def _order_of(self, epoch: int) -> list[str]:
+    def restore(self, cursor: Mapping[str, Any]) -> None:
+        self._begin(int(cursor["epoch"]))
+        self._offset = int(cursor["offset"])
+        self._put_off = self._ids.indices_of([str(name) for name in cursor["put_off"]])
+
+    def _begin(self, epoch: int) -> None:
+        self._offset = 0
+        if epoch != self._epoch:
+            self._epoch, self.order = epoch, self._order_of(epoch)
+
+    def _order_of(self, epoch: int) -> Array:
         if not self._shuffle:
-            return list(self._prompts)
-        return sorted(
-            self._prompts, key=lambda prompt_id: _digest(f"{self._seed}:{epoch}:{prompt_id}")
-        )
-
-
-def _digest(text: str) -> str:
-    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+            return np.arange(self.rows.start, self.rows.stop, dtype=np.uint32)
+        return order_by_hash(self._ids, self.rows, f"{self._seed}:{epoch}")

@@ -3,7 +3,6 @@ asked something else than the file says."""
 
 from __future__ import annotations
 
-import logging
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
@@ -11,8 +10,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 _MAX_SHOWN = 10
 
@@ -42,19 +39,17 @@ class UnknownCharacters:
         if lost or unknown_tokens:
             self.prompts.append(where)
 
-    def warn(self) -> None:
+    def describe(self) -> str:
+        """What a run is warned of; empty where nothing is lost."""
         if not self.prompts:
-            return
+            return ""
         said = [f"{char!r} {count} times" for char, count in self.lost.most_common(_MAX_SHOWN)]
         more = f" and {len(self.lost) - _MAX_SHOWN} others" if len(self.lost) > _MAX_SHOWN else ""
         characters = f"the characters {', '.join(said)}{more}" if said else "some characters"
-        logger.warning(
-            "%d prompts hold text that the tokenizer of model.path cannot write: %s; %d unknown tokens. The policy "
-            "does not read what the file says. The first is %s",
-            len(self.prompts),
-            characters,
-            self.num_unknown_tokens,
-            self.prompts[0],
+        return (
+            f"{len(self.prompts)} prompts hold text that the tokenizer of model.path cannot write: {characters}; "
+            f"{self.num_unknown_tokens} unknown tokens. The policy does not read what the file says. The first is "
+            f"{self.prompts[0]}"
         )
 
     def _count_unknown(self, text: str, token_ids: Sequence[int]) -> int:

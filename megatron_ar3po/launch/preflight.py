@@ -166,10 +166,13 @@ def model_problems(path: str) -> list[str]:
 
 def data_problems(config: Config) -> list[str]:
     found = []
-    if config.debug.mode != "train_only" and not Path(config.data.path).is_file():
-        found.append(
-            f"data.path={config.data.path or '(empty)'} is no file here; mount its folder on every node."
-        )
+    if config.debug.mode != "train_only":
+        option = "data.mixture" if config.data.mixture else "data.path"
+        found += [
+            f"{option}={path or '(empty)'} is no file here; mount its folder on every node."
+            for path in config.data.files or [""]
+            if not Path(path).is_file()
+        ]
     if config.evaluation.path and not Path(config.evaluation.path).is_file():
         found.append(
             f"evaluation.path={config.evaluation.path} is no file here; mount its folder on every node."

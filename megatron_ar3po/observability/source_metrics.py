@@ -25,9 +25,9 @@ Answer = TypeVar("Answer")
 _MAX_SOURCES = 32
 
 
-def metric_sources(prompts: Iterable[Prompt]) -> frozenset[str]:
+def metric_sources(of_prompts: Iterable[str]) -> frozenset[str]:
     """Those that have metrics of their own."""
-    sources = frozenset(prompt.source for prompt in prompts)
+    sources = frozenset(of_prompts)
     if len(sources) > _MAX_SOURCES:
         logger.warning(
             "the prompts have %d sources: more than %d have no metrics of their own",

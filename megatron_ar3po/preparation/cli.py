@@ -4,6 +4,7 @@ ar3po data prepare dapo_math math500 --out data            from the Hugging Face
 ar3po data prepare math500 aime24 --from DIR --out data    from files that are here
 ar3po data prepare mine.parquet --prompt-field q --answer-field meta.gold --out data
   ar3po data check data/dapo_math.jsonl data/math500.jsonl   what of the second stands in the first
+ar3po data preview CONFIG                                  what a run would train on
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.preparation.catalogue import DATA_SETS, DataSet, find_data_set
 from megatron_ar3po.preparation.check_cli import add_check_parser
+from megatron_ar3po.preparation.preview_cli import add_preview_parser
 
 _PREPARE = """\
 Write data sets in one form: DIR/NAME.jsonl, each row with prompt, answer, source, id, origin and hash, and beside it
@@ -33,6 +35,7 @@ def add_data_parser(subparsers: Any) -> None:
     inner = parser.add_subparsers(metavar="COMMAND", required=True)
     _add_prepare_parser(inner)
     add_check_parser(inner)
+    add_preview_parser(inner)
 
 
 def _add_prepare_parser(inner: Any) -> None:

@@ -219,11 +219,11 @@ def _check_as_a_run_does(plan: Plan) -> list[str]:
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
     config = plan.config
-    needed = {"model.path": config.model.path, "data.path": config.data.path}
+    option = "data.mixture" if config.data.mixture else "data.path"
+    needed = [("model.path", config.model.path)]
+    needed += [(option, path) for path in config.data.files or [""]]
     elsewhere = [
-        f"{name}={path or '(empty)'}"
-        for name, path in needed.items()
-        if not Path(path or "-").exists()
+        f"{name}={path or '(empty)'}" for name, path in needed if not Path(path or "-").exists()
     ]
     shape = plan.shape if elsewhere else None
     check_start(

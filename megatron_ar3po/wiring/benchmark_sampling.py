@@ -12,6 +12,7 @@ from pathlib import Path
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.suite import SuiteSet
 from megatron_ar3po.config.validate import tokens_at_a_server
+from megatron_ar3po.data.prompt_table import make_table
 from megatron_ar3po.data.tokenizer import LateTokenizer
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
@@ -119,7 +120,7 @@ def _inputs_of(benchmark: Benchmark, sets: Sequence[PromptSet]) -> PromptsAndVer
     return PromptsAndVerifier(
         stop_token_ids=sets[0].sampling.stop_token_ids,
         vocab_size=read_model_shape(benchmark.config.model.path).vocab_size,
-        training=[],
+        training=make_table(lambda writer: None, None),
         held_out=[],
         sets=list(sets),
         verifier=sets[0].verifier,

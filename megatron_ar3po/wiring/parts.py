@@ -173,7 +173,7 @@ def build_trainer(
             ranks,
             prompts,
             rollout,
-            metric_sources(parts.inputs.training),
+            metric_sources(parts.inputs.training.sources),
             span=parts.timeline.span,
             learners=learners,
         ),

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,11 +24,13 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.suite import suite_sets
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.preview import preview_prompts
+from megatron_ar3po.data.prompt_table import PromptTable
 from megatron_ar3po.data.tokenizer import LateTokenizer, load_tokenizer, stop_token_ids
 from megatron_ar3po.model_shape import read_model_shape
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.rewards.prompt_grading import PromptGrading
 from megatron_ar3po.types import Prompt
+from megatron_ar3po.wiring.prompt_caching import find_cache
 from megatron_ar3po.wiring.suite_prompts import ReadSet, read_sets
 
 if TYPE_CHECKING:
@@ -44,10 +46,10 @@ class Prompts:
 
     stop_token_ids: tuple[int, ...]
     vocab_size: int
-    training: list[Prompt]
-    held_out: list[Prompt]
+    training: PromptTable
+    held_out: Sequence[Prompt]
     sets: list[ReadSet]  # of evaluation.suites
-    shown: list[str]  # the first of data.path as the policy will read them, each of several lines
+    shown: list[str]  # the first to train on as the policy will read them, each of several lines
 
 
 def read_prompts(
@@ -60,11 +62,11 @@ def read_prompts(
     """Collective with the `run_on_first` of several ranks. `rendered_at` is what a chat template takes for now. Raises
     ValueError for prompts that no run could train on."""
     if "torch" in sys.modules:
-        return _read_here(config, tokenizer.loaded, rendered_at, run_on_first)
+        return read_here(config, tokenizer.loaded, rendered_at, run_on_first)
     return _read_apart(config, rendered_at)
 
 
-def _read_here(
+def read_here(
     config: Config,
     tokenizer: PreTrainedTokenizerBase,
     rendered_at: datetime,
@@ -73,19 +75,23 @@ def _read_here(
     vocab_size = read_model_shape(config.model.path).vocab_size
     grading = PromptGrading(config.rewards, run=run_on_first)
 
-    def read(path: str) -> list[Prompt]:
+    def read(files: Sequence[str]) -> PromptTable:
+        cache = find_cache(config, files, rendered_at, vocab_size=vocab_size)
+        # Where some ranks find what another node's have to make, no call is collective.
+        rules = grading if cache is None else PromptGrading(config.rewards)
         return load_prompts(
-            path,
+            files,
             tokenizer,
             config.data,
-            grading=grading,
+            grading=rules,
             rendered_at=rendered_at,
             vocab_size=vocab_size,
+            cache=cache,
         )
 
     stops = stop_token_ids(config.model.path, tokenizer, config.rollout.extra_stop_token_ids)
-    training = read(config.data.path)
-    held_out = read(config.evaluation.path) if config.evaluation.path else []
+    training = read(list(config.data.files))
+    held_out = read([config.evaluation.path]) if config.evaluation.path else []
     return Prompts(
         stop_token_ids=stops,
         vocab_size=vocab_size,
@@ -157,7 +163,7 @@ def answer_parent() -> None:
     found: Prompts | Exception
     try:
         tokenizer = load_tokenizer(config.model.path)
-        found = _read_here(config, tokenizer, rendered_at, lambda task: task())
+        found = read_here(config, tokenizer, rendered_at, lambda task: task())
     except Exception as error:  # the parent raises it
         if sys.version_info >= (3, 11):
             error.add_note(traceback.format_exc())

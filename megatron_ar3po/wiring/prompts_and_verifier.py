@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from megatron_ar3po.config.schema import Config
 from megatron_ar3po.config.validate import check_data_path
 from megatron_ar3po.data.dataset import load_prompts
 from megatron_ar3po.data.preview import preview_prompts
-from megatron_ar3po.data.prompt_source import PromptSource
+from megatron_ar3po.data.prompt_source import Part, PromptSource
+from megatron_ar3po.data.prompt_table import PromptTable
 from megatron_ar3po.data.tokenizer import LateTokenizer, load_tokenizer
 from megatron_ar3po.distributed.collectives import Ranks
 from megatron_ar3po.interfaces import Verifier
@@ -34,8 +36,8 @@ class PromptsAndVerifier:
 
     stop_token_ids: tuple[int, ...]
     vocab_size: int
-    training: list[Prompt]
-    held_out: list[Prompt]
+    training: PromptTable
+    held_out: Sequence[Prompt]
     sets: list[PromptSet]  # of evaluation.suites
     verifier: Verifier | None  # on leaders: only they sample
     tokenizer: LateTokenizer
@@ -72,7 +74,7 @@ def load_prompts_and_verifier(
             time.monotonic() - started,
         )
         for shown in prompts.shown:
-            logger.info("%s: %s", config.data.path, shown)
+            logger.info("%s: %s", ", ".join(config.data.files), shown)
     return PromptsAndVerifier(
         stop_token_ids=prompts.stop_token_ids,
         vocab_size=prompts.vocab_size,
@@ -86,19 +88,27 @@ def load_prompts_and_verifier(
 
 def make_prompt_source(config: Config, prompts: Prompts | PromptsAndVerifier) -> PromptSource:
     """Raises ValueError where no step could be filled."""
-    source = PromptSource(prompts.training, seed=config.run.seed, shuffle=config.data.shuffle)
+    weights = list(config.data.files.values())
+    ends = list(itertools.accumulate(prompts.training.num_rows_by_file(len(weights)), initial=0))
+    parts = [
+        Part(range(start, stop), weight)
+        for weight, (start, stop) in zip(weights, itertools.pairwise(ends), strict=True)
+    ]
+    source = PromptSource(
+        prompts.training, seed=config.run.seed, shuffle=config.data.shuffle, parts=parts
+    )
     prompts_per_round = config.algorithm.dynamic_sampling and config.algorithm.prompts_per_round
     source.check_batch(prompts_per_round or config.rollout.prompts_per_step)
     return source
 
 
 def show_prompts(config: Config, rendered_at: datetime, num: int) -> list[str]:
-    """The first prompts of data.path as the policy will read them. Needs the tokenizer only: no verifier is asked about
+    """The first prompts to train on as the policy will read them. Needs the tokenizer only: no verifier is asked about
     ground truths. Raises ValueError where the file could not be trained on."""
     check_data_path(config)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(
-        config.data.path,
+        list(config.data.files),
         tokenizer,
         config.data,
         grading=PromptGrading(config.rewards),

@@ -38,7 +38,7 @@ class Regrader:
         )
         stack.callback(self._verifier.close)
         prompts = load_prompts(
-            config.data.path,
+            list(config.data.files),
             tokenizer,
             config.data,
             grading=PromptGrading(config.rewards),

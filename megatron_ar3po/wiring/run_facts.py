@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from megatron_ar3po import __version__
 from megatron_ar3po.config.at_resume import AtResume
@@ -28,6 +29,7 @@ from megatron_ar3po.run.facts import Fact
 from megatron_ar3po.run.resume_comparison import Comparison, compare_with_run
 from megatron_ar3po.user_functions import is_import_path
 from megatron_ar3po.wiring.model_identity import digest_weights, identify_model
+from megatron_ar3po.wiring.prompt_caching import remember
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +60,7 @@ def allows_other_prompts(config: Config) -> bool:
 def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
     """Raises ValueError for data that cannot be read."""
     return [
-        *_facts_of_data(config),
+        *facts_of_data(config),
         *_facts_of_suites(config),
         *_facts_of_models(config),
         *_facts_of_verifiers(config.rewards),
@@ -69,26 +71,30 @@ def find_facts(config: Config, layout: ParallelLayout) -> list[Fact]:
     ]
 
 
-def _facts_of_data(config: Config) -> Iterator[Fact]:
+def facts_of_data(config: Config) -> Iterator[Fact]:
     graded_by = config.rewards.row_fields
     if is_file_of_template(config.data.template):
         load_template(config.data.template)  # says it in a sentence where it cannot be read
-        digest = digest_file(Path(expand_home(config.data.template))).xxh3
-        yield Fact("data.template", "text", digest, AtResume.FIXED)
-    training = digest_prompts(
-        config.data.path,
-        config.data,
-        graded_by=graded_by,
-        is_ordered=not config.data.shuffle,
-    )
-    yield Fact("data.path", "prompts", _describe(*training), AtResume.FIXED)
-    if config.evaluation.path:
-        held_out = digest_prompts(
-            config.evaluation.path,
-            config.data,
-            graded_by=graded_by,
-            first=config.evaluation.max_prompts,
+        template = digest_file(Path(expand_home(config.data.template))).xxh3
+        yield Fact("data.template", "text", template, AtResume.FIXED)
+
+    def digest(path: str, **how: Any) -> tuple[int, str]:
+        fields = config.data.prompt_field, config.data.answer_field, graded_by, how
+        return remember(
+            config,
+            path,
+            fields,
+            lambda: digest_prompts(path, config.data, graded_by=graded_by, **how),
         )
+
+    for number, path in enumerate(config.data.files, start=1):
+        found = digest(path, is_ordered=not config.data.shuffle)
+        is_mixed = bool(config.data.mixture)
+        option = "data.mixture" if is_mixed else "data.path"
+        what = f"prompts of file {number}" if is_mixed else "prompts"
+        yield Fact(option, what, _describe(*found), AtResume.FIXED)
+    if config.evaluation.path:
+        held_out = digest(config.evaluation.path, first=config.evaluation.max_prompts)
         yield Fact("evaluation.path", "prompts", _describe(*held_out), AtResume.FIXED)
 
 

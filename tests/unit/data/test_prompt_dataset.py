@@ -6,6 +6,8 @@ import json
 import logging
 from datetime import datetime, timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fakes.grading_rules import FakeGradingRules
 from fakes.model_config import write_model_config
@@ -342,3 +344,100 @@ def test_a_file_of_nothing_but_unusable_answers_is_refused_even_when_skipping(lo
     content += line(prompt="1+2=", answer="3")
     with pytest.raises(ValueError, match=r"6 of 6 answers"):
         load(content, grading=ODD_ANSWERS_ARE_UNUSABLE, unusable_answers="skip")
+
+
+def test_a_parquet_file_gives_the_prompts_of_a_jsonl_file(load, tokenizer, tmp_path):
+    rows = [
+        {"q": [{"content": "1+2="}], "gold": {"text": "3"}},
+        {"q": [{"content": "2="}], "gold": {"text": "2"}},
+    ]
+    fields = {"prompt_field": "q.0.content", "answer_field": "gold.text"}
+    listed = load("".join(line(**row) for row in rows), **fields)
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet", row_group_size=1)
+    found = load_prompts(
+        tmp_path / "rows.parquet",
+        tokenizer,
+        DataConfig(**fields),
+        grading=FakeGradingRules(),
+        rendered_at=MONDAY,
+    )
+    assert list(found) == list(listed) and found[1].text == "2="
+
+
+def test_broken_rows_are_all_named_and_left_out_where_the_option_says_so(load, caplog):
+    content = GOOD + "{\n" + line(prompt="2=") + line(prompt="2=", answer="2")
+    with pytest.raises(ValueError, match="2 rows are broken") as refused:
+        load(content)
+    for said in (
+        "prompts.jsonl:2: not JSON",
+        "prompts.jsonl:3: no answer",
+        "data.broken_rows=skip",
+    ):
+        assert said in str(refused.value)
+    with caplog.at_level(logging.WARNING):
+        assert [p.ground_truth for p in load(content, broken_rows="skip")] == ["1", "2"]
+    assert "2 rows are broken" in caplog.text and "prompts.jsonl:3" in caplog.text
+    with pytest.raises(ValueError, match=r"prompts\.jsonl:1: not JSON"):
+        load("{\n{\n", broken_rows="skip")
+
+
+def test_a_prompt_of_ten_megabytes_is_overlong_and_is_not_tokenized(load):
+    content = GOOD + line(prompt="1" * 10**7, answer="2")
+    with pytest.raises(ValueError, match=r"1 of 2 prompts.*\n.*jsonl:2: 10000000 characters"):
+        load(content)
+    assert len(load(content, overlong_prompts="skip")) == 1
+
+
+def test_a_damaged_row_group_is_named_by_its_rows_and_the_others_are_read(
+    load, tokenizer, tmp_path
+):
+    path = tmp_path / "rows.parquet"
+    rows = [{"prompt": f"{n}=", "answer": f"{n}"} for n in range(10, 40)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=10, compression="zstd")
+    column = pq.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    start = column.dictionary_page_offset or column.data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    path.write_bytes(content)
+
+    def read(**options):
+        return load_prompts(
+            path, tokenizer, DataConfig(**options), grading=FakeGradingRules(), rendered_at=MONDAY
+        )
+
+    with pytest.raises(
+        ValueError, match=r"rows\.parquet:11: the rows 11 to 20 \(row group 2\) are damaged"
+    ):
+        read()
+    assert len(read(broken_rows="skip")) == 20
+
+
+def test_a_cut_off_parquet_file_is_named(tokenizer, tmp_path):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"prompt": ["1="] * 99, "answer": ["1"] * 99}), path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"rows\.parquet: this Parquet file is cut off"):
+        load_prompts(path, tokenizer, DataConfig(), grading=FakeGradingRules(), rendered_at=MONDAY)
+
+
+def test_several_files_are_one_table_in_which_a_prompt_belongs_to_the_first(tokenizer, tmp_path):
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    files[0].write_text(line(prompt="1=", answer="1") + line(prompt="2=", answer="2"))
+    files[1].write_text(line(prompt="2=", answer="2") + line(prompt="3=", answer="3"))
+    found = load_prompts(
+        files, tokenizer, DataConfig(), grading=FakeGradingRules(), rendered_at=MONDAY
+    )
+    assert [p.ground_truth for p in found] == ["1", "2", "3"]
+    assert found.num_rows_by_file(2) == [2, 1]
+    files[1].write_text(line(prompt="2=", answer="3"))
+    with pytest.raises(ValueError, match=r"two\.jsonl:1: the prompt is that of .*one\.jsonl:2"):
+        load_prompts(files, tokenizer, DataConfig(), grading=FakeGradingRules(), rendered_at=MONDAY)
+
+
+def test_a_mixture_and_a_path_are_one_too_many_and_a_weight_is_above_0():
+    with pytest.raises(
+        ValueError, match=r"data\.mixture names the training files, so data\.path=a"
+    ):
+        DataConfig(path="a", mixture={"b": 1.0})
+    with pytest.raises(ValueError, match=r"data\.mixture: the weight of b is 0"):
+        DataConfig(mixture={"b": 0.0})

@@ -156,7 +156,7 @@ def test_counts_decay_at_each_visit_and_a_visit_that_failed_teaches_nothing():
     index, counts = visits.index_of(name), visits.counts
     assert (counts.correct[index], counts.wrong[index]) == (1.0, 2.0)
     assert (counts.visits[index], counts.last_step[index], counts.step) == (3, 3, 3)
-    assert counts.visits.sum() == 3 and visits.num_bytes == 2 * 32
+    assert counts.visits.sum() == 3 and visits.num_bytes == 2 * 28
 
 
 def test_rows_that_were_abandoned_and_prompts_that_are_gone_count_nowhere():

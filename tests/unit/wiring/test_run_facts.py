@@ -232,7 +232,7 @@ def test_prompts_are_graded_anew_with_the_date_of_the_runs_first_start(task):
     assert known[0].text == "013+8+4="
     with ExitStack() as stack:
         regrader = Regrader(task / "resolved_config.yaml", stack)
-        assert [regrader.current_prompt(prompt) for prompt in known] == known
+        assert [regrader.current_prompt(prompt) for prompt in known] == list(known)
 
 
 def test_each_verifier_of_a_source_is_a_fact(task):

@@ -21,7 +21,8 @@ path_options = [name for name in dotted_options() if name.endswith(("path", "dir
 
 def test_these_are_the_paths():
     assert path_options == [
-        *("run.dir", "model.path", "model.megatron_path", "data.path", "weight_sync.disk_dir"),
+        *("run.dir", "model.path", "model.megatron_path", "data.path", "data.cache_dir"),
+        "weight_sync.disk_dir",
         *("evaluation.path", "debug.replay_path"),
     ]
 

@@ -50,6 +50,8 @@ TRL_SCRIPT = ROOT / "benchmarks/apart/trl_grpo.py"
 REQUIREMENTS = ROOT / "tests/crosscheck/trl_requirements.txt"
 RUN_TIMEOUT_S = 1800
 OURS = ("ar3po", "grpo", "dapo")
+# TRL repeats no sampling to the bit either, and prompts of a few tokens have nothing to share.
+AS_FAST_AS_TRL = ("run.deterministic=false", "servers.sglang.disable_radix_cache=true")
 EVALUATE_EVERY = {"ar3po": 5, "grpo": 4, "dapo": 1, "trl_grpo": 4}  # steps: 400 to 500 responses
 
 
@@ -62,12 +64,19 @@ class StepTask:
     tokens: int
     learning_rate: float
     warm_up_steps: int = 3  # left out
+    words: tuple[str, ...] = ()
     rewards_parity: bool = False  # of the example's own reward many steps train nothing
 
 
 STEP_TASKS = {
     "tiny_sum": StepTask(
-        config=CONFIG, folder=TASK, prompts=16, responses=8, tokens=6, learning_rate=8e-4
+        config=CONFIG,
+        folder=TASK,
+        prompts=16,
+        responses=8,
+        tokens=6,
+        learning_rate=8e-4,
+        words=AS_FAST_AS_TRL,
     ),
     "smollm2": StepTask(
         config=ROOT / "examples/smollm2_arithmetic/config.yaml",
@@ -127,7 +136,7 @@ def train_ours(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Path
             "actor.lr_warmup_steps=0",
             "evaluation.samples_per_prompt=1",
             "observability.tensorboard=false",
-            "servers.sglang.disable_radix_cache=true",
+            *AS_FAST_AS_TRL,
         ),
         responses=args.responses,
         timeout_s=RUN_TIMEOUT_S,
@@ -235,6 +244,7 @@ def words_of(task: StepTask, seed: int, steps: int) -> list[str]:
         "evaluation.path=''",
         "checkpoint.every_steps=0",
         "observability.tensorboard=false",
+        *task.words,
     ]
     if task.rewards_parity:
         words += ["rewards.verifier=benchmarks.apart.parity_reward:make_grader"]

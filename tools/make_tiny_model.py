@@ -1,4 +1,4 @@
-"""Makes the model and the prompts of examples/tiny_sum, or of examples/tiny_sum_core.
+"""Makes the model and the prompts of examples/tiny_sum, tiny_sum_core or tiny_sum_wide.
 
 A 0.3 M-parameter Qwen2 is taught the running-sum task by a teacher with misconceptions
 (tools/tiny_sum_task.py says why), on one CPU thread in under a minute, and saved as a Hugging Face
@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument(
         "--seed", type=int, default=0, help="teacher, prompts and model follow from it"
     )
-    parser.add_argument("--steps", type=int, default=Recipe.num_steps, help="default: %(default)s")
+    parser.add_argument("--steps", type=int, help="of teaching; default: as the task says")
     parser.add_argument("--force", action="store_true", help="make it anew even when it is there")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -98,7 +98,7 @@ def main() -> None:
         task=args.task,
         seed=args.seed,
         num_train=TASKS[args.task].num_train,
-        num_steps=args.steps,
+        num_steps=args.steps or TASKS[args.task].num_steps,
     )
     out = args.out or CACHE / args.task
     if not args.force and is_made(out, asdict(recipe)):
@@ -148,7 +148,7 @@ def train_model(teacher: Teacher, recipe: Recipe, never: Collection[Operands]) -
             optimizer.param_groups[0]["lr"] = recipe.learning_rate * schedule(
                 step, recipe.num_steps
             )
-            token_ids, labels = lesson(teacher, recipe.batch_size, rng, never)
+            token_ids, labels = lesson(teacher, recipe, rng, never)
             loss = model(input_ids=token_ids, labels=labels).loss
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -183,12 +183,12 @@ def schedule(step: int, num_steps: int) -> float:
 
 
 def lesson(
-    teacher: Teacher, size: int, rng: random.Random, never: Collection[Operands]
+    teacher: Teacher, recipe: Recipe, rng: random.Random, never: Collection[Operands]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """[size, prompt + response] token ids, and labels that leave out prompt and padding."""
     rows = []
-    while len(rows) < size:
-        operands = draw_operands(rng)
+    while len(rows) < recipe.batch_size:
+        operands = draw_operands(rng, TASKS[recipe.task])
         if operands not in never:
             response = response_text(teacher.respond(operands, rng)) + STOP
             rows.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 
 import pytest
 from tiny_sum_task import (
@@ -82,6 +83,35 @@ def test_three_of_five_prompts_of_the_harder_task_start_near_zero():
     assert len(rates) == 120
     assert rates[71] <= 0.06 < rates[72]  # 72 of 120 are core
     assert sum(sum(rate > 0.5 for rate in row) for row in teacher.error_rate) >= 30
+
+
+def test_prompts_of_the_wide_task_share_little():
+    """A prompt of four operands goes through two places of nine hundred: its first addition, which every tenth prompt
+    shares, is clean."""
+    task = TASKS["tiny_sum_wide"]
+    teacher = Teacher.with_misconceptions(seed=0, task=task)
+    assert len(teacher.error_rate) == 100
+    assert all(teacher.error_rate[11 * digit] == (0.01,) * 10 for digit in range(10))
+    assert sum(rate > 0.9 for row in teacher.error_rate for rate in row) == 200
+    train = choose_prompts(teacher, task.num_train, "train 0", task=task)
+    assert len(train) == 2400 and all(len(operands) == 4 for operands in train)
+    assert sum(teacher.pass_rate(operands) <= 0.1 for operands in train) >= 960
+    places = Counter()
+    for operands in train:
+        running = [sum(operands[:end]) % 10 for end in (2, 3)]
+        places.update(zip(operands[1:3], running, operands[2:], strict=True))
+    assert sum(places.values()) / len(places) < 6  # prompts that go through one place
+
+
+def test_where_the_operand_before_counts_the_rate_is_that_of_its_row():
+    """After operand 2 with running sum 5, operand 4 is taught as 5 + 4 + 1: wrong in a fourth of the cases."""
+    rates = [[0.0] * 10 for _ in range(100)]
+    rates[25][4] = 0.25
+    teacher = Teacher(
+        error_rate=tuple(map(tuple, rates)), shift=tuple((1,) * 10 for _ in range(100))
+    )
+    assert teacher.pass_rate((3, 2, 4)) == 0.75
+    assert teacher.pass_rate((2, 3, 4)) == 1.0  # the same sum after operand 3
 
 
 def test_the_same_seed_gives_the_same_task_and_another_seed_another():

@@ -40,7 +40,8 @@ def test_it_carries_the_command(wheel):
 
 def test_it_has_the_extras_and_the_pins(wheel):
     metadata = email.message_from_string(read(wheel, "METADATA"))
-    assert set(metadata.get_all("Provides-Extra", [])) == {"cpu", "gpu", "launch", "dev"}
+    extras = {"cpu", "gpu", "launch", "wandb", "mlflow", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == extras
     required = metadata.get_all("Requires-Dist", [])
     assert any(line.startswith("megatron-core==0.16.1") for line in required)
     assert any(line.startswith("sglang==") and 'extra == "gpu"' in line for line in required)

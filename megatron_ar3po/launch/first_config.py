@@ -64,6 +64,8 @@ def init_command(arguments: argparse.Namespace) -> int:
     if not rows:
         raise ValueError(f"{arguments.data}: no prompt in the file; write one JSON object a line.")
     split = split_rows([record for _, record in rows], splits=arguments.held_out is None)
+    if split.held_out:
+        _check_nothing_is_overwritten(arguments.folder)
     choices = _choose(arguments, split)
     with telling(f"reading and checking the prompts of {arguments.data}", _say):
         longest = _longest_prompt(choices, arguments.data, arguments.held_out)
@@ -73,6 +75,15 @@ def init_command(arguments: argparse.Namespace) -> int:
     for line in _describe(target, split, choices):
         print(line)
     return 0
+
+
+def _check_nothing_is_overwritten(folder: Path) -> None:
+    for name in (TRAIN, HELD_OUT):
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder / name} is there already, and the prompts of --data would be set apart in a file of that "
+                "name; name another folder, or --held-out FILE for prompts that are held out already."
+            )
 
 
 class Split(NamedTuple):

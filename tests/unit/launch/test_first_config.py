@@ -104,6 +104,16 @@ def test_a_folder_that_has_a_config_is_left_alone(tmp_path, tiny_task, capsys):
     assert (tmp_path / "mine/config.yaml").read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["train.jsonl", "heldout.jsonl"])
+def test_prompts_that_are_there_already_are_never_written_over(tmp_path, tiny_task, capsys, name):
+    mine = write_data(tmp_path / name, rows_of(40))
+    data = mine if name == "train.jsonl" else write_data(tmp_path / "data.jsonl", rows_of(40))
+    before = mine.read_text()
+    assert run_init(tmp_path, data, tiny_task / "model", "--verifier", "last_number") == 2
+    assert f"{name} is there already" in capsys.readouterr().err
+    assert mine.read_text() == before and not (tmp_path / "config.yaml").exists()
+
+
 def test_answers_that_no_run_could_grade_are_refused_and_nothing_is_written(
     tmp_path, tiny_task, capsys
 ):

@@ -105,6 +105,14 @@ def event_file(folder: Path, step: int, rank: int) -> Path:
     return folder / f"step_{step:05d}.rank{rank:04d}.json"
 
 
+def drop_events_after(folder: Path, step: int) -> None:
+    """A run resumed from `step` writes the later ones anew, perhaps on fewer ranks: what others have left of them would
+    stand beside it."""
+    for later in (there for there in traced_steps(folder) if there > step):
+        for path in folder.glob(f"step_{later:05d}.rank*.json"):
+            path.unlink(missing_ok=True)
+
+
 def read_events(folder: Path, step: int) -> list[StepEvents]:
     """Of all ranks. Raises ValueError where there is none, and for a file that is not whole."""
     paths = sorted(folder.glob(f"step_{step:05d}.rank*.json"))

@@ -10,6 +10,7 @@ from typing import TypeVar
 from megatron_ar3po.config.load import to_yaml
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.row_file import drop_rows_after
+from megatron_ar3po.observability.step_events import TRACE_FOLDER, drop_events_after
 from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.facts import write_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_format, write_format
@@ -49,6 +50,7 @@ def begin_run(
             return None
         for written in STEP_FILES:
             drop_rows_after(folder / written, start.last_step)
+        drop_events_after(folder / TRACE_FOLDER, start.last_step)
         return take_up_ledger()
     except OSError as error:  # a user can mend it: no rights, no space, a file in the way
         raise ValueError(

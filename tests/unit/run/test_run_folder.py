@@ -45,6 +45,17 @@ def test_a_run_that_goes_on_from_step_2_keeps_the_rows_of_its_first_two_steps(ol
     assert "num_steps: 9" in (old_run / "resolved_config.yaml").read_text()
 
 
+def test_events_of_later_steps_go_those_of_ranks_that_the_resumed_run_does_not_have_too(old_run):
+    upgrade_run(old_run)
+    names = [f"step_{step:05d}.rank{rank:04d}.json" for step in (2, 3) for rank in (0, 1)]
+    (old_run / "trace").mkdir()
+    for name in names:
+        (old_run / "trace" / name).write_text("{}")
+    start = StartingPoint(checkpoint=old_run / "checkpoints/step_00002", state=RunState(step=2))
+    begin(old_run, start)
+    assert sorted(path.name for path in (old_run / "trace").iterdir()) == names[:2]
+
+
 def test_a_run_that_starts_anew_keeps_no_row_as_its_own(old_run):
     upgrade_run(old_run)
     begin(old_run, StartingPoint())

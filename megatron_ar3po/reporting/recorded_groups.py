@@ -3,6 +3,8 @@ them say about verdicts and lengths."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -75,7 +77,7 @@ def read_groups(path: Path, on_damage: Callable[[str], None]) -> RecordedGroups:
     for row in iter_rows(path, on_damage, load_quickly) if path.is_file() else ():
         try:
             recorded.add(row)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             on_damage(f"{path.name} has a row of another make ({type(error).__name__}: {error})")
     return recorded
 
@@ -94,24 +96,45 @@ def _group_for_page(row: Mapping[str, Any]) -> dict[str, Any]:
 def _response_for_page(response: Mapping[str, Any]) -> dict[str, Any]:
     text = str(response["text"])
     lengths = [int(n) for n in response.get("token_lengths") or ()]
-    logprobs = [round(float(p), 2) for p in response.get("logprobs") or ()]
+    logprobs = [_number(p, 2) for p in response.get("logprobs") or ()]
     return {
         "text": text[:MAX_CHARACTERS],
         "cut": max(0, len(text) - MAX_CHARACTERS),
         "status": str(response["status"]),
         "reason": str(response.get("reason", ""))[:_MAX_REASON],
-        "reward": response.get("reward"),
+        "reward": _number(response.get("reward")),
         "origin": str(response.get("origin", "fresh")),
         "stage": response.get("stage"),
         "tokens": int(response["tokens"]),
         "version": response.get("policy_version"),
-        "advantage": response.get("advantage"),
+        "advantage": _number(response.get("advantage")),
         "logprobs": logprobs,
         "lengths": lengths[: len(logprobs)],
     }
 
 
+def _number(value: Any, digits: int = 6) -> float | None:
+    """None for what a page's JSON has no word for.
+
+    >>> _number(0.123, 2), _number(float("nan")), _number(None)
+    (0.12, None, None)
+    """
+    if value is None or not math.isfinite(value):
+        return None
+    return round(float(value), digits)
+
+
+def _length_of(text: str) -> int:
+    """A letter beyond ASCII takes six or twelve.
+
+    >>> _length_of("ab"), _length_of("和")
+    (2, 6)
+    """
+    return len(text) if text.isascii() else len(json.dumps(text)) - 2
+
+
 def _size_of(group: Mapping[str, Any]) -> int:
-    """About what it takes as JSON; a letter beyond ASCII may take six."""
-    texts = len(group["prompt"]) + sum(len(r["text"]) + 250 for r in group["responses"])
+    """About what it takes as JSON."""
+    texts = _length_of(group["prompt"])
+    texts += sum(_length_of(r["text"]) + 250 for r in group["responses"])
     return texts + sum(9 * len(r["logprobs"]) for r in group["responses"])

@@ -73,12 +73,18 @@ def cost_section(run: RunData) -> Section | None:
 
 def visits_of_columns(columns: LedgerColumns, sizes: Sequence[int]) -> Visits:
     """The same as from the rows, but that a response without a verdict has its tokens in the mean too."""
-    numbers = np.stack([columns[name] for name in ("graded", "correct", "stages")])
+    numbers = np.stack([columns[name] for name in ("graded", "correct", "stages", "ungraded")])
     distinct, kinds = np.unique(numbers, axis=1, return_inverse=True)
     outcomes: list[Stages] = []
     number_of = np.full(distinct.shape[1], -1)
-    for index, (graded, correct, stages) in enumerate(distinct.T.tolist()):
-        row = {"responses": graded, "response_tokens": 0, "correct": correct, "stages": stages}
+    for index, (graded, correct, stages, ungraded) in enumerate(distinct.T.tolist()):
+        row = {
+            "responses": graded + ungraded,
+            "response_tokens": 0,
+            "correct": correct,
+            "stages": stages,
+        }
+        row["ungraded"] = ungraded
         if told := stages_of(row, sizes):
             number_of[index] = len(outcomes)
             outcomes.append(told)

@@ -1,4 +1,4 @@
-"""A ledger of any length as columns of numbers: a million rows are 30 MB of arrays, read once and one by one."""
+"""A ledger of any length as columns of numbers: a million rows are 74 MB of arrays, read once and one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,17 @@ OUTCOMES = (
 )
 _NUMBER_OF_OUTCOME = {name: number for number, name in enumerate(OUTCOMES)}
 _RESCUED = OUTCOMES.index("rescued")
-_NUMBERS = ("step", "prompt", "responses", "graded", "correct", "tokens", "stages", "truncated")
+_NUMBERS = (
+    "step",
+    "prompt",
+    "responses",
+    "graded",
+    "correct",
+    "tokens",
+    "stages",
+    "truncated",
+    "ungraded",
+)
 
 
 @dataclass
@@ -60,7 +70,8 @@ class LedgerColumns:
         graded = responses
         for name in APART:
             graded -= get(name, 0)
-        numbers = (responses, graded, correct, tokens, get("stages", 0), get("truncated", 0))
+        stages, truncated = get("stages", 0), get("truncated", 0)
+        numbers = (responses, graded, correct, tokens, stages, truncated, get("ungraded", 0))
         numbers = array("q", numbers)  # whole, or refused
         prompt = self._index.get(prompt_id)
         if prompt is None:

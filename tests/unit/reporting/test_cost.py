@@ -121,3 +121,16 @@ def test_a_report_of_a_run_that_tells_nothing_of_other_plans_has_no_such_section
         is None
     )
     assert cost_section(read_run(write_run(tmp_path / "b", [], GRPO))) is None
+
+
+def test_a_prompt_whose_stages_are_not_whole_is_left_out_of_the_report_too(tmp_path):
+    """Of 8 responses in two stages one has no verdict: the 7 are not 4 and 3 for certain."""
+    rows = [
+        row(1, "a", 0, stages=2, outcome="all_wrong"),
+        row(1, "b", 3, stages=2, position=1, outcome="mixed", ungraded=1, ungraded_tokens=10),
+    ]
+    run = write_run(tmp_path / "run", rows)
+    report = report_cost(run)
+    assert report.left_out == 1
+    shown = json.loads(cost_section(read_run(run)).figures[0])["data"][0]
+    assert shown["y"] == pytest.approx([(p.low + p.high) / 2 for p in report.predictions])

@@ -13,7 +13,7 @@ import numpy as np
 from megatron_ar3po.comparison.curves import position_after
 from megatron_ar3po.config.load import load_config, to_dict
 from megatron_ar3po.observability.row_file import iter_rows
-from megatron_ar3po.reporting.visits import Visits, gather_visits
+from megatron_ar3po.reporting.visits import Visits, explain_untold, gather_visits
 from megatron_ar3po.rollout.ledger_file import stream_ledger
 from megatron_ar3po.run.facts import read_facts
 from megatron_ar3po.run.folder_format import CONFIG_FILE, check_not_newer
@@ -41,7 +41,8 @@ class ComparedRun:
     seed: int
     rows: Sequence[Mapping[str, Any]]  # of metrics.jsonl
     positions: Mapping[str, Array]  # by axis: where the run stands after each of the rows
-    visits: Visits  # of the prompts it trained on
+    visits: Visits  # of the prompts it trained on; none where `untold` says why
+    untold: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +66,8 @@ def read_compared_run(folder: Path, name: str = "") -> ComparedRun:
     config = load_config([folder / CONFIG_FILE])
     rows = [row for row in iter_rows(folder / "metrics.jsonl") if "step" in row]
     facts = read_facts(folder)
-    ledger = stream_ledger(folder / "ledger")
+    untold = explain_untold(config.rollout)
+    ledger = stream_ledger(folder / "ledger") if not untold else ()
     return ComparedRun(
         name=name or folder.name,
         options={
@@ -80,6 +82,7 @@ def read_compared_run(folder: Path, name: str = "") -> ComparedRun:
         rows=rows,
         positions=positions_of(rows),
         visits=gather_visits(ledger, config.rollout.stage_sizes),
+        untold=untold,
     )
 
 

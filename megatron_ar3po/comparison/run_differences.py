@@ -38,6 +38,11 @@ def describe_differences(groups: Sequence[RunGroup]) -> list[str]:
             for phrase, names in differing.items()
         ]
         assert beginnings
+    lines += [
+        f"the training pass rate of {run.name} is left out, for it was sampled with {run.untold}"
+        for run in runs
+        if run.untold
+    ]
     without = [run.name for run in runs if not run.facts]
     if without:
         lines.append(

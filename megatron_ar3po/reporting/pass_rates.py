@@ -232,7 +232,7 @@ def _check_counts(row: dict[str, Any], where: str) -> Stages:
 
 def _read_run(run: Path) -> Observed:
     from megatron_ar3po.config.load import load_config
-    from megatron_ar3po.reporting.visits import gather_visits
+    from megatron_ar3po.reporting.visits import explain_untold, gather_visits
     from megatron_ar3po.rollout.ledger_file import rows_of_run
     from megatron_ar3po.run.folder_format import CONFIG_FILE
 
@@ -240,8 +240,13 @@ def _read_run(run: Path) -> Observed:
         raise ValueError(
             f"--pass-rates {run} is no run's folder: it lacks {CONFIG_FILE} or ledger/."
         )
-    sizes: Sequence[int] = load_config([run / CONFIG_FILE], []).rollout.stage_sizes
-    visits = gather_visits(rows_of_run(run / "ledger"), sizes)
+    rollout = load_config([run / CONFIG_FILE], []).rollout
+    if untold := explain_untold(rollout):
+        raise ValueError(
+            f"--pass-rates {run} was sampled with {untold}, so that its pass rates are not known; name another run, or "
+            "a file."
+        )
+    visits = gather_visits(rows_of_run(run / "ledger"), rollout.stage_sizes)
     if not len(visits):
         raise ValueError(f"--pass-rates {run}: its ledger holds no prompt with a verdict.")
     return Observed(

@@ -225,31 +225,36 @@ def train_seconds(
     """Of all optimizer steps of one training step, on one replica."""
     config, layout, device = setting.config, setting.layout, setting.device
     dp, mini = layout.data_parallel_size, config.algorithm.num_mini_batches
+    updates = config.algorithm.updates_per_step
     tokens = (response_tokens + responses * prompt_tokens) / dp
     length = tokens * dp / responses if responses else 0.0
     flops = train_flops(setting, tokens, response_tokens / dp, length)
     rate = device.flops * device.train_efficiency * layout.replica_size
-    micro_batches = mini * math.ceil(tokens / mini / config.actor.max_tokens_per_microbatch)
+    micro_batches = updates * math.ceil(tokens / mini / config.actor.max_tokens_per_microbatch)
     stages = layout.pipeline_parallel_size
-    bubble = (micro_batches / mini + stages - 1) / max(1, micro_batches / mini)
-    updates = mini * update_seconds(setting)
-    return flops / rate * bubble + micro_batches * device.micro_batch_s + updates
+    bubble = (micro_batches / updates + stages - 1) / max(1, micro_batches / updates)
+    moved = updates * update_seconds(setting)
+    return flops / rate * bubble + micro_batches * device.micro_batch_s + moved
 
 
 def train_flops(setting: Setting, tokens: float, response_tokens: float, length: float) -> float:
     """Of one replica. A token takes 2 operations a parameter forward and 4 backward, and attention to half of its
     sequence 2 x length x q a layer forward; a second forward pass where it is recomputed. The output layer sees
     response tokens alone, and computes their logits once more in the backward pass. Old log-probs are a forward pass of
-    all mini-batches but the first, a reference policy one of all."""
+    all mini-batches but the first, and of all in every one of several passes over the batch; a reference policy one of
+    all."""
     config, shape = setting.config, setting.shape
     forward = 2 * layer_parameters(shape) * tokens
     forward += 2 * shape.num_layers * length * shape.q_size * tokens
     output = 2 * shape.embedding_parameters * response_tokens
     passes = 4.0 if config.actor.recompute == "full" else 3.0
-    mini = config.algorithm.num_mini_batches
-    extra = (mini - 1) / mini if config.algorithm.old_logprobs == "recompute" else 0.0
-    extra += 1.0 if config.algorithm.kl_coef else 0.0
-    return (passes + extra) * forward + (4.0 + extra) * output
+    algorithm = config.algorithm
+    mini, epochs = algorithm.num_mini_batches, algorithm.num_epochs
+    extra = 0.0
+    if algorithm.old_logprobs == "recompute":
+        extra += (mini - 1) / mini if epochs == 1 else epochs
+    extra += epochs if algorithm.kl_coef else 0.0
+    return (epochs * passes + extra) * forward + (epochs * 4.0 + extra) * output
 
 
 def update_seconds(setting: Setting) -> float:

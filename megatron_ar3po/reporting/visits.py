@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from megatron_ar3po.algorithm.counterfactual_cost import Stages
+from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.sampling_cost import graded_in
 
 Row = Mapping[str, Any]
@@ -78,6 +79,21 @@ def gather_visits(rows: Iterable[Row], sizes: Sequence[int]) -> Visits:
     for _ in reader.pass_on(rows):
         pass
     return reader.visits
+
+
+def explain_untold(rollout: RolloutConfig) -> str:
+    """Why the ledger of such a run does not tell the outcomes of each stage; empty where it does.
+
+    >>> explain_untold(RolloutConfig(stage_rule="balance"))
+    'rollout.stage_rule=balance: a ledger does not say how such stages ended'
+    """
+    if rollout.cancel_solved:
+        return "rollout.cancel_solved=true: a stage ended with its first correct response"
+    if rollout.stage_rule not in ("fixed", "history"):  # both: the plan's, and on after a failure
+        return (
+            f"rollout.stage_rule={rollout.stage_rule}: a ledger does not say how such stages ended"
+        )
+    return ""
 
 
 def stages_of(row: Row, sizes: Sequence[int]) -> Stages:

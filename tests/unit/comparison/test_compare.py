@@ -181,6 +181,20 @@ def test_facts_that_are_not_known_are_told():
     assert "b tell nothing of what their files held" in describe_differences(groups)[0]
 
 
+@pytest.mark.parametrize("option", [{"cancel_solved": True}, {"stage_rule": "balance"}])
+def test_training_is_not_compared_where_a_ledger_does_not_tell_first_stages(tmp_path, option):
+    folders = [
+        PlantedRun(skill=lambda done: 0.5, config=config, recorded=0, checkpoints=()).write(folder)
+        for folder, config in ((tmp_path / "a", {}), (tmp_path / "b", {"rollout": option}))
+    ]
+    groups = group_runs([read_compared_run(folder) for folder in folders])
+    assert align_variants(groups, "steps").variants[1].training_minus_first is None
+    [said] = [line for line in describe_differences(groups) if "training pass rate" in line]
+    assert said.startswith(
+        "the training pass rate of b is left out, for it was sampled with rollout."
+    )
+
+
 def write(folder, name, skill, seed) -> str:
     config = {"algorithm": {"name": name}, "run": {"seed": seed, "name": f"{name}-s{seed}"}}
     run = PlantedRun(skill=skill, config=config, recorded=0, checkpoints=())

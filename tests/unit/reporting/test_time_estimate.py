@@ -28,6 +28,7 @@ from megatron_ar3po.reporting.time_estimate import (
     forecast_step,
     iteration_seconds,
     train_flops,
+    train_seconds,
     turn_seconds,
     update_seconds,
 )
@@ -143,6 +144,18 @@ def test_an_earlier_run_knows_pass_rates_and_lengths(tmp_path):
     assert rates.mean_tokens == 15
 
 
+@pytest.mark.parametrize("option", ["cancel_solved: true", "stage_rule: balance"])
+def test_an_earlier_run_whose_stages_are_not_known_is_refused(tmp_path, option):
+    """8 responses, 4 of them correct, of two stages: how many of the first were, its ledger does not say."""
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "resolved_config.yaml").write_text(f"rollout:\n  {option}\n")
+    row = {"responses": 8, "response_tokens": 40, "correct": 4, "stages": 2, "prompt_id": "a"}
+    row = {"kind": "prompt", "step": 1, "position": 0, **row}
+    (tmp_path / "ledger" / "dp00.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match=r"sampled with rollout\.\w+=\w+: .*name another run"):
+        read_pass_rates(str(tmp_path))
+
+
 # One server, iteration by iteration
 
 
@@ -221,6 +234,19 @@ def test_operations_of_an_update(seven_b):
         ),
     )  # fmt: skip
     assert train_flops(behaviour, 100, 80, 100) == pytest.approx(4 * (forward + output))
+
+
+def test_a_second_pass_over_the_batch_takes_it_all_again(seven_b):
+    """And old log-probs are then a forward pass of all mini-batches, twice; there are 8 updates, not 4."""
+    twice = replace(
+        seven_b, config=load_config(
+            [EXAMPLES / "qwen2.5_7b_dapo_math" / "config.yaml"], ["algorithm.num_epochs=2"]
+        ),
+    )  # fmt: skip
+    once = train_flops(seven_b, 100, 80, 100) / (4 + 0.75)
+    assert train_flops(twice, 100, 80, 100) == pytest.approx((8 + 2) * once)
+    seconds = train_seconds(seven_b, 100, 8000, 100), train_seconds(twice, 100, 8000, 100)
+    assert 2 * seconds[0] < seconds[1] < 2.2 * seconds[0]
 
 
 def test_an_update_talks_inside_the_node_and_reads_its_share(seven_b):

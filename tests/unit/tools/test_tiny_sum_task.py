@@ -96,11 +96,11 @@ def test_prompts_of_the_wide_task_share_little():
     train = choose_prompts(teacher, task.num_train, "train 0", task=task)
     assert len(train) == 2400 and all(len(operands) == 4 for operands in train)
     assert sum(teacher.pass_rate(operands) <= 0.1 for operands in train) >= 960
-    places = Counter()
+    additions = Counter()
     for operands in train:
         running = [sum(operands[:end]) % 10 for end in (2, 3)]
-        places.update(zip(operands[1:3], running, operands[2:], strict=True))
-    assert sum(places.values()) / len(places) < 6  # prompts that go through one place
+        additions.update(zip(operands[1:3], running, operands[2:], strict=True))
+    assert sum(additions.values()) / len(additions) < 6  # prompts that go through one place
 
 
 def test_where_the_operand_before_counts_the_rate_is_that_of_its_row():

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP
 from megatron_ar3po.reporting.ledger_columns import OUTCOMES
 from megatron_ar3po.reporting.run_data import RunData
 
@@ -25,8 +26,6 @@ _Z_OF_A_LOSS = 3.0  # the best of many evaluations is partly luck
 _MANY = 50  # verdicts, before one looks at what they have in common
 _BAD_SHARE = 0.01  # of responses that the verifier failed for
 _POINT = 0.01  # of accuracy
-# Estimators for which a group of equal rewards carries no gradient.
-_OF_A_GROUP = ("", "group", "rloo", "leave_one_out")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +225,7 @@ def responses_by_use(run: RunData) -> dict[str, int]:
     )
     uses = {name: int(count) for name, count in zip(OUTCOMES, by_outcome, strict=True)}
     signal = ["mixed", "rescued"]
-    if str(run.setting("algorithm.advantage") or "") not in _OF_A_GROUP:
+    if (run.setting("algorithm.advantage") or "group") not in RELATIVE_TO_GROUP:
         signal += ["all_correct", "all_wrong"]  # its advantages are relative to other groups
     found = {"signal": sum(uses.pop(name) for name in signal)} | uses
     for name, spent in classes.items():

@@ -105,7 +105,7 @@ def nearest_plan_that_fits(plan: Plan) -> Plan | None:
     found: list[tuple[float, int, int, Plan]] = []
     asked = plan.config.actor
     nodes = plan.cluster.num_nodes
-    while nodes <= MAX_NODES_SEARCHED:
+    while nodes <= max(MAX_NODES_SEARCHED, plan.cluster.num_nodes):
         cluster = replace(plan.cluster, num_nodes=nodes)
         for candidate in _candidates(plan, cluster):
             actor = candidate.config.actor
@@ -143,8 +143,8 @@ def refusal(plan: Plan) -> str:
     nearest = nearest_plan_that_fits(plan)
     if nearest is None:
         return (
-            f"{words} No layout fits on up to {MAX_NODES_SEARCHED} nodes; lower actor.max_tokens_per_microbatch, set "
-            "actor.recompute=full, or use GPUs with more memory."
+            f"{words} No layout fits on up to {max(MAX_NODES_SEARCHED, plan.cluster.num_nodes)} nodes; lower "
+            "actor.max_tokens_per_microbatch, set actor.recompute=full, or use GPUs with more memory."
         )
     actor = nearest.config.actor
     where = "" if nearest.cluster == plan.cluster else f" --nodes {nearest.cluster.num_nodes}"

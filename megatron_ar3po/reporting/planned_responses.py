@@ -165,7 +165,7 @@ def read_pass_rates(path: Path, field: str) -> list[float]:
 
 
 def rows_of(path: Path) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text("utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -193,6 +193,7 @@ def read_tail(path: Path, most: int) -> str:
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - most))
-            return file.read().decode("utf-8", "replace")
+            text = file.read().decode("utf-8", "replace")
+            return text.replace("\x1b", "\u241b")  # what others wrote moves no cursor
     except FileNotFoundError:
         return ""

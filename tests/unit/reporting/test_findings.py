@@ -152,6 +152,16 @@ def test_groups_of_equal_rewards_are_no_waste_where_advantages_are_relative_to_a
     assert sentences(run)["waste"] == ("good", "Hardly any of 1,600 responses were wasted (0%).")
 
 
+def test_groups_of_equal_rewards_are_waste_under_global_baseline(
+    plant,
+):
+    run = plant(
+        skill=lambda progress: float(progress <= 0.5),
+        config={"algorithm": {"advantage": "global_baseline"}},
+    )
+    assert responses_by_use(run)["signal"] == 0
+
+
 def test_every_response_of_the_ledger_has_one_use(plant):
     run = plant(skill=learning, verdict=failing_verdict)
     assert sum(responses_by_use(run).values()) == run.cost.total.responses == 1600

@@ -275,6 +275,13 @@ def test_more_nodes_are_proposed_when_no_layout_fits_the_ones_at_hand():
     assert f"--nodes {nearest.cluster.num_nodes} actor.tensor_parallel_size=" in refusal(plan)
 
 
+def test_a_cluster_larger_than_those_that_are_searched_is_itself_searched():
+    plan = plan_of("qwen2.5_32b_dapo_math", 72, "actor.tensor_parallel_size=2")
+    nearest = nearest_plan_that_fits(plan)
+    assert nearest is not None
+    assert (nearest.cluster.num_nodes, nearest.problems) == (72, ())
+
+
 def test_a_kv_cache_smaller_than_one_sequence_is_a_problem():
     plan = plan_of("qwen2.5_7b_dapo_math", 1, "servers.sglang.mem_fraction_static=0.0949")
     assert "less than one sequence of 5120" in " ".join(plan.problems)

@@ -122,6 +122,8 @@ def test_pass_rates_come_from_prompts_or_from_a_runs_history(tmp_path: Path) -> 
     prompts, history = tmp_path / "prompts.jsonl", tmp_path / "history.json"
     prompts.write_text('{"prompt": "1+1=", "rate": 0.25}\n\n{"prompt": "2+2=", "rate": 1}\n')
     assert read_pass_rates(prompts, "rate") == [0.25, 1.0]
+    prompts.write_text('{"prompt": "a line\u2028in it", "rate": 0.25}\n', encoding="utf-8")
+    assert read_pass_rates(prompts, "rate") == [0.25]
     seen = [{"pass_rate": 0.5, "responses": 3}, {"pass_rate": 0.0, "responses": 0}]
     history.write_text(json.dumps({"windows": [], "prompts": seen}))
     assert read_pass_rates(history, "pass_rate") == [0.5]

@@ -131,6 +131,11 @@ def test_the_last_warnings_are_shown_and_nothing_else_of_the_log(run):
     assert [line[9:] for line in shown] == [f"warning: disk {n} is slow" for n in range(2, 7)]
 
 
+def test_what_a_log_holds_moves_no_cursor(run):
+    (run / "train.log").write_text("12:00:00 warning: \x1b[2Jgone\n")
+    assert RunWatch(run).look(NOW).warnings == ("12:00:00 warning: ␛[2Jgone",)
+
+
 def test_a_server_is_shown_with_the_last_line_about_its_work(run):
     (run / "logs").mkdir()
     (run / "logs/sglang_dp0.s1.log").write_text(

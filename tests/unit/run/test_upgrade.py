@@ -259,7 +259,6 @@ def test_what_is_no_run_is_not_upgraded(old_run, capsys):
 @pytest.mark.parametrize(
     "words",
     [
-        ("report", "run"),
         ("status", "run"),
         ("evaluate", "run"),
         ("reuse", "regrade", "run"),
@@ -267,7 +266,8 @@ def test_what_is_no_run_is_not_upgraded(old_run, capsys):
     ],
     ids=lambda words: words[0],
 )
-def test_a_run_of_a_later_version_is_refused_by_all(old_run, capsys, words):
+def test_a_run_of_a_later_version_is_refused(old_run, capsys, words):
+    """A report says so and shows what it can read (tests/unit/reporting/test_report.py)."""
     set_format(old_run, 3, written_by="0.7.0")
     assert refusal_of(capsys, *words) == (
         "run has format 3 and was written by megatron_ar3po 0.7.0; this is 0.2.0.dev0, which knows formats up to 2: "
@@ -277,4 +277,4 @@ def test_a_run_of_a_later_version_is_refused_by_all(old_run, capsys, words):
 
 def test_a_version_that_cannot_be_read_is_named(old_run, capsys):
     (old_run / "version.json").write_text('{"format": ')
-    assert refusal_of(capsys, "report", "run").startswith("run/version.json cannot be read")
+    assert refusal_of(capsys, "status", "run").startswith("run/version.json cannot be read")

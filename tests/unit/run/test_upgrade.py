@@ -267,7 +267,7 @@ def test_what_is_no_run_is_not_upgraded(old_run, capsys):
     ids=lambda words: words[0],
 )
 def test_a_run_of_a_later_version_is_refused(old_run, capsys, words):
-    """A report says so and shows what it can read (tests/unit/reporting/test_report.py)."""
+    """A report says so and shows what it can read (tests/unit/reporting/test_run_data.py)."""
     set_format(old_run, 3, written_by="0.7.0")
     assert refusal_of(capsys, *words) == (
         "run has format 3 and was written by megatron_ar3po 0.7.0; this is 0.2.0.dev0, which knows formats up to 2: "

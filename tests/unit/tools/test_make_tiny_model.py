@@ -74,7 +74,7 @@ def test_a_lesson_learns_the_response_and_its_stop_token_and_never_a_held_out_pr
     teacher = Teacher.with_misconceptions(seed=0)
     rng = random.Random(0)
     never = {(a, b) for a in range(10) for b in range(10)}
-    token_ids, labels = lesson(teacher, 64, rng, never)
+    token_ids, labels = lesson(teacher, Recipe(batch_size=64), rng, never)
     assert token_ids.shape == labels.shape == (64, 14)
     assert (labels[:, :8] == NOT_LEARNT).all()
     learnt = labels != NOT_LEARNT

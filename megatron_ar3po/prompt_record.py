@@ -33,7 +33,7 @@ class PromptOutcome:
 
 
 class StageOutcome(NamedTuple):
-    """Of one prompt's stage in a step: its graded responses, and how many of them are correct."""
+    """Of one prompt's stage in a step: its graded responses, cancelled ones left out, and how many are correct."""
 
     responses: int
     correct: int

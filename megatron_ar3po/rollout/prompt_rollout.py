@@ -94,8 +94,8 @@ class PromptRollout:
         graded = [response for response in scored if response.is_graded]
         self._scored += graded
         self._left_out += [response for response in scored if not response.is_graded]
-        correct = sum(response.is_correct for response in graded)
-        self._stages.append(StageOutcome(len(graded), correct))
+        whole = [scored for scored in graded if scored.response.finish_reason != "abort"]
+        self._stages.append(StageOutcome(len(whole), sum(s.is_correct for s in whole)))
         if not self._next_stage_size():
             self._stop("solved" if any(s.correct for s in self._stages) else "stages_done")
 

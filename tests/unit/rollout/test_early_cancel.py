@@ -94,6 +94,24 @@ def test_a_cancelled_response_may_count_as_truncated_with_the_reward_of_an_incor
     assert len(verifier.verified) == 2
 
 
+def one_more_unless_two_were_graded(prompt, stages, history):
+    if not stages:
+        return 4
+    return 0 if stages[0] == (2, 1) else 1
+
+
+def test_a_cancelled_response_that_counts_as_truncated_is_no_outcome_of_its_stage():
+    """Four sent, one wrong, one right, two cut off: the rule sees (2, 1), as the history will."""
+    (group,), _, _ = collect(
+        AbortableEngine((2, 5, None, None)),
+        second_is_correct,
+        cancel_solved=True,
+        cancelled_counts_as="truncated",
+        stage_rule=f"{__name__}:one_more_unless_two_were_graded",
+    )
+    assert len(group.responses) == 4
+
+
 def test_a_sibling_that_waits_for_a_slot_is_not_sent():
     engine = AbortableEngine((2, 5, None, None))
     (group,), _, records = collect(engine, second_is_correct, cancel_solved=True, num_slots=1)

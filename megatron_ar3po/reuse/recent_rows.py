@@ -13,7 +13,8 @@ Promises:
 - a run that goes on from a checkpoint removes the files of later steps and reads those of earlier ones, whatever the
   data-parallel size was that wrote them: each leader takes the rows of the prompts that it owns now;
 - files that no window from the oldest kept checkpoint on could reach are removed with it;
-- a damaged line costs its row, and is said.
+- a damaged line costs its row, a lost file its rows, and both are said;
+- rows from before steps without replay (`reuse.replay_frac` was 0) do not come back.
 
 Leader only.
 """
@@ -71,11 +72,14 @@ class RecentRows:
         self._responses: defaultdict[int, int] = defaultdict(int)  # over all replicas
         self._unsynced: list[Path] = []
         folder.mkdir(parents=True, exist_ok=True)
+        there: defaultdict[int, list[str]] = defaultdict(list)
         for path, step in list(self._files()):
             if step > last_step:
                 path.unlink(missing_ok=True)  # every leader comes by
             else:
+                there[step].append(path.name)
                 self._read(path, step)
+        self._forget_before_a_gap(there, last_step)
         self._forget_rows_out_of_window()
 
     @property
@@ -119,6 +123,27 @@ class RecentRows:
                 path.unlink(missing_ok=True)
         for of_step in [s for s in self._responses if s < first]:
             del self._responses[of_step]
+
+    def _forget_before_a_gap(self, there: Mapping[int, Sequence[str]], last_step: int) -> None:
+        """A step without a file was one without replay: what is older is none of the last steps. `there`: the names of
+        a step's files."""
+        first = last_step + 1
+        while first - 1 in there:
+            first -= 1
+            names = there[first]
+            size = max(int(named[3]) for name in names if (named := _NAME.fullmatch(name)))
+            if len(names) != size:
+                logger.warning(
+                    "%s has files of %d of the %d replicas for step %d; the others' rows are not replayed, and the "
+                    "draws are others than with them",
+                    self._folder,
+                    len(names),
+                    size,
+                    first,
+                )
+        for step in [s for s in there if s < first]:
+            self._rows.pop(step, None)
+            self._responses.pop(step, None)
 
     def _forget_rows_out_of_window(self) -> None:
         first = first_step_of_window(self._responses, self._window)

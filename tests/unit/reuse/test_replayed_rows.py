@@ -221,6 +221,28 @@ def test_damage_costs_the_rows_it_hits_and_is_said(tmp_path, caplog, damage):
     assert len(rows.steps[2]) == NUM_PROMPTS
 
 
+def test_rows_from_before_steps_without_replay_do_not_come_back(tmp_path):
+    """Steps 1 to 3 replayed, 4 to 9 did not; a resume from step 9 finds nothing that is recent."""
+    run_steps(tmp_path, range(1, 4))
+    assert not RecentRows(tmp_path, ParallelLayout(), window=18, last_step=9).steps
+    assert names(run_steps(tmp_path, range(10, 12)))[10] == []
+    rows = RecentRows(tmp_path, ParallelLayout(), window=18, last_step=11)
+    assert (sorted(rows.steps), rows.num_responses) == ([10, 11], 2 * NUM_PROMPTS)
+    rows.forget_before(11)
+    assert sorted(int(path.name[5:10]) for path in tmp_path.iterdir()) == [10, 11]
+
+
+def test_a_file_that_is_lost_is_said(tmp_path, caplog):
+    run_steps(tmp_path, range(1, 4), dp=2)
+    with caplog.at_level(logging.WARNING):
+        RecentRows(tmp_path, ParallelLayout(), window=18, last_step=3)
+        assert not caplog.messages
+        (tmp_path / "step_00002.dp01-of-02.jsonl").unlink()
+        RecentRows(tmp_path, ParallelLayout(), window=18, last_step=3)
+    (said,) = caplog.messages
+    assert "files of 1 of the 2 replicas for step 2" in said
+
+
 def test_what_was_replayed_is_counted_by_name_and_never_as_a_response(tmp_path):
     rows = RecentRows(tmp_path, ParallelLayout(), window=18, last_step=-1)
     replayer = Replayer(rows, replay_frac=1 / 3, run_seed=5)

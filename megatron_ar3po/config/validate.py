@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP, AlgorithmConfig
+from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.config.declared import dotted_options
 from megatron_ar3po.config.history_rules import check_history, history_warnings
 from megatron_ar3po.config.log_size import most_log_bytes_of_step
@@ -55,7 +56,15 @@ def warnings_of(config: Config) -> list[str]:
     """Options that were set and have no effect in this setup, and what may surprise later, one line each."""
     lines: list[str] = []
     if not config.reuse.enabled and config.algorithm.name == "ar3po":
-        lines.append("reuse.enabled=false: unsolved groups borrow nothing; reuse.* has no effect.")
+        rest = "reuse.* but reuse.replay_*" if config.reuse.replay_frac else "reuse.*"
+        lines.append(f"reuse.enabled=false: unsolved groups borrow nothing; {rest} has no effect.")
+    if (
+        config.data.selection == "epoch"
+        and config.data.exploration_frac != DataConfig().exploration_frac
+    ):
+        lines.append(
+            f"data.exploration_frac={config.data.exploration_frac:g} has no effect with data.selection=epoch."
+        )
     if config.reuse.max_logprob_drift and config.reuse.option != "recompute":
         lines.append(
             f"reuse.max_logprob_drift={config.reuse.max_logprob_drift:g} has no effect with "

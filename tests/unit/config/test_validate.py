@@ -115,7 +115,9 @@ def test_fewer_prompts_than_replicas_are_refused(words):
 
 def test_an_option_without_effect_is_said(words):
     lines = warnings_of(load_config([], [*words, "reuse.enabled=false"]))
-    assert any("reuse" in line for line in lines)
+    assert any("reuse.* has no effect" in line for line in lines)
+    lines = warnings_of(load_config([], [*words, "reuse.enabled=false", "reuse.replay_frac=0.5"]))
+    assert any("reuse.* but reuse.replay_* has no effect" in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +130,7 @@ def test_an_option_without_effect_is_said(words):
         (["algorithm.downsample_to=8"], "a prompt gets at most 8 responses"),
         (["algorithm.advantage=rloo", "algorithm.advantage_std=sample"], "advantage_std=sample"),
         (["algorithm.history_prior_weight=2"], "history_prior_weight=2.0 has no effect"),
+        (["data.exploration_frac=0.5"], "exploration_frac=0.5 has no effect"),
         (["rollout.history_success_frac=0.1"], "no effect with rollout.stage_rule=fixed"),
         (["rollout.stage_rule=history", "rollout.num_stages=1"], "no effect: there is one stage"),
     ],

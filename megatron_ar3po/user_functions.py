@@ -7,7 +7,7 @@ raised under the option's name with the user's own error and the lines it came f
 
     algorithm.advantage    (groups, config[, history]) -> one [G] array per group  algorithm/advantages.py
     algorithm.policy_loss  (logprobs, micro_batch, config) -> TokenLoss            algorithm/token_losses.py
-    data.selection         (counts) -> [N] weights of all prompts                  algorithm/prompt_selection.py
+    data.selection         (counts) -> [N] weights of these prompts                algorithm/prompt_selection.py
     reuse.pick             (candidates, request) -> one of the candidates or None  reuse/choice.py
     rewards.verifier       (rewards_config) -> (response, ground_truth) -> Grade   rewards/worker.py
     rollout.stage_rule     (prompt, solved_by_stage) -> int, or

@@ -1,7 +1,8 @@
 """AdamW over Megatron's DDP buffers: learning-rate schedule, clipping, and a step that refuses what is not finite.
 
 The schedule is a function of the number of the update, k of N, counted from 1, with N = `run.num_steps` *
-`algorithm.num_mini_batches` of the config that runs now. With a warm-up of W updates and p = max(W, 1):
+`algorithm.num_epochs` * `algorithm.num_mini_batches` of the config that runs now. With a warm-up of W updates and p =
+max(W, 1):
 
     k <= p    learning_rate * k / p                        the first update is never one of rate 0
     k > p     from learning_rate at p down to min_learning_rate at N + 1: the last update still learns

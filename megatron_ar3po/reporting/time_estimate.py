@@ -222,10 +222,12 @@ def _count_trained(
 def train_seconds(
     setting: Setting, responses: float, response_tokens: float, prompt_tokens: float
 ) -> float:
-    """Of all optimizer steps of one training step, on one replica."""
+    """Of all optimizer steps of one training step, on one replica; what is given are the rows that it sampled."""
     config, layout, device = setting.config, setting.layout, setting.device
     dp, mini = layout.data_parallel_size, config.algorithm.num_mini_batches
     updates = config.algorithm.updates_per_step
+    with_replayed = 1 / (1 - config.reuse.replay_frac)
+    responses, response_tokens = responses * with_replayed, response_tokens * with_replayed
     tokens = (response_tokens + responses * prompt_tokens) / dp
     length = tokens * dp / responses if responses else 0.0
     flops = train_flops(setting, tokens, response_tokens / dp, length)

@@ -236,6 +236,13 @@ def test_operations_of_an_update(seven_b):
     assert train_flops(behaviour, 100, 80, 100) == pytest.approx(4 * (forward + output))
 
 
+def test_replayed_rows_take_their_time(seven_b):
+    """A share of a half replays as many rows as were sampled."""
+    path = EXAMPLES / "qwen2.5_7b_dapo_math" / "config.yaml"
+    replayed = replace(seven_b, config=load_config([path], ["reuse.replay_frac=0.5"]))
+    assert train_seconds(replayed, 64, 64_000, 200) == train_seconds(seven_b, 128, 128_000, 200)
+
+
 def test_a_second_pass_over_the_batch_takes_it_all_again(seven_b):
     """And old log-probs are then a forward pass of all mini-batches, twice; there are 8 updates, not 4."""
     twice = replace(

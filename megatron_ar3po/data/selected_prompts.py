@@ -1,10 +1,10 @@
 """`SelectedPrompts`: a share of each step's prompts is chosen by what they have shown, the rest comes in epoch order.
 
-The share in epoch order, `data.exploration_frac`, is the floor: whatever the choice favours, every prompt comes again
-after at most (prompts of the run) / (such prompts of a step) steps. It has at least one prompt in every draw, and
-comes first in it.
+The share in epoch order, `data.exploration_frac`, is the floor: whatever the choice favours, every prompt comes once in
+each epoch of that order, which takes (prompts of the run) / (such prompts of a step) steps. It has at least one prompt
+in every draw, and comes first in it.
 
-    step of 8, exploration_frac 0.25, 400 prompts: 2 in epoch order, 6 chosen; all 400 within 200 steps
+    step of 8, exploration_frac 0.25, 400 prompts: 2 in epoch order, 6 chosen; all 400 in each 200 steps
 
 Promises, as `PromptSource`'s:
 - a step never holds a prompt twice, and positions count through it;

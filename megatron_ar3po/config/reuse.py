@@ -77,7 +77,8 @@ class ReuseConfig:
     `reuse.enabled=false`. 0: none, and none are kept."""
 
     replay_window: Warn[Annotated[int, COUNT_OR_0]] = 400
-    """With `replay_frac`: rows are drawn from the last steps that had so many responses, in all."""
+    """With `replay_frac`: rows are drawn from the last steps that had so many responses, in all. What dynamic sampling
+    discarded is not among them."""
 
     def __post_init__(self) -> None:
         check_values("reuse", self)

@@ -28,7 +28,7 @@ import numpy as np
 
 from megatron_ar3po.config.data import DataConfig, source_of
 from megatron_ar3po.data.prompt_cache import Built, PromptCache
-from megatron_ar3po.data.prompt_rows import list_some, read_answer, read_asked
+from megatron_ar3po.data.prompt_rows import list_some, read_answer, read_asked, require_unicode
 from megatron_ar3po.data.prompt_table import Origin, PromptTable, TableWriter, make_table
 from megatron_ar3po.data.rendering import PromptRenderer
 from megatron_ar3po.data.repeated_prompts import RepeatedPrompts
@@ -173,6 +173,7 @@ class _Reading:
             self._without_verifier.setdefault(source, []).append(where)
             return
         answer = read_answer(record, self._config, where)
+        require_unicode(source, "source", where)
         if self._is_huge(record, where):
             return
         rendered = self._renderer.render(record, where)

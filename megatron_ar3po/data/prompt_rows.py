@@ -11,7 +11,7 @@ from typing import Any
 import xxhash
 
 from megatron_ar3po.config.data import DataConfig
-from megatron_ar3po.data.row_files import get_field, read_rows, show
+from megatron_ar3po.data.row_files import get_field, read_rows, refuse_broken, show
 
 
 def read_asked(record: Mapping[str, Any], config: DataConfig, where: str) -> Any:
@@ -46,13 +46,17 @@ def read_answer(record: Mapping[str, Any], config: DataConfig, where: str) -> st
             f"{where}: the answer {name!r} is {show(answer)}; it must be a non-empty string, "
             'such as "42".'
         )
+    require_unicode(answer, "answer", where)
+    return answer
+
+
+def require_unicode(text: str, what: str, where: str) -> None:
     try:
-        answer.encode("utf-8")
+        text.encode("utf-8")
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
         raise ValueError(
-            f"{where}: the answer is no valid Unicode text ({error.reason}); mend it."
+            f"{where}: the {what} is no valid Unicode text ({error.reason}); mend it."
         ) from error
-    return answer
 
 
 def digest_prompts(
@@ -65,15 +69,21 @@ def digest_prompts(
 ) -> tuple[int, str]:
     """How many different prompts the file holds (of the `first` so many; 0: of all), and a checksum of what they ask
     and what is right. Their order counts where it `is_ordered`; of their other fields only those that they are
-    `graded_by` do. Raises ValueError for a file that cannot be read."""
+    `graded_by` do. Raises ValueError for a file that cannot be read, and for what is no row unless
+    `data.broken_rows=skip` leaves it out."""
     fields = config.prompt_field, config.answer_field, *graded_by
+    on_broken = refuse_broken if config.broken_rows == "refuse" else _leave_out
     asked = dict.fromkeys(
         json.dumps([get_field(record, name) for name in fields], sort_keys=True)
-        for _, record in read_rows(Path(path))
+        for _, record in read_rows(Path(path), on_broken)
     )
     prompts = list(asked)[: first or None]
     content = "\n".join(prompts if is_ordered else sorted(prompts))
     return len(prompts), xxhash.xxh3_128_hexdigest(content.encode("utf-8"))
+
+
+def _leave_out(problem: str) -> None:
+    """Whoever loads the prompts tells of it."""
 
 
 def list_some(lines: list[str], most: int = 10) -> str:

@@ -152,7 +152,8 @@ def test_a_files_checksum_is_that_of_what_is_asked_and_what_is_right(tmp_path):
     ]
     assert len({both, *others}) == 5
     with pytest.raises(ValueError, match=r"prompts\.jsonl:2: not JSON"):
-        digest(one, "{")
+        digest(one, "{\n", two)
+    assert digest(one, "{\n", two, broken_rows="skip") == both
 
 
 def own_tolerance(metadata):
@@ -379,6 +380,17 @@ def test_broken_rows_are_all_named_and_left_out_where_the_option_says_so(load, c
     assert "2 rows are broken" in caplog.text and "prompts.jsonl:3" in caplog.text
     with pytest.raises(ValueError, match=r"prompts\.jsonl:1: not JSON"):
         load("{\n{\n", broken_rows="skip")
+
+
+def test_a_number_too_long_to_read_and_a_source_that_is_no_text_are_broken_rows(load):
+    """Neither takes the rows around it along."""
+    content = GOOD + f'{{"prompt": "2=", "answer": {"1" * 5000}}}\n'
+    content += line(prompt="3=", answer="3", source="\ud800") + line(prompt="4=", answer="4")
+    with pytest.raises(ValueError, match="2 rows are broken") as refused:
+        load(content)
+    assert "prompts.jsonl:2: not JSON (Exceeds the limit" in str(refused.value)
+    assert "prompts.jsonl:3: the source is no valid Unicode text" in str(refused.value)
+    assert [p.ground_truth for p in load(content, broken_rows="skip")] == ["1", "4"]
 
 
 def test_a_prompt_of_ten_megabytes_is_overlong_and_is_not_tokenized(load):

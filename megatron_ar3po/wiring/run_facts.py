@@ -87,6 +87,9 @@ def facts_of_data(config: Config) -> Iterator[Fact]:
             lambda: digest_prompts(path, config.data, graded_by=graded_by, **how),
         )
 
+    if weights := config.data.mixture.values():
+        shares = " ".join(str(weight / sum(weights)) for weight in weights)
+        yield Fact("data.mixture", "shares", shares, AtResume.FIXED)
     for number, path in enumerate(config.data.files, start=1):
         found = digest(path, is_ordered=not config.data.shuffle)
         is_mixed = bool(config.data.mixture)

@@ -46,8 +46,11 @@ def check_command(arguments: argparse.Namespace) -> int:
 
     out: Path | None = arguments.out
     inputs = [path.resolve() for path in (arguments.training, *arguments.benchmarks)]
-    if out is not None and out.resolve() in inputs:
-        raise ValueError(f"--out {out} would overwrite a file that is read; name another one.")
+    for option, path in (("--out", out), ("--list", arguments.listed)):
+        if path is not None and path.resolve() in inputs:
+            raise ValueError(
+                f"{option} {path} would overwrite a file that is read; name another one."
+            )
     fields = {"prompt_field": arguments.prompt_field, "answer_field": arguments.answer_field}
     judged = overlaps.read_judgements(arguments.judged) if arguments.judged else {}
     problems = [

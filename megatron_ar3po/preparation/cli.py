@@ -14,12 +14,15 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.preparation.catalogue import DATA_SETS, DataSet, find_data_set
 from megatron_ar3po.preparation.check_cli import add_check_parser
 from megatron_ar3po.preparation.preview_cli import add_preview_parser
+
+if TYPE_CHECKING:
+    from megatron_ar3po.preparation.fetching import FetchedFile
 
 _PREPARE = """\
 Write data sets in one form: DIR/NAME.jsonl, each row with prompt, answer, source, id, origin and hash, and beside it
@@ -88,6 +91,7 @@ def prepare_command(arguments: argparse.Namespace) -> int:
             else fetch_from_hub(data_set)
         )
         wanted.append((data_set, files))
+    _check_outputs(wanted, arguments.out)
     grading = PromptGrading(
         RewardsConfig(num_workers=arguments.workers or os.cpu_count() or 1, timeout_s=30.0)
     )
@@ -99,6 +103,23 @@ def prepare_command(arguments: argparse.Namespace) -> int:
         for line in (*prepared.found.broken, *prepared.found.defects):
             print(f"  {line}", file=sys.stderr)
     return 0
+
+
+def _check_outputs(wanted: list[tuple[DataSet, list[FetchedFile]]], out: Path) -> None:
+    """Raises ValueError where a set would be written over a file that is read, or over another set."""
+    read = {file.path.resolve() for _, files in wanted for file in files}
+    written: set[str] = set()
+    for data_set, _ in wanted:
+        path = out / f"{data_set.name}.jsonl"
+        if path.resolve() in read:
+            raise ValueError(
+                f"--out {out} would overwrite {path}, which is read; name another folder."
+            )
+        if data_set.name in written:
+            raise ValueError(
+                f"two of the sets would be written to {path}; prepare them one by one, with a --source of their own."
+            )
+        written.add(data_set.name)
 
 
 def _own_set(path: Path, arguments: argparse.Namespace) -> DataSet:

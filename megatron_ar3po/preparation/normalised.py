@@ -61,15 +61,15 @@ def normalise(
         except ValueError as error:
             found.broken.append(f"{origin}: {error}")
             continue
-        known = first.setdefault(" ".join(row["prompt"].split()), row)
-        if known is not row:
+        problem = " ".join(row["prompt"].split())
+        if (known := first.get(problem)) is not None:
             if known["answer"] != row["answer"]:
                 again.append((known, row))
             found.left_out["duplicate"] += 1
         elif row["id"] in taken:
             found.broken.append(f"{origin}: its id {row['id']!r} is that of {taken[row['id']]}")
         else:
-            taken[row["id"]] = origin
+            taken[row["id"]], first[problem] = origin, row
             found.rows.append(row)
     _drop_contradictions(found, again, grading)
     _drop_unusable(found, grading)

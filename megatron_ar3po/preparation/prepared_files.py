@@ -50,6 +50,7 @@ def prepare(
     broken: list[str] = []
     found = normalise(data_set, _read_all(files, broken), grading)
     found.broken[:0] = broken
+    found.num_read += len(broken)
     if found.broken and not skips_broken:
         raise ValueError(
             f"{data_set.name}: {len(found.broken)} broken rows:\n{list_some(found.broken)}\nMend them, or leave them "

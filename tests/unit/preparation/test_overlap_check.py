@@ -114,5 +114,8 @@ def test_a_row_without_a_problem_and_an_output_that_is_an_input_are_refused(file
     training, bench = files
     assert check(training, bench, "--prompt-field", "question") == 2
     assert f"{bench}:1: no problem in the field 'question', only" in capsys.readouterr().err
-    assert check(training, bench, "--out", training) == 2
-    assert "would overwrite" in capsys.readouterr().err
+    for option, path in (("--out", training), ("--list", bench)):
+        before = path.read_bytes()
+        assert check(training, bench, option, path) == 2
+        assert f"{option} {path} would overwrite" in capsys.readouterr().err
+        assert path.read_bytes() == before

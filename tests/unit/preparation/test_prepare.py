@@ -172,6 +172,32 @@ def test_a_broken_row_is_named_by_file_and_line_and_left_out_where_that_is_asked
     assert prepare(tmp_path / "mine.jsonl", "--out", out, "--skip-broken") == 0
     assert "left out: 1 broken" in capsys.readouterr().out
     assert [row["id"] for row in read_jsonl(out / "mine.jsonl")] == ["mine/one", "mine/two"]
+    assert json.loads((out / "mine.provenance.json").read_text())["rows_read"] == 3
+
+
+def test_a_row_whose_id_is_taken_leaves_others_with_its_problem_alone():
+    rows = [
+        {"problem": "a?", "answer": "1", "id": "one"},
+        {"problem": "b?", "answer": "2", "id": "one"},
+        {"problem": "b?", "answer": "3", "id": "two"},
+    ]
+    found = normalise(DATA_SETS["aime24"], [(f"f:{n}", r) for n, r in enumerate(rows, 1)], RULES)
+    assert [(row["prompt"], row["answer"]) for row in found.rows] == [("a?", "1"), ("b?", "3")]
+    assert found.broken == ["f:2: its id 'aime24/one' is that of f:1"]
+    assert (found.left_out, found.defects) == ({}, [])
+
+
+def test_no_set_is_written_over_a_file_that_is_read_or_over_another_set(tmp_path, capsys):
+    for folder in ("one", "two"):
+        write_jsonl(tmp_path / folder / "mine.jsonl", {"prompt": f"{folder}?", "answer": "1"})
+    one, two = tmp_path / "one/mine.jsonl", tmp_path / "two/mine.jsonl"
+    before = one.read_bytes()
+    assert prepare(one, "--out", tmp_path / "one") == 2
+    assert f"would overwrite {one}, which is read" in capsys.readouterr().err
+    assert one.read_bytes() == before
+    assert prepare(one, two, "--out", tmp_path / "out") == 2
+    assert "two of the sets would be written to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_empty_file_and_a_cut_off_parquet_are_named(tmp_path, capsys):

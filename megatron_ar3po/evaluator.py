@@ -1,5 +1,5 @@
 """`Evaluator`: the held-out prompts, sampled between two steps of training with the same settings each time. `ar3po
-evaluate` (evaluate.py) does the same to a policy that is not training."""
+evaluate` (evaluation/) does the same to a policy that is not training."""
 
 from __future__ import annotations
 

@@ -37,6 +37,7 @@ from megatron_ar3po.evaluation.report import draw_figure, print_result, write_fi
 from megatron_ar3po.evaluation.subjects import Subject, find_subject, is_url
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.host_limits import check_open_files
+from megatron_ar3po.run.folder_format import CONFIG_FILE
 
 if TYPE_CHECKING:
     from megatron_ar3po.evaluation.sampling import Answering
@@ -110,6 +111,8 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     sets = choose_sets(subject.config, arguments)
     other = None if arguments.against is None else find_other(arguments, subject)
     out = arguments.out or Path("runs") / f"evaluate_{_name_of_file(subject.name)}"
+    if (out / CONFIG_FILE).is_file():
+        raise ValueError(f"--out {out} is a run, whose ledger would go; name another folder.")
     drop_leftover_ranks(os.environ, is_alone=True)
     check_open_files(subject.config.servers.max_concurrent_requests)
     started = time.monotonic()
@@ -136,7 +139,13 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
 
 
 def find_other(arguments: argparse.Namespace, subject: Subject) -> Subject:
-    """Of --against. Prompts are rendered on the subject's own day."""
+    """Of --against. Prompts are rendered on the subject's own day. Raises ValueError where one name would stand for
+    the weights of two servers: the answers of the first would be taken for the second's."""
+    if arguments.weights and subject.url and is_url(arguments.against):
+        raise ValueError(
+            f"--weights {arguments.weights} says what one server serves, and --against names a second one; evaluate "
+            "each by itself first, or leave --weights out."
+        )
     words = [*arguments.overrides]
     if is_url(arguments.against) and not any(w.startswith("model.path=") for w in words):
         words.append(f"model.path={subject.hf_folder}")

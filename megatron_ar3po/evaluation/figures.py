@@ -96,10 +96,11 @@ def difference_of(one: SetAnswers, other: SetAnswers) -> dict[str, Any]:
 
 def rows_of(prompts: Sequence[Prompt]) -> list[str]:
     """What a prompt is called whatever tokenizer and template it was read by: its row's id, or a hash of what it asks
-    and what is right."""
+    and what is right where that is missing or not its own."""
+    ids = Counter(str(prompt.metadata.get("id", "")) for prompt in prompts)
     return [
-        str(prompt.metadata["id"])
-        if prompt.metadata.get("id") not in (None, "")
+        row_id
+        if (row_id := str(prompt.metadata.get("id", ""))) not in ("", "None") and ids[row_id] == 1
         else xxhash.xxh3_128_hexdigest(json.dumps([prompt.text, prompt.ground_truth]).encode())
         for prompt in prompts
     ]

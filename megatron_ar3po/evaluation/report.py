@@ -132,8 +132,9 @@ def draw_figure(result: Mapping[str, Any], path: Path) -> None:
         ends = [
             sets[name]["pass_at_1_interval"] or [r, r] for name, r in zip(names, rates, strict=True)
         ]
-        spans = [[r - low for r, (low, _) in zip(rates, ends, strict=True)]]
-        spans.append([high - r for r, (_, high) in zip(rates, ends, strict=True)])
+        # Two ways to a mean differ in their last digit, and an interval may have no width.
+        spans = [[max(0.0, r - low) for r, (low, _) in zip(rates, ends, strict=True)]]
+        spans.append([max(0.0, high - r) for r, (_, high) in zip(rates, ends, strict=True)])
         at = [i + shift for i in range(len(names))]
         panel.errorbar(rates, at, xerr=spans, fmt="o", capsize=3, label=policy)
     panel.set_yticks(range(len(names)), names)

@@ -101,8 +101,8 @@ def with_policy_of(config: Config, subject: Subject, out: Path) -> Config:
 
 
 def identify_weights(subject: Subject, dtype: str, named: str = "") -> str:
-    """What the subject computes with: a digest of its weights and settings, and their dtype in the server. "" for a
-    server, which cannot be asked for its weights, unless they are `named`."""
+    """What the subject computes with: a digest of its weights and settings, their dtype in the server, and what
+    else SGLang is told. "" for a server, which cannot be asked for its weights, unless they are `named`."""
     from megatron_ar3po.wiring.model_identity import digest_weights, identify_model
 
     of_folder = identify_model(subject.hf_folder)
@@ -119,6 +119,8 @@ def identify_weights(subject: Subject, dtype: str, named: str = "") -> str:
         of_model = {name: file.xxh3 for name, file in files.items() if name.startswith("model/")}
         paths = [path for path in sorted(subject.checkpoint.rglob("*")) if path.is_file()]
         kept["weights"] = json.dumps(of_model) if of_model else digest_weights(paths)
+    if subject.config.servers.sglang and not subject.url:  # quantization, a KV cache of 8 bits, ...
+        kept["sglang"] = json.dumps(subject.config.servers.sglang, sort_keys=True, default=str)
     return xxhash.xxh3_128_hexdigest(json.dumps(kept, sort_keys=True).encode())
 
 

@@ -112,6 +112,24 @@ def test_what_is_no_policy_or_has_no_benchmark_is_refused(run, tmp_path, capsys)
         assert message in capsys.readouterr().err
 
 
+def test_a_runs_own_folder_is_no_place_for_a_result(run, tmp_path, capsys):
+    """What an evaluation before has left in its folder goes, the ledger among it."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}")
+    assert cli.main(["evaluate", str(run), f"--data={data}", f"--out={run}"]) == 2
+    assert f"--out {run} is a run, whose ledger would go" in capsys.readouterr().err
+
+
+def test_one_name_does_not_stand_for_the_weights_of_two_servers(tmp_path, capsys):
+    """The second's answers would be those that were kept of the first, and their difference 0."""
+    data = tmp_path / "data.jsonl"
+    data.write_text("{}")
+    words = ["http://a:1", "--against=http://b:1", "--weights=mine", f"--data={data}"]
+    words += [f"model.path={tmp_path}", f"--out={tmp_path}/out", f"--store={tmp_path}/items"]
+    assert cli.main(["evaluate", *words]) == 2
+    assert "--weights mine says what one server serves" in capsys.readouterr().err
+
+
 def test_a_server_has_a_gpu(tmp_path):
     words = parse(str(hf_folder(tmp_path / "model")), f"--data={__file__}", "--server-tp=-1")
     with pytest.raises(ValueError, match=r"^--server-tp -1 must be at least 1\.$"):

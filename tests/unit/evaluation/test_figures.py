@@ -10,6 +10,7 @@ import pytest
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.evaluation.figures import SetAnswers, difference_of, figures_of, rows_of
 from megatron_ar3po.evaluation.items import Item
+from megatron_ar3po.evaluation.report import draw_figure
 from megatron_ar3po.types import Prompt
 
 
@@ -105,3 +106,23 @@ def test_a_row_without_an_id_is_known_by_what_it_asks_and_what_is_right():
     assert rows_of([prompt]) == ["row-0"]
     assert rows_of([bare]) == rows_of([replace(bare, token_ids=(1,))])
     assert rows_of([bare]) != rows_of([replace(bare, ground_truth="left")])
+
+
+def test_rows_that_share_an_id_are_told_apart_by_what_they_ask():
+    """As where a file is made of two sets that both count from 1: each is paired with itself."""
+    one = answers(("right",), ("x",))
+    twins = [replace(prompt, metadata={"id": 1}) for prompt in one.prompts]
+    assert len(set(rows_of(twins))) == 2
+    mine = replace(one, prompts=twins)
+    turned = replace(mine, prompts=twins[::-1], items=one.items[::-1])
+    found = difference_of(mine, turned)
+    assert (found["prompts"], found["pass_at_1"]["difference"]) == (2, 0.0)
+    assert found["pass_at_1"]["interval"] == [0.0, 0.0]
+
+
+def test_a_figure_is_drawn_where_all_prompts_have_one_rate(tmp_path):
+    """1 of 3 each, of 27 prompts: two ways to their mean differ in the last digit."""
+    found = figures_of(answers(*[("right", "x", "y")] * 27))
+    result = {"policy": "p", "sets": {"mine": found}}
+    draw_figure(result, tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 0

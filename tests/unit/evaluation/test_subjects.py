@@ -64,3 +64,10 @@ def test_a_server_is_known_by_the_name_it_is_given_and_by_nothing_else(folder):
     named = identify_weights(server, "float32", "mine, step 10")
     assert named == identify_weights(replace(server, url="http://b:2"), "float32", "mine, step 10")
     assert named != identify_weights(server, "float32", "mine, step 20")
+
+
+def test_what_else_sglang_is_told_is_another_policy(folder):
+    """A quantized server gives other answers from the same files."""
+    plain = Subject(config=Config(), hf_folder=folder)
+    told = replace(Config(), servers=replace(Config().servers, sglang={"quantization": "fp8"}))
+    assert identify_weights(replace(plain, config=told), "float32") != known_as(folder)

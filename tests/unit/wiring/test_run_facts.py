@@ -112,14 +112,14 @@ def test_the_shares_of_a_mixture_are_a_fact_of_it(task):
     """Weights in proportion are the same order of prompts; others are refused in a sentence that names them."""
     Path("more.jsonl").write_bytes(PROMPTS.read_bytes())
 
-    def mixed(one: int, other: int) -> dict[str, str]:
+    def find_mixed(one: int, other: int) -> dict[str, str]:
         weights = f"{{{PROMPTS}: {one}, more.jsonl: {other}}}"
         return facts_of("data.path=", f"data.mixture={weights}")
 
-    first = mixed(1, 3)
+    first = find_mixed(1, 3)
     assert first["data.mixture (shares)"] == "0.25 0.75"
-    assert differing(first, mixed(2, 6)) == set()
-    assert differing(first, mixed(1, 1)) == {"data.mixture (shares)"}
+    assert differing(first, find_mixed(2, 6)) == set()
+    assert differing(first, find_mixed(1, 1)) == {"data.mixture (shares)"}
 
 
 def test_a_copy_of_a_model_is_the_same_model(task):

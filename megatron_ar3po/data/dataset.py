@@ -143,6 +143,12 @@ class _Reading:
             named = ", ".join(map(str, self._files))
             raise ValueError(f"{named}: no prompt in the file; write one JSON object a line.")
         self._repeated.check(self._grading, table, self._where)
+        for path, count in zip(self._files, table.num_rows_by_file(len(self._files)), strict=True):
+            if not count:  # its share would go to the other files unsaid
+                raise ValueError(
+                    f"{path}: no prompt of this file is left for data.mixture: it is empty, its rows were left out, or "
+                    "all of them stand in a file before it; mend it, or drop it from the mixture."
+                )
         if unknown := self._renderer.unknown.describe():
             self.said.append(unknown)
         if count := self._repeated.count:

@@ -55,7 +55,7 @@ def print_result(result: Mapping[str, Any], out: Path) -> None:
                     str(of_source["prompts"]),
                     "none" if rate is None else f"{rate:.3f}",
                 )
-    console = Console()
+    console = Console(markup=False, emoji=False)  # sources and paths are nobody's markup
     console.print(table)
     if "against" in result:
         console.print(_difference_table(result))

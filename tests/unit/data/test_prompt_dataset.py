@@ -446,6 +446,17 @@ def test_several_files_are_one_table_in_which_a_prompt_belongs_to_the_first(toke
         load_prompts(files, tokenizer, DataConfig(), grading=FakeGradingRules(), rendered_at=MONDAY)
 
 
+@pytest.mark.parametrize("content", ["", line(prompt="1=", answer="1")])
+def test_a_file_of_which_no_prompt_is_left_is_refused_and_not_left_out_unsaid(
+    content, tokenizer, tmp_path
+):
+    files = [tmp_path / "one.jsonl", tmp_path / "two.jsonl"]
+    files[0].write_text(line(prompt="1=", answer="1") + line(prompt="2=", answer="2"))
+    files[1].write_text(content)
+    with pytest.raises(ValueError, match=r"two\.jsonl: no prompt of this file is left"):
+        load_prompts(files, tokenizer, DataConfig(), grading=FakeGradingRules(), rendered_at=MONDAY)
+
+
 def test_a_mixture_and_a_path_are_one_too_many_and_a_weight_is_above_0():
     with pytest.raises(
         ValueError, match=r"data\.mixture names the training files, so data\.path=a"

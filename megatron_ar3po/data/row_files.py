@@ -13,6 +13,7 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
+from uuid import UUID
 
 Row = dict[str, Any]
 OnBroken = Callable[[str], None]
@@ -76,7 +77,7 @@ def to_plain(value: Any) -> Any:
         return {str(k): to_plain(v) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple):
         return [to_plain(member) for member in cast("list[Any]", value)]
-    if isinstance(value, date | time | timedelta | Decimal):
+    if isinstance(value, date | time | timedelta | Decimal | UUID):
         return str(value)
     if isinstance(value, bytes):
         try:
@@ -128,16 +129,37 @@ def _read_parquet(path: Path, on_broken: OnBroken) -> Iterator[tuple[str, Row]]:
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows
             try:
-                rows = file.read_row_group(group).to_pylist()
-            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                table = file.read_row_group(group)
+            except (pa.ArrowException, OSError) as error:
                 on_broken(
                     f"{path}:{first}: the rows {first} to {first + num_rows - 1} (row group {group + 1}) are damaged "
                     f"({_first_line(error)}); fetch the file again."
                 )
-                rows = []
-            for number, row in enumerate(rows, start=first):
-                yield f"{path}:{number}", to_plain(row)
+            else:
+                for number, row in _convert_rows(table, path, first, on_broken):
+                    yield f"{path}:{number}", row
             first += num_rows
+
+
+def _convert_rows(
+    table: Any, path: Path, first: int, on_broken: OnBroken
+) -> Iterator[tuple[int, Row]]:
+    """One by one where they do not convert together: a row that is no UTF-8 takes no other along."""
+    try:
+        rows = table.to_pylist()
+    except (
+        ValueError,
+        OverflowError,
+    ):  # pyarrow's errors of values, UnicodeDecodeError, dates beyond Python's
+        rows = None
+    for index in range(table.num_rows):
+        number = first + index
+        try:
+            row = to_plain(rows[index] if rows else table.slice(index, 1).to_pylist()[0])
+        except (ValueError, OverflowError) as error:
+            on_broken(f"{path}:{number}: the row cannot be read ({_first_line(error)}); mend it.")
+        else:
+            yield number, row
 
 
 def _first_line(error: Exception) -> str:

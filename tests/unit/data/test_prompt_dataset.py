@@ -15,6 +15,7 @@ from fakes.model_config import write_model_config
 from megatron_ar3po.config.data import DataConfig
 from megatron_ar3po.data.dataset import load_prompts, prompt_id_of
 from megatron_ar3po.data.prompt_rows import digest_prompts
+from megatron_ar3po.data.row_files import read_rows
 from megatron_ar3po.data.tokenizer import load_tokenizer, stop_token_ids
 
 CHARACTERS = "_$0123456789+=ab"
@@ -422,6 +423,20 @@ def test_a_damaged_row_group_is_named_by_its_rows_and_the_others_are_read(
     ):
         read()
     assert len(read(broken_rows="skip")) == 20
+
+
+def test_a_row_of_a_parquet_file_that_is_no_utf8_takes_no_other_along(tmp_path):
+    """Of one row group. A value that has no JSON of its own is text."""
+    texts = pa.array(["a", "?", "c"]).buffers()
+    bad = pa.Array.from_buffers(pa.string(), 3, [None, texts[1], pa.py_buffer(b"a\xffc")])
+    keys = pa.array([bytes(16)] * 3, pa.uuid())
+    pq.write_table(pa.table({"prompt": bad, "key": keys}), tmp_path / "rows.parquet")
+    broken = []
+    found = list(read_rows(tmp_path / "rows.parquet", broken.append))
+    assert [(where[-2:], row["prompt"]) for where, row in found] == [(":1", "a"), (":3", "c")]
+    assert found[0][1]["key"] == "00000000-0000-0000-0000-000000000000"
+    [said] = broken
+    assert "rows.parquet:2: the row cannot be read ('utf-8' codec can't decode" in said
 
 
 def test_a_cut_off_parquet_file_is_named(tokenizer, tmp_path):

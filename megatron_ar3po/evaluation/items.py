@@ -4,7 +4,8 @@
 
 An answer's key is a hash of the weights that gave it, the prompt (its tokens, ground truth, verifier and template, as
 its id says), the sampling and the seed. Whatever of these differs has another key, and is generated anew; a changed
-verifier too. An answer for which the verifier failed is not kept.
+verifier too. An answer for which the verifier failed, or ran out of time or memory, is not
+kept.
 
 Each process writes a file of its own, row by row: what was answered before a kill stays.
 """
@@ -76,7 +77,8 @@ class ItemStore:
 
     def keep(self, draw: Draw, item: Item) -> None:
         key = key_of(self._weights, draw)
-        if not self._weights or item.status == "error" or key in self._items:
+        has_verdict = item.status not in ("error", "ungradable")  # a slow machine may be the reason
+        if not self._weights or not has_verdict or key in self._items:
             return
         self._items[key] = item
         with naming(self._folder):

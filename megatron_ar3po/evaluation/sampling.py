@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from megatron_ar3po.algorithm.verdict_checks import check_error_share
 from megatron_ar3po.config.suite import SuiteSet
 from megatron_ar3po.evaluation.figures import SetAnswers
 from megatron_ar3po.evaluation.items import Item, ItemStore, item_of
@@ -38,7 +39,8 @@ class Answering:
     named_weights: str = ""
 
     def answer(self, stack: ExitStack) -> list[SetAnswers]:
-        """Servers start where an answer is missing. Raises ValueError for prompts that cannot be evaluated on."""
+        """Servers start where an answer is missing. Raises ValueError for prompts that cannot be evaluated on, and
+        VerifierFailedError where the verifier fails for too many of all answers, kept or new."""
         config = with_policy_of(self.subject.config, self.subject, self.out)
         benchmark = read_benchmark(config, self.sets, self.subject.rendered_at)
         weights = identify_weights(self.subject, config.model.dtype, self.named_weights)
@@ -59,10 +61,16 @@ class Answering:
         if any(missing):
             with ExitStack() as servers:  # they end before another policy's start
                 self._sample(benchmark, missing, servers, see)
-        return [
+        answers = [
             _put_together(own, benchmark.sets[number].asked.prompts, of_set, kept[number], found)
             for number, (own, of_set) in enumerate(zip(self.sets, draws, strict=True))
         ]
+        check_error_share(
+            [item for of_set in answers for items in of_set.items for item in items],
+            max_error_frac=self.subject.config.rewards.max_error_frac,
+            of="this evaluation",
+        )
+        return answers
 
     def _sample(
         self,

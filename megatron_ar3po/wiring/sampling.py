@@ -93,7 +93,8 @@ class LeaderRollout:
             )
         ]
         self.ledger.record_evaluation(of_prompts, step=step, policy_version=policy_version)
-        check_error_share(scored, max_error_frac=self.max_error_frac, of="this evaluation")
+        verdicts = [one.verdict for one in scored]
+        check_error_share(verdicts, max_error_frac=self.max_error_frac, of="this evaluation")
         return scored
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.evaluation.figures import SetAnswers, difference_of, figures_of, rows_of
 from megatron_ar3po.evaluation.items import Item
-from megatron_ar3po.evaluation.report import draw_figure
+from megatron_ar3po.evaluation.report import draw_figure, print_result
 from megatron_ar3po.types import Prompt
 
 
@@ -126,3 +127,13 @@ def test_a_figure_is_drawn_where_all_prompts_have_one_rate(tmp_path):
     result = {"policy": "p", "sets": {"mine": found}}
     draw_figure(result, tmp_path / "figure.png")
     assert (tmp_path / "figure.png").stat().st_size > 0
+
+
+def test_what_a_file_calls_its_sources_is_printed_as_it_stands(capsys):
+    """[/s] would be the end of a style, and [b] one."""
+    sources = ("[/s]", "[b]", ":x:")
+    found = figures_of(answers(*[("right",)] * 3, sources=sources))
+    print_result({"policy": "runs/[/b]", "seconds": 1.0, "sets": {"mine": found}}, Path("out[/b]"))
+    said = capsys.readouterr().out
+    for text in (*sources, "runs/[/b]", "files in out[/b]"):
+        assert text in said

@@ -83,7 +83,7 @@ def test_its_temporary_folder_is_left_empty(odd_run: Run, odd: Path):
 
 def test_the_user_who_wrote_it_reads_it(odd_run: Run, odd: Path):
     assert (odd_run.folder / "metrics.jsonl").stat().st_mode & 0o077 == 0
-    command = [sys.executable, "-m", "megatron_ar3po.cli", "report", str(odd_run.folder)]
+    command = [sys.executable, "-m", "megatron_ar3po.cli", "report", str(odd_run.folder), "--text"]
     done = subprocess.run(
         command, env=odd_environment(odd), cwd=odd, capture_output=True, text=True, timeout=120
     )

@@ -20,6 +20,7 @@ SMALL = [
     f"run.num_steps={STEPS}",
     "model.dtype=float32",
     "data.apply_chat_template=false",
+    "data.template=raw",
     "data.max_prompt_tokens=8",
     "rewards.verifier=last_number",
     "rewards.num_workers=1",

@@ -182,7 +182,10 @@ class _SinkThread:
             self._something_new.wait()
 
     def _send(self) -> None:
+        num_damaged = len(self._tail.damaged)
         self._pending += [row for row in self._tail.read() if row["step"] > self._note.sent]
+        for sentence in self._tail.damaged[num_damaged:]:
+            logger.warning("%s does not get a row: %s", self._kind.name, sentence)
         if not self._pending:
             return
         if self._sink is None:

@@ -17,9 +17,11 @@ class RowTail:
         self._offset = 0
         self._inode = 0
         self.num_restarts = 0  # how often it was cut back: what was read before counts no more
+        self.damaged: list[str] = []  # a sentence for each line that was passed over
 
     def read(self) -> list[dict[str, Any]]:
-        """Whole lines only; a file that is not there has none. Raises ValueError for a line that is not JSON."""
+        """Whole lines only; a file that is not there has none. A line that is not what was written is passed over: the
+        rows behind it count."""
         try:
             with self._path.open("rb") as file:
                 self._notice_a_cut(file.fileno())
@@ -30,19 +32,21 @@ class RowTail:
         whole = content[: content.rfind(b"\n") + 1]
         rows = [self._read_row(line) for line in whole.split(b"\n") if line]
         self._offset += len(whole)
-        return rows
+        return [row for row in rows if row is not None]
 
     def _notice_a_cut(self, descriptor: int) -> None:
         found = os.fstat(descriptor)
         if self._offset and (found.st_ino != self._inode or found.st_size < self._offset):
             self._offset = 0
             self.num_restarts += 1
+            self.damaged.clear()
         self._inode = found.st_ino
 
-    def _read_row(self, line: bytes) -> dict[str, Any]:
+    def _read_row(self, line: bytes) -> dict[str, Any] | None:
         try:
             return unseal_row(line)
         except (DamagedLineError, ValueError) as error:
-            raise ValueError(
+            self.damaged.append(
                 f"{self._path} holds a line that is not what was written ({error}); `ar3po report` names it."
-            ) from None
+            )
+            return None

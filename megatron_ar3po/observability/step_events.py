@@ -141,6 +141,8 @@ def _read(path: Path) -> StepEvents:
 
 def _explain_missing(folder: Path, step: int) -> str:
     there = traced_steps(folder)
+    if not folder.parent.is_dir():
+        return f"{folder.parent} is no folder; name a run's folder, such as runs/NAME."
     if not there:
         return (
             f"{folder} holds the events of no step: the run has not ended its first step, was started with "

@@ -107,7 +107,7 @@ class RunWatch:
             phases=_phase_shares(self._rows),
             ranks=tuple(lines_of(statuses, now, marker=end)) if statuses else (),
             servers=tuple(_servers(self._folder / "logs", now)),
-            warnings=tuple(_warnings(self._folder / "train.log")),
+            warnings=(*_warnings(self._folder / "train.log"), *self._tail.damaged),
         )
 
 

@@ -19,6 +19,7 @@ from megatron_ar3po.observability.mlflow_sink import MlflowSink
 from megatron_ar3po.observability.tensorboard_sink import TensorBoardSink
 from megatron_ar3po.observability.wandb_sink import WandbSink
 
+_SIGNED_IN = re.compile(r"(://)[^/@\s]+@")  # user and password in an address
 _IS_SECRET = re.compile(r"(?i)key|token$|secret|password|credential")
 
 
@@ -87,12 +88,13 @@ def _mlflow(config: Config) -> SinkKind:
             options={name: str(value) for name, value in _options_of(config).items()},
         )
 
-    where = f"{options.mlflow}, experiment {options.mlflow_experiment}"
+    where = f"{_without_secrets(options.mlflow)}, experiment {options.mlflow_experiment}"
     return SinkKind(name="MLflow", where=where, open=open_sink)
 
 
 def _options_of(config: Config) -> dict[str, Any]:
-    """All options, dotted; what looks like a secret among those that are passed through stays here."""
+    """All options, dotted; what looks like a secret among those that are passed through, or stands in an address, stays
+    here."""
     return {name: _without_secrets(attrgetter(name)(config)) for name in dotted_options()}
 
 
@@ -100,7 +102,11 @@ def _without_secrets(value: Any) -> Any:
     """
     >>> _without_secrets({"api_key": "abc", "tp_size": 2})
     {'api_key': '(not shown)', 'tp_size': 2}
+    >>> _without_secrets("https://user:abc@mlflow.example:5000")
+    'https://(not shown)@mlflow.example:5000'
     """
+    if isinstance(value, str):
+        return _SIGNED_IN.sub(r"\1(not shown)@", value)
     if not isinstance(value, Mapping):
         return value
     return {

@@ -214,3 +214,15 @@ def test_tensorboard_shows_no_row_that_was_done_again_twice(tmp_path):
         *((0, 0), (1, 1)),
         *((2, 4), (3, 5), (4, 6)),
     ]
+
+
+def test_a_damaged_row_is_told_and_the_rows_behind_it_come(tmp_path, caplog):
+    write_rows(tmp_path, 0)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1, "a/\n')
+    write_rows(tmp_path, 2)
+    target = Target()
+    run_steps(tmp_path, target, steps=(3,), last_step=2)
+    assert steps_of(target) == [0, 2, 3]
+    told = [r.message for r in caplog.records if "target does not get a row" in r.message]
+    assert len(told) == 1 and "metrics.jsonl holds a line that is not what was written" in told[0]

@@ -134,3 +134,5 @@ def test_a_step_that_is_not_there_and_a_damaged_one_are_told(tmp_path, clock):
         read_events(tmp_path, 1)
     with pytest.raises(ValueError, match=r"step_00007.rank0000.json is no record of a step"):
         read_events(tmp_path, 7)
+    with pytest.raises(ValueError, match="nothing is no folder; name a run's folder"):
+        read_events(tmp_path / "nothing/trace", 7)

@@ -23,6 +23,7 @@ _LEARNING = (
     M("eval/verifier_errors", "responses", "held-out responses for which the verifier failed; they count nowhere", "above 0: accuracy is of the others alone"),
     M("eval/source/{source}/prompts", "prompts", "held-out prompts of one source"),
     M("eval/source/{source}/pass_at_1", "share", "as `eval/pass_at_1`, of one source", "one falls while the others rise: the mixture forgets it"),
+    M("eval/source/{source}/pass_at_{k}", "share", "as `eval/pass_at_{k}`, of one source"),
     M("eval/set/{set}/pass_at_1", "share", "as `eval/pass_at_1`, of one set of `evaluation.suites`"),
     M("eval/set/{set}/pass_at_1_stderr", "share", "its standard error, over prompts"),
     M("eval/set/{set}/pass_at_{k}", "share", "chance that one of k samples is correct"),

@@ -1,7 +1,7 @@
 """The same figures for each source of prompts by itself: what a mixture of data sets, or of verifiers, comes to.
 
     source/NAME/responses, reward_mean, correct_frac       of a step's responses, discarded ones included
-    eval/source/NAME/prompts, pass_at_1                    of an evaluation
+    eval/source/NAME/prompts, pass_at_1, pass_at_n         of an evaluation with n samples a prompt
 
 A file without any source has none of them, and neither has one with more than 32: they would bury the others.
 """
@@ -66,8 +66,9 @@ def evaluation_source_records(
             continue
         name = f"eval/source/{metric_name(source)}"
         records.add(f"{name}/prompts", Sum(len(mine)))
-        if rates := pass_at_k_of_prompts(mine, 1):
-            records.add(f"{name}/pass_at_1", Mean(mean(rates), len(rates)))
+        for k in {1, len(mine[0])}:
+            if chances := pass_at_k_of_prompts(mine, k):
+                records.add(f"{name}/pass_at_{k}", Mean(mean(chances), len(chances)))
     return records
 
 

@@ -53,13 +53,14 @@ def test_which_sources_have_metrics() -> None:
 
 
 def test_an_evaluation_has_the_accuracy_of_each_source() -> None:
-    """sums: 1 1 and 1 0 are 0.75; the two of words have no verdict."""
+    """sums: 1 1 and 1 0 are 0.75, and both have one of two that is right; the two of words have no verdict."""
     groups = [group_of("sums", [1, 1]), group_of("sums", [1, 0], 1)]
     prompts = [g.prompt for g in groups] + [group_of("words", [0]).prompt]
     answers = [list(g.responses) for g in groups] + [[make_errored(), make_errored()]]
     assert evaluation_source_records(prompts, answers, {"sums", "words"}) == {
         "eval/source/sums/prompts": Sum(2),
         "eval/source/sums/pass_at_1": Mean(0.75, 2),
+        "eval/source/sums/pass_at_2": Mean(1.0, 2),
         "eval/source/words/prompts": Sum(1),
     }
     assert evaluation_source_records(prompts, answers, ()) == {}

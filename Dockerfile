@@ -71,10 +71,15 @@ COPY benchmarks benchmarks
 RUN python3 -m pip install --no-deps --no-build-isolation --editable . && \
     python3 -c "import transformer_engine.pytorch, sglang, megatron.core"
 
+# A node names this copy in its log, beside the one that runs: docker build --build-arg COMMIT="$(git rev-parse HEAD)"
 ARG VERSION=0.2.0.dev0
+ARG COMMIT=
+ENV AR3PO_IMAGE_FOLDER=/opt/megatron_ar3po \
+    AR3PO_IMAGE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="megatron-ar3po" \
       org.opencontainers.image.description="RLVR with AR3PO on Megatron-Core and SGLang, for NVIDIA GPUs" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 # Non-root: docker run --user "$(id -u):$(id -g)", or --build-arg RUN_AS=ar3po. pyxis runs as the user who submits.
@@ -111,9 +116,13 @@ COPY . .
 ENV PATH=/opt/megatron_ar3po/.venv/bin:${PATH}
 
 ARG VERSION=0.2.0.dev0
+ARG COMMIT=
+ENV AR3PO_IMAGE_FOLDER=/opt/megatron_ar3po \
+    AR3PO_IMAGE_COMMIT=${COMMIT}
 LABEL org.opencontainers.image.title="megatron-ar3po-cpu" \
       org.opencontainers.image.description="RLVR with AR3PO on Megatron-Core and SGLang, without a GPU" \
       org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${COMMIT}" \
       org.opencontainers.image.licenses="Apache-2.0"
 
 # As another user than root the Slurm tests skip themselves, and say so.

@@ -22,15 +22,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous, torchrun_command
+from megatron_ar3po.launch.code_check import paths_for_children
 from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
+from megatron_ar3po.platform.running_code import PACKAGE, find_installed_package
 
 PREFLIGHT_FAILED = 3
 CANNOT_START = 2
@@ -39,7 +41,9 @@ CANNOT_START = 2
 class TorchrunProcess:
     """torchrun as a child that is asked to stop by a file and ended by its handle."""
 
-    def __init__(self, command: Sequence[str], stop_file: Path) -> None:
+    def __init__(
+        self, command: Sequence[str], stop_file: Path, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.stop_file = stop_file
         self.stop_requests = 0
         for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGINT):
@@ -47,7 +51,7 @@ class TorchrunProcess:
         # A session of its own: Ctrl-C on a terminal reaches this process alone, which then decides.
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, "AR3PO_STOP_FILE": str(stop_file)},
+            env={**os.environ, **(environment or {}), "AR3PO_STOP_FILE": str(stop_file)},
             start_new_session=True,
             preexec_fn=_follow_the_parent,
         )
@@ -107,6 +111,7 @@ def run_node(
         nproc_per_node=nproc_per_node,
         rendezvous=rendezvous,
         canary=os.environ.get("AR3PO_CANARY", ""),
+        submitted_code=os.environ.get("AR3PO_CODE", ""),
     )
     preflight.report(problems)
     if problems:
@@ -117,7 +122,8 @@ def run_node(
     )
     print(f"[node] {shlex.join(command)}", flush=True)
     stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
-    code = TorchrunProcess(command, stop_file).wait()
+    paths = paths_for_children(os.environ, PACKAGE, find_installed_package(), Path.cwd())
+    code = TorchrunProcess(command, stop_file, paths).wait()
     if rendezvous.node_rank == 0:
         stop_file.unlink(missing_ok=True)
     stopped = not (loaded.run.path / "DONE").exists() and (loaded.run.path / "STOPPED").exists()

@@ -18,12 +18,14 @@ import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 from packaging.requirements import Requirement
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.launch.arguments import Rendezvous
+from megatron_ar3po.launch.code_check import check_code
 from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 MAX_CLOCK_SKEW_S = 5.0
@@ -38,10 +40,16 @@ def problems_of_node(
     rendezvous: Rendezvous,
     nproc_per_node: int = 0,
     canary: str = "",
+    submitted_code: str = "",
 ) -> list[str]:
     """All that is wrong with this node; empty when it can start. `canary` is PATH=CONTENT, written by the batch
-    script into the run's folder. `nproc_per_node`: ranks on each; 0: one for each GPU, or one."""
+    script into the run's folder. `nproc_per_node`: ranks on each; 0: one for each GPU, or one. `submitted_code`: see
+    `code_check`."""
+    lines, code_problems = check_code(submitted_code)
+    for line in lines:
+        say(line)
     found = [
+        *code_problems,
         *layout_problems(
             config,
             num_nodes=rendezvous.num_nodes,
@@ -227,11 +235,15 @@ def port_problems(ports: Sequence[int]) -> list[str]:
 
 def report(problems: Sequence[str]) -> None:
     """One line for each problem, with the node's name in it."""
-    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     for problem in problems:
-        print(f"preflight: node {node}: {problem}", file=sys.stderr, flush=True)
+        say(problem, file=sys.stderr)
     if not problems:
-        print(f"preflight: node {node}: ready", flush=True)
+        say("ready")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
+    print(f"preflight: node {node}: {text}", file=file, flush=True)
 
 
 def report_layout(args: argparse.Namespace) -> int:
@@ -278,6 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         nproc_per_node=args.nproc_per_node,
         rendezvous=Rendezvous.from_environment(os.environ),
         canary=os.environ.get("AR3PO_CANARY", ""),
+        submitted_code=os.environ.get("AR3PO_CODE", ""),
     )
     report(problems)
     return 3 if problems else 0

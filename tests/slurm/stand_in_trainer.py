@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.platform.running_code import PACKAGE
 
 
 def main(config_file: str, overrides: list[str]) -> int:
@@ -33,6 +34,7 @@ def main(config_file: str, overrides: list[str]) -> int:
     elif not wait_until(start.exists):
         return 1
     first = int(start.read_text())
+    print(f"rank {rank} runs the code in {PACKAGE.parent}", flush=True)
     print(f"rank {rank} of {os.environ['WORLD_SIZE']} starts at step {first}", flush=True)
     for step in range(first + 1, config.run.num_steps + 1):
         time.sleep(step_s)

@@ -216,7 +216,11 @@ def test_no_secret_goes_into_an_image():
 def test_each_image_has_labels_and_can_run_as_another_user(stage):
     text = DOCKERFILE.partition(f" AS {stage}\n")[2].partition("\nFROM ")[0]
     labels = re.findall(r"org\.opencontainers\.image\.(\w+)", text)
-    assert labels == ["title", "description", "version", "licenses"]
+    assert labels == ["title", "description", "version", "revision", "licenses"]
+    assert (
+        "AR3PO_IMAGE_FOLDER=/opt/megatron_ar3po" in text and "WORKDIR /opt/megatron_ar3po" in text
+    )
+    assert "AR3PO_IMAGE_COMMIT=${COMMIT}" in text
     assert "ARG RUN_AS=root" in text and "USER ${RUN_AS}" in text
 
 

@@ -33,5 +33,9 @@ setup(
         "mlflow": _pins.requirements("mlflow"),
         "dev": _pins.requirements("dev"),
     },
-    entry_points={"console_scripts": ["ar3po = megatron_ar3po.cli:main"]},
+    entry_points={
+        "console_scripts": ["ar3po = megatron_ar3po.cli:main"],
+        # `nemo ar3po train`, where NeMo-Run is installed (the extra "launch")
+        "nemo_run.cli": ["ar3po = megatron_ar3po.launch.nemo_commands"],
+    },
 )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +48,15 @@ def add_launch_parser(subparsers: Any) -> None:
     local.add_argument("--gpus-per-node", type=int, default=0, help="0: a CPU run [0]")
     local.set_defaults(command=launch_command, where="local", chain=True)
 
+    _add_slurm_arguments(slurm)
+    slurm.set_defaults(command=launch_command, where="slurm")
+
+
+def _add_slurm_arguments(slurm: argparse.ArgumentParser) -> None:
     slurm.add_argument("--account", default="", help="who pays")
     slurm.add_argument("--partition", default="")
+    slurm.add_argument("--qos", default="")
+    slurm.add_argument("--reservation", default="")
     slurm.add_argument("--nodes", type=int, default=1)
     slurm.add_argument("--gpus-per-node", type=int, default=8, help="0: a CPU run [8]")
     slurm.add_argument("--time", default="24:00:00", metavar="HH:MM:SS")
@@ -61,11 +67,38 @@ def add_launch_parser(subparsers: Any) -> None:
     slurm.add_argument("--container-image", default="", help="a pyxis image; empty: bare metal")
     slurm.add_argument("--container-mount", action="append", default=[], metavar="SRC:DST")
     slurm.add_argument(
-        "--python", default="", help="on the nodes [python3 in a container, this one else]"
+        "--env", action="append", default=[], metavar="NAME=VALUE", help="a variable on the nodes"
+    )
+    slurm.add_argument(
+        "--sbatch",
+        action="append",
+        default=[],
+        metavar="OPTION=VALUE",
+        help="another option of sbatch, as in --sbatch constraint=h200",
+    )
+    slurm.add_argument(
+        "--srun",
+        action="append",
+        default=[],
+        metavar="ARGUMENT",
+        help="another argument of srun, as in --srun=--mpi=none",
+    )
+    slurm.add_argument(
+        "--python", default="", help="on the nodes [python3 in a container or with --ssh]"
+    )
+    slurm.add_argument(
+        "--code",
+        choices=("here", "git", "files", "image"),
+        default="here",
+        help="this folder, a snapshot of its HEAD or of its files, or the image's copy [here]",
+    )
+    slurm.add_argument("--ssh", default="", metavar="USER@HOST", help="submit through a login node")
+    slurm.add_argument("--ssh-key", default="", metavar="FILE", help="a private key for it")
+    slurm.add_argument(
+        "--workdir", default="", help="where relative paths start on the nodes [this folder]"
     )
     slurm.add_argument("--chain", action="store_true", help="each run waits for the one before it")
     slurm.add_argument("--wait", action="store_true", help="follow the jobs to their end")
-    slurm.set_defaults(command=launch_command, where="slurm")
 
 
 def launch_command(arguments: argparse.Namespace) -> int:
@@ -76,20 +109,27 @@ def launch_command(arguments: argparse.Namespace) -> int:
         import nemo_run as run
     except ImportError as error:
         raise ValueError(_EXTRA_MISSING.format(error=error)) from error
-    from megatron_ar3po.launch.recipes import as_script, training, variants
+    from megatron_ar3po.launch.code_source import choose_code, use_code
+    from megatron_ar3po.launch.executors import show_in_container
+    from megatron_ar3po.launch.recipes import as_script, describe_job, training, variants
 
     config = parse_path(arguments.config).resolve()
     base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
     with run.Experiment(base, base_dir=home) as experiment:
         for variant in variants(base, arguments.vary):
-            executor = _executor(arguments)
+            executor, file = _executor(arguments), config
+            if arguments.where == "slurm":
+                code = choose_code(arguments.code, config, is_remote=bool(arguments.ssh))
+                use_code(executor, code)
+                show_in_container(executor, [_workdir(arguments), *code.folders])
+                file = code.config
             recipe = training(
-                config,
+                file,
                 [*arguments.overrides, f"run.name={variant.name}", *variant.overrides],
                 nproc_per_node=arguments.nproc_per_node or max(1, arguments.gpus_per_node),
                 gpus_per_node=arguments.gpus_per_node,
                 stopped_exit_code=_stopped_exit_code(arguments),
-                workdir=Path.cwd(),
+                workdir=_workdir(arguments),
             )
             _check_layout(config, recipe.overrides, arguments)
             script = as_script(recipe, executor, python=_python(arguments))
@@ -98,7 +138,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
         if arguments.dryrun:
             experiment.dryrun(log=False, delete_exp_dir=arguments.where == "local")
             for job in experiment.jobs:
-                print(_describe_job(job))
+                print(describe_job(job))
             return 0
         experiment.run(sequential=arguments.chain, detach=not follow, tail_logs=follow)
     # Leaving the experiment is what waits for its jobs.
@@ -118,34 +158,57 @@ def _check_layout(
     )
 
 
-def _describe_job(job: Any) -> str:
-    """What would be started, to be copied: NeMo-Run's own dry run indents it and wraps it at the terminal's width."""
-    plan = str(job._dryrun_info)
-    head, found, script = plan.partition("#!/bin/bash")
-    if not found:  # on this machine: its task is one command
-        return f"# {job.id}\n{shlex.join([job.task.entrypoint, '-m', job.task.path, *job.task.args])}\n"
-    how = head.split("$")[0].strip()
-    return f"# {job.id}: save what follows as FILE, then: {how} FILE\n{found}{script}\n"
-
-
 def _executor(arguments: argparse.Namespace) -> Any:
-    from megatron_ar3po.launch.executors import local_executor, slurm_executor
+    from megatron_ar3po.launch.executors import local_executor, slurm_executor, ssh_tunnel
 
     if arguments.where == "local":
         return local_executor()
-    here = str(Path.cwd())
-    mounts = [f"{here}:{here}", *arguments.container_mount] if arguments.container_image else []
+    tunnel = None
+    if arguments.ssh:
+        job_dir = f"{_workdir(arguments)}/runs/nemo"
+        tunnel = ssh_tunnel(arguments.ssh, job_dir=job_dir, identity=arguments.ssh_key)
     return slurm_executor(
         account=arguments.account,
         partition=arguments.partition,
+        qos=arguments.qos,
+        reservation=arguments.reservation,
         nodes=arguments.nodes,
         gpus_per_node=arguments.gpus_per_node,
         time=arguments.time,
         warn_s=arguments.warn_s,
         retries=arguments.retries,
         container_image=arguments.container_image,
-        container_mounts=mounts,
+        container_mounts=arguments.container_mount,
+        env_vars=_read_pairs("--env", arguments.env),
+        sbatch_options=_read_pairs("--sbatch", arguments.sbatch),
+        srun_args=arguments.srun,
+        tunnel=tunnel,
     )
+
+
+def _workdir(arguments: argparse.Namespace) -> str:
+    """On the nodes. Behind --ssh they see no folder of this machine, so theirs has to be named."""
+    workdir = getattr(arguments, "workdir", "")
+    if getattr(arguments, "ssh", "") and not workdir:
+        raise ValueError(
+            f"--ssh {arguments.ssh} submits to nodes that do not see {Path.cwd()}; name their shared folder, in which "
+            "relative paths start and runs are written: --workdir /shared/me."
+        )
+    return workdir or str(Path.cwd())
+
+
+def _read_pairs(option: str, words: Sequence[str]) -> dict[str, str]:
+    """
+    >>> _read_pairs("--env", ["NCCL_DEBUG=INFO", "NOTE=a = b"])
+    {'NCCL_DEBUG': 'INFO', 'NOTE': 'a = b'}
+    """
+    pairs = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{option} {word} must be of the form NAME=VALUE.")
+        pairs[name] = value
+    return pairs
 
 
 def _stopped_exit_code(arguments: argparse.Namespace) -> int:
@@ -157,7 +220,8 @@ def _stopped_exit_code(arguments: argparse.Namespace) -> int:
 def _python(arguments: argparse.Namespace) -> str:
     if arguments.where == "local":
         return sys.executable
-    return arguments.python or ("python3" if arguments.container_image else sys.executable)
+    elsewhere = arguments.container_image or arguments.ssh
+    return arguments.python or ("python3" if elsewhere else sys.executable)
 
 
 def _have_all_succeeded(experiment: Any) -> bool:

@@ -8,16 +8,17 @@
         experiment.run(sequential=False, detach=True)
 
 A recipe is a Partial of `launch.node.run_node`, the function that every launcher ends in. It can be run as it is;
-`as_script` makes it a plain command, so that the nodes need no NeMo-Run.
-"""
+`as_script` makes it a plain command, so that the nodes need no NeMo-Run. `launch.nemo_commands` shows them to `nemo`.
 
-from __future__ import annotations
+Annotations are evaluated here (no `from __future__ import annotations`): NeMo-Run parses a recipe's arguments by them.
+"""
 
 import itertools
 import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nemo_run as run
 
@@ -77,6 +78,9 @@ def ar3po_llama8b(
     return _example("llama3.1_8b_dapo_math", name, algorithm, overrides)
 
 
+RECIPES = (ar3po_32b, ar3po_7b, ar3po_llama8b)
+
+
 def as_script(
     recipe: run.Partial[int], executor: run.Executor, *, python: str = "python3"
 ) -> run.Script:
@@ -92,6 +96,16 @@ def as_script(
     if isinstance(executor, run.SlurmExecutor):  # its words go into a batch script as they are
         words = [shlex.quote(word) for word in words]
     return run.Script(path=NODE_MODULE, m=True, entrypoint=python, args=words)
+
+
+def describe_job(job: Any) -> str:
+    """What would be started, to be copied: NeMo-Run's own dry run indents it and wraps it at the terminal's width."""
+    plan = str(job._dryrun_info)
+    head, found, script = plan.partition("#!/bin/bash")
+    if not found:  # on this machine: its task is one command
+        return f"# {job.id}\n{shlex.join([job.task.entrypoint, '-m', job.task.path, *job.task.args])}\n"
+    how = head.split("$")[0].strip()
+    return f"# {job.id}: save what follows as FILE, then: {how} FILE\n{found}{script}\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,10 +5,12 @@ scontrol, because the cluster keeps no accounting.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+from harness.nemo_command import run_nemo
 from slurm_cluster import HERE, ROOT
 
 
@@ -35,8 +37,9 @@ def test_a_sweep_started_by_nemo_run_succeeds_on_two_nodes(cluster, job_env, run
     image = [f"--container-image={tmp_path}/image.sqsh", f"--container-mount={ROOT}:{ROOT}"]
     run_dir.mkdir()
 
-    done = launch(cluster, job_env, run_dir, "run.num_steps=2", "--vary=run.seed=1,2", "--wait",
-                  *image, f"--python={sys.executable}")  # fmt: skip
+    done = launch(cluster, job_env, run_dir, "run.num_steps=2", "--vary=run.seed=1,2", "--wait", "--code=files",
+                  *image, f"--python={sys.executable}", "--env=NOTE=a b", "--qos=", "--srun=--label",
+                  "--sbatch=comment=spring")  # fmt: skip
 
     assert done.returncode == 0, done.stdout + done.stderr
     for seed in (1, 2):
@@ -44,6 +47,42 @@ def test_a_sweep_started_by_nemo_run_succeeds_on_two_nodes(cluster, job_env, run
     logs = "".join(f.read_text() for f in run_dir.rglob("log-*.out"))
     assert "rank 1 of 2 starts at step 0" in logs
     assert "preflight: node node2: ready" in logs
+    # Each job has a snapshot of the code, unpacked where the container looks, and all its processes run that one:
+    # PYTHONPATH of this test names the checkout too.
+    assert len(list(run_dir.glob("runs/nemo/experiments/*/*/*/code/megatron_ar3po"))) == 2
+    nodes = re.findall(r"0: preflight: node node\d: code: megatron_ar3po .* in (\S+)", logs)
+    assert nodes == ["/nemo_run/code"] * 2
+    assert re.findall(r"rank 1 runs the code in (\S+)", logs) == ["/nemo_run/code"] * 2
+
+
+def test_nemos_own_commands_start_follow_and_cancel_a_run(cluster, job_env, run_dir):
+    """As docs/nemo_run.md has it. NeMo-Run asks `sacct`; here it is answered from scontrol."""
+    run_dir.mkdir()
+    env = {**cluster.env, **job_env, "STAND_IN_STEP_S": "1", "PATH": f"{HERE}:{os.environ['PATH']}"}
+    files = {"model.path": "MODEL_PATH", "data.path": "DATA_PATH", "evaluation.path": "EVAL_PATH"}
+    words = [f"{option}={env[name]}" for option, name in files.items()]
+    executor = ["=ar3po_slurm", ".account=rl", ".partition=batch", ".nodes=2", ".gpus_per_node=0"]
+    words += ["actor.tensor_parallel_size=1", "actor.sequence_parallel=false", "run.num_steps=80"]
+    words += [f"run.executor{word}" for word in executor]
+
+    def nemo(*words: str) -> str:
+        done = run_nemo(*words, folder=run_dir, env=env, timeout_s=180)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    nemo("ar3po", "train", "--factory", "ar3po_7b", *words, "run.name=mine", "nproc_per_node=1", "gpus_per_node=0",
+         "--yes", "--detach")  # fmt: skip
+    job_id = int(cluster.run("squeue", "-h", "-o", "%i").split()[0])
+    cluster.wait_for_file(run_dir / "runs/mine/began.0")
+    status = nemo("experiment", "status", "mine")
+    assert "Status: RUNNING" in status and f"Job id: {job_id}" in status
+    nemo("experiment", "cancel", "mine")
+
+    assert cluster.wait_for_job(job_id).state in ("CANCELLED", "COMPLETED")
+    assert not (run_dir / "runs/mine/DONE").exists()
+    assert "rank 1 of 2 starts at step 0" in "".join(
+        f.read_text() for f in run_dir.rglob("log-*.out")
+    )
 
 
 def test_a_chained_ablation_runs_one_after_the_other(cluster, job_env, run_dir):

@@ -37,19 +37,32 @@ def validate(
 ) -> None:
     """Raises ValueError for the first rule that does not hold. `shape`: of a model that need not be on this machine,
     nor the files that the config names; `has_gpu`: of the machine that will run it."""
+    if shape is None:
+        _check_method(config)
+        _check_files(config)
+        shape = read_model_shape(config.model.path)
+    _check_lengths(config, shape)
+    shape.check_layout(layout)
+    validate_without_model(config, layout, has_gpu=has_gpu)
+
+
+def validate_without_model(
+    config: Config, layout: ParallelLayout, *, has_gpu: Callable[[], bool]
+) -> None:
+    """What can be said where nothing is known of the model."""
+    _check_method(config)
+    _check_kv_cache(config, has_gpu)
+    check_replicas(config, layout)
+    _check_servers(config, layout)
+    _check_context_parallel(config)
+
+
+def _check_method(config: Config) -> None:
     _check_allowed_changes(config)
     _check_algorithm(config)
     check_replay(config)
     _check_rewards(config)
     _check_deterministic(config)
-    if shape is None:
-        _check_files(config)
-        shape = read_model_shape(config.model.path)
-    _check_lengths(config, shape)
-    _check_kv_cache(config, has_gpu)
-    _check_layout(config, layout, shape)
-    _check_servers(config, layout)
-    _check_context_parallel(config)
 
 
 def warnings_of(config: Config) -> list[str]:
@@ -365,11 +378,6 @@ def _check_context_parallel(config: Config) -> None:
         f"algorithm.importance_sampling={algorithm.importance_sampling} looks at whole sequences, which "
         f"actor.context_parallel_size={size} cuts; use token, token_mask or off, or actor.context_parallel_size=1.",
     )
-
-
-def _check_layout(config: Config, layout: ParallelLayout, shape: ModelShape) -> None:
-    shape.check_layout(layout)
-    check_replicas(config, layout)
 
 
 def check_replicas(config: Config, layout: ParallelLayout) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from megatron_ar3po.config.rules import require
 from megatron_ar3po.config.schema import Config
-from megatron_ar3po.config.validate import validate
+from megatron_ar3po.config.validate import validate, validate_without_model
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape, read_model_shape
 from megatron_ar3po.servers.placement import server_placements
@@ -47,7 +47,9 @@ def check_job_layout(
     layout = layout_of_job(config, world_size=num_nodes * ranks_per_node)
     has_gpus = gpus_per_node > 0
     shape = _find_shape(config, config_file)
-    if shape is not None:
+    if shape is None:
+        validate_without_model(config, layout, has_gpu=lambda: has_gpus)
+    else:
         validate(config, layout, shape=shape, has_gpu=lambda: has_gpus)
     check_placement(config, layout, ranks_per_node=ranks_per_node, has_gpus=has_gpus, shape=shape)
     return layout

@@ -20,7 +20,6 @@ set -euo pipefail
 
 AR3PO_HOME=${AR3PO_HOME:-${SLURM_SUBMIT_DIR:-$PWD}}
 CONFIG=${CONFIG:-examples/llama3.1_8b_dapo_math/config.yaml}
-RUN_NAME=llama3.1_8b
 wrapper=$AR3PO_HOME/launch_slurm/launch.sh
 [ -f "$wrapper" ] || { echo "no $wrapper; submit from the root of the repository, or set AR3PO_HOME" >&2; exit 2; }
 # shellcheck source=launch_slurm/launch.sh

@@ -2,22 +2,25 @@
 # The one launch wrapper. Sourced by the scripts beside it inside a Slurm job; `launch [key=value ...]` runs the job.
 #
 # What the caller may set (environment of sbatch):
-#   ALGORITHM         ar3po (default), grpo, dapo or history
-#   RUN_DIR           the run's folder, shared by all nodes    [runs/ALGORITHM_NAME under AR3PO_HOME]
+#   ALGORITHM         ar3po, grpo, dapo or history             [what the config says]
+#   RUN_DIR           the run's folder, shared by all nodes    [run.dir, or runs/ALGORITHM_NAME under AR3PO_HOME]
 #   CONFIG            another config file
 #   MODEL_PATH, DATA_PATH, EVAL_PATH                           [what the config says]
+#   PROFILE           cpu: the tiny model on one CPU core a node (launch_slurm/profiles/cpu.txt), to try a script out
 #   CONTAINER_IMAGE   a pyxis image (path or registry#name); unset: bare metal
 #   CONTAINER_MOUNTS  further SRC:DST mounts, comma-joined; the code and RUN_DIR are mounted already
 #   PYTHON            the interpreter on the nodes             [python3 in a container, .venv's or python3 else]
 #   NPROC_PER_NODE    ranks on each node                       [the node's GPUs]
 #   GPUS_PER_NODE     GPUs that must answer; 0: a CPU run      [NPROC_PER_NODE]
 #   MAX_RESTARTS      requeues of one job, whatever their cause [20]
+# In a job array, %a in words, RUN_DIR and CONFIG is the task's number: sbatch --array=1-3 ... run.seed=%a
 #
 # How a run ends (files in RUN_DIR, written by the trainer, decide):
-#   DONE              exit 0; a later job with the same RUN_DIR ends at once
-#   STOPPED           after USR1 to this script (Slurm's warning before the time limit): requeued and resumed;
+#   DONE              exit 0; a later job with the same RUN_DIR and config ends at once
+#   STOPPED           after USR1 to this script (Slurm's warning before the time limit): requeued and resumed, if a step
+#                     was made since the job started (or the job is being pre-empted); else it would only do so again;
 #                     after TERM (scancel JOB, a pre-emption with a grace time), USR1 to the step (scancel
-#                     --signal=USR1 JOB.0) or run.max_seconds: exit 0, a later job goes on. Of TERM only if step and
+#                     --signal=USR1 JOB.STEP, as its first line says) or run.max_seconds: exit 0, a later job goes on. Of TERM only if step and
 #                     save end within Slurm's KillWait (30 s by default) or GraceTime, after which it kills
 #   a node fails      its exit code, the first one that is not 0; Slurm does not start it again
 
@@ -26,69 +29,144 @@ die() {
   exit 2
 }
 
-# On a login node: the layout against the nodes that the script asks for, so that no allocation is waited for in vain.
-check_layout() {
-  local nodes gpus
-  nodes=$(sed -n 's/^#SBATCH --nodes=//p' "$0")
-  gpus=$(sed -n 's/^#SBATCH --gpus-per-node=//p' "$0")
-  cd "$AR3PO_HOME" || die "AR3PO_HOME=$AR3PO_HOME is no folder here"
-  PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo "$AR3PO_HOME/.venv/bin/python" || echo python3)}
-  "$PYTHON" -m megatron_ar3po.launch.preflight --layout-of-nodes="${nodes:-1}" \
-    --gpus-per-node="${GPUS_PER_NODE:-${NPROC_PER_NODE:-${gpus:-8}}}" \
-    --nproc-per-node="${NPROC_PER_NODE:-${gpus:-8}}" "$CONFIG" algorithm.name="${ALGORITHM:-ar3po}" "$@" || exit
-  die "not inside a Slurm job; submit it: sbatch $0"
+# Outside of a job: what can be known before an allocation is waited for. Words that set no option are sbatch's.
+check_on_login_node() {
+  local word given=() mine=() submit
+  for word in "$@"; do
+    case "$word" in -*) given+=("$word") ;; *=*) mine+=("$word") ;; *) given+=("$word") ;; esac
+  done
+  go_home
+  collect_words ${mine[@]+"${mine[@]}"}
+  find_run_dir ${given[@]+"${given[@]/#/--sbatch=}"} # also refuses
+  printf -v submit ' %q' ${given[@]+"${given[@]}"} "$0" ${mine[@]+"${mine[@]}"}
+  die "would write $RUN_DIR; not inside a Slurm job, submit it: sbatch$submit"
+}
+
+go_home() {
+  cd "$AR3PO_HOME" || die "AR3PO_HOME=$AR3PO_HOME is no folder on $(hostname); put the code on the shared file system"
+  case "${ALGORITHM:-ar3po}" in
+    ar3po | grpo | dapo | history) ;;
+    *) die "ALGORITHM=$ALGORITHM is unknown; use ar3po, grpo, dapo or history" ;;
+  esac
+  HOST_PYTHON=$([ -x .venv/bin/python ] && echo "$AR3PO_HOME/.venv/bin/python" || echo python3)
+  STEP=0 # of srun, the run's own
+  if [ -z "${CONTAINER_IMAGE:-}" ]; then
+    HOST_PYTHON=${PYTHON:-$HOST_PYTHON} PYTHON=${PYTHON:-$HOST_PYTHON}
+    return
+  fi
+  PYTHON=${PYTHON:-python3}
+  "$HOST_PYTHON" -c 'import megatron_ar3po.launch.batch_job' 2>/dev/null || STEP=1 # the question takes step 0
+}
+
+# Fills WORDS, the later before the earlier: the profile's, those of variables, the caller's.
+collect_words() {
+  WORDS=()
+  [ -z "${PROFILE:-}" ] || read_profile
+  [ -z "${ALGORITHM:-}" ] || WORDS+=(algorithm.name="$ALGORITHM")
+  [ -z "${MODEL_PATH:-}" ] || WORDS+=(model.path="$MODEL_PATH")
+  [ -z "${DATA_PATH:-}" ] || WORDS+=(data.path="$DATA_PATH")
+  [ -z "${EVAL_PATH:-}" ] || WORDS+=(evaluation.path="$EVAL_PATH")
+  WORDS+=("$@")
+  CONFIG=${CONFIG//%a/${SLURM_ARRAY_TASK_ID:-%a}}
+  [ -f "$CONFIG" ] || die "CONFIG=$CONFIG is no file under $AR3PO_HOME"
+}
+
+read_profile() {
+  local file=launch_slurm/profiles/$PROFILE.txt line
+  [ -f "$file" ] || die "PROFILE=$PROFILE is unknown; there is cpu"
+  while read -r line; do
+    case "$line" in '' | '#'*) ;; *) WORDS+=("$line") ;; esac
+  done <"$file"
+  NPROC_PER_NODE=${NPROC_PER_NODE:-1} GPUS_PER_NODE=${GPUS_PER_NODE:-0}
+  export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+}
+
+# Sets RUN_DIR and IS_DONE by the config, and refuses what cannot work: see `ar3po launch run-dir --help`.
+find_run_dir() {
+  local answer code=0
+  answer=$(ask_python run-dir --script="$0" --run-dir="${RUN_DIR:-}" --algorithm="${ALGORITHM:-}" \
+    --suffix="${PROFILE:+_$PROFILE}" --array-task="${SLURM_ARRAY_TASK_ID:-}" \
+    ${NPROC_PER_NODE:+--nproc-per-node="$NPROC_PER_NODE"} ${GPUS_PER_NODE:+--gpus-per-node="$GPUS_PER_NODE"} \
+    "$@" -- "$CONFIG" ${WORDS[@]+"${WORDS[@]}"}) || code=$?
+  [ "$code" -eq 0 ] || die "refused (the line above, exit code $code); nothing was started"
+  RUN_DIR=${answer%%$'\n'*}
+  IS_DONE=$([ "${answer##*$'\n'}" = DONE ] && echo 1 || echo 0)
+  [ -z "${SLURM_ARRAY_TASK_ID:-}" ] || WORDS=("${WORDS[@]//%a/$SLURM_ARRAY_TASK_ID}")
+}
+
+# `ar3po launch WORDS`, on this host where its Python has what that needs, else in the container, as a step of its own.
+ask_python() {
+  if [ "$STEP" -eq 0 ]; then
+    "$HOST_PYTHON" -m megatron_ar3po.cli launch "$@"
+    return
+  fi
+  [ -n "${SLURM_JOB_ID:-}" ] || die "no Python here can read $CONFIG; the job asks the container's: sbatch $0"
+  [ -z "${RUN_DIR:-}" ] || mkdir -p "$RUN_DIR"
+  container_arguments "${RUN_DIR:-}"
+  srun --nodes=1 --ntasks=1 --overlap "${CONTAINER_ARGS[@]}" "$PYTHON" -m megatron_ar3po.cli launch "$@"
+}
+
+# Fills CONTAINER_ARGS; pyxis takes one comma-joined list of mounts (of two lists the last would win).
+container_arguments() {
+  local folder mounts=
+  srun --help 2>&1 | grep -q -e --container-image ||
+    die "CONTAINER_IMAGE is set, but this Slurm has no pyxis; install it, or unset CONTAINER_IMAGE for bare metal"
+  case "$CONTAINER_IMAGE" in
+    /*) [ -r "$CONTAINER_IMAGE" ] || die "CONTAINER_IMAGE=$CONTAINER_IMAGE cannot be read on $(hostname)" ;;
+  esac
+  for folder in "$AR3PO_HOME" ${1:+"$1"}; do
+    case "$folder" in *[,:]*) die "$folder cannot be mounted: a comma or colon ends a mount; name another folder" ;; esac
+    mounts+=${mounts:+,}$folder:$folder
+  done
+  CONTAINER_ARGS=(--container-image="$CONTAINER_IMAGE" --no-container-mount-home --container-workdir="$AR3PO_HOME"
+    --container-mounts="$mounts${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
+}
+
+job_field() {
+  scontrol -o show job "$SLURM_JOB_ID" | grep -o " $1=[^ ]*" | cut -d= -f2
 }
 
 prepare() {
   RESTART=${SLURM_RESTART_COUNT:-0}
-  ALGORITHM=${ALGORITHM:-ar3po}
-  case "$ALGORITHM" in
-    ar3po | grpo | dapo | history) ;;
-    *) die "ALGORITHM=$ALGORITHM is unknown; use ar3po, grpo, dapo or history" ;;
-  esac
-  cd "$AR3PO_HOME" || die "AR3PO_HOME=$AR3PO_HOME is no folder on $(hostname); put the code on the shared file system"
-  [ -f "$CONFIG" ] || die "CONFIG=$CONFIG is no file under $AR3PO_HOME"
-  RUN_DIR=$(realpath -m "${RUN_DIR:-runs/${ALGORITHM}_$RUN_NAME}")
   MAX_RESTARTS=${MAX_RESTARTS:-20}
+  TIME_LIMIT=$(job_field TimeLimit)
+  go_home
+  collect_words "$@"
   NPROC_PER_NODE=${NPROC_PER_NODE:-${SLURM_GPUS_ON_NODE:-8}}
   GPUS_PER_NODE=${GPUS_PER_NODE:-$NPROC_PER_NODE}
   [ "$GPUS_PER_NODE" -le "${SLURM_GPUS_ON_NODE:-$GPUS_PER_NODE}" ] ||
     die "GPUS_PER_NODE=$GPUS_PER_NODE, but Slurm gave $SLURM_GPUS_ON_NODE a node; sinfo -o '%n %G' shows what nodes have"
+  [ -z "${CONTAINER_IMAGE:-}" ] || container_arguments "" # refuses
+  find_run_dir --nodes="$SLURM_JOB_NUM_NODES" --time-limit="${TIME_LIMIT:-UNLIMITED}"
 
   MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
   # Below the ephemeral ports (32768 and up), and another one after a requeue.
   MASTER_PORT=$((20000 + (SLURM_JOB_ID * 7 + RESTART * 101) % 10000))
   AR3PO_STOP_FILE=$RUN_DIR/stop.$SLURM_JOB_ID.$RESTART
   LOG_DIR=$RUN_DIR/logs/job_$SLURM_JOB_ID/restart_$RESTART
-  mkdir -p "$LOG_DIR" || die "RUN_DIR=$RUN_DIR cannot be written on $(hostname)"
-
-  local canary=$RUN_DIR/.canary.$SLURM_JOB_ID.$RESTART
-  echo "$SLURM_JOB_ID.$RESTART.$RANDOM" >"$canary"
-  AR3PO_CANARY=$canary=$(cat "$canary")
-  export MASTER_ADDR MASTER_PORT AR3PO_STOP_FILE AR3PO_CANARY
+  export MASTER_ADDR MASTER_PORT AR3PO_STOP_FILE
   export PYTHONUNBUFFERED=1
   # Megatron's overlap of communication and compute wants one queue on Hopper and Ampere; Blackwell does not need it.
   export CUDA_DEVICE_MAX_CONNECTIONS=${CUDA_DEVICE_MAX_CONNECTIONS:-1}
 }
 
-# Fills SRUN_ARGS; in a container pyxis takes one comma-joined list of mounts (of two lists the last would win).
+make_folders() {
+  mkdir -p "$LOG_DIR" || die "RUN_DIR=$RUN_DIR cannot be written on $(hostname)"
+  CANARY=$RUN_DIR/.canary.$SLURM_JOB_ID.$RESTART
+  echo "$SLURM_JOB_ID.$RESTART.$RANDOM" >"$CANARY"
+  AR3PO_CANARY=$CANARY=$(cat "$CANARY")
+  export AR3PO_CANARY
+  rm -f "$RUN_DIR/STOPPED"
+}
+
+# Fills SRUN_ARGS. One task a node, torchrun inside. --wait: the other nodes of a finished run end together with it. A
+# percent sign in a path is none of srun's patterns.
 srun_arguments() {
-  # One task a node, torchrun inside. --wait: the other nodes of a finished run end together with it.
   SRUN_ARGS=(--ntasks-per-node=1 --kill-on-bad-exit=1 --wait=600 --cpu-bind=none
-    --output="$LOG_DIR/node_%n.log" --open-mode=append)
-  if [ -z "${CONTAINER_IMAGE:-}" ]; then
-    PYTHON=${PYTHON:-$([ -x .venv/bin/python ] && echo "$AR3PO_HOME/.venv/bin/python" || echo python3)}
-    return
-  fi
-  srun --help 2>&1 | grep -q -e --container-image ||
-    die "CONTAINER_IMAGE is set, but this Slurm has no pyxis; install it, or unset CONTAINER_IMAGE for bare metal"
-  case "$CONTAINER_IMAGE" in
-    /*) [ -r "$CONTAINER_IMAGE" ] || die "CONTAINER_IMAGE=$CONTAINER_IMAGE cannot be read on $(hostname)" ;;
-  esac
-  local mounts=$AR3PO_HOME:$AR3PO_HOME,$RUN_DIR:$RUN_DIR${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}
-  SRUN_ARGS+=(--container-image="$CONTAINER_IMAGE" --container-mounts="$mounts"
-    --no-container-mount-home --container-workdir="$AR3PO_HOME")
-  PYTHON=${PYTHON:-python3}
+    --output="${LOG_DIR//%/%%}/node_%n.log" --open-mode=append)
+  [ -n "${CONTAINER_IMAGE:-}" ] || return 0
+  container_arguments "$RUN_DIR"
+  SRUN_ARGS+=("${CONTAINER_ARGS[@]}")
 }
 
 # A file, not a signal to the step: see megatron_ar3po/launch/node.py. USR1 is Slurm's warning before the time limit,
@@ -100,31 +178,27 @@ ask_to_stop() {
 }
 
 launch() {
-  [ -n "${SLURM_JOB_ID:-}" ] || check_layout "$@"
-  prepare
-  if [ -e "$RUN_DIR/DONE" ]; then
-    echo "[launch] $RUN_DIR is DONE already; choose another RUN_DIR for a new run"
+  [ -n "${SLURM_JOB_ID:-}" ] || check_on_login_node "$@"
+  prepare "$@"
+  if [ "$IS_DONE" -eq 1 ]; then
+    echo "[launch] $RUN_DIR is DONE already; choose another RUN_DIR for a new run, or raise run.num_steps to go on"
     exit 0
   fi
   if [ "$RESTART" -gt "$MAX_RESTARTS" ]; then
     die "restart $RESTART is above MAX_RESTARTS=$MAX_RESTARTS; look into $RUN_DIR/logs, then submit again to go on"
   fi
+  make_folders
   WARNED=0
   trap 'ask_to_stop USR1' USR1
   trap 'ask_to_stop TERM' TERM
   srun_arguments
-  local overrides=(algorithm.name="$ALGORITHM" run.dir="$RUN_DIR" run.resume=true)
-  [ -z "${MODEL_PATH:-}" ] || overrides+=(model.path="$MODEL_PATH")
-  [ -z "${DATA_PATH:-}" ] || overrides+=(data.path="$DATA_PATH")
-  [ -z "${EVAL_PATH:-}" ] || overrides+=(evaluation.path="$EVAL_PATH")
-  rm -f "$RUN_DIR/STOPPED"
-  echo "[launch] $(date -Is) job $SLURM_JOB_ID restart $RESTART: $ALGORITHM on $SLURM_JOB_NUM_NODES nodes" \
-    "($SLURM_JOB_NODELIST), logs in $LOG_DIR"
+  echo "[launch] $(date -Is) job $SLURM_JOB_ID restart $RESTART: $RUN_DIR on $SLURM_JOB_NUM_NODES nodes" \
+    "($SLURM_JOB_NODELIST), logs in $LOG_DIR; to stop and save: scancel --signal=USR1 $SLURM_JOB_ID.$STEP"
 
   # In the background: bash runs a trap only while it waits for a child of its own.
   srun "${SRUN_ARGS[@]}" "$PYTHON" -m megatron_ar3po.launch.node \
     --nproc-per-node="$NPROC_PER_NODE" --gpus-per-node="$GPUS_PER_NODE" \
-    "$CONFIG" "${overrides[@]}" "$@" &
+    "$CONFIG" ${WORDS[@]+"${WORDS[@]}"} run.dir="$RUN_DIR" run.resume=true &
   local srun_pid=$! code
   while :; do # `wait` returns early when the trap runs
     code=0
@@ -137,24 +211,14 @@ launch() {
 finish() {
   local code=$1
   trap - TERM # Slurm ends this script with it when it requeues
-  rm -f "${AR3PO_CANARY%%=*}" "$AR3PO_STOP_FILE"
+  rm -f "$CANARY" "$AR3PO_STOP_FILE"
   echo "[launch] $(date -Is) srun ended with code $code"
   if [ "$code" -eq 0 ] && [ -e "$RUN_DIR/DONE" ]; then
     echo "[launch] the run is DONE"
     exit 0
   fi
   if [ "$code" -eq 0 ] && [ -e "$RUN_DIR/STOPPED" ]; then
-    if [ "$WARNED" -eq 0 ]; then
-      echo "[launch] the run was stopped and is saved ($(cat "$RUN_DIR/STOPPED")); submit again to go on"
-      exit 0
-    fi
-    if [ "$RESTART" -ge "$MAX_RESTARTS" ]; then
-      die "saved, but not requeued: MAX_RESTARTS=$MAX_RESTARTS is reached; submit again to go on"
-    fi
-    echo "[launch] saved; requeueing"
-    scontrol requeue "$SLURM_JOB_ID"
-    sleep 120 # Slurm ends this script; if it ended by itself, the job would count as finished
-    die "scontrol requeue did not end this job within 120 s"
+    finish_stopped
   fi
   [ "$code" -ne 0 ] || code=1
   echo "[launch] the run failed (ar3po status $RUN_DIR names the ranks)" >&2
@@ -162,4 +226,26 @@ finish() {
   echo "[launch] the ends of its logs:" >&2
   tail -n 60 "$LOG_DIR"/*.log >&2
   exit "$code"
+}
+
+finish_stopped() {
+  if [ "$WARNED" -eq 0 ]; then
+    echo "[launch] the run was stopped and is saved ($(cat "$RUN_DIR/STOPPED")); submit again to go on"
+    exit 0
+  fi
+  if grep -q '"steps_made": 0[,}]' "$RUN_DIR/STOPPED" && [ "$(job_field PreemptTime)" = None ]; then
+    die "saved, but not requeued: warned before the first step of this job ended, as the next would be; raise --time" \
+      "(now $TIME_LIMIT), or lower the seconds of --signal, so that the start and a step fit before the warning"
+  fi
+  if [ "$RESTART" -ge "$MAX_RESTARTS" ]; then
+    die "saved, but not requeued: MAX_RESTARTS=$MAX_RESTARTS is reached; submit again to go on"
+  fi
+  echo "[launch] saved; requeueing"
+  requeue
+}
+
+requeue() {
+  scontrol requeue "$SLURM_JOB_ID"
+  sleep 120 # Slurm ends this script; if it ended by itself, the job would count as finished
+  die "scontrol requeue did not end this job within 120 s"
 }

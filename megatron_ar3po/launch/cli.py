@@ -18,6 +18,8 @@ from typing import Any
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
+from megatron_ar3po.launch.batch_job import add_run_dir_parser
+from megatron_ar3po.launch.sbatch_options import check_warning
 from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 _EXTRA_MISSING = (
@@ -50,6 +52,7 @@ def add_launch_parser(subparsers: Any) -> None:
 
     _add_slurm_arguments(slurm)
     slurm.set_defaults(command=launch_command, where="slurm")
+    add_run_dir_parser(where)
 
 
 def _add_slurm_arguments(slurm: argparse.ArgumentParser) -> None:
@@ -113,6 +116,8 @@ def launch_command(arguments: argparse.Namespace) -> int:
     from megatron_ar3po.launch.executors import show_in_container
     from megatron_ar3po.launch.recipes import as_script, describe_job, training, variants
 
+    if arguments.where == "slurm":
+        check_warning(arguments.time, arguments.warn_s, f"--warn-s={arguments.warn_s}")
     config = parse_path(arguments.config).resolve()
     base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
     with run.Experiment(base, base_dir=home) as experiment:

@@ -116,7 +116,7 @@ def gpu_problems(expected: int) -> list[str]:
 def shared_folder_problems(folder: Path, canary: str) -> list[str]:
     """The run's folder is the one the batch script sees, and it can be written."""
     if canary:
-        path, _, content = canary.partition("=")
+        path, _, content = canary.rpartition("=")
         read = Path(path).read_text("utf-8").strip() if Path(path).is_file() else None
         if read != content:
             return [
@@ -246,22 +246,6 @@ def say(text: str, file: TextIO | None = None) -> None:
     print(f"preflight: node {node}: {text}", file=file, flush=True)
 
 
-def report_layout(args: argparse.Namespace) -> int:
-    try:
-        layout = check_job_layout(
-            load_config([args.config], args.overrides),
-            num_nodes=args.layout_of_nodes,
-            ranks_per_node=args.nproc_per_node or max(1, args.gpus_per_node),
-            gpus_per_node=args.gpus_per_node,
-            config_file=args.config,
-        )
-    except ValueError as error:
-        print(f"preflight: {error}", file=sys.stderr, flush=True)
-        return 3
-    print(f"preflight: {layout.describe()} fits {args.layout_of_nodes} nodes", flush=True)
-    return 0
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m megatron_ar3po.launch.preflight", description=__doc__
@@ -272,18 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--nproc-per-node", type=int, default=0, help="ranks on each node [its GPUs, or 1]"
     )
-    parser.add_argument(
-        "--layout-of-nodes",
-        type=int,
-        default=0,
-        metavar="N",
-        help="on a login node: only whether the layout fits N such nodes",
-    )
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
-    if args.layout_of_nodes:
-        return report_layout(args)
     problems = problems_of_node(
         load_config([args.config], args.overrides),
         gpus_per_node=args.gpus_per_node,

@@ -74,6 +74,12 @@ def find_finished(config: Config) -> RunState | None:
     return state if state.step >= config.run.num_steps and is_exported else None
 
 
-def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str) -> None:
-    content = {"step": state.step, "policy_version": state.policy_version, "reason": reason}
+def mark_end(folder: Path, state: RunState, *, is_done: bool, reason: str, steps_made: int) -> None:
+    """`steps_made`: by this process; none of a job that was warned before its first step (launch_slurm/launch.sh)."""
+    content = {
+        "step": state.step,
+        "policy_version": state.policy_version,
+        "reason": reason,
+        "steps_made": steps_made,
+    }
     write_durably(folder / ("DONE" if is_done else "STOPPED"), json.dumps(content) + "\n")

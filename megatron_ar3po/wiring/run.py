@@ -84,8 +84,9 @@ def train(
     ranks.run_on_first(check_ownership)
     if is_done and config.checkpoint.export_hf:
         trainer.actor.export_hf(folder / "hf")
+    reason, steps_made = stop.fault or stop.reason, state.step - start.state.step
     ranks.run_on_first(
-        lambda: mark_end(folder, state, is_done=is_done, reason=stop.fault or stop.reason)
+        lambda: mark_end(folder, state, is_done=is_done, reason=reason, steps_made=steps_made)
     )
     return state
 

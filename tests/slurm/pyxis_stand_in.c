@@ -1,6 +1,9 @@
 /* A SPANK plugin with pyxis' options, for tests: scripts with --container-* run unmodified on a Slurm without enroot.
  * No container is made. The image must be readable when it is a path, the mounts are bound in a mount namespace of
- * the task's own, and what was asked for stands in the task's environment as PYXIS_<OPTION>. */
+ * the task's own, and what was asked for stands in the task's environment as PYXIS_<OPTION>.
+ *
+ * The nodes of the tests share a machine. So that none takes another for itself, each task of a step, in a container or
+ * not, has its node's name as host name. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -82,8 +85,19 @@ int slurm_spank_task_init_privileged(spank_t spank, int argc, char **argv) {
     return code;
 }
 
+/* Root, as the cluster is. The name is known only here: before, the variable is the batch script's. */
+static int name_host(spank_t spank) {
+    char node[256], step[32];
+    if (spank_getenv(spank, "SLURM_STEP_ID", step, sizeof step) != ESPANK_SUCCESS) return 0; /* the batch script */
+    if (spank_getenv(spank, "SLURMD_NODENAME", node, sizeof node) != ESPANK_SUCCESS) return 0;
+    if (unshare(CLONE_NEWUTS) || sethostname(node, strlen(node)))
+        return slurm_error("pyxis stand-in: no host name of its own: %m"), -1;
+    return 0;
+}
+
 int slurm_spank_task_init(spank_t spank, int argc, char **argv) {
     (void)argc, (void)argv;
+    if (name_host(spank)) return -1;
     for (int i = 0; i < NUM_OPTIONS; i++)
         if (given[i]) spank_setenv(spank, variable[i], given[i], 1);
     if (given[WORKDIR] && chdir(given[WORKDIR]))

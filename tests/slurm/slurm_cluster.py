@@ -25,8 +25,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-# One rank a node: the layout of the examples, which is for eight GPUs, is refused there.
-ONE_RANK = ("actor.tensor_parallel_size=1", "actor.sequence_parallel=false")
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "libslurm-dev", "gcc")
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "gcc")
 GPUS_PER_NODE = 8

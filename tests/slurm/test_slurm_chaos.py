@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import ENDED, HERE, ONE_RANK, ROOT
+from slurm_cluster import ENDED, HERE, ROOT
 from test_real_trainer_on_slurm import NO_MODEL, SMALL, TINY, steps_of
 
 from megatron_ar3po.distributed.rank_watch import read_statuses
@@ -24,7 +24,7 @@ def test_slurms_own_warning_saves_requeues_and_finishes(cluster, job_env, run_di
     options = ["--nodes=2", "--time=3", "--signal=B:USR1@60", f"--output={tmp_path}/job-%j.out"]
     env = job_env | {"STAND_IN_STEP_S": "1"}
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"
-    job_id = cluster.sbatch(script, *ONE_RANK, "run.num_steps=150", options=options, env=env)
+    job_id = cluster.sbatch(script, "run.num_steps=150", options=options, env=env)
     job = cluster.wait_for_job(job_id, timeout_s=300)
     assert (job.state, job.restarts) == ("COMPLETED", 1), (
         tmp_path / f"job-{job_id}.out"
@@ -39,7 +39,7 @@ def test_a_time_limit_that_no_save_precedes_ends_the_job_for_good(
     options = ["--nodes=2", "--time=1", "--signal=B:USR1@20", f"--output={tmp_path}/job-%j.out"]
     env = job_env | {"STAND_IN_STEP_S": "600"}
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"
-    job_id = cluster.sbatch(script, *ONE_RANK, "run.num_steps=3", options=options, env=env)
+    job_id = cluster.sbatch(script, "run.num_steps=3", options=options, env=env)
     job = cluster.wait_for_job(job_id, timeout_s=240)
     assert (job.state, job.restarts) == ("TIMEOUT", 0)
     assert "USR1: asking the trainer to stop" in (tmp_path / f"job-{job_id}.out").read_text()
@@ -50,7 +50,7 @@ def test_a_node_that_dies_costs_a_restart_on_the_others(cluster, job_env, run_di
     options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
     env = job_env | {"STAND_IN_STEP_S": "1"}
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"
-    job_id = cluster.sbatch(script, *ONE_RANK, "run.num_steps=12", options=options, env=env)
+    job_id = cluster.sbatch(script, "run.num_steps=12", options=options, env=env)
     cluster.wait_for_file(run_dir / "began.0")
     cluster.kill_node("node2")
     try:

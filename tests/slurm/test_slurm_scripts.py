@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import pytest
-from slurm_cluster import ONE_RANK, ROOT, SlurmCluster
+from slurm_cluster import ROOT, SlurmCluster
 
 ALGORITHMS = {"ar3po_32b.sh": "dapo", "ar3po_7b.sh": "history", "ar3po_llama8b.sh": "grpo"}
 NODES = {"ar3po_32b.sh": 2, "ar3po_7b.sh": 1, "ar3po_llama8b.sh": 1}
@@ -33,7 +33,7 @@ def submit(
 ) -> int:
     folder = Path(env["RUN_DIR"]).parent
     given = (f"--nodes={nodes}", f"--output={folder}/job-%j.out", *options)
-    return cluster.sbatch(ROOT / "launch_slurm" / script, *ONE_RANK, *words, options=given, env=env)
+    return cluster.sbatch(ROOT / "launch_slurm" / script, *words, options=given, env=env)
 
 
 @pytest.mark.parametrize(("script", "nodes"), NODES.items())
@@ -59,8 +59,8 @@ def test_each_shipped_script_runs_in_a_container_to_done(
     for node, log in enumerate(logs):
         assert f"preflight: node node{node + 1}: ready" in log
         assert f"rank {node} of {nodes} starts at step 0" in log
-        assert f"algorithm.name={ALGORITHMS[script]} run.dir={run_dir} run.resume=true" in log
-        assert "run.num_steps=3" in log
+        assert f"algorithm.name={ALGORITHMS[script]} model.path=" in log
+        assert f"run.num_steps=3 run.dir={run_dir} run.resume=true" in log
 
 
 def test_usr1_before_the_time_limit_saves_requeues_resumes_and_finishes(
@@ -175,8 +175,8 @@ def test_without_pyxis_or_with_a_wrong_variable_the_job_says_what_to_do(
         "CONTAINER_IMAGE=/nowhere.sqsh cannot be read": {"CONTAINER_IMAGE": "/nowhere.sqsh"},
         "is DONE already": {},
     }
-    run_dir.mkdir()
-    (run_dir / "DONE").touch()
+    (run_dir / "hf").mkdir(parents=True)  # a run that is DONE has exported its policy
+    (run_dir / "DONE").write_text('{"step": 4, "policy_version": 4}')
     for message, env in refusals.items():
         other = run_dir if not env else tmp_path / message[:8]
         job_id = submit(cluster, job_env | env | {"RUN_DIR": str(other)}, nodes=1)

@@ -66,4 +66,4 @@ def test_the_slurm_wrapper_passes_the_words_of_the_same_function():
     assert [o for o in options if o.startswith("--") and o != "--stopped-exit-code"] == [
         w.partition("=")[0] for w in call.replace("\\", "").split() if w.startswith("--")
     ]
-    assert '"$CONFIG" "${overrides[@]}" "$@"' in call
+    assert 'run.dir="$RUN_DIR" run.resume=true' in call.splitlines()[-1]

@@ -61,12 +61,8 @@ def begin(config: Config) -> None:
     run = config.run.path
     check_run_folder(config)
     begin_run(config, StartingPoint(), take_up_ledger=lambda: None)
-    resumed = int((newest_checkpoint(run).name if newest_checkpoint(run) else "step_0")[5:])
-    write(run / f"start.{RESTART}", str(resumed))
-
-
-def newest_checkpoint(run: Path) -> Path | None:
-    return max((run / "checkpoints").glob("step_*"), default=None)
+    newest = max((run / "checkpoints").glob("step_*"), default=Path("step_0"))
+    write(run / f"start.{RESTART}", str(int(newest.name[5:])))
 
 
 def take_steps(config: Config, rank: int, first: int, watch: RankWatch) -> int:

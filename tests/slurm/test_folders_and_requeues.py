@@ -1,6 +1,7 @@
-"""Jobs that do not fight: over a folder, over a config, over a requeue that gains nothing. The shipped scripts on a real
-Slurm with the stand-in trainer, which claims its folder and marks its end by the trainer's own functions: what is held
-here is what the scripts make of that. Two owners of one folder with the real trainer: test_real_trainer_on_slurm.py.
+"""Jobs that do not fight: over a folder, over a config, over a requeue that gains nothing. The shipped scripts on a
+real Slurm with the stand-in trainer, which claims its folder and marks its end by the trainer's own functions: what is
+held here is what the scripts make of that. Two owners of one folder with the real trainer:
+test_real_trainer_on_slurm.py.
 """
 
 from __future__ import annotations

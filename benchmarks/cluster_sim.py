@@ -37,7 +37,7 @@ from megatron_ar3po.config.reuse import ReuseConfig
 from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.distributed.rank_watch import RankStatus, read_statuses, write_status
+from megatron_ar3po.distributed.rank_status import RankStatus, read_statuses, write_status
 from megatron_ar3po.platform.garbage import hold_collections, keep_what_is_here
 from megatron_ar3po.reuse.database import Fingerprint
 from megatron_ar3po.reuse.shards import ShardSet

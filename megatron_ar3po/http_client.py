@@ -6,6 +6,8 @@ Promises:
 - whatever goes wrong on the way is an `HttpError` that names the call, what failed and how long was waited. A status
   is no error: the caller knows which ones it can use.
 
+- which calls are under way, and since when their server has answered none, is known to any thread (`calls_under_way`).
+
 `HttpClient` is for many calls at once in one event loop, over connections that stay open; `request` is one call over a
 connection of its own, from any thread, also from inside a running loop. `hold` is a call that the server does not end.
 """
@@ -18,10 +20,11 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -44,6 +47,58 @@ class HttpResponse:
     def json(self) -> Any:
         """ValueError where it is none."""
         return json.loads(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class CallsUnderWay:
+    """To one server. `quiet_s`: since it last answered, or since the oldest of these calls began."""
+
+    server: str  # its address, as in http://127.0.0.1:3000
+    route: str  # of the oldest
+    num: int
+    quiet_s: float
+
+
+class _Calls:
+    """What this process asks just now. Dictionaries change in one step each, so a thread that looks needs no lock."""
+
+    def __init__(self) -> None:
+        self._begun: dict[object, tuple[str, str, float]] = {}
+        self._answered: dict[str, float] = {}
+
+    @contextmanager
+    def call(self, url: str) -> Iterator[None]:
+        """One that raises has brought no answer."""
+        split, key = urlsplit(url), object()
+        server = f"{split.scheme}://{split.netloc}"
+        self._begun[key] = (server, split.path, time.monotonic())
+        try:
+            yield
+            self._answered[server] = time.monotonic()
+        finally:
+            del self._begun[key]
+
+    def look(self) -> list[CallsUnderWay]:
+        now, found = time.monotonic(), dict[str, list[tuple[float, str]]]()
+        for server, route, began in list(self._begun.values()):
+            found.setdefault(server, []).append((began, route))
+        return [
+            CallsUnderWay(
+                server,
+                min(calls)[1],
+                len(calls),
+                now - max(min(calls)[0], self._answered.get(server, 0.0)),
+            )
+            for server, calls in found.items()
+        ]
+
+
+_calls = _Calls()
+
+
+def calls_under_way() -> list[CallsUnderWay]:
+    """Of this process, by server; what `hold` keeps open is none."""
+    return _calls.look()
 
 
 class HttpStream:
@@ -108,14 +163,15 @@ class HttpClient:
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         started = time.monotonic()
         try:
-            async with self._open_session().request(
-                method,
-                url,
-                json=json,
-                timeout=_limits(self._connect_timeout_s, limit_s),
-                allow_redirects=False,
-            ) as response:
-                yield response
+            with _calls.call(url):
+                async with self._open_session().request(
+                    method,
+                    url,
+                    json=json,
+                    timeout=_limits(self._connect_timeout_s, limit_s),
+                    allow_redirects=False,
+                ) as response:
+                    yield response
         except aiohttp.ConnectionTimeoutError as error:
             raise HttpError(_explain(method, url, started, "no connection")) from error
         except TimeoutError as error:

@@ -31,7 +31,7 @@ from megatron_ar3po.disk_faults import (
 )
 from megatron_ar3po.distributed.launched_ranks import drop_leftover_ranks, read_rank
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.distributed.peer_error import PeerError
+from megatron_ar3po.distributed.peer_error import PeerError, notes_of
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.interfaces import RolloutEngineError, WeightPublishError
 from megatron_ar3po.platform.determinism import prepare_environment
@@ -151,9 +151,9 @@ def train_command(arguments: argparse.Namespace) -> int:
         Exception
     ) as error:  # the outermost frame: everything else is a bug, and its traceback is what helps
         if said := describe_disk_fault(error):  # but for a full disk
-            return _fail(2, said)
+            return _fail(2, said, cause=error)
         traceback.print_exc()
-        return _fail(1, f"{type(error).__name__}: {error}")
+        return _fail(1, f"{type(error).__name__}: {error}", cause=error)
 
 
 def _check_dry_run_words(arguments: argparse.Namespace) -> None:
@@ -170,9 +170,12 @@ def _check_dry_run_words(arguments: argparse.Namespace) -> None:
         raise ValueError("--show-prompts needs the prompts that --no-data leaves unread; drop one.")
 
 
-def _fail(code: int, error: object) -> int:
+def _fail(code: int, error: BaseException | str, *, cause: BaseException | None = None) -> int:
+    """`cause`: whose notes are told, where `error` is words about it."""
     logger.debug("failed", exc_info=True)
-    print(f"ar3po: error: {error}", file=sys.stderr, flush=True)
+    noted = cause or (error if isinstance(error, BaseException) else None)
+    notes = notes_of(noted) if noted is not None else []
+    print(" ".join((f"ar3po: error: {error}", *notes)), file=sys.stderr, flush=True)
     return code
 
 
@@ -313,7 +316,11 @@ def _run_as_owner(
         keep_what_is_here()
         replay(config, ranks, stack)
         return
-    state = train(config, ranks, stack, stop, owner)
+    try:
+        state = train(config, ranks, stack, stop, owner)
+    except Exception as error:  # while this rank still writes: whoever does not is named with it
+        ranks.watch.name_missing(error)
+        raise
     if ranks.is_first:
         cost = cost_of(rows_of_run(config.run.path / "ledger"))
         print_summary(summarize(config.run.path, cost))

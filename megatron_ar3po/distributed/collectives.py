@@ -189,7 +189,7 @@ class Ranks:
         line = None if error is None else f"{type(error).__name__}: {error}"
         failed = [(r, text) for r, text in enumerate(self.gather(line)) if text is not None]
         if error is not None:
-            raise error
+            raise self.watch.agree(error)
         if failed:
             rank, text = failed[0]
             raise PeerError(f"rank {rank} failed and this rank stops with it. It said: {text}")
@@ -226,7 +226,7 @@ class Ranks:
             try:
                 yield
             except RuntimeError as error:  # gloo: a time limit, or a peer that has gone
-                why = str(error).rpartition("] ")[2].splitlines()[0]
+                why = str(error).rpartition("] ")[2].splitlines()[0].rstrip(".")
                 what = f"a collective of rank {self.layout.rank} with {others} failed: {why}."
                 raise PeerError(f"{what} {self.watch.describe_stragglers()}".rstrip()) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from megatron_ar3po.distributed.rank_watch import read_statuses
+from megatron_ar3po.distributed.rank_status import read_statuses
 from megatron_ar3po.observability.row_tail import RowTail
 from megatron_ar3po.observability.timeline import parent_of
 from megatron_ar3po.reporting.status import lines_of, marker_of

@@ -14,17 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from megatron_ar3po.config.paths import parse_path
-from megatron_ar3po.distributed.rank_watch import (
-    STACKS_REQUEST,
+from megatron_ar3po.distributed.rank_status import (
     WRITE_EVERY_S,
     RankStatus,
-    describe_stragglers,
-    find_stragglers,
+    look_again,
     read_statuses,
     stacks_file,
 )
+from megatron_ar3po.distributed.stragglers import (
+    describe_stragglers,
+    find_stragglers,
+    find_unknown,
+    name_ranks,
+)
+from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
 from megatron_ar3po.folder_owner import NAME as OWNER_NOTE
 from megatron_ar3po.folder_owner import living_owner
+from megatron_ar3po.reporting.node_logs import newest_job, node_lines
 from megatron_ar3po.reporting.spans import spans
 from megatron_ar3po.run.folder_format import check_not_newer
 
@@ -53,23 +59,51 @@ def add_status_parser(subparsers: Any) -> None:
 def status_command(arguments: argparse.Namespace) -> int:
     check_not_newer(arguments.run)
     folder = arguments.run / "status"
+    marker = marker_of(arguments.run)
     statuses = read_statuses(folder)
+    if not marker:
+        statuses = look_again(folder, statuses)
     if not statuses:
-        raise ValueError(
-            f"{folder} holds no status of any rank; name the folder of a run that has started. Before that, the "
-            "node_*.log files under its logs/ tell which node is not ready."
-        )
+        raise ValueError(_explain_no_status(arguments.run))
     now = time.time()
     owner = living_owner(arguments.run / OWNER_NOTE)
     if arguments.json:
         print(json.dumps(_as_json(statuses, now) | {"owner": asdict(owner) if owner else None}))
     else:
-        print("\n".join(lines_of(statuses, now, marker=marker_of(arguments.run))))
+        print("\n".join(lines_of(statuses, now, marker=marker)))
+        print(
+            "".join(f"{line}\n" for line in _lines_of_a_later_job(arguments.run, statuses)), end=""
+        )
         if owner is not None:
             print(f"the folder is owned by {owner.describe()}")
     if arguments.stacks:
-        print("\n".join(stack_lines(gather_stacks(folder, statuses))))
+        print("\n".join(stack_lines(gather_stacks(folder, statuses), statuses, now)))
+    if marker:
+        return 0
     return int(any(s.is_silent(now) or s.end.startswith("failed") for s in statuses))
+
+
+def _explain_no_status(run: Path) -> str:
+    """Of a run that has not begun, or of no run."""
+    if not run.is_dir():
+        return f"{run} is no folder; name that of a run, such as runs/NAME."
+    if (job := newest_job(run)) is None:
+        return (
+            f"{run / 'status'} holds no status of any rank, and {run / 'logs'} no log of a job; name the folder of a "
+            "run that has started, or look at what its launcher printed."
+        )
+    lines = "".join(f"\n  {line}" for line in node_lines(job))
+    return f"no rank of {run} has begun; what the nodes said last, in {job}:{lines}"
+
+
+def _lines_of_a_later_job(run: Path, statuses: Sequence[RankStatus]) -> Iterator[str]:
+    """Where a job began after the last rank had written, what is above is of an earlier one."""
+    job = newest_job(run)
+    if job is None or marker_of(run):
+        return
+    if job.stat().st_mtime > max(s.written for s in statuses) + WRITE_EVERY_S:
+        yield f"this is from before {job.parent.name} {job.name}, of which no rank has begun; its nodes said last:"
+        yield from (f"  {line}" for line in node_lines(job))
 
 
 def marker_of(run: Path) -> str:
@@ -98,7 +132,7 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
                 _hosts(group),
                 does,
                 f"{max(_duration_s(s, now) for s in group):.0f}",
-                "<- the others wait" if any(s in late for s in group) else "",
+                _mark(group, late, statuses),
             )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -109,6 +143,14 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
         yield f"the run is {marker or 'at its end'}"
     else:
         yield describe_stragglers(statuses, now)
+
+
+def _mark(
+    group: Sequence[RankStatus], late: Sequence[RankStatus], statuses: Sequence[RankStatus]
+) -> str:
+    if not any(s in late for s in group) or all(s.end for s in group):
+        return ""
+    return "<- the others wait" if any(s.waits_for for s in statuses if s not in group) else "<-"
 
 
 def _group(
@@ -125,7 +167,9 @@ def _describe(status: RankStatus, now: float) -> str:
         return status.end
     if status.is_silent(now):
         return f"silent, last in {status.phase}"
-    return f"{status.phase}, waiting for {status.waits_for}" if status.waits_for else status.phase
+    if status.waits_for:
+        return f"{status.phase}, waiting for {status.waits_for}"
+    return f"{status.phase}, {status.calls}" if status.calls else status.phase
 
 
 def _duration_s(status: RankStatus, now: float) -> float:
@@ -165,14 +209,31 @@ def main_thread_frames(dump: str) -> list[str]:
     return [f"{'/'.join(Path(file).parts[-2:])}:{line} {name}" for file, line, name in shown]
 
 
-def stack_lines(stacks: dict[int, str]) -> Iterator[str]:
-    """Ranks with the same frames share one stack."""
+def stack_lines(
+    stacks: dict[int, str], statuses: Sequence[RankStatus], now: float
+) -> Iterator[str]:
+    """Ranks with the same frames share one stack; those that have shown none come first, for they are the odd ones."""
     groups: dict[tuple[str, ...], list[int]] = {}
     for rank, dump in stacks.items():
         groups.setdefault(tuple(main_thread_frames(dump)), []).append(rank)
+    for status in statuses:
+        if status.rank not in stacks and not status.end:
+            yield ""
+            yield f"no stack of {_describe_deaf(status, now)}"
+    if unknown := find_unknown(statuses):
+        yield ""
+        yield f"no stack of {name_ranks(statuses, [], now)}: {spans(unknown)}"
     for frames, ranks in sorted(groups.items(), key=lambda item: len(item[1])):
         yield ""
         yield f"rank {spans(ranks)} is at" if len(ranks) == 1 else f"ranks {spans(ranks)} are at"
         yield from (f"    {frame}" for frame in frames)
     if not stacks:
         yield f"no rank has shown its stack within {STACKS_WAIT_S:.0f} s"
+
+
+def _describe_deaf(status: RankStatus, now: float) -> str:
+    """It was asked, and has not shown its stack in time."""
+    if status.is_silent(now):
+        return status.describe(now)
+    known = f", which was at {status.at}" if status.at else ""
+    return f"{status.describe(now)}{known}; py-spy dump --pid {status.pid} on {status.host} shows it from outside"

@@ -17,7 +17,7 @@ import yaml
 
 from megatron_ar3po.config.load import config_from_dict, to_yaml
 from megatron_ar3po.config.renamed import RENAMED, rename_options, renamed_options
-from megatron_ar3po.distributed.rank_watch import SILENT_AFTER_S, read_statuses
+from megatron_ar3po.distributed.rank_status import read_statuses
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.run.durable import add_checksum, write_durably
 from megatron_ar3po.run.folder_format import (
@@ -29,6 +29,7 @@ from megatron_ar3po.run.folder_format import (
 )
 
 OLD_CONFIG_FILE = "resolved_config.v1.yaml"
+GONE_AFTER_S = 60.0  # of a rank that has not written
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +97,10 @@ def _check_not_running(folder: Path) -> None:
     """A run of a version that had no owner.json, by what its ranks wrote."""
     now = time.time()
     for status in read_statuses(folder / "status"):
-        if not status.end and not status.is_silent(now):
+        if not status.end and status.age_s(now) <= GONE_AFTER_S:
             raise ValueError(
                 f"{folder} is running, {status.describe(now)}; stop it first. Where it was killed, try again in "
-                f"{SILENT_AFTER_S:.0f} s."
+                f"{GONE_AFTER_S:.0f} s."
             )
 
 

@@ -30,6 +30,7 @@ from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.wiring.awaited_servers import find_awaited
 from megatron_ar3po.wiring.metric_sinks import make_sinks
 from megatron_ar3po.wiring.policy import build_policy
 from megatron_ar3po.wiring.prompt_order import build_prompt_order
@@ -92,6 +93,7 @@ def build_parts(
         store_claim = claim_store(config, ranks, stack, start)
     with timeline.span("servers"):
         servers = start_servers(config, ranks, stack)
+        ranks.watch.calls = find_awaited(servers)
     with timeline.span("tokenizer"):  # beside the imports of the servers, as the model
         with telling("imports of torch and transformers, the tokenizer"):
             inputs.load_tokenizer()

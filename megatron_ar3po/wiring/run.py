@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -60,11 +59,16 @@ def train(
     )
     folder = config.run.path
     ranks.run_on_first(lambda: check_run_folder(config))
-    check_ownership = share_ownership(config, ranks, owner)
+    token = ranks.broadcast("" if owner is None else owner.owner.token)
     setup_logging(ranks.layout, config.observability.log_level, folder=folder)
     stack.enter_context(
-        ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s)
+        ranks.watch.writing(folder / "status", report_after_s=config.run.stall_report_s, run=token)
     )
+
+    def check_ownership() -> None:
+        """For any rank, before it writes: the run's folder is this run's still. Raises `FolderOwnedError`."""
+        check_owner(folder, token)
+
     for line in warnings_of(config):
         logger.warning("%s", line)
     comparison = compare_start(config, ranks)
@@ -151,10 +155,3 @@ def take_up_cost(config: Config, start: StartingPoint) -> LedgerState:
     logged = count_logged(log_folder(config), after_step=start.last_step)
     ledger = config.run.path / "ledger"
     return take_up_ledger(ledger, step=start.last_step, total=total, logged=logged)
-
-
-def share_ownership(config: Config, ranks: Ranks, owner: FolderOwner | None) -> Callable[[], None]:
-    """Collective: a check for any rank, before it writes, that the run's folder is this run's still. Raises
-    `FolderOwnedError`."""
-    token = ranks.broadcast("" if owner is None else owner.owner.token)
-    return lambda: check_owner(config.run.path, token)

@@ -21,7 +21,8 @@ from slurm_cluster import ROOT
 from megatron_ar3po import cli
 from megatron_ar3po.config.command_line import parse_with_late_words
 from megatron_ar3po.config.load import load_config, to_yaml
-from megatron_ar3po.distributed.rank_watch import RankWatch, write_status
+from megatron_ar3po.distributed.rank_status import write_status
+from megatron_ar3po.distributed.rank_watch import RankWatch
 from megatron_ar3po.evaluation.cli import choose_sets
 from megatron_ar3po.evaluation.subjects import find_subject
 from megatron_ar3po.run.folder_format import write_format

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from slurm_cluster import ROOT
 
-from megatron_ar3po.distributed.rank_watch import read_statuses
+from megatron_ar3po.distributed.rank_status import read_statuses
 
 TINY = ROOT / ".cache" / "tiny_sum"
 NO_MODEL = "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"

@@ -13,7 +13,7 @@ import pytest
 from slurm_cluster import ENDED, HERE, ROOT
 from test_real_trainer_on_slurm import NO_MODEL, SMALL, TINY, steps_of
 
-from megatron_ar3po.distributed.rank_watch import read_statuses
+from megatron_ar3po.distributed.rank_status import read_statuses
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1200)]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fakes.reuse_cases import deposit, make_prompt, make_response, open_store
 
-from megatron_ar3po.distributed.rank_watch import RankStatus, write_status
+from megatron_ar3po.distributed.rank_status import RankStatus, write_status
 
 HEAVY = {"torch", "sglang", "megatron", "transformers", "sympy", "matplotlib"}
 IMPORTED = """

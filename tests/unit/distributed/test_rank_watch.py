@@ -4,6 +4,7 @@ shared file system, and who is late inside one of Megatron's own collectives.
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
@@ -19,18 +20,24 @@ from torch._C._distributed_c10d import FileStore
 
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.distributed.rank_watch import (
+from megatron_ar3po.distributed.rank_status import (
     SILENT_AFTER_S,
-    STACKS_REQUEST,
     RankStatus,
-    RankWatch,
-    describe_stragglers,
-    find_stragglers,
+    StatusObserver,
+    look_again,
     read_status,
     read_statuses,
     stacks_file,
+    status_file,
     write_status,
 )
+from megatron_ar3po.distributed.rank_watch import RankWatch
+from megatron_ar3po.distributed.stragglers import (
+    describe_phases,
+    describe_stragglers,
+    find_stragglers,
+)
+from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
 
 NOW = 1000.0
 
@@ -68,22 +75,98 @@ def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come(
     told = describe_stragglers([waiting(0, 8), failed, silent, waiting(3, 8)], NOW)
     assert told == (
         "2 ranks wait for rank 1 (node0, pid 101): failed: ValueError: no disk; rank 2 (node1, pid 102): not heard of "
-        "for 61 s; its process has ended or its node is lost"
+        f"for 21 s (since {since(21)}), last in start; its process has ended or stands still, or its node is lost"
     )
+
+
+def since(seconds: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(NOW - seconds))
+
+
+def test_a_silent_rank_is_named_also_while_nobody_waits():
+    """Each main thread waits for its GPU, as far as can be seen: rank 1 of two has not written for 30 s."""
+    silent = status(1, phase="step/train", written=NOW - 30)
+    assert find_stragglers([status(0, phase="step/train"), silent], NOW) == [silent]
+
+
+def test_a_rank_in_one_of_megatrons_collectives_waits_and_the_one_beside_it_at_work_is_named():
+    at_work = status(
+        1, world_size=2, num_collectives=7, phase="step/train", phase_s=40.0, at="data.py:3 read"
+    )
+    waits = waiting(0, 7, "others in finish_grad_sync", world_size=2)
+    told = describe_stragglers([waits, at_work], NOW)
+    assert told == (
+        "1 rank waits for rank 1 (node0, pid 101): in step/train for 40 s, at data.py:3 read"
+    )
+
+
+def test_a_rank_alone_that_waits_for_a_server_says_so():
+    calls = "waiting for server dp0.s0 (http://a:1): 8 calls (/generate) without an answer for 43 s"
+    alone = status(0, world_size=1, phase="step/rollout", phase_s=50, calls=calls)
+    told = describe_stragglers([alone], NOW)
+    assert told == f"rank 0 (node0, pid 100): in step/rollout for 50 s, {calls}"
+
+
+def test_the_rank_in_another_phase_is_shown_where_nobody_tells_of_waiting():
+    ranks = [status(r, phase="step/train") for r in (0, 1, 3)] + [status(2, phase="step/batch")]
+    assert describe_phases(ranks) == "3 are in step/train, 1 in step/batch: rank 2 (node1, pid 102)"
+    assert describe_phases(ranks[:2]) == "all ranks are there"
 
 
 def test_a_rank_that_never_wrote_is_counted():
     told = describe_stragglers([waiting(0, 1), waiting(1, 1), waiting(2, 1)], NOW)
-    assert told == "3 ranks wait for 1 rank that has never written"
+    assert told == "3 ranks wait for 1 rank (3) that has never written"
 
 
 def test_what_a_run_of_another_size_has_left_is_passed_over(tmp_path):
-    """Two ranks go on with a run that had three: rank 2 is not missing."""
+    """Two ranks go on with a run that had three: rank 2 is not missing. Nor is what a start before this one has left
+    of rank 1 taken for this one's."""
     for rank in range(3):
         write_status(tmp_path, status(rank, world_size=3, written=NOW - 600))
     for rank in range(2):
-        write_status(tmp_path, status(rank, world_size=2, written=NOW))
+        write_status(tmp_path, status(rank, world_size=2, written=NOW, run="first"))
     assert [(s.rank, s.world_size) for s in read_statuses(tmp_path)] == [(0, 2), (1, 2)]
+    write_status(tmp_path, status(0, world_size=2, written=NOW + 1, run="second"))
+    assert [(s.rank, s.run) for s in read_statuses(tmp_path)] == [(0, "second")]
+    observer = StatusObserver(tmp_path, 2, "second")
+    assert [s.rank for s in observer.look()] == [0]
+
+
+def test_a_file_of_another_version_is_read_as_far_as_it_is_known(tmp_path):
+    write_status(tmp_path, status(0, phase="step/train"))
+    file = status_file(tmp_path, 0)
+    words = json.loads(file.read_text()) | {"mood": "good"}
+    del words["at"], words["run"], words["still_s"]
+    file.write_text(json.dumps(words))
+    assert read_statuses(tmp_path) == [status(0, phase="step/train")]
+    for damaged in (
+        "",
+        "{",
+        "[]",
+        '{"rank": 0}',
+        '{"rank": "0", "world_size": 1, "host": "a", "pid": 1}',
+    ):
+        file.write_text(damaged)
+        assert read_statuses(tmp_path) == []
+
+
+def test_a_rank_whose_clock_is_behind_is_heard_of_and_a_dead_one_beside_it_is_not(tmp_path):
+    """Both files say that they are five minutes old; rank 0 goes on writing."""
+    behind = time.time() - 300
+    for rank in range(2):
+        write_status(tmp_path, status(rank, world_size=2, written=behind))
+    writer = threading.Timer(
+        0.4, write_status, (tmp_path, status(0, world_size=2, written=behind + 5))
+    )
+    writer.start()
+    alive, dead = look_again(tmp_path, read_statuses(tmp_path), limit_s=2.0)
+    assert not alive.is_silent(time.time())
+    assert alive.age_s(time.time()) < 2.5
+    assert dead.is_silent(time.time())
+    assert dead.age_s(time.time()) >= 300
+    started = time.monotonic()
+    look_again(tmp_path, [status(0, written=time.time())], limit_s=30)
+    assert time.monotonic() - started < 5, "where none is in doubt nothing is waited for"
 
 
 def test_many_late_ranks_are_counted_not_listed():

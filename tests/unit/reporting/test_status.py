@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from megatron_ar3po import cli
-from megatron_ar3po.distributed.rank_watch import (
-    STACKS_REQUEST,
+from megatron_ar3po.distributed.rank_status import (
     RankStatus,
-    RankWatch,
     read_statuses,
     stacks_file,
     write_status,
 )
+from megatron_ar3po.distributed.rank_watch import RankWatch
+from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.reporting.status import lines_of, main_thread_frames, stack_lines
 
@@ -120,7 +120,7 @@ Thread 0x00007f02 (most recent call first):
 def test_ranks_at_the_same_place_share_one_stack_and_the_odd_one_comes_first():
     other = DUMP.replace("rollout/controller.py", "distributed/collectives.py")
     assert main_thread_frames(DUMP)[1] == "rollout/controller.py:88 collect"
-    lines = list(stack_lines({0: other, 1: other, 2: DUMP, 3: other}))
+    lines = list(stack_lines({0: other, 1: other, 2: DUMP, 3: other}, [], 0.0))
     assert lines[1] == "rank 2 is at"
     assert "    rollout/controller.py:88 collect" in lines
     assert "ranks 0-1, 3 are at" in lines

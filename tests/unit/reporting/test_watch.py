@@ -12,7 +12,7 @@ import pytest
 
 from megatron_ar3po import cli
 from megatron_ar3po.distributed.layout import ParallelLayout
-from megatron_ar3po.distributed.rank_watch import RankStatus, write_status
+from megatron_ar3po.distributed.rank_status import RankStatus, write_status
 from megatron_ar3po.observability.rank_logging import setup_logging
 from megatron_ar3po.observability.row_tail import RowTail
 from megatron_ar3po.reporting import sparkline

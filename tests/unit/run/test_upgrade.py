@@ -15,14 +15,14 @@ from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import load_config, to_dict
 from megatron_ar3po.config.renamed import RENAMED
 from megatron_ar3po.data.dump import load_groups
-from megatron_ar3po.distributed.rank_watch import SILENT_AFTER_S, read_statuses, write_status
+from megatron_ar3po.distributed.rank_status import read_statuses, write_status
 from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.reuse.store import ReuseStore
 from megatron_ar3po.rollout.ledger_file import rows_of_run
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 from megatron_ar3po.run.folder import check_run_folder
 from megatron_ar3po.run.state import read_state
-from megatron_ar3po.run.upgrade import upgrade_run
+from megatron_ar3po.run.upgrade import GONE_AFTER_S, upgrade_run
 from megatron_ar3po.wiring.reuse_store import fingerprint_of
 
 REFUSAL = (
@@ -230,7 +230,7 @@ def test_a_run_that_goes_on_is_not_upgraded(old_run, capsys):
     """Its status was written 5 s ago and has no end; the same a little later than a rank may be silent is that of a
     run that was killed."""
     (status,) = read_statuses(old_run / "status")
-    for age_s, code in ((5.0, 2), (SILENT_AFTER_S + 5.0, 0)):
+    for age_s, code in ((5.0, 2), (GONE_AFTER_S + 5.0, 0)):
         running = asdict(status) | {"end": "", "written": time.time() - age_s, "host": "node7"}
         write_status(old_run / "status", type(status)(**running))
         assert main(["upgrade", "run"]) == code

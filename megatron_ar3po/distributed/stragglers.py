@@ -1,0 +1,88 @@
+"""Whom the others wait for, from what all ranks have written.
+
+It follows from `num_collectives`, those over all ranks that a rank has come to: all ranks run the same loop, so those
+with the fewest are behind, and of these the ones that do not wait themselves are the stragglers. A rank inside one of
+Megatron's own collectives waits as well (`main_thread`). Whoever is silent, has failed, or has never written is named
+however far it had come.
+
+Not seen: who is late where a GPU's kernels wait for each other and each main thread waits for its GPU. A process that
+stands still or is gone is named there too; of one that is merely late the stacks tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from megatron_ar3po.distributed.rank_status import RankStatus
+
+MAX_RANKS_NAMED = 4
+
+
+def find_stragglers(
+    statuses: Sequence[RankStatus], now: float, *, is_waited: bool = False
+) -> list[RankStatus]:
+    """Those that failed or are silent; and whom the others wait for: nobody when nobody waits, or when all that are
+    behind wait themselves. `is_waited`: somebody has just given up waiting."""
+    lost = {s.rank for s in statuses if s.is_silent(now) or _has_failed(s)}
+    is_waited |= any(s.waits_for and s.rank not in lost for s in statuses)
+    if is_waited:
+        behind = min((s.num_collectives for s in statuses if not s.end), default=0)
+        lost |= {s.rank for s in statuses if s.num_collectives <= behind and not s.waits_for}
+        lost |= {s.rank for s in statuses if s.end}
+    return [s for s in statuses if s.rank in lost]
+
+
+def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:
+    """One sentence for the person at whose run nothing moves."""
+    waiting = [s for s in statuses if s.waits_for and not s.is_silent(now)]
+    late = find_stragglers(statuses, now)
+    named = name_ranks(statuses, late, now)
+    verb = "ranks wait" if len(waiting) != 1 else "rank waits"
+    if named and waiting:
+        return f"{len(waiting)} {verb} for {named}"
+    if named:
+        return named
+    if len(waiting) == len(statuses) and waiting:
+        return f"{len(waiting)} {verb}, and nobody is behind: the network between the nodes, or a rank that just ended"
+    if calling := [s for s in statuses if s.calls]:
+        return name_ranks([], calling, now)
+    if waiting:
+        return f"{len(waiting)} {verb}, and nobody is behind"
+    return "no rank waits for another"
+
+
+def describe_phases(statuses: Sequence[RankStatus]) -> str:
+    """As in "31 ranks are in step/train, 1 in step/batch: rank 9 (node2, pid 12)"; the most first."""
+    groups: dict[str, list[RankStatus]] = {}
+    for status in statuses:
+        groups.setdefault(status.phase, []).append(status)
+    (most, first), *rest = sorted(groups.items(), key=lambda item: -len(item[1]))
+    if not rest:
+        return "all ranks are there" if len(first) > 1 else "no other rank"
+    told = [f"{len(first)} are in {most}"]
+    told += [f"{len(group)} in {phase}: {group[0].who}" for phase, group in rest]
+    return ", ".join(told)
+
+
+def name_ranks(statuses: Sequence[RankStatus], late: Sequence[RankStatus], now: float) -> str:
+    """`late`, and how many of all ranks have never written; "" where there are none of either."""
+    named = [s.describe(now) for s in late[:MAX_RANKS_NAMED]]
+    if len(late) > MAX_RANKS_NAMED:
+        named.append(f"and {len(late) - MAX_RANKS_NAMED} more")
+    if unknown := find_unknown(statuses):
+        are = "have" if len(unknown) > 1 else "has"
+        which = f" ({', '.join(map(str, unknown[:MAX_RANKS_NAMED]))})" if len(unknown) <= 4 else ""
+        named.append(
+            f"{len(unknown)} rank{'s' * (len(unknown) > 1)}{which} that {are} never written"
+        )
+    return "; ".join(named)
+
+
+def find_unknown(statuses: Sequence[RankStatus]) -> list[int]:
+    """The ranks that have never written."""
+    there = {s.rank for s in statuses}
+    return [r for r in range(statuses[0].world_size) if r not in there] if statuses else []
+
+
+def _has_failed(status: RankStatus) -> bool:
+    return status.end.startswith("failed")

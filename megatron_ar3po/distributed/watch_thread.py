@@ -1,0 +1,196 @@
+"""The thread of a `RankWatch`: writes its rank's status, answers requests for stacks, and speaks up: for a rank that
+has waited long or stood in one thing for long, and of the next rank when that one falls silent."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import math
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from megatron_ar3po.distributed.rank_status import (
+    SILENT_AFTER_S,
+    RankStatus,
+    StatusObserver,
+    read_status,
+    stacks_file,
+    status_file,
+    write_status,
+)
+from megatron_ar3po.distributed.stragglers import (
+    describe_phases,
+    describe_stragglers,
+    find_stragglers,
+    find_unknown,
+)
+
+if TYPE_CHECKING:
+    from megatron_ar3po.distributed.rank_watch import RankWatch
+
+logger = logging.getLogger(__name__)
+
+STACKS_REQUEST = "show_stacks"
+
+_LEAST_WRITES_MISSED = 3
+_MOST_SILENT_S = 3 * SILENT_AFTER_S
+_LOOK_INTERVAL_S, _GRACE_S = 0.1, 2.5  # of a rank that should have written by now
+
+
+class WatchThread:
+    """The thread: writes, answers requests for stacks, speaks up."""
+
+    def __init__(
+        self, watch: RankWatch, folder: Path, report_after_s: float, every_s: float
+    ) -> None:
+        self._watch = watch
+        self._folder = folder
+        self._report_after_s = report_after_s
+        self._every_s = every_s
+        self._next_report_s = 0.0
+        self._stacks_shown = time.time()
+        self._is_told = False
+        self._writing = threading.Lock()  # the main thread asks too, when it fails
+        self._next_rank = NextRank(watch, folder, min(report_after_s, _MOST_SILENT_S), every_s)
+
+    def run(self, ended: threading.Event) -> None:
+        while True:
+            began = time.monotonic()
+            self._watch.look_around()
+            status = self._watch.status()
+            try:
+                self._write(status)
+                self._show_stacks_if_asked()
+                # A file system that stood still tells nothing of other ranks.
+                if self._report_after_s and time.monotonic() - began < self._every_s:
+                    self._watch_next_rank()
+            except OSError as error:  # a full or absent one must not end a run that can go on
+                if not self._is_told:
+                    logger.warning(
+                        "%s cannot be written (%s); ar3po status will be out of date",
+                        self._folder,
+                        error,
+                    )
+                self._is_told = True
+            self._report_a_long_wait(status)
+            if ended.wait(self._every_s):
+                return
+
+    def read_all(self) -> list[RankStatus]:
+        return StatusObserver(self._folder, self._watch.world_size, self._watch.run).look()
+
+    def find_silent(self) -> list[RankStatus]:
+        """All ranks; who writes within an interval and a little, or has ended, is there, and nobody else is, whatever
+        the clocks of the nodes say."""
+        observer = StatusObserver(self._folder, self._watch.world_size, self._watch.run)
+        began, limit_s = time.monotonic(), self._every_s + _GRACE_S
+        mine, wrote = self._watch.rank, began
+        silent = {s.rank for s in observer.look() if s.rank != mine and not s.end}
+        statuses = observer.look()
+        while silent and time.monotonic() < began + limit_s:
+            time.sleep(_LOOK_INTERVAL_S)
+            if time.monotonic() - wrote > self._every_s / 2:  # others look at us just now
+                self._write(self._watch.status())
+                wrote = time.monotonic()
+            statuses = observer.look()
+            silent -= {s.rank for s in statuses if s.end or observer.has_changed(s, began)}
+        return [
+            self._watch.status()
+            if s.rank == mine
+            else observer.judge(s, is_missed=s.rank in silent)
+            for s in statuses
+        ]
+
+    def _watch_next_rank(self) -> None:
+        if not self._next_rank.has_fallen_silent():
+            return
+        statuses = self.find_silent()
+        if any(s.is_missed for s in statuses) or find_unknown(statuses):
+            logger.error("%s", describe_stragglers(statuses, time.time()))
+
+    def _report_a_long_wait(self, status: RankStatus) -> None:
+        watch, phase = self._watch, status.phase
+        longest_s = (
+            watch.longest_wait_s(phase) if status.waits_for else watch.longest_phase_s(phase)
+        )
+        seconds = status.waits_s if status.waits_for else status.still_s
+        if not self._report_after_s or seconds < max(self._report_after_s, 2 * longest_s):
+            self._next_report_s = 0.0
+            return
+        if seconds < self._next_report_s:
+            return
+        self._next_report_s = 2 * seconds
+        if self._is_another_speaking(status):
+            return
+        statuses = self.find_silent()
+        told = describe_stragglers(statuses, time.time())
+        if status.waits_for:
+            # As an error, so that it is heard from any rank: the one that usually speaks may be the one that hangs.
+            logger.error(
+                "waiting for %s for %.0f s in %s: %s",
+                status.waits_for,
+                status.waits_s,
+                phase,
+                told,
+            )
+        elif self._watch.still_s() >= seconds:  # still
+            logger.warning(
+                "nothing has moved for %.0f s: %s; %s",
+                seconds,
+                self._watch.status().describe(time.time()),
+                told if find_stragglers(statuses, time.time()) else describe_phases(statuses),
+            )
+
+    def _is_another_speaking(self, status: RankStatus) -> bool:
+        """The lowest rank that has waited about as long, or stood still. Read one by one: rank 0 usually is it."""
+        now = time.time()
+        for rank in range(self._watch.rank):
+            other = read_status(status_file(self._folder, rank))
+            if other is None or other.is_silent(now):
+                continue
+            if other.waits_s or (not status.waits_for and other.still_s >= self._report_after_s):
+                return True
+        return False
+
+    def _write(self, status: RankStatus) -> None:
+        with self._writing:
+            write_status(self._folder, status)
+
+    def _show_stacks_if_asked(self) -> None:
+        request = self._folder / STACKS_REQUEST
+        if not request.exists() or request.stat().st_mtime <= self._stacks_shown:
+            return
+        self._stacks_shown = request.stat().st_mtime
+        target = stacks_file(self._folder, self._watch.rank)
+        with target.with_suffix(".tmp").open("w", encoding="utf-8") as file:
+            faulthandler.dump_traceback(file, all_threads=True)
+        target.with_suffix(".tmp").replace(target)
+
+
+class NextRank:
+    """The rank after this one, after the last rank 0: every rank is looked at by one other, at the price of one small
+    file each."""
+
+    def __init__(
+        self, watch: RankWatch, folder: Path, silent_after_s: float, every_s: float
+    ) -> None:
+        self._rank = (watch.rank + 1) % watch.world_size
+        self._is_alone = watch.world_size == 1
+        self._file, self._run = status_file(folder, self._rank), watch.run
+        self._enough = max(_LEAST_WRITES_MISSED, math.ceil(silent_after_s / every_s))
+        self._last: RankStatus | None = None
+        self._missed = 0
+
+    def has_fallen_silent(self) -> bool:
+        """True once, when it has not written for so many of our own intervals. Of those alone: if this process stood
+        still, or the file system did, the other one has missed nothing."""
+        status = read_status(self._file)
+        if status is not None and status.run != self._run:
+            status = None  # of an earlier start: in this one it has not written
+        if self._is_alone or (status is not None and status.end) or status != self._last:
+            self._last, self._missed = status, 0
+            return False
+        self._missed += 1
+        return self._missed == self._enough

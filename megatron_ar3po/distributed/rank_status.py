@@ -19,6 +19,7 @@ from typing import Any
 WRITE_EVERY_S = 5.0
 SILENT_AFTER_S = 4 * WRITE_EVERY_S
 START, BETWEEN = "start", "between phases"
+FAILED, FAILED_WAITING = "failed", "failed in a collective"  # how `end` begins
 
 _LOOK_INTERVAL_S = 0.2
 _CLOCKS_DIFFER_S = 3600.0  # at most: what says that it is older is
@@ -45,7 +46,7 @@ class RankStatus:
     still_s: float = (
         0.0  # since it has come to a phase or a collective, or a server has answered it
     )
-    end: str = ""  # "ended", or what it failed of
+    end: str = ""  # "ended", or what it failed of, as "failed: ValueError: no disk"
     written: float = 0.0  # this node's clock
     is_missed: bool = False  # a reader saw that it is no longer written; not in the file
 

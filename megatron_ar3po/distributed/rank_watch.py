@@ -33,6 +33,8 @@ from megatron_ar3po.distributed.main_thread import (
 from megatron_ar3po.distributed.peer_error import PeerError, add_note
 from megatron_ar3po.distributed.rank_status import (
     BETWEEN,
+    FAILED,
+    FAILED_WAITING,
     START,
     WRITE_EVERY_S,
     RankStatus,
@@ -218,7 +220,9 @@ class RankWatch:
         try:
             yield
         except BaseException as error:  # whatever ended this rank is told, then it travels on
-            end = f"failed: {type(error).__name__}: {error}"[:500]
+            is_peers = isinstance(error, PeerError) or raised_in_collective(error)
+            how = FAILED_WAITING if is_peers else FAILED
+            end = f"{how}: {type(error).__name__}: {error}"[:500]
             raise
         finally:
             ended.set()

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from megatron_ar3po.distributed.rank_status import RankStatus
+from megatron_ar3po.distributed.rank_status import FAILED, FAILED_WAITING, RankStatus
 
 MAX_RANKS_NAMED = 4
 
@@ -30,6 +30,15 @@ def find_stragglers(
         lost |= {s.rank for s in statuses if s.num_collectives <= behind and not s.waits_for}
         lost |= {s.rank for s in statuses if s.end}
     return [s for s in statuses if s.rank in lost]
+
+
+def _causes_first(late: Sequence[RankStatus], now: float) -> list[RankStatus]:
+    """Whoever stopped because of another rank is not told beside that one."""
+    silent = [s for s in late if s.is_silent(now)]
+    failed = [s for s in late if s not in silent and _has_failed(s)]
+    own = [s for s in failed if not s.end.startswith(FAILED_WAITING)]
+    at_work = [s for s in late if s not in silent and s not in failed]
+    return [*own, *silent, *at_work] or failed
 
 
 def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:
@@ -66,6 +75,7 @@ def describe_phases(statuses: Sequence[RankStatus]) -> str:
 
 def name_ranks(statuses: Sequence[RankStatus], late: Sequence[RankStatus], now: float) -> str:
     """`late`, and how many of all ranks have never written; "" where there are none of either."""
+    late = _causes_first(late, now)
     named = [s.describe(now) for s in late[:MAX_RANKS_NAMED]]
     if len(late) > MAX_RANKS_NAMED:
         named.append(f"and {len(late) - MAX_RANKS_NAMED} more")
@@ -85,4 +95,4 @@ def find_unknown(statuses: Sequence[RankStatus]) -> list[int]:
 
 
 def _has_failed(status: RankStatus) -> bool:
-    return status.end.startswith("failed")
+    return status.end.startswith(FAILED)

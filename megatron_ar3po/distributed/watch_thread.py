@@ -85,10 +85,10 @@ class WatchThread:
         """All ranks; who writes within an interval and a little, or has ended, is there, and nobody else is, whatever
         the clocks of the nodes say."""
         observer = StatusObserver(self._folder, self._watch.world_size, self._watch.run)
-        began, limit_s = time.monotonic(), self._every_s + _GRACE_S
-        mine, wrote = self._watch.rank, began
-        silent = {s.rank for s in observer.look() if s.rank != mine and not s.end}
-        statuses = observer.look()
+        mine, statuses = self._watch.rank, observer.look()
+        silent = {s.rank for s in statuses if s.rank != mine and not s.end}
+        began = wrote = time.monotonic()
+        limit_s = self._every_s + _GRACE_S
         while silent and time.monotonic() < began + limit_s:
             time.sleep(_LOOK_INTERVAL_S)
             if time.monotonic() - wrote > self._every_s / 2:  # others look at us just now

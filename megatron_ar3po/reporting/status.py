@@ -36,6 +36,7 @@ from megatron_ar3po.run.folder_format import check_not_newer
 
 STACKS_WAIT_S = 4 * WRITE_EVERY_S
 FRAMES_SHOWN = 5
+_END_SHOWN = 60  # of the sentence with which a rank ended, in the table
 
 
 def add_status_parser(subparsers: Any) -> None:
@@ -61,23 +62,25 @@ def status_command(arguments: argparse.Namespace) -> int:
     folder = arguments.run / "status"
     marker = marker_of(arguments.run)
     statuses = read_statuses(folder)
-    if not marker:
-        statuses = look_again(folder, statuses)
     if not statuses:
         raise ValueError(_explain_no_status(arguments.run))
+    stacks: dict[int, str] = {}
+    if arguments.stacks:  # first: who shows none in time is silent by then
+        stacks = gather_stacks(folder, statuses)
+        statuses = read_statuses(folder)
+    if not marker:
+        statuses = look_again(folder, statuses)
     now = time.time()
     owner = living_owner(arguments.run / OWNER_NOTE)
     if arguments.json:
         print(json.dumps(_as_json(statuses, now) | {"owner": asdict(owner) if owner else None}))
     else:
-        print("\n".join(lines_of(statuses, now, marker=marker)))
-        print(
-            "".join(f"{line}\n" for line in _lines_of_a_later_job(arguments.run, statuses)), end=""
-        )
-        if owner is not None:
-            print(f"the folder is owned by {owner.describe()}")
+        lines = [*lines_of(statuses, now, marker=marker)]
+        lines += _lines_of_a_later_job(arguments.run, statuses)
+        lines += [f"the folder is owned by {owner.describe()}"] if owner is not None else []
+        print("\n".join(lines))
     if arguments.stacks:
-        print("\n".join(stack_lines(gather_stacks(folder, statuses), statuses, now)))
+        print("\n".join(stack_lines(stacks, statuses, now)))
     if marker:
         return 0
     return int(any(s.is_silent(now) or s.end.startswith("failed") for s in statuses))
@@ -164,7 +167,7 @@ def _group(
 
 def _describe(status: RankStatus, now: float) -> str:
     if status.end:
-        return status.end
+        return status.end if len(status.end) <= _END_SHOWN else f"{status.end[:_END_SHOWN]}..."
     if status.is_silent(now):
         return f"silent, last in {status.phase}"
     if status.waits_for:

@@ -15,11 +15,13 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
+from megatron_ar3po.distributed.peer_error import notes_of
 from megatron_ar3po.distributed.rank_status import (
     SILENT_AFTER_S,
     RankStatus,
@@ -313,3 +315,53 @@ def test_a_status_that_cannot_be_written_at_the_end_does_not_hide_what_ended_the
             time.sleep(0.01)
         shutil.rmtree(folder)
         raise ValueError("the true cause")
+
+
+def _fail_in_torch(rank: int, folder: str, results) -> None:
+    """Rank 0 waits in torch's own all_reduce, which nobody announces; rank 1 stands still, and is killed then."""
+    logging.basicConfig(filename=f"{folder}/rank_{rank}.log", level=logging.INFO)
+    dist.init_process_group("gloo", store=FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
+    ranks = Ranks(ParallelLayout(world_size=2, rank=rank), timeout_s=30)
+    with ranks.watch.writing(Path(folder) / "status", report_after_s=1.2, every_s=0.2):
+        with ranks.watch.phase("train"):
+            if rank == 1:
+                time.sleep(0.5)
+                os.kill(os.getpid(), signal.SIGSTOP)
+            error = None
+            try:
+                dist.all_reduce(torch.zeros(1))
+            except RuntimeError as raised:
+                error = raised
+        assert error is not None
+        ranks.watch.name_missing(error)
+        results.put((str(error), notes_of(error)))
+        agreed = ranks.watch.agree(ValueError("no disk"))
+        ranks.watch.name_missing(agreed)
+        results.put(notes_of(agreed))
+
+
+def test_a_rank_that_stands_still_is_named_by_the_one_that_waits_for_it_in_torch_itself(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_fail_in_torch, args=(r, str(tmp_path), results)) for r in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    pid = processes[1].pid
+    assert pid is not None
+    who = f"rank 1 ({os.uname().nodename}, pid {pid}): not heard of for "
+    log = tmp_path / "rank_0.log"
+    wait_until(lambda: log.exists() and "waiting for others in all_reduce for" in log.read_text())
+    wait_until(lambda: who in log.read_text())
+    told = log.read_text()
+    assert "last in train; its process stands still (stopped by a signal; kill -CONT" in told
+    processes[1].kill()
+    said, notes = results.get(timeout=60)
+    assert "peer" in said
+    [note] = notes
+    assert note.startswith(f"Meanwhile {who}")
+    assert note.endswith("last in train; its process has ended.")
+    assert results.get(timeout=60) == [], "of what all have agreed on nobody is missing"
+    for process in processes:
+        process.join(30)

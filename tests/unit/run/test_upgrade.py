@@ -203,7 +203,7 @@ def test_upgraded_its_stored_responses_are_graded_anew(old_run, capsys):
 def test_its_state_and_its_ledger_read_back(old_run):
     checkpoint = CheckpointFolder(old_run / "checkpoints", keep_last=1).newest()
     assert checkpoint == old_run / "checkpoints/step_00004"
-    state = read_state(checkpoint)
+    state = read_state(old_run / "checkpoints/step_00004")
     assert (state.step, state.policy_version, state.store_cursor) == (4, 4, {"step": 4})
     assert state.totals["rollout/responses_total"] == 112
     rows = rows_of_run(old_run / "ledger")

@@ -9,7 +9,7 @@ import math
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from megatron_ar3po.distributed.rank_status import (
     SILENT_AFTER_S,
@@ -27,9 +27,6 @@ from megatron_ar3po.distributed.stragglers import (
     find_unknown,
 )
 
-if TYPE_CHECKING:
-    from megatron_ar3po.distributed.rank_watch import RankWatch
-
 logger = logging.getLogger(__name__)
 
 STACKS_REQUEST = "show_stacks"
@@ -39,12 +36,28 @@ _MOST_SILENT_S = 3 * SILENT_AFTER_S
 _LOOK_INTERVAL_S, _GRACE_S = 0.1, 2.5  # of a rank that should have written by now
 
 
+class Watched(Protocol):
+    """A `RankWatch`, as its thread knows it."""
+
+    rank: int
+    world_size: int
+    run: str
+
+    def look_around(self) -> None: ...
+
+    def status(self) -> RankStatus: ...
+
+    def still_s(self) -> float: ...
+
+    def longest_wait_s(self, phase: str) -> float: ...
+
+    def longest_phase_s(self, phase: str) -> float: ...
+
+
 class WatchThread:
     """The thread: writes, answers requests for stacks, speaks up."""
 
-    def __init__(
-        self, watch: RankWatch, folder: Path, report_after_s: float, every_s: float
-    ) -> None:
+    def __init__(self, watch: Watched, folder: Path, report_after_s: float, every_s: float) -> None:
         self._watch = watch
         self._folder = folder
         self._report_after_s = report_after_s
@@ -173,9 +186,7 @@ class NextRank:
     """The rank after this one, after the last rank 0: every rank is looked at by one other, at the price of one small
     file each."""
 
-    def __init__(
-        self, watch: RankWatch, folder: Path, silent_after_s: float, every_s: float
-    ) -> None:
+    def __init__(self, watch: Watched, folder: Path, silent_after_s: float, every_s: float) -> None:
         self._rank = (watch.rank + 1) % watch.world_size
         self._is_alone = watch.world_size == 1
         self._file, self._run = status_file(folder, self._rank), watch.run

@@ -108,7 +108,7 @@ def state_of_process(pid: int) -> str | None:
     in a container with numbers of its own perhaps."""
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][:1]
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(") ")[2][:1]
     except OSError:
         return None
     if state in ("Z", "X"):

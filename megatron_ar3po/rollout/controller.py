@@ -27,6 +27,7 @@ from megatron_ar3po.config.rollout import RolloutConfig
 from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.interfaces import RolloutEngine, RolloutEngineError, Verifier
 from megatron_ar3po.observability.timeline import Timeline
+from megatron_ar3po.platform.garbage import spare_collections
 from megatron_ar3po.prompt_set import PromptSet
 from megatron_ar3po.records import Records
 from megatron_ar3po.rollout.draws import Cancellation, Draw, evaluation_draws
@@ -275,9 +276,7 @@ class RolloutController:
         aborted, retries = None, NO_RETRIES
         for attempt in range(self._servers.max_retries + 1):
             request = GenerationRequest(
-                request_id=draw.response_id
-                if not attempt
-                else f"{draw.response_id}.again{attempt}",
+                request_id=draw.response_id + (f".again{attempt}" if attempt else ""),
                 prompt_token_ids=draw.prompt.token_ids,
                 sampling=draw.sampling,
                 seed=draw.seed,
@@ -382,7 +381,7 @@ class RolloutController:
             work = self._use_others_room(work)
         task = self._loop.create_task(work)
         try:
-            with self._timeline.sampling():
+            with self._timeline.sampling(), spare_collections():
                 return self._loop.run_until_complete(task)
         finally:
             # Ctrl-C arrives outside of the task: what it left is ended before anything else runs in this loop.

@@ -32,6 +32,7 @@ from megatron_ar3po.comparison.identity import differing_options
 from megatron_ar3po.comparison.process import Main, RunProcess
 from megatron_ar3po.comparison.servers import SharedServers
 from megatron_ar3po.comparison.template_date import MARK, template_date
+from megatron_ar3po.config.load import to_dict
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.observability.row_file import read_rows
 from megatron_ar3po.run.folder_format import CONFIG_FILE
@@ -80,11 +81,15 @@ def is_finished(experiment: Experiment, out: Path, variant: Variant, seed: int) 
     return True
 
 
-def check_runs(experiment: Experiment, out: Path) -> None:
+def check_runs(
+    experiment: Experiment, out: Path, *, read_data: Callable[[Config], None] | None = None
+) -> None:
     """Before the first server starts: what a run that is still to be done would be refused for, prompts and ground
-    truths included. Each variant is looked at once. Raises ValueError with its name."""
+    truths included. Each variant is looked at once, and the prompts once for all variants that read the same. Raises
+    ValueError with the variant's name. `read_data`: another `check_data`."""
     from megatron_ar3po.wiring.start_checks import check_data, check_start  # slow to import
 
+    read: set[str] = set()
     for variant in experiment.variants:
         todo = [s for s in experiment.seeds if not is_finished(experiment, out, variant, s)]
         if not todo:
@@ -92,9 +97,21 @@ def check_runs(experiment: Experiment, out: Path) -> None:
         config = experiment.config_of(variant, todo[0])
         try:
             check_start(config, layout_of_job(config, world_size=1))
-            check_data(config)
+            if (prompts := _what_prompts_depend_on(config)) not in read:
+                (read_data or check_data)(config)
+                read.add(prompts)
         except ValueError as error:
             raise ValueError(f"variant {variant.name}: {error}") from error
+
+
+def _what_prompts_depend_on(config: Config) -> str:
+    """More than they do: left out is what a step does with its prompts, and what a run writes."""
+    said = to_dict(config)
+    for section in ("actor", "checkpoint", "observability", "reuse", "run"):
+        del said[section]
+    for option in ("num_stages", "responses_per_stage", "stage_plan", "stage_rule"):
+        del said["rollout"][option]
+    return json.dumps(said, sort_keys=True, default=str)
 
 
 class ServerWords(Protocol):

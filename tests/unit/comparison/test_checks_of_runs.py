@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.cli import main
-from megatron_ar3po.comparison.experiment import from_command_line
+from megatron_ar3po.comparison.experiment import from_command_line, from_file
 from megatron_ar3po.comparison.runner import check_runs
 
 
@@ -45,3 +45,19 @@ def test_a_comparison_looks_at_each_variant_and_its_prompts_before_a_server_star
         assert main([*command, word]) == 2, word
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_prompts_are_read_once_for_all_variants_that_read_the_same(config, tmp_path):
+    """Of a grid of 48 settings each took seconds, before anything ran."""
+    words = {"a": "actor.learning_rate=1e-4", "b": "rollout.num_stages=1"}
+    words |= {"c": "rollout.prompts_per_step=8", "d": "rewards.verifier=last_number"}
+    file = tmp_path / "grid.yaml"
+    variants = {name: ["algorithm.name=ar3po", word] for name, word in words.items()}
+    file.write_text(json.dumps({"config": str(config), "seeds": 2, "variants": variants}))
+    read: list[str] = []
+    check_runs(
+        from_file(file),
+        tmp_path / "out",
+        read_data=lambda found: read.append(found.rewards.verifier),
+    )
+    assert read == ["math", "math", "last_number"]  # a (and b), c, d

@@ -30,6 +30,7 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous, torchrun_command
 from megatron_ar3po.launch.code_check import paths_for_children
+from megatron_ar3po.launch.network_check import read_mib
 from megatron_ar3po.platform.process_environment import prepare_process
 from megatron_ar3po.platform.process_guard import die_with_parent
 from megatron_ar3po.platform.running_code import PACKAGE, find_installed_package
@@ -112,6 +113,7 @@ def run_node(
         rendezvous=rendezvous,
         canary=os.environ.get("AR3PO_CANARY", ""),
         submitted_code=os.environ.get("AR3PO_CODE", ""),
+        all_reduce_mib=read_mib(os.environ),
     )
     preflight.report(problems)
     if problems:

@@ -2,7 +2,8 @@
 
     python -m megatron_ar3po.launch.preflight --gpus-per-node 8 CONFIG [key=value ...]
 
-Each check returns what is wrong and what to do, or nothing. No check imports torch or touches a GPU's memory.
+Each check returns what is wrong and what to do, or nothing, within a limit. None imports torch or touches a GPU's
+memory; the last one, over all nodes of a job, starts processes that do (`network_check`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -26,9 +26,11 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.launch.arguments import Rendezvous
 from megatron_ar3po.launch.code_check import check_code
+from megatron_ar3po.launch.network_check import port_of, read_mib, read_network
+from megatron_ar3po.launch.readings import LIMIT_S, NoReplyError, read_node, within
+from megatron_ar3po.platform.process_environment import raise_open_files
 from megatron_ar3po.wiring.layout_checks import check_job_layout
 
-MAX_CLOCK_SKEW_S = 5.0
 MAX_GPU_MEMORY_IN_USE_MIB = 2048
 PINNED = ("megatron-core", "sglang", "transformers")
 
@@ -41,32 +43,53 @@ def problems_of_node(
     nproc_per_node: int = 0,
     canary: str = "",
     submitted_code: str = "",
+    all_reduce_mib: int | None = 0,
 ) -> list[str]:
-    """All that is wrong with this node; empty when it can start. `canary` is PATH=CONTENT, written by the batch
-    script into the run's folder. `nproc_per_node`: ranks on each; 0: one for each GPU, or one. `submitted_code`: see
-    `code_check`."""
-    lines, code_problems = check_code(submitted_code)
+    """All that is wrong with this node; empty when it can start. What was read is printed, each with its figure.
+
+    `canary` is PATH=CONTENT, written by the batch script into the run's folder. `nproc_per_node`: ranks on each; 0: one
+    for each GPU, or one. `submitted_code`: see `code_check`. `all_reduce_mib`: see `network_check`; it is asked last
+    and of a node that is ready otherwise, since all nodes wait for it."""
+    ranks = nproc_per_node or max(1, gpus_per_node)
+    lines, found = check_code(submitted_code)
     for line in lines:
         say(line)
-    found = [
-        *code_problems,
-        *layout_problems(
-            config,
-            num_nodes=rendezvous.num_nodes,
-            nproc_per_node=nproc_per_node or max(1, gpus_per_node),
-            gpus_per_node=gpus_per_node,
-        ),
-        *gpu_problems(gpus_per_node),
-        *shared_folder_problems(config.run.path, canary),
-        *clock_problems(config.run.path),
-        *model_problems(config.model.path),
-        *data_problems(config),
-        *version_problems("gpu" if gpus_per_node else "cpu", pinned_requirements()),
-    ]
+    nodes = rendezvous.num_nodes
+    found += bounded("model.path", lambda: layout_problems(
+        config, num_nodes=nodes, nproc_per_node=ranks, gpus_per_node=gpus_per_node
+    ))  # fmt: skip
+    found += gpu_problems(gpus_per_node)
+    found += bounded("run.dir", lambda: shared_folder_problems(config.run.path, canary))
+    found += bounded("model.path", lambda: model_problems(config.model.path))
+    found += bounded("data.path", lambda: data_problems(config))
+    found += version_problems("gpu" if gpus_per_node else "cpu", pinned_requirements())
+    found += port_problems(ports_of_node(config, rendezvous, all_reduce_mib))
+    for reading in read_node(config, gpus=gpus_per_node):
+        say(reading.text)
+        found += [reading.problem] if reading.problem else []
+    if found or all_reduce_mib == 0:
+        return found
+    network = read_network(rendezvous, ranks_per_node=ranks, gpus=gpus_per_node, mib=all_reduce_mib)
+    say(network.text)
+    return [network.problem] if network.problem else []
+
+
+def ports_of_node(config: Config, rendezvous: Rendezvous, all_reduce_mib: int | None) -> list[int]:
+    """That this node will listen at."""
+    ports = [config.servers.port] if config.servers.port else []
     if rendezvous.num_nodes > 1 and rendezvous.node_rank == 0:
-        found += port_problems([rendezvous.master_port])
-    first_server_port = config.servers.port
-    return found + (port_problems([first_server_port]) if first_server_port else [])
+        ports.append(rendezvous.master_port)
+        if all_reduce_mib != 0:
+            ports.append(port_of(rendezvous))
+    return ports
+
+
+def bounded(what: str, check: Callable[[], list[str]], limit_s: float = LIMIT_S) -> list[str]:
+    """What `check` finds, or that it has not replied: a check must not wait for a file system that hangs."""
+    try:
+        return within(limit_s, what, check)
+    except NoReplyError as error:
+        return [str(error)]
 
 
 def layout_problems(
@@ -129,23 +152,6 @@ def shared_folder_problems(folder: Path, canary: str) -> list[str]:
             pass
     except OSError as error:
         return [f"run.dir={folder} cannot be written ({error}); free space or change its rights."]
-    return []
-
-
-def clock_problems(folder: Path, clock: Callable[[], float] = time.time) -> list[str]:
-    """This clock against the file server's, which all nodes share."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
-            file.write(b"x")
-            file.flush()
-            os.fsync(file.fileno())
-            skew = clock() - os.stat(file.name).st_mtime
-    except OSError:
-        return []  # told by shared_folder_problems already
-    if abs(skew) > MAX_CLOCK_SKEW_S:
-        return [
-            f"the clock differs from the file server's by {skew:.0f} s; restart its time service (chronyd, ntpd)."
-        ]
     return []
 
 
@@ -242,6 +248,8 @@ def report(problems: Sequence[str]) -> None:
 
 
 def say(text: str, file: TextIO | None = None) -> None:
+    if not text:
+        return
     node = os.environ.get("SLURMD_NODENAME", socket.gethostname())
     print(f"preflight: node {node}: {text}", file=file, flush=True)
 
@@ -259,6 +267,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args(argv)
+    raise_open_files()  # as every process of a run does
     problems = problems_of_node(
         load_config([args.config], args.overrides),
         gpus_per_node=args.gpus_per_node,
@@ -266,6 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         rendezvous=Rendezvous.from_environment(os.environ),
         canary=os.environ.get("AR3PO_CANARY", ""),
         submitted_code=os.environ.get("AR3PO_CODE", ""),
+        all_reduce_mib=read_mib(os.environ),
     )
     report(problems)
     return 3 if problems else 0

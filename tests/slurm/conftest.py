@@ -54,6 +54,7 @@ def job_env(tmp_path: Path, run_dir: Path) -> dict[str, str]:
         "PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'slurm'}",
         "PYTHON": sys.executable,
         "PROFILE": "cpu",
+        "AR3PO_ALL_REDUCE_MIB": "0",  # it imports torch; test_preflight_on_slurm.py has one
         "RUN_DIR": str(run_dir),
         "MODEL_PATH": str(model),
         "DATA_PATH": str(data),

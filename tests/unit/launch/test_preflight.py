@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -86,11 +85,6 @@ def test_a_folder_that_cannot_be_written_is_told(words, tmp_path):
     (tmp_path / "file").touch()
     (told,) = problems([*words, f"run.dir={tmp_path}/file/run"])
     assert f"run.dir={tmp_path}/file/run cannot be written" in told
-
-
-def test_a_wrong_clock_is_told(tmp_path):
-    (told,) = preflight.clock_problems(tmp_path, clock=lambda: time.time() + 60)
-    assert "differs from the file server's by 60 s" in told
 
 
 def test_a_missing_shard_of_the_model_is_told(words, tmp_path):

@@ -17,9 +17,10 @@ MEASURED = {"seconds": 0.002, "num_bytes": 256 * 2**20, "num_ranks": 16, "backen
             "clocks_ahead_s": {"node1": 0.0, "node2": -0.004}}  # fmt: skip
 
 
-def read(script: str, **limits: float):
+def read(script: str, *, meet_s: float = 60, reduce_s: float = 60):
+    program = [sys.executable, "-c", script]
     return read_network(
-        NODE, ranks_per_node=1, gpus=0, program=[sys.executable, "-c", script], **limits
+        NODE, ranks_per_node=1, gpus=0, meet_s=meet_s, reduce_s=reduce_s, program=program
     )
 
 

@@ -28,7 +28,10 @@ class Rendezvous:
 
     @classmethod
     def from_environment(cls, env: Mapping[str, str]) -> Rendezvous:
-        """Slurm's variables, with MASTER_ADDR and MASTER_PORT from the batch script."""
+        """Slurm's variables, with MASTER_ADDR and MASTER_PORT from the batch script; without Slurm, those that
+        torchrun reads itself: PET_NNODES, PET_NODE_RANK, PET_MASTER_ADDR, PET_MASTER_PORT."""
+        if "SLURM_NNODES" not in env and "PET_NNODES" in env:
+            return cls._from_torchrun(env)
         num_nodes = int(env.get("SLURM_NNODES", "1"))
         if num_nodes == 1:
             return cls()
@@ -42,6 +45,31 @@ class Rendezvous:
             node_rank=int(env.get("SLURM_NODEID", "0")),
             master_addr=env["MASTER_ADDR"],
             master_port=int(env["MASTER_PORT"]),
+        )
+
+    @classmethod
+    def _from_torchrun(cls, env: Mapping[str, str]) -> Rendezvous:
+        names = ("PET_NNODES", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
+        if env["PET_NNODES"] == "1":
+            return cls()
+        given = {name: env.get(name, "") for name in names}
+        wrong = [name for name in names if not given[name]]
+        wrong += [name for name in names if "ADDR" not in name and not given[name].isdecimal()]
+        if wrong:
+            shown = ", ".join(f"{name}={value or '(unset)'}" for name, value in given.items())
+            raise ValueError(
+                f"{shown}: {wrong[0]} does not say how the nodes meet; set all four on every node, as numbers but for "
+                "the address of node 0 (a range of nodes, as in 1:4, is not supported)."
+            )
+        if int(given["PET_NODE_RANK"]) >= int(given["PET_NNODES"]):
+            raise ValueError(
+                f"PET_NODE_RANK={given['PET_NODE_RANK']} is no node of PET_NNODES={given['PET_NNODES']}; count from 0."
+            )
+        return cls(
+            num_nodes=int(given["PET_NNODES"]),
+            node_rank=int(given["PET_NODE_RANK"]),
+            master_addr=given["PET_MASTER_ADDR"],
+            master_port=int(given["PET_MASTER_PORT"]),
         )
 
     def torchrun_words(self) -> list[str]:

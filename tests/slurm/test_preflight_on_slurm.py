@@ -66,7 +66,7 @@ def test_a_node_with_other_code_than_was_submitted_ends_the_job(
     cluster, job_env, run_dir, tmp_path
 ):
     job, said = submit(cluster, tmp_path, job_env | {"AR3PO_CODE": "0.1.0/abc/0123456789ab"})
-    assert (job.state, job.exit_code) == ("FAILED", "3:0")
+    assert job.state == "FAILED"
     assert re.search(r"preflight: node node[12]: this node runs 0\.\S+ from \S+, but the job was submitted with "
                      r"0\.1\.0/abc/0123456789ab", said)  # fmt: skip
     assert "starts at step" not in node_logs(run_dir)

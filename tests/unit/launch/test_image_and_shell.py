@@ -7,11 +7,16 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from megatron_ar3po.config.load import load_config
 
 ROOT = Path(__file__).resolve().parents[3]
 BIN = Path(sys.executable).parent
@@ -228,3 +233,50 @@ def test_the_images_version_is_the_packages():
     version = re.search(r'version="([^"]+)"', (ROOT / "setup.py").read_text())
     assert version is not None
     assert set(re.findall(r"^ARG VERSION=(\S+)$", DOCKERFILE, re.MULTILINE)) == {version.group(1)}
+
+
+def docker_runs() -> list[list[str]]:
+    """The words of each `docker run` of docs/containers.md."""
+    page = (ROOT / "docs/containers.md").read_text().replace("\\\n", " ")
+    return [shlex.split(line) for line in page.splitlines() if line.startswith("docker run ")]
+
+
+def test_docker_run_has_what_a_run_on_gpus_needs():
+    gpu, cpu = docker_runs()
+    assert gpu[gpu.index("--gpus") + 1] == "all"
+    assert {"--ipc=host", "--network=host", "--init"} <= set(gpu)
+    limits = {gpu[n + 1] for n, word in enumerate(gpu) if word == "--ulimit"}
+    assert limits == {"memlock=-1", "stack=67108864", "nofile=65536"}
+    words = gpu[gpu.index("megatron-ar3po:gpu") + 1 :]
+    assert words[:3] == ["python3", "-m", "megatron_ar3po.launch.node"]
+    config = load_config([ROOT / words[7]], words[8:])
+    mounts = [gpu[n + 1].split(":")[1] for n, word in enumerate(gpu) if word == "-v"]
+    for path in (config.model.path, config.data.path, config.evaluation.path, str(config.run.path)):
+        assert any(path.startswith(f"{mount}/") for mount in mounts), path
+    assert cpu[cpu.index("megatron-ar3po:cpu") + 1 :] == ["make", "train"]
+
+
+@pytest.mark.skipif(shutil.which("docker") is None, reason="no docker command")
+def test_docker_knows_every_option_that_the_page_shows():
+    known = subprocess.run(
+        ["docker", "run", "--help"], capture_output=True, text=True, timeout=30, check=True
+    ).stdout
+    for words in docker_runs():
+        image = next(n for n, word in enumerate(words) if word.startswith("megatron-ar3po:"))
+        for word in [w.partition("=")[0] for w in words[2:image] if w.startswith("-")]:
+            assert re.search(rf"(^|\s){word}(\s|,)", known, re.MULTILINE), word
+
+
+def test_the_compose_file_builds_a_stage_of_the_dockerfile_and_runs_targets_of_the_makefile():
+    composed = yaml.safe_load((ROOT / "compose.yaml").read_text())
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(composed["services"]) == {"train", "test", "shell"}
+    for name, service in composed["services"].items():
+        assert f" AS {service['build']['target']}\n" in DOCKERFILE
+        assert set(service["build"]["args"]) <= set(
+            re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE)
+        )
+        program, *rest = service["command"]
+        assert (program == "make" and set(rest) <= set(targets)) or name == "shell"
+        for volume in service.get("volumes", []):
+            assert volume.split(":")[1].startswith("/opt/megatron_ar3po/")

@@ -55,7 +55,7 @@ def read_network(
     with tempfile.TemporaryDirectory(prefix="all-reduce-") as folder:
         outputs = [Path(folder) / f"{local}" for local in range(ranks_per_node if gpus else 1)]
         command = [*program, f"--mib={size}", f"--meet-s={meet_s}"]
-        with _started(rendezvous, command, outputs) as processes:
+        with _start(rendezvous, command, outputs) as processes:
             problem = _wait(processes, outputs, rendezvous, meet_s, reduce_s)
         if problem:
             return Reading("", problem)
@@ -84,7 +84,7 @@ def describe(measured: dict[str, Any], rendezvous: Rendezvous) -> Reading:
 
 
 @contextlib.contextmanager
-def _started(rendezvous: Rendezvous, command: Sequence[str], outputs: Sequence[Path]) -> Any:
+def _start(rendezvous: Rendezvous, command: Sequence[str], outputs: Sequence[Path]) -> Any:
     """The node's processes; none of them is left behind."""
     paths = paths_for_children(os.environ, PACKAGE, find_installed_package(), Path.cwd())
     processes: list[subprocess.Popen[bytes]] = []

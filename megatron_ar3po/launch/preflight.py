@@ -55,13 +55,13 @@ def problems_of_node(
     for line in lines:
         say(line)
     nodes = rendezvous.num_nodes
-    found += bounded("model.path", lambda: layout_problems(
+    found += find_within("model.path", lambda: layout_problems(
         config, num_nodes=nodes, nproc_per_node=ranks, gpus_per_node=gpus_per_node
     ))  # fmt: skip
     found += gpu_problems(gpus_per_node)
-    found += bounded("run.dir", lambda: shared_folder_problems(config.run.path, canary))
-    found += bounded("model.path", lambda: model_problems(config.model.path))
-    found += bounded("data.path", lambda: data_problems(config))
+    found += find_within("run.dir", lambda: shared_folder_problems(config.run.path, canary))
+    found += find_within("model.path", lambda: model_problems(config.model.path))
+    found += find_within("data.path", lambda: data_problems(config))
     found += version_problems("gpu" if gpus_per_node else "cpu", pinned_requirements())
     found += port_problems(ports_of_node(config, rendezvous, all_reduce_mib))
     for reading in read_node(config, gpus=gpus_per_node):
@@ -84,7 +84,7 @@ def ports_of_node(config: Config, rendezvous: Rendezvous, all_reduce_mib: int | 
     return ports
 
 
-def bounded(what: str, check: Callable[[], list[str]], limit_s: float = LIMIT_S) -> list[str]:
+def find_within(what: str, check: Callable[[], list[str]], limit_s: float = LIMIT_S) -> list[str]:
     """What `check` finds, or that it has not replied: a check must not wait for a file system that hangs."""
     try:
         return within(limit_s, what, check)

@@ -16,7 +16,7 @@ from harness.tiny_disk import mount_tiny_disk
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.launch import readings
-from megatron_ar3po.launch.preflight import bounded
+from megatron_ar3po.launch.preflight import find_within
 from megatron_ar3po.model_shape import read_policy_shape
 
 MODEL = {
@@ -117,11 +117,11 @@ def test_what_does_not_reply_is_told_within_its_limit_and_left_alone():
     """As a read from a dead NFS server: it never comes back."""
     forever = threading.Event()
     began = time.monotonic()
-    (problem,) = bounded("run.dir", lambda: [str(forever.wait())], limit_s=0.2)
+    (problem,) = find_within("run.dir", lambda: [str(forever.wait())], limit_s=0.2)
     assert time.monotonic() - began < 5
     assert problem.startswith("run.dir did not reply within 0 s; a file system hangs")
     forever.set()
-    assert bounded("x", lambda: ["found"]) == ["found"]
+    assert find_within("x", lambda: ["found"]) == ["found"]
     with pytest.raises(ValueError, match="as it was raised"):
         readings.within(5, "x", lambda: int("as it was raised"))
 

@@ -95,7 +95,9 @@ def _add_slurm_arguments(slurm: argparse.ArgumentParser) -> None:
         default="here",
         help="this folder, a snapshot of its HEAD or of its files, or the image's copy [here]",
     )
-    slurm.add_argument("--ssh", default="", metavar="USER@HOST", help="submit through a login node")
+    slurm.add_argument(
+        "--ssh", default="", metavar="USER@HOST[:PORT]", help="submit through a login node"
+    )
     slurm.add_argument("--ssh-key", default="", metavar="FILE", help="a private key for it")
     slurm.add_argument(
         "--workdir", default="", help="where relative paths start on the nodes [this folder]"

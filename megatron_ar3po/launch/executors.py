@@ -128,12 +128,20 @@ def show_in_container(executor: run.SlurmExecutor, folders: Sequence[str]) -> No
 
 
 def ssh_tunnel(address: str, *, job_dir: str, identity: str = "") -> run.Config[run.SSHTunnel]:
-    """To a login node, as USER@HOST; scripts and logs go into `job_dir` there, which the nodes share."""
-    user, at, host = address.partition("@")
-    if not (user and at and host):
+    """To a login node, as USER@HOST or USER@HOST:PORT; scripts and logs go into `job_dir` there, which the nodes
+    share."""
+    user, at, rest = address.partition("@")
+    host, colon, port = rest.partition(":")
+    if not (user and at and host) or (colon and not port.isdecimal()):
         raise ValueError(
-            f"--ssh {address} names no user and host; write it as USER@HOST, the login node of the cluster."
+            f"--ssh {address} names no user and host; write it as USER@HOST or USER@HOST:PORT, the login node of the "
+            "cluster."
         )
     return run.Config(
-        run.SSHTunnel, host=host, user=user, job_dir=job_dir, identity=identity or None
+        run.SSHTunnel,
+        host=host,
+        user=user,
+        port=int(port) if port else None,
+        job_dir=job_dir,
+        identity=identity or None,
     )

@@ -10,21 +10,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from harness.login_node import serve_ssh
 from harness.nemo_command import run_nemo
 from slurm_cluster import HERE, ROOT
 
 
 def launch(
-    cluster, env: dict[str, str], folder: Path, *words: str
+    cluster,
+    env: dict[str, str],
+    folder: Path,
+    *words: str,
+    config: Path = ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml",
 ) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "megatron_ar3po.cli", "launch", "slurm"]
-    config = str(ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml")
     data = [f"data.path={env['DATA_PATH']}", f"evaluation.path={env['EVAL_PATH']}"]
     options = ["--nodes=2", "--gpus-per-node=0", "--nproc-per-node=1", "--partition=batch"]
     return subprocess.run(
-        [*command, *options, config, f"model.path={env['MODEL_PATH']}", *data, *words],
+        [*command, *options, str(config), f"model.path={env['MODEL_PATH']}", *data, *words],
         cwd=folder,
-        env={**cluster.env, **env, "PATH": f"{HERE}:{os.environ['PATH']}"},
+        env={**cluster.env, "PATH": f"{HERE}:{os.environ['PATH']}", **env},
         capture_output=True,
         text=True,
         timeout=180,
@@ -137,3 +142,43 @@ def test_nemo_run_starts_a_sweep_on_this_machine_and_waits_for_it(job_env, run_d
     assert done.returncode == 0, done.stdout + done.stderr
     assert "rank 1 of 2 starts at step 0" in done.stdout
     assert (run_dir / "runs/qwen2.5_7b/DONE").exists()
+
+
+@pytest.mark.chaos
+def test_a_run_is_submitted_through_a_login_node(cluster, job_env, run_dir, tmp_path):
+    """By NeMo-Run's SSH tunnel, to a server on loopback. The submitting folder and the nodes' share nothing: code and
+    config travel."""
+    here, shared, bin_folder = tmp_path / "laptop", run_dir, tmp_path / "bin"
+    for folder in (here, shared, bin_folder):
+        folder.mkdir()
+    config = here / "mine.yaml"
+    config.write_text((ROOT / "examples/qwen2.5_7b_dapo_math/config.yaml").read_text())
+    session = {
+        **job_env,
+        "SLURM_CONF": cluster.env["SLURM_CONF"],
+        "PATH": f"{HERE}:{os.environ['PATH']}",
+    }
+    with serve_ssh(tmp_path, session) as login:
+        ssh = bin_folder / "ssh"  # rsync's, which would read this user's known hosts
+        known = f"-o UserKnownHostsFile={tmp_path}/known -o StrictHostKeyChecking=accept-new"
+        ssh.write_text(f'#!/bin/bash\nexec /usr/bin/ssh {known} "$@"\n')
+        ssh.chmod(0o755)
+        done = launch(
+            cluster,
+            job_env | {"PATH": f"{bin_folder}:{os.environ['PATH']}"},
+            here,
+            *(
+                "run.num_steps=2",
+                f"--ssh={login.address}",
+                f"--ssh-key={login.key}",
+                f"--workdir={shared}",
+            ),
+            *("--code=files", f"--python={sys.executable}", "--wait"),
+            config=config,
+        )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (shared / "runs/qwen2.5_7b/DONE").exists()
+    logs = "".join(f.read_text() for f in shared.rglob("log-*.out"))
+    (code,) = set(re.findall(r"rank [01] runs the code in (\S+)", logs))
+    assert code.startswith(f"{shared}/runs/nemo/") and code.endswith("/code")
+    assert not list(here.rglob("log-*.out"))

@@ -129,3 +129,15 @@ def test_the_files_that_are_sent_are_the_package_and_the_config(tmp_path, monkey
         archive.extractall(unpacked, filter="data")
     assert read_code(unpacked / "megatron_ar3po").digest == read_running_code().digest
     assert (unpacked / "my.yaml").read_text() == "run: {name: mine}\n"
+
+
+def test_a_login_node_is_a_user_at_a_host_and_maybe_a_port():
+    from megatron_ar3po.launch.executors import ssh_tunnel
+
+    plain = ssh_tunnel("me@login", job_dir="/shared")
+    assert (plain.user, plain.host, plain.port, plain.identity) == ("me", "login", None, None)
+    named = ssh_tunnel("me@login:2222", job_dir="/shared", identity="/key")
+    assert (named.host, named.port, named.identity) == ("login", 2222, "/key")
+    for wrong in ("login", "me@", "me@login:ssh"):
+        with pytest.raises(ValueError, match=f"--ssh {wrong} names no user and host"):
+            ssh_tunnel(wrong, job_dir="/shared")

@@ -13,6 +13,7 @@
 #   NPROC_PER_NODE    ranks on each node                       [the node's GPUs]
 #   GPUS_PER_NODE     GPUs that must answer; 0: a CPU run      [NPROC_PER_NODE]
 #   MAX_RESTARTS      requeues of one job, whatever their cause [20]
+#   MAX_CRASH_RESTARTS  of these, how many after a crash or a hang, without the node that it names [0]
 # In a job array, %a in words, RUN_DIR and CONFIG is the task's number: sbatch --array=1-3 ... run.seed=%a
 #
 # How a run ends (files in RUN_DIR, written by the trainer, decide):
@@ -22,7 +23,7 @@
 #                     after TERM (scancel JOB, a pre-emption with a grace time), USR1 to the step (scancel
 #                     --signal=USR1 JOB.STEP, as its first line says) or run.max_seconds: exit 0, a later job goes on. Of TERM only if step and
 #                     save end within Slurm's KillWait (30 s by default) or GraceTime, after which it kills
-#   a node fails      its exit code, the first one that is not 0; Slurm does not start it again
+#   a node fails      its exit code, the first one that is not 0; not started again, but for MAX_CRASH_RESTARTS times
 
 die() {
   echo "[launch] $*" >&2
@@ -127,7 +128,7 @@ job_field() {
 }
 
 prepare() {
-  RESTART=${SLURM_RESTART_COUNT:-0}
+  RESTART=${SLURM_RESTART_COUNT:-0} BEGAN=$(date +%s)
   MAX_RESTARTS=${MAX_RESTARTS:-20}
   TIME_LIMIT=$(job_field TimeLimit)
   go_home
@@ -156,7 +157,6 @@ make_folders() {
   echo "$SLURM_JOB_ID.$RESTART.$RANDOM" >"$CANARY"
   AR3PO_CANARY=$CANARY=$(cat "$CANARY")
   export AR3PO_CANARY
-  rm -f "$RUN_DIR/STOPPED"
 }
 
 # Fills SRUN_ARGS. One task a node, torchrun inside. --wait: the other nodes of a finished run end together with it. A
@@ -172,7 +172,7 @@ srun_arguments() {
 # A file, not a signal to the step: see megatron_ar3po/launch/node.py. USR1 is Slurm's warning before the time limit,
 # which asks for a requeue; TERM is somebody's wish to end the job.
 ask_to_stop() {
-  [ "$1" = TERM ] || WARNED=1
+  if [ "$1" = TERM ]; then ENDED=1; else WARNED=1; fi
   echo "[launch] $(date -Is) $1: asking the trainer to stop after this step and save"
   : >"$AR3PO_STOP_FILE"
 }
@@ -188,7 +188,7 @@ launch() {
     die "restart $RESTART is above MAX_RESTARTS=$MAX_RESTARTS; look into $RUN_DIR/logs, then submit again to go on"
   fi
   make_folders
-  WARNED=0
+  WARNED=0 ENDED=0
   trap 'ask_to_stop USR1' USR1
   trap 'ask_to_stop TERM' TERM
   srun_arguments
@@ -198,7 +198,7 @@ launch() {
   # In the background: bash runs a trap only while it waits for a child of its own.
   srun "${SRUN_ARGS[@]}" "$PYTHON" -m megatron_ar3po.launch.node \
     --nproc-per-node="$NPROC_PER_NODE" --gpus-per-node="$GPUS_PER_NODE" \
-    "$CONFIG" ${WORDS[@]+"${WORDS[@]}"} run.dir="$RUN_DIR" run.resume=true &
+    "$CONFIG" ${WORDS[@]+"${WORDS[@]}"} run.dir="$RUN_DIR" run.resume=true 2>"$LOG_DIR/srun.log" &
   local srun_pid=$! code
   while :; do # `wait` returns early when the trap runs
     code=0
@@ -221,6 +221,7 @@ finish() {
     finish_stopped
   fi
   [ "$code" -ne 0 ] || code=1
+  [ "$ENDED" -eq 1 ] || [ "${MAX_CRASH_RESTARTS:-0}" -eq 0 ] || restart_without_failed_node
   echo "[launch] the run failed (ar3po status $RUN_DIR names the ranks)" >&2
   [ ! -e "$RUN_DIR/STOPPED" ] || echo "[launch] it was saved before: $(cat "$RUN_DIR/STOPPED")" >&2
   echo "[launch] the ends of its logs:" >&2
@@ -244,8 +245,49 @@ finish_stopped() {
   requeue
 }
 
+# After a crash or a hang: once more, without the node that is to blame. Returns where it is not to be.
+restart_without_failed_node() {
+  local crashes=$RUN_DIR/logs/job_$SLURM_JOB_ID/crashes nodes answer code=0 count=0 node reason
+  [ ! -e "$crashes" ] || count=$(wc -l <"$crashes")
+  nodes=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | paste -sd,)
+  answer=$(ask_python failed-node "$RUN_DIR" "$LOG_DIR" --nodes="$nodes" --began="$BEGAN" \
+    --earlier="$(tail -n 1 "$crashes" 2>/dev/null | cut -d' ' -f2-)") || code=$?
+  node=${answer%%$'\n'*} reason=${answer#*$'\n'}
+  [ "$node" != - ] || node=
+  echo "[launch] a crash${node:+ of $node}: ${reason:-of which nothing is known}" >&2
+  if [ "$code" -ne 0 ] || [ "$count" -ge "$MAX_CRASH_RESTARTS" ] || [ "$RESTART" -ge "$MAX_RESTARTS" ]; then
+    echo "[launch] not started again: $([ "$code" -ne 0 ] && echo "it would end so again" ||
+      echo "$count of MAX_CRASH_RESTARTS=$MAX_CRASH_RESTARTS and $RESTART of MAX_RESTARTS=$MAX_RESTARTS are made")" >&2
+    return 0
+  fi
+  printf '%s %s\n' "${node:--}" "$reason" >>"$crashes"
+  leave_out "$node"
+  echo "[launch] crash restart $((count + 1)) of $MAX_CRASH_RESTARTS, without ${LEFT_OUT:-leaving a node out}; requeueing"
+  requeue
+}
+
+# Sets LEFT_OUT: the nodes that the next start shall not have. Where the partition has none to spare, those of before.
+leave_out() {
+  local before all
+  before=$(job_field ExcNodeList)
+  [ "$before" != "(null)" ] || before=
+  LEFT_OUT=$before${1:+${before:+,}$1}
+  [ -n "$1" ] || return 0
+  all=$(sinfo -h -N -p "$SLURM_JOB_PARTITION" -t idle,mixed,allocated,completing -o %N | sort -u |
+    grep -vxFc -f <(scontrol show hostnames "$LEFT_OUT")) || true
+  [ "${all:-0}" -lt "$SLURM_JOB_NUM_NODES" ] || return 0
+  echo "[launch] $SLURM_JOB_PARTITION has no node to spare for $1" >&2
+  LEFT_OUT=$before
+}
+
 requeue() {
-  scontrol requeue "$SLURM_JOB_ID"
-  sleep 120 # Slurm ends this script; if it ended by itself, the job would count as finished
+  # Slurm ends this script by TERM when it requeues; what the next start is to leave out can be said only after that.
+  [ -z "${LEFT_OUT:-}" ] || trap '' TERM
+  scontrol requeue "$SLURM_JOB_ID" || die "scontrol requeue failed; submit again to go on"
+  if [ -n "${LEFT_OUT:-}" ]; then
+    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$LEFT_OUT" || echo "[launch] $LEFT_OUT is not left out" >&2
+    exit 0
+  fi
+  sleep 120 # if it ended by itself before Slurm has requeued, the job would count as finished
   die "scontrol requeue did not end this job within 120 s"
 }

@@ -18,6 +18,8 @@ from megatron_ar3po.config.at_resume import AtResume
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.schema import Config
+from megatron_ar3po.folder_owner import NAME as OWNER_NOTE
+from megatron_ar3po.folder_owner import living_owner
 from megatron_ar3po.launch.sbatch_options import (
     SbatchOptions,
     check_signal_reaches_script,
@@ -76,6 +78,8 @@ def run_dir_command(arguments: argparse.Namespace) -> int:
     _check_algorithm(config, arguments.algorithm)
     if arguments.script is not None or arguments.nodes:
         _check_layout(config, options, arguments)
+    if "SLURM_JOB_ID" in os.environ:  # whoever only asks may submit it behind the owner's
+        _check_owner(folder)
     print(folder)
     if is_complete(config):
         print("DONE")
@@ -171,6 +175,16 @@ def _check_algorithm(config: Config, stated: str) -> None:
     if stated and stated != config.algorithm.name:
         raise ValueError(
             f"ALGORITHM={stated} and algorithm.name={config.algorithm.name} name two; leave out one of them."
+        )
+
+
+def _check_owner(folder: Path) -> None:
+    """The trainer will ask the same, and claim it; this is known before a node is looked at."""
+    owner = living_owner(folder / OWNER_NOTE)
+    if owner is not None:
+        raise ValueError(
+            f"run.dir={folder} has an owner (its {OWNER_NOTE}): {owner.describe()}; let that one end (sbatch "
+            "--dependency=singleton waits for it), or give this run another RUN_DIR or run.name."
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.launch.batch_job import add_run_dir_parser
+from megatron_ar3po.launch.failed_node import add_failed_node_parser
 from megatron_ar3po.launch.sbatch_options import check_warning
 from megatron_ar3po.wiring.layout_checks import check_job_layout
 
@@ -53,6 +54,7 @@ def add_launch_parser(subparsers: Any) -> None:
     _add_slurm_arguments(slurm)
     slurm.set_defaults(command=launch_command, where="slurm")
     add_run_dir_parser(where)
+    add_failed_node_parser(where)
 
 
 def _add_slurm_arguments(slurm: argparse.ArgumentParser) -> None:

@@ -83,7 +83,7 @@ def take_steps(config: Config, rank: int, first: int, watch: RankWatch) -> int:
         time.sleep(step_s)
         if crash == f"{rank}:{step}":
             print(f"rank {rank} crashes at step {step}", flush=True)
-            sys.exit(17)
+            os._exit(17)  # as of SIGKILL: nothing is let go, nothing is written
         watch.steps_done = step
         if rank == 0:
             (run / "checkpoints" / f"step_{step:05d}").mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ test_real_trainer_on_slurm.py.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -101,3 +102,43 @@ def test_where_the_host_has_no_python_that_reads_configs_the_container_is_asked(
     assert job.state == "COMPLETED", text
     assert f"to stop and save: scancel --signal=USR1 {job_id}.1" in text
     assert (run_dir / "DONE").exists()
+
+
+def nodes_of(cluster, job_id: int) -> str:
+    shown = cluster.run("scontrol", "-o", "show", "job", str(job_id))
+    return re.findall(r" NodeList=(\S+)", shown)[0]
+
+
+def test_a_crash_is_started_again_once_without_its_node_and_takes_the_folder_over(
+    cluster, job_env, run_dir, tmp_path
+):
+    """Rank 0 is gone without a word: its note in owner.json names node1 and is some seconds old, so on another node
+    only the restart of the same job may take over. Rank 1 may be a step ahead of the last checkpoint."""
+    env = job_env | {"STAND_IN_CRASH": "0:3", "MAX_CRASH_RESTARTS": "1", "STAND_IN_STEP_S": "0.5"}
+    job_id = submit(cluster, env, "run.num_steps=6")
+    job = cluster.wait_for_job(job_id)
+    text = output_of(tmp_path, job_id)
+    assert (job.state, job.restarts) == ("COMPLETED", 1), text
+    assert re.search(r"of node1: node1 failed first \(Exited with exit code 1\), [23] steps", text)
+    assert "crash restart 1 of 1, without node1; requeueing" in text
+    assert "node[1" not in nodes_of(cluster, job_id)
+    second = (run_dir / f"logs/job_{job_id}/restart_1/node_0.log").read_text()
+    assert "rank 0 of 2 starts at step 2" in second
+
+
+def test_a_node_that_is_not_ready_is_left_out(cluster, job_env, run_dir, tmp_path):
+    """Seven GPUs answer on node2, eight elsewhere. What no node could run: tests/unit/launch/test_failed_node.py."""
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.parent.mkdir()
+    smi.write_text(
+        "#!/bin/bash\ncase $SLURMD_NODENAME in node2) n=7 ;; *) n=8 ;; esac\n"
+        "for i in $(seq $n); do echo $i, 4; done\n"
+    )
+    smi.chmod(0o755)
+    env = {"GPUS_PER_NODE": "8", "PATH": f"{smi.parent}:/usr/bin:/bin", "MAX_CRASH_RESTARTS": "2"}
+    job_id = submit(cluster, job_env | env)
+    job = cluster.wait_for_job(job_id)
+    text = output_of(tmp_path, job_id)
+    assert (job.state, job.restarts) == ("COMPLETED", 1), text
+    assert "a crash of node2: not ready: 7 GPUs answer, but 8 ranks start here" in text
+    assert nodes_of(cluster, job_id) in ("node[1,3]", "node[1,4]", "node[3-4]")

@@ -5,37 +5,24 @@ the 32B example with overrides that make it small. Not exercised: GPUs, NCCL, te
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
-from slurm_cluster import ROOT
+from slurm_cluster import ROOT, SlurmCluster
 
 from megatron_ar3po.distributed.rank_status import read_statuses
 
 TINY = ROOT / ".cache" / "tiny_sum"
 NO_MODEL = "no tiny model; make it with: python tools/make_tiny_model.py --out .cache/tiny_sum"
 STEPS = 30  # so many that the warning comes before the last
-SMALL = [
-    f"run.num_steps={STEPS}",
-    "model.dtype=float32",
-    "data.apply_chat_template=false",
-    "data.template=raw",
-    "data.max_prompt_tokens=8",
-    "rewards.verifier=last_number",
-    "rewards.num_workers=1",
-    "rollout.prompts_per_step=4",
-    "rollout.max_response_tokens=6",
-    "servers.max_total_tokens=8192",
-    "servers.sglang.mem_fraction_static=0.5",
-    "algorithm.num_mini_batches=1",
-    "actor.tensor_parallel_size=1",
-    "actor.sequence_parallel=false",
-    "actor.max_tokens_per_microbatch=2048",
-    "actor.recompute=none",
-    "evaluation.path=",
-    "checkpoint.every_steps=0",
-]
+
+
+def env_of_real_run(job_env: dict[str, str]) -> dict[str, str]:
+    """The scripts with PROFILE=cpu and nothing else: its model, its prompts."""
+    ours = ("AR3PO_TRAINER", "MODEL_PATH", "DATA_PATH", "EVAL_PATH")
+    return {k: v for k, v in job_env.items() if k not in ours} | {"PYTHONPATH": ""}
 
 
 def steps_of(run_dir: Path) -> list[int]:
@@ -45,17 +32,48 @@ def steps_of(run_dir: Path) -> list[int]:
     return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
 
 
+CLAIM = """
+import sys
+from pathlib import Path
+from megatron_ar3po.folder_owner import FolderOwner, FolderOwnedError
+try:
+    FolderOwner.claim(Path(sys.argv[1]))
+except FolderOwnedError as error:
+    print(error)
+"""
+
+
+def assert_refused_on_other_nodes(
+    cluster: SlurmCluster, script: Path, env: dict[str, str], run_dir: Path, job_id: int
+) -> None:
+    """A second job with the same folder, and what its trainer would do if both came at one moment."""
+    output = run_dir.parent / "second.out"
+    second = cluster.sbatch(script, options=["--nodes=1", f"--output={output}"], env=env)
+    cluster.wait_until(lambda: cluster.job(second).state == "FAILED", 60, "the second is refused")
+    owner = (
+        rf"run.dir={run_dir} has an owner \(its owner.json\): process \d+ on node1, job {job_id}"
+    )
+    assert re.search(owner, output.read_text()), output.read_text()
+    words = ("srun", "--nodes=1", "--nodelist=node4", sys.executable, "-c", CLAIM, str(run_dir))
+    told = cluster.run(*words, env={"PYTHONPATH": str(ROOT)})
+    assert re.match(rf"{owner}, since .* \(heard of \d+ s ago; after 60 s", told), told
+    assert cluster.job(job_id).state == "RUNNING"
+
+
 @pytest.mark.timeout(900)
 def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_done(
     cluster, job_env, run_dir, tmp_path
 ):
+    """Meanwhile a second job with its folder, on another node, is refused; the requeue goes on where node1 is not."""
     if not (TINY / "model" / "config.json").is_file():
         pytest.skip(NO_MODEL)
-    del job_env["AR3PO_TRAINER"], job_env["EVAL_PATH"]
-    job_env |= {"MODEL_PATH": f"{TINY}/model", "DATA_PATH": f"{TINY}/train.jsonl", "PYTHONPATH": ""}
+    job_env = env_of_real_run(job_env)
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"
     options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
-    job_id = cluster.sbatch(script, *SMALL, options=options, env=job_env)
+    words = [f"run.num_steps={STEPS}"]
+    job_id = cluster.sbatch(script, *words, options=options, env=job_env)
+    cluster.wait_for_file(run_dir / "owner.json", 120)
+    assert_refused_on_other_nodes(cluster, script, job_env, run_dir, job_id)
     cluster.wait_until(lambda: 1 in steps_of(run_dir), 400, "the first step ends")
 
     ranks = read_statuses(run_dir / "status")
@@ -63,10 +81,13 @@ def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_do
 
     cluster.run("scancel", "--batch", "--signal=USR1", str(job_id))
 
+    cluster.wait_until(lambda: cluster.job(job_id).state == "PENDING", 200, "it is requeued")
+    cluster.run("scontrol", "update", f"JobId={job_id}", "ExcNodeList=node1")
     job = cluster.wait_for_job(job_id, timeout_s=600)
     told = (tmp_path / f"job-{job_id}.out").read_text()
     assert (job.state, job.restarts) == ("COMPLETED", 1), told
     assert (run_dir / "DONE").exists()
+    assert [r.host for r in read_statuses(run_dir / "status")] == ["node2", "node3"]
     assert steps_of(run_dir)[-STEPS:] == list(range(1, STEPS + 1))
     resumed = (run_dir / f"logs/job_{job_id}/restart_1/node_0.log").read_text()
     saved_at = int(resumed.partition("checkpoints/step_")[2][:5])

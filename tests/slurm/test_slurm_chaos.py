@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from slurm_cluster import ENDED, HERE, ROOT
-from test_real_trainer_on_slurm import NO_MODEL, SMALL, TINY, steps_of
+from test_real_trainer_on_slurm import NO_MODEL, TINY, env_of_real_run, steps_of
 
 from megatron_ar3po.distributed.rank_status import read_statuses
 
@@ -73,9 +73,8 @@ def test_a_rank_that_hangs_is_named_with_its_node_and_ends_the_job_at_the_time_l
     """The real trainer on two nodes; rank 1's process is frozen in the middle of a step."""
     if not (TINY / "model" / "config.json").is_file():
         pytest.skip(NO_MODEL)
-    del job_env["AR3PO_TRAINER"], job_env["EVAL_PATH"]
-    job_env |= {"MODEL_PATH": f"{TINY}/model", "DATA_PATH": f"{TINY}/train.jsonl", "PYTHONPATH": ""}
-    words = [*SMALL, "run.num_steps=100000", "run.stall_report_s=10", "run.collective_timeout_s=75"]
+    job_env = env_of_real_run(job_env)
+    words = ["run.num_steps=100000", "run.stall_report_s=10", "run.collective_timeout_s=75"]
     options = ["--nodes=2", f"--output={tmp_path}/job-%j.out"]
     script = ROOT / "launch_slurm" / "ar3po_32b.sh"
     job_id = cluster.sbatch(script, *words, options=options, env=job_env)

@@ -3,6 +3,7 @@ are scripts of the test's own. On a real Slurm: tests/slurm."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import load_config, to_yaml
+from megatron_ar3po.folder_owner import FolderOwner
 from megatron_ar3po.launch.batch_job import is_complete, run_dir_of_job
 from megatron_ar3po.launch.sbatch_options import (
     check_signal_reaches_script,
@@ -139,6 +141,22 @@ def test_the_command_prints_the_folder_and_whether_it_is_done(tmp_path, capsys):
     assert main(["launch", "run-dir", CONFIG, f"--run-dir={tmp_path}/run"]) == 0
     assert main(["launch", "run-dir", CONFIG, f"--run-dir={tmp_path}/new"]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/run\nDONE\n{tmp_path}/new\n"
+
+
+def test_a_folder_that_somebody_writes_is_refused_in_a_job_but_not_where_one_only_asks(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    owner = FolderOwner.claim(tmp_path)
+    with contextlib.ExitStack() as stack:
+        stack.callback(owner.release)
+        for job, restart, code in (("8", "0", 2), ("7", "1", 0), ("7", "0", 2), ("", "", 0)):
+            monkeypatch.setenv("SLURM_JOB_ID", job)
+            monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
+            if not job:
+                monkeypatch.delenv("SLURM_JOB_ID")
+            assert main(["launch", "run-dir", CONFIG, f"--run-dir={tmp_path}"]) == code, job
+    assert f"run.dir={tmp_path} has an owner (its owner.json): process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

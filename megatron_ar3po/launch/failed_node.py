@@ -4,7 +4,7 @@ where another try would end as this one did.
 
 What it goes by, the surer before the less sure:
 - a node that was not ready (exit code 3 of launch.node), unless all were not, or another one before it of the same;
-- the rank that the others waited for, as the error that ended them names it (RUN/status);
+- the rank that the others waited for when they gave up, by what all have written (RUN/status);
 - the node whose task was the first to fail, as srun saw it, if the job had made a step before.
 """
 
@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from megatron_ar3po.config.paths import parse_path
-from megatron_ar3po.distributed.rank_watch import RankStatus, read_statuses
+from megatron_ar3po.distributed.rank_status import FAILED_WAITING, RankStatus, read_statuses
+from megatron_ar3po.distributed.stragglers import find_stragglers
 from megatron_ar3po.launch.node import CANNOT_START, PREFLIGHT_FAILED
 
 NO_NODE, NOT_AGAIN = "-", 3
 # "srun: error: node2: task 1: Exited with exit code 1"; several tasks at once: "node[2-3]: tasks 1-2"
 _TASK_ENDED = re.compile(r"^srun: error: (\S+): tasks? [\d,-]+: (.*)$", re.MULTILINE)
-_AWAITED = re.compile(r"ranks? waits? for (rank \d+ \(([^,]+), pid \d+\)[^;]*)")
 
 
 class Cause(NamedTuple):
@@ -70,11 +70,36 @@ def find_cause(
     if unready:
         return _judge_unready(unready, logs, nodes, earlier)
     statuses = [s for s in read_statuses(run / "status") if s.written >= began]
-    for status in statuses:
-        awaited = _AWAITED.search(status.end)
-        if awaited and awaited.group(2) in nodes:
-            return Cause(awaited.group(2), f"the others waited for {awaited.group(1)}", True)
-    return _judge_first_to_fail(ended, nodes, _count_steps(run, statuses, began))
+    steps, awaited = _count_steps(run, statuses, began), _find_awaited(statuses)
+    if awaited is not None and awaited.host in nodes:
+        reason = f"the others waited for {_describe(awaited, statuses)}"
+        return Cause(awaited.host, reason, not awaited.end or steps > 0)
+    return _judge_first_to_fail(ended, nodes, steps)
+
+
+def _find_awaited(statuses: Sequence[RankStatus]) -> RankStatus | None:
+    """Where ranks gave up in a collective: who had failed by itself then, or was silent, or had not come to it."""
+    gave_up = _gave_up(statuses)
+    if not gave_up:
+        return None
+    others = [s for s in statuses if s.rank not in {g.rank for g in gave_up}]
+    late = find_stragglers(others, gave_up[0].written, is_waited=True)
+    ranked = sorted(late, key=lambda s: (not s.end, not s.is_silent(gave_up[0].written), s.written))
+    return next((s for s in ranked if s.end != "ended"), None)
+
+
+def _describe(awaited: RankStatus, statuses: Sequence[RankStatus]) -> str:
+    if awaited.end:
+        return awaited.describe(0.0)
+    silent_s = max(0.0, _gave_up(statuses)[0].written - awaited.written)
+    return f"{awaited.who}, in {awaited.phase}, last heard of {silent_s:.0f} s before they gave up"
+
+
+def _gave_up(statuses: Sequence[RankStatus]) -> list[RankStatus]:
+    """The first one first."""
+    return sorted(
+        (s for s in statuses if s.end.startswith(FAILED_WAITING)), key=lambda s: s.written
+    )
 
 
 def _judge_unready(unready: Sequence[str], logs: Path, nodes: Sequence[str], earlier: str) -> Cause:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from megatron_ar3po.cli import main
-from megatron_ar3po.distributed.rank_watch import RankStatus, write_status
+from megatron_ar3po.distributed.rank_status import RankStatus, write_status
 from megatron_ar3po.launch.failed_node import Cause, find_cause
 
 NODES = ("node1", "node2")
@@ -33,11 +33,13 @@ def say_srun(logs: Path, *lines: str) -> None:
     (logs / "srun.log").write_text(head + "".join(f"srun: error: {line}\n" for line in lines))
 
 
-def write_ranks(run: Path, *ends: str, steps_done: int, written: float = BEGAN + 60) -> None:
+def write_ranks(
+    run: Path, *ends: str, steps_done: int, written: tuple[float, ...] = (BEGAN + 160,) * 2
+) -> None:
     for rank, end in enumerate(ends):
         status = RankStatus(
-            rank=rank, world_size=len(ends), host=NODES[rank], pid=70 + rank, end=end, written=written,
-            steps_done=steps_done,
+            rank=rank, world_size=len(ends), host=NODES[rank], pid=70 + rank, end=end, written=written[rank],
+            steps_done=steps_done, phase="step/train",
         )  # fmt: skip
         write_status(run / "status", status)
 
@@ -48,30 +50,38 @@ def find(run: Path, logs: Path, earlier: str = "") -> Cause:
 
 def test_the_first_task_that_fails_names_its_node_once_a_step_was_made(tmp_path, logs):
     say_srun(logs, "node2: task 1: Exited with exit code 1", "node1: task 0: Terminated")
-    write_ranks(tmp_path, "failed: PeerError: rank 1 failed", "failed: RuntimeError", steps_done=6)
+    write_ranks(tmp_path, "failed: OSError", "failed: OSError", steps_done=6)
     assert find(tmp_path, logs) == Cause(
         "node2",
         "node2 failed first (Exited with exit code 1), 2 steps after the job's start",
         True,
     )
-    write_ranks(tmp_path, "failed: PeerError: rank 1 failed", "failed: RuntimeError", steps_done=4)
+    write_ranks(tmp_path, "failed: OSError", "failed: OSError", steps_done=4)
     assert not find(tmp_path, logs).may_go_on
 
 
 def test_a_rank_that_the_others_waited_for_is_to_blame_and_not_who_ended_first(tmp_path, logs):
     say_srun(logs, "node1: task 0: Exited with exit code 1", "node2: task 1: Killed")
-    error = "failed: RuntimeError: a collective of rank 0 with all ranks failed: Timed out; "
-    waits = "1 rank waits for rank 1 (node2, pid 71): not heard of for 75 s; its process has ended"
-    write_ranks(tmp_path, error + waits, "", steps_done=4)
-    cause = find(tmp_path, logs)
-    assert (cause.node, cause.may_go_on) == ("node2", True)
-    assert cause.reason.endswith("rank 1 (node2, pid 71): not heard of for 75 s")
+    gave_up = "failed in a collective: RuntimeError: Timed out"
+    write_ranks(tmp_path, gave_up, "", steps_done=4, written=(BEGAN + 160, BEGAN + 85))
+    said = "rank 1 (node2, pid 71), in step/train, last heard of 75 s before they gave up"
+    assert find(tmp_path, logs) == Cause("node2", f"the others waited for {said}", True)
+
+
+def test_a_rank_that_failed_by_itself_is_to_blame_before_those_that_failed_with_it(tmp_path, logs):
+    say_srun(logs, "node1: task 0: Exited with exit code 1", "node2: task 1: Killed")
+    with_it = "failed in a collective: PeerError: rank 1 failed"
+    write_ranks(tmp_path, with_it, "failed: RuntimeError: CUDA error", steps_done=5)
+    said = "rank 1 (node2, pid 71): failed: RuntimeError: CUDA error"
+    assert find(tmp_path, logs) == Cause("node2", f"the others waited for {said}", True)
+    write_ranks(tmp_path, with_it, "failed: RuntimeError: CUDA error", steps_done=4)
+    assert not find(tmp_path, logs).may_go_on  # before its first step it would fail anywhere
 
 
 def test_what_ranks_of_an_earlier_start_have_left_blames_nobody(tmp_path, logs):
     say_srun(logs, "node1: task 0: Killed")
-    waits = "failed: TimeoutError: 1 rank waits for rank 1 (node2, pid 71): in step for 9 s"
-    write_ranks(tmp_path, waits, "", steps_done=9, written=BEGAN - 1)
+    gave_up = "failed in a collective: TimeoutError"
+    write_ranks(tmp_path, gave_up, "", steps_done=9, written=(BEGAN - 1, BEGAN - 60))
     assert find(tmp_path, logs) == Cause(
         "node1", "node1 failed first (Killed), 0 steps after the job's start", False
     )

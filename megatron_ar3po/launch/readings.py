@@ -20,7 +20,7 @@ from typing import TypeVar
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.model_shape import read_policy_shape
 from megatron_ar3po.platform.host_limits import SHARED_MEMORY, check_open_files
-from megatron_ar3po.reporting.memory_estimate import checkpoint_bytes
+from megatron_ar3po.reporting.checkpoint_size import checkpoint_bytes
 from megatron_ar3po.run.checkpoint_folder import CheckpointFolder
 
 LIMIT_S = 60.0

@@ -17,6 +17,7 @@ from megatron_ar3po.config.log_size import most_log_bytes
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.reporting.checkpoint_size import checkpoint_bytes, width_of
 from megatron_ar3po.servers.arguments import MEM_FRACTION_STATIC
 from megatron_ar3po.wiring.layout_checks import (
     gpus_of_replica_on_a_node,
@@ -125,11 +126,6 @@ def estimate_memory(
         export_bytes=shape.num_parameters * width if config.checkpoint.export_hf else 0,
         response_log_bytes=most_log_bytes(config),
     )
-
-
-def width_of(config: Config) -> int:
-    """Bytes of a weight."""
-    return 2 if config.model.dtype == "bfloat16" else 4
 
 
 def _made_by_phases(
@@ -292,9 +288,3 @@ def save_host_bytes(actor: Mapping[str, int], layout: ParallelLayout) -> int:
     """One copy of what this rank writes: its part of the optimizer, its share of the weights that its data-parallel
     peers hold too (context-parallel ones among them)."""
     return actor["weights"] // weight_peers(layout) + actor["optimizer"]
-
-
-def checkpoint_bytes(config: Config, shape: ModelShape) -> int:
-    """On disk, of all ranks together: the weights, and in fp32 a copy of them and two moments, which Megatron's
-    distributed optimizer writes also where the weights are fp32 (distrib_optimizer.py:1057)."""
-    return shape.num_parameters * (width_of(config) + 12)

@@ -16,6 +16,7 @@ from megatron_ar3po.config.algorithm import RELATIVE_TO_GROUP
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.model_shape import ModelShape
+from megatron_ar3po.reporting.checkpoint_size import width_of
 from megatron_ar3po.reporting.devices import CPU_THREAD, Device
 from megatron_ar3po.reporting.memory_estimate import (
     MemoryEstimate,
@@ -25,7 +26,6 @@ from megatron_ar3po.reporting.memory_estimate import (
     save_host_bytes,
     server_gpus,
     weight_peers,
-    width_of,
 )
 from megatron_ar3po.reporting.pass_rates import PassRates
 from megatron_ar3po.reporting.planned_responses import expected_of

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 from slurm_cluster import ROOT
 
 SCRIPT = ROOT / "launch_slurm/ar3po_7b.sh"
@@ -52,6 +53,7 @@ def test_each_node_tells_its_figures_and_the_first_the_networks(
     assert float(first[3]) < 1  # one machine has one clock
 
 
+@pytest.mark.chaos
 def test_a_network_that_is_not_there_ends_the_job_before_any_rank_starts(
     cluster, job_env, run_dir, tmp_path
 ):

@@ -14,6 +14,7 @@ import pytest
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.model_shape import read_policy_shape
+from megatron_ar3po.reporting.checkpoint_size import width_of
 from megatron_ar3po.reporting.layout_plan import Cluster, Plan, make_plan, refusal
 from megatron_ar3po.reporting.memory_estimate import (
     GIB,
@@ -22,7 +23,6 @@ from megatron_ar3po.reporting.memory_estimate import (
     estimate_memory,
     graph_bytes,
     output_gradient_bytes,
-    width_of,
 )
 from megatron_ar3po.reporting.plan import lines_of
 from megatron_ar3po.wiring.layout_checks import layout_of_job

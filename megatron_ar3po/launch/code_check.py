@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from megatron_ar3po.platform.running_code import (
@@ -59,4 +60,8 @@ def paths_for_children(
 def check_code(submitted: str) -> tuple[list[str], list[str]]:
     """(lines for the log, problems)."""
     running = read_running_code()
+    if (
+        not running.commit and submitted.rpartition("/")[2] == running.digest
+    ):  # a snapshot has no .git
+        running = replace(running, commit=submitted.split("/")[1].strip("-"))
     return describe_code(running, read_installed_code()), code_problems(submitted, running)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nemo_run as run
 
-from megatron_ar3po.platform.running_code import PACKAGE, read_running_code
+from megatron_ar3po.platform.running_code import PACKAGE, read_code
 
 KINDS = ("here", "git", "files", "image")
 ROOT = PACKAGE.parent
@@ -40,14 +40,16 @@ def use_code(executor: run.SlurmExecutor, source: CodeSource) -> None:
     executor.env_vars = {**executor.env_vars, **source.env_vars}
 
 
-def choose_code(kind: str, config: Path, *, is_remote: bool = False) -> CodeSource:
-    """`is_remote`: the nodes see no folder of this machine, so code and config both travel."""
+def choose_code(
+    kind: str, config: Path, *, is_remote: bool = False, root: Path = ROOT
+) -> CodeSource:
+    """`is_remote`: the nodes see no folder of this machine, so code and config both travel. `root`: the checkout."""
     if kind == "image":
         return _from_image(config, is_remote)
     if kind == "here":
         return _from_here(config, is_remote)
     if kind == "git":
-        return _from_commit(config, is_remote)
+        return _from_commit(config, is_remote, root)
     return _from_files(config)
 
 
@@ -78,27 +80,27 @@ def _from_here(config: Path, is_remote: bool) -> CodeSource:
     )
 
 
-def _from_commit(config: Path, is_remote: bool) -> CodeSource:
-    changed = _git("status", "--porcelain", "--", "megatron_ar3po")
+def _from_commit(config: Path, is_remote: bool, root: Path) -> CodeSource:
+    changed = _git(root, "status", "--porcelain", "--", "megatron_ar3po")
     if changed:
         raise ValueError(
             f"--code git sends HEAD, but {len(changed.splitlines())} files of megatron_ar3po differ from it, first "
             f"{changed.splitlines()[0].split()[-1]}; commit them, or use --code files."
         )
-    if not Path.cwd().is_relative_to(ROOT):
+    if not Path.cwd().is_relative_to(root):
         raise ValueError(
-            f"--code git packs the checkout that this command is started in, and {Path.cwd()} lies outside of {ROOT}; "
+            f"--code git packs the checkout that this command is started in, and {Path.cwd()} lies outside of {root}; "
             "start it there, or use --code files."
         )
-    inside = config.is_relative_to(ROOT) and bool(_git("ls-files", "--", str(config)))
+    inside = config.is_relative_to(root) and bool(_git(root, "ls-files", "--", str(config)))
     if is_remote and not inside:
         raise ValueError(
             f"--code git sends HEAD, in which CONFIG={config} is not; commit it, or use --code files."
         )
     return CodeSource(
-        config=f"{_PACKED}/{config.relative_to(ROOT)}" if inside else str(config),
-        env_vars=_path_and_name(_PACKED),
-        packager=run.GitArchivePackager(basepath=str(ROOT), include_submodules=False),
+        config=f"{_PACKED}/{config.relative_to(root)}" if inside else str(config),
+        env_vars=_path_and_name(_PACKED, root),
+        packager=run.GitArchivePackager(basepath=str(root), include_submodules=False),
     )
 
 
@@ -114,18 +116,18 @@ def _from_files(config: Path) -> CodeSource:
     )
 
 
-def _path_and_name(folder: str) -> dict[str, str]:
+def _path_and_name(folder: str, root: Path = ROOT) -> dict[str, str]:
     """Expanded by the batch script's shell: what PYTHONPATH holds already stays, behind it."""
     return {
         "PYTHONPATH": shlex.quote(folder) + "${PYTHONPATH:+:$PYTHONPATH}",
-        "AR3PO_CODE": read_running_code().name,
+        "AR3PO_CODE": read_code(root / "megatron_ar3po").name,
     }
 
 
-def _git(*words: str) -> str:
+def _git(root: Path, *words: str) -> str:
     try:
         done = subprocess.run(
-            ["git", "-C", str(ROOT), *words],
+            ["git", "-C", str(root), *words],
             capture_output=True,
             text=True,
             timeout=30,
@@ -133,6 +135,6 @@ def _git(*words: str) -> str:
         )
     except (OSError, subprocess.SubprocessError) as error:
         raise ValueError(
-            f"--code git needs a git checkout, and {ROOT} is none ({error}); use --code files or here."
+            f"--code git needs a git checkout, and {root} is none ({error}); use --code files or here."
         ) from error
     return done.stdout.strip()

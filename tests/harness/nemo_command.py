@@ -28,7 +28,7 @@ def write_entry_points() -> Path:
 
 
 def run_nemo(
-    *words: str, folder: Path, env: Mapping[str, str] | None = None, timeout_s: float = 120
+    *words: str, folder: Path, env: Mapping[str, str] | None = None, timeout_s: float = 300
 ) -> subprocess.CompletedProcess[str]:
     """With its notes under folder/nemo; a wide terminal, so that no line is wrapped."""
     inherited = env or os.environ

@@ -71,7 +71,7 @@ def test_nemos_own_commands_start_follow_and_cancel_a_run(cluster, job_env, run_
     words += [f"run.executor{word}" for word in executor]
 
     def nemo(*words: str) -> str:
-        done = run_nemo(*words, folder=run_dir, env=env, timeout_s=180)
+        done = run_nemo(*words, folder=run_dir, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 

@@ -135,3 +135,22 @@ def test_the_ranks_import_the_copy_of_their_node_also_beside_another_one(here, t
 def test_the_installed_copy_needs_no_path(tmp_path):
     package = make_copy(tmp_path / "site")
     assert paths_for_children({}, package, package, tmp_path) == {}
+
+
+def test_a_snapshot_has_the_commit_that_it_was_submitted_with(tmp_path):
+    """It lies outside of any checkout; here the running package takes its part, from a copy without .git."""
+    shutil.copytree(
+        PACKAGE, tmp_path / "code/megatron_ar3po", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    digest = read_running_code().digest
+    script = f"from megatron_ar3po.launch.code_check import check_code; print(*check_code('0.1/abc123+/{digest}')[0])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path / "code",
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "code")},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert f"commit abc123+, files {digest} in {tmp_path}/code" in done.stdout, done.stderr

@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import re
 import shlex
+import subprocess
 import sys
 import tarfile
 from pathlib import Path
@@ -141,3 +142,46 @@ def test_a_login_node_is_a_user_at_a_host_and_maybe_a_port():
     for wrong in ("login", "me@", "me@login:ssh"):
         with pytest.raises(ValueError, match=f"--ssh {wrong} names no user and host"):
             ssh_tunnel(wrong, job_dir="/shared")
+
+
+def test_a_snapshot_of_head_is_refused_where_files_differ_from_it(tmp_path, monkeypatch):
+    from megatron_ar3po.launch.code_source import choose_code
+
+    package, config = tmp_path / "megatron_ar3po", tmp_path / "mine.yaml"
+    package.mkdir()
+    (package / "__init__.py").write_text('__version__ = "0.1.0"\n')
+    config.write_text("run: {name: mine}\n")
+    monkeypatch.chdir(tmp_path)
+
+    def git(*words: str) -> None:
+        who = ["-c", "user.name=t", "-c", "user.email=t@t"]
+        subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, timeout=30)
+
+    def choose(is_remote: bool = False):
+        return choose_code("git", config, is_remote=is_remote, root=tmp_path)
+
+    with pytest.raises(ValueError, match="--code git needs a git checkout"):
+        choose()
+    git("init", "-q")
+    git("add", "megatron_ar3po")
+    git("commit", "-q", "-m", "one")
+    assert choose().config == str(config)  # not in HEAD: the nodes see it here
+    with pytest.raises(ValueError, match=r"sends HEAD, in which CONFIG=\S+ is not; commit it"):
+        choose(is_remote=True)
+    git("add", "mine.yaml")
+    git("commit", "-q", "-m", "two")
+    source = choose(is_remote=True)
+    assert source.config == "/nemo_run/code/mine.yaml"
+    version, commit, _ = source.env_vars["AR3PO_CODE"].split("/")
+    assert version == "0.1.0" and len(commit) == 12
+    (package / "more.py").touch()
+    with pytest.raises(
+        ValueError, match=r"1 files of megatron_ar3po differ from it, first megatron_ar3po/more\.py"
+    ):
+        choose()
+    (package / "more.py").unlink()
+    monkeypatch.chdir("/")
+    with pytest.raises(
+        ValueError, match="packs the checkout that this command is started in, and / lies outside"
+    ):
+        choose()

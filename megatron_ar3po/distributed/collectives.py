@@ -18,10 +18,11 @@ from megatron_ar3po.distributed.launched_ranks import gpu_of_rank, read_rank
 from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.distributed.peer_error import PeerError
 from megatron_ar3po.distributed.rank_watch import RankWatch
+from megatron_ar3po.distributed.stragglers import ALL_RANKS
 
 Value = TypeVar("Value")
 
-_ALL, _REPLICA, _PEERS = "all ranks", "its replica", "its peers in other replicas"
+_ALL, _REPLICA, _PEERS = ALL_RANKS, "its replica", "its peers in other replicas"
 _LONE_RANK_S = 60.0  # until a rank says that it waits for the others
 _DONE = "done"  # the leader's last word in run_on_leader; a request is a tuple
 

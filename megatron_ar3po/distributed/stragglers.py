@@ -11,11 +11,23 @@ stands still or is gone is named there too; of one that is merely late the stack
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
-from megatron_ar3po.distributed.rank_status import FAILED, FAILED_WAITING, RankStatus
+from megatron_ar3po.distributed.rank_status import (
+    FAILED,
+    FAILED_WAITING,
+    RankStatus,
+    host_name,
+    read_statuses,
+    state_of_process,
+)
 
 MAX_RANKS_NAMED = 4
+ALL_RANKS = "all ranks"  # as `waits_for` says it
+_CLOCKS_DIFFER_S = 60.0
 
 
 def find_stragglers(
@@ -26,10 +38,21 @@ def find_stragglers(
     lost = {s.rank for s in statuses if s.is_silent(now) or _has_failed(s)}
     is_waited |= any(s.waits_for and s.rank not in lost for s in statuses)
     if is_waited:
-        behind = min((s.num_collectives for s in statuses if not s.end), default=0)
-        lost |= {s.rank for s in statuses if s.num_collectives <= behind and not s.waits_for}
+        come = [s.num_collectives for s in statuses if not s.end]
+        behind, ahead = min(come, default=0), max(come, default=0)
+        lost |= {
+            s.rank
+            for s in statuses
+            if s.num_collectives <= behind and (not s.waits_for or _is_left_behind(s, ahead))
+        }
         lost |= {s.rank for s in statuses if s.end}
     return [s for s in statuses if s.rank in lost]
+
+
+def _is_left_behind(status: RankStatus, ahead: int) -> bool:
+    """It waits, as it says, in a collective of all ranks that others have left: so it has not moved since, or what it
+    says is seconds old."""
+    return status.waits_for == ALL_RANKS and status.num_collectives < ahead
 
 
 def _causes_first(late: Sequence[RankStatus], now: float) -> list[RankStatus]:
@@ -86,6 +109,20 @@ def name_ranks(statuses: Sequence[RankStatus], late: Sequence[RankStatus], now: 
             f"{len(unknown)} rank{'s' * (len(unknown) > 1)}{which} that {are} never written"
         )
     return "; ".join(named)
+
+
+def describe_end(folder: Path, started: float) -> str:
+    """For the launcher on a node, whose ranks have all ended: who failed, who ended without a word, and who is silent
+    elsewhere, whatever ended them: a library that aborts the process, the kernel that is out of memory. `started`: when
+    it started them; what was written long before is of an earlier start."""
+    now = time.time()
+    statuses = [s for s in read_statuses(folder) if s.written > started - _CLOCKS_DIFFER_S]
+    if not statuses:
+        return "no rank has come so far as to write where it is"
+    here = [s for s in statuses if s.host == host_name() and not s.end]
+    gone = {s.rank for s in here if state_of_process(s.pid) in (None, "?")}
+    statuses = [replace(s, is_missed=True) if s.rank in gone else s for s in statuses]
+    return name_ranks(statuses, find_stragglers(statuses, now), now)
 
 
 def find_unknown(statuses: Sequence[RankStatus]) -> list[int]:

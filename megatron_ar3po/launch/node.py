@@ -22,11 +22,13 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 
 from megatron_ar3po.config.load import load_config
+from megatron_ar3po.distributed.stragglers import describe_end
 from megatron_ar3po.launch import preflight
 from megatron_ar3po.launch.arguments import Rendezvous, torchrun_command
 from megatron_ar3po.launch.code_check import paths_for_children
@@ -125,6 +127,7 @@ def run_node(
     print(f"[node] {shlex.join(command)}", flush=True)
     stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
     paths = paths_for_children(os.environ, PACKAGE, find_installed_package(), Path.cwd())
+    started = time.time()
     code = TorchrunProcess(command, stop_file, paths).wait()
     if rendezvous.node_rank == 0:
         stop_file.unlink(missing_ok=True)
@@ -133,6 +136,8 @@ def run_node(
         f"[node] torchrun ended with code {code}{', the run is saved and not finished' if stopped else ''}",
         flush=True,
     )
+    if code and (said := describe_end(loaded.run.path / "status", started)):
+        print(f"[node] {said}", flush=True)
     return stopped_exit_code if code == 0 and stopped else code
 
 

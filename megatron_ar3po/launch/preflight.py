@@ -9,6 +9,7 @@ memory; the last one, over all nodes of a job, starts processes that do (`networ
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import socket
@@ -20,6 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TextIO
 
+import psutil
 from packaging.requirements import Requirement
 
 from megatron_ar3po.config.load import load_config
@@ -233,10 +235,29 @@ def port_problems(ports: Sequence[int]) -> list[str]:
             try:
                 probe.bind(("", port))
             except OSError as error:
-                found.append(
-                    f"port {port} is taken ({error.strerror}); end who holds it, or set another MASTER_PORT."
-                )
+                found.append(_explain_port(port, error))
     return found
+
+
+def _explain_port(port: int, error: OSError) -> str:
+    if error.errno != errno.EADDRINUSE:
+        return f"port {port} cannot be listened on ({error.strerror}); use a MASTER_PORT from 1024 to 65535."
+    holder = holder_of_port(port)
+    known = f" by process {holder}" if holder else "; `ss -ltnp` shows by whom, as root"
+    return (
+        f"port {port} is taken ({error.strerror}){known}. End it, where it is left of an earlier job; "
+        "else submit again: a job's port follows from its number."
+    )
+
+
+def holder_of_port(port: int) -> str:
+    """As in "4711 (python -m ...)"; "" where that is not to be seen."""
+    try:
+        found = [c for c in psutil.net_connections("tcp") if c.laddr and c.laddr.port == port]
+        pid = next((c.pid for c in found if c.pid and c.status == psutil.CONN_LISTEN), None)
+        return f"{pid} ({' '.join(psutil.Process(pid).cmdline())[:120]})" if pid else ""
+    except psutil.Error:
+        return ""
 
 
 def report(problems: Sequence[str]) -> None:

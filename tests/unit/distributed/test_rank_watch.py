@@ -26,6 +26,7 @@ from megatron_ar3po.distributed.rank_status import (
     SILENT_AFTER_S,
     RankStatus,
     StatusObserver,
+    host_name,
     look_again,
     read_status,
     read_statuses,
@@ -35,6 +36,7 @@ from megatron_ar3po.distributed.rank_status import (
 )
 from megatron_ar3po.distributed.rank_watch import RankWatch
 from megatron_ar3po.distributed.stragglers import (
+    describe_end,
     describe_phases,
     describe_stragglers,
     find_stragglers,
@@ -62,6 +64,31 @@ def test_the_leader_still_in_its_rollout_is_the_one_that_is_waited_for():
     assert describe_stragglers(ranks, NOW + 5) == (
         "3 ranks wait for rank 2 (node1, pid 102): in step/rollout for 100 s"
     )
+
+
+def test_a_rank_that_has_not_left_a_collective_which_the_others_have_left_is_waited_for():
+    """Stopped 8 s ago, it is not silent yet; what it last wrote is that it waits, too."""
+    stopped = waiting(1, 7, written=NOW - 8)
+    assert find_stragglers([waiting(0, 8), stopped], NOW) == [stopped]
+    replica = [waiting(0, 8), waiting(1, 7, "its replica")]
+    assert find_stragglers(replica, NOW) == [], "as far as they tell"
+
+
+def test_at_its_end_a_node_tells_which_of_its_ranks_failed_and_which_ended_without_a_word(tmp_path):
+    """Rank 1 was killed; rank 0 stopped because of it; what an earlier start left is passed over."""
+    assert describe_end(tmp_path, 0.0) == "no rank has come so far as to write where it is"
+    now, gone = (
+        time.time(),
+        {"host": host_name(), "pid": 2**22 + 1, "world_size": 2, "written": 0.0},
+    )
+    because = "failed in a collective: PeerError: rank 1 has gone"
+    write_status(tmp_path, status(0, end=because, **(gone | {"written": now})))
+    write_status(tmp_path, status(1, phase="step/train", **(gone | {"written": now - 2})))
+    assert describe_end(tmp_path, now).startswith(
+        f"rank 1 ({host_name()}, pid {2**22 + 1}): not heard"
+    )
+    assert describe_end(tmp_path, now).endswith("last in step/train; its process has ended")
+    assert describe_end(tmp_path, now + 600).startswith("no rank has come so far")
 
 
 def test_nobody_is_named_while_nobody_waits_or_when_all_have_come():

@@ -106,7 +106,11 @@ def test_a_taken_port_is_told(words):
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert problems(words, port=port)[0].startswith(f"port {port} is taken")
+        told = problems(words, port=port)[0]
+        assert told.startswith(
+            f"port {port} is taken (Address already in use) by process {os.getpid()} ("
+        )
+        assert told.endswith("else submit again: a job's port follows from its number.")
 
 
 def test_the_installed_versions_are_those_the_code_is_pinned_to():

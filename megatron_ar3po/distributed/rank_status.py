@@ -73,8 +73,9 @@ class RankStatus:
         if self.is_silent(now):
             age_s = self.age_s(now)
             since = time.strftime("%H:%M:%S", time.localtime(now - age_s))
+            last = f"{self.phase}, waiting for {self.waits_for}" if self.waits_for else self.phase
             return (
-                f"{self.who}: not heard of for {age_s:.0f} s (since {since}), last in {self.phase}; "
+                f"{self.who}: not heard of for {age_s:.0f} s (since {since}), last in {last}; "
                 f"{explain_silence(self)}"
             )
         seconds = self.phase_s + self.age_s(now)

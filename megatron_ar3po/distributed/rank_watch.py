@@ -94,7 +94,9 @@ class RankWatch:
             yield
         finally:
             self._move()
-            self._phase = (BETWEEN if is_outermost else outer, time.monotonic())
+            if is_outermost:
+                outer = START if self.steps_done < 0 else BETWEEN
+            self._phase = (outer, time.monotonic())
 
     @contextmanager
     def collective(self, others: str, *, is_of_all: bool = False) -> Iterator[None]:

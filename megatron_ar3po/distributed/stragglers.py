@@ -56,12 +56,12 @@ def _is_left_behind(status: RankStatus, ahead: int) -> bool:
 
 
 def _causes_first(late: Sequence[RankStatus], now: float) -> list[RankStatus]:
-    """Whoever stopped because of another rank is not told beside that one."""
+    """Whoever stopped because of another rank is not told beside that one, and but the first where all have."""
     silent = [s for s in late if s.is_silent(now)]
     failed = [s for s in late if s not in silent and _has_failed(s)]
     own = [s for s in failed if not s.end.startswith(FAILED_WAITING)]
     at_work = [s for s in late if s not in silent and s not in failed]
-    return [*own, *silent, *at_work] or failed
+    return [*own, *silent, *at_work] or sorted(failed, key=lambda s: s.written)[:1]
 
 
 def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:

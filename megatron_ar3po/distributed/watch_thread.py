@@ -148,13 +148,11 @@ class WatchThread:
                 phase,
                 told,
             )
-        elif self._watch.still_s() >= seconds:  # still
-            logger.warning(
-                "nothing has moved for %.0f s: %s; %s",
-                seconds,
-                self._watch.status().describe(time.time()),
-                told if find_stragglers(statuses, time.time()) else describe_phases(statuses),
-            )
+        elif watch.still_s() >= seconds:  # still
+            late = find_stragglers(statuses, time.time())
+            if not late or [s.rank for s in late] == [watch.rank]:
+                told = f"{watch.status().describe(time.time())}; {describe_phases(statuses)}"
+            logger.warning("nothing has moved for %.0f s: %s", seconds, told)
 
     def _is_another_speaking(self, status: RankStatus) -> bool:
         """The lowest rank that has waited about as long, or stood still. Read one by one: rank 0 usually is it."""

@@ -6,15 +6,14 @@ import threading
 
 import pytest
 import torch.distributed as dist
+from torch._C._distributed_c10d import FileStore
 
 from megatron_ar3po.distributed.collectives import PeerError, Ranks
 from megatron_ar3po.distributed.layout import ParallelLayout
 
 
 def _rank(rank: int, folder: str, results) -> None:
-    dist.init_process_group(
-        "gloo", store=dist.FileStore(f"{folder}/store", 2), rank=rank, world_size=2
-    )
+    dist.init_process_group("gloo", store=FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
     results.put((rank, {tp: _outcome(rank, tp) for tp in (2, 1)}))
     dist.destroy_process_group()
 

@@ -207,7 +207,10 @@ def test_many_late_ranks_are_counted_not_listed():
 
 def test_phases_nest_and_a_collective_is_seen_while_it_lasts():
     watch = RankWatch(rank=3, world_size=4)
-    assert watch.status().phase == "start"
+    with watch.phase("wait for servers"):
+        pass
+    assert watch.status().phase == "start", "no step has begun"
+    watch.steps_done = 0
     with watch.phase("step"), watch.phase("train"), watch.collective("all ranks", is_of_all=True):
         inside = watch.status()
     assert (inside.phase, inside.waits_for, inside.num_collectives) == (

@@ -65,8 +65,9 @@ class RunConfig:
     between two replicas in a step, and the longest save."""
 
     stall_report_s: Free[Annotated[float, SECONDS_OR_0]] = 120.0
-    """Seconds of waiting after which the log names the ranks that the others wait for. A phase that has waited long
-    before is given twice its longest wait so far. 0: never."""
+    """Seconds of waiting after which the log names the ranks that the others wait for, in Megatron's collectives too. A
+    phase that has waited long before is given twice its longest wait so far. A rank that falls silent is named within
+    twice as many seconds in any phase. 0: never."""
 
     progress: Free[Literal["auto", "bar", "plain"]] = "auto"
     """How the leader shows progress. `auto`: a bar on a terminal, plain lines in a file or a batch job."""

@@ -104,7 +104,8 @@ def test_a_rank_that_has_failed_or_fell_silent_is_named_however_far_it_had_come(
     told = describe_stragglers([waiting(0, 8), failed, silent, waiting(3, 8)], NOW)
     assert told == (
         "2 ranks wait for rank 1 (node0, pid 101): failed: ValueError: no disk; rank 2 (node1, pid 102): not heard of "
-        f"for 21 s (since {since(21)}), last in start; its process has ended or stands still, or its node is lost"
+        f"for 21 s (since {since(21)}), last in start, waiting for all ranks; its process has ended or stands "
+        "still, or its node is lost"
     )
 
 

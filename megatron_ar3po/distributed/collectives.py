@@ -67,9 +67,12 @@ def end_process_group() -> None:
 def _tell_whom_it_waits_for(rank: int, world_size: int) -> None:
     """Before there is a log, and before it is known whether anybody else will come."""
     address = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+    advice = "If this is meant to be a run of one process, unset these four."
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun has started them, and means several
+        advice = "The end of each node's log tells which of them has not come so far."
     print(
         f"ar3po: rank {rank} of {world_size} (RANK, WORLD_SIZE) waits for the others at {address} (MASTER_ADDR, "
-        "MASTER_PORT). If this is meant to be a run of one process, unset these four.",
+        f"MASTER_PORT). {advice}",
         file=sys.stderr,
         flush=True,
     )

@@ -20,6 +20,7 @@ from megatron_ar3po.run.state import RunState
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.05
+_MOST_NAMED = 4
 
 
 class Choice(NamedTuple):
@@ -118,12 +119,23 @@ class CheckpointSaver:
         """Until the checkpoint on its way, if any, is committed."""
         while (pending := self._pending) is not None:
             is_late = time.monotonic() - pending.started > self._timeout_s
-            if self.poll() is None and self._ranks.any(is_late):
-                raise RuntimeError(
-                    f"checkpoint {pending.folder} was not written within checkpoint.timeout_s={self._timeout_s:g}; "
-                    "raise it, or look at the disk. The checkpoint before it stays whole (run.resume=true)."
-                )
-            time.sleep(_POLL_INTERVAL_S)
+            is_written = pending.model.is_written()
+            # Where the others read who it is that is waited for.
+            with self._ranks.watch.phase("written" if is_written else "writing"):
+                if self.poll() is None and self._ranks.any(is_late):
+                    self._raise_late(pending)
+                time.sleep(_POLL_INTERVAL_S)
+
+    def _raise_late(self, pending: _OnItsWay) -> None:
+        """Collective: the ranks that still write are named."""
+        written = self._ranks.gather((pending.model.is_written(), self._ranks.watch.status().who))
+        late = [who for is_written, who in written if not is_written]
+        by = f" by {', '.join(late[:_MOST_NAMED])}" if late else ""
+        more = f" and {len(late) - _MOST_NAMED} more" if len(late) > _MOST_NAMED else ""
+        raise RuntimeError(
+            f"checkpoint {pending.folder} was not written within checkpoint.timeout_s={self._timeout_s:g}{by}{more}; "
+            "raise it, or look at the disk there. The checkpoint before it stays whole (run.resume=true)."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,7 +134,9 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path, ranks):
 def test_one_that_is_never_written_ends_the_wait_with_the_name_of_the_limit(tmp_path, ranks):
     saving = Saving(tmp_path, ranks, waits=float("inf"), timeout_s=0.2)
     saving.saver.start(RunState(step=1))
-    with pytest.raises(RuntimeError, match=r"checkpoint\.timeout_s=0\.2; raise it, or look at the"):
+    with pytest.raises(
+        RuntimeError, match=r"checkpoint\.timeout_s=0\.2 by rank 0 \(.*\); raise it, or look at"
+    ):
         saving.saver.wait()
 
 

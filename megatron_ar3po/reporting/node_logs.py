@@ -13,6 +13,8 @@ _MOST_LINES = 16
 _TELLING = (
     r"preflight: .*(?<!: ready)$",
     r"ar3po: error: ",
+    r"slurmstepd\S*: error: .*CANCELLED",
+    r"^\[node\] .*rank",
     r"\w*Error: |srun: error: ",
     r"\[node\] ",
     r"preflight: ",

@@ -25,7 +25,6 @@ from megatron_ar3po.distributed.stragglers import (
     describe_stragglers,
     find_stragglers,
     find_unknown,
-    name_ranks,
 )
 from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
 from megatron_ar3po.folder_owner import NAME as OWNER_NOTE
@@ -76,7 +75,7 @@ def status_command(arguments: argparse.Namespace) -> int:
         print(json.dumps(_as_json(statuses, now) | {"owner": asdict(owner) if owner else None}))
     else:
         lines = [*lines_of(statuses, now, marker=marker)]
-        lines += _lines_of_a_later_job(arguments.run, statuses)
+        lines += _lines_of_its_nodes(arguments.run, statuses, now)
         lines += [f"the folder is owned by {owner.describe()}"] if owner is not None else []
         print("\n".join(lines))
     if arguments.stacks:
@@ -99,14 +98,24 @@ def _explain_no_status(run: Path) -> str:
     return f"no rank of {run} has begun; what the nodes said last, in {job}:{lines}"
 
 
-def _lines_of_a_later_job(run: Path, statuses: Sequence[RankStatus]) -> Iterator[str]:
-    """Where a job began after the last rank had written, what is above is of an earlier one."""
+def _lines_of_its_nodes(run: Path, statuses: Sequence[RankStatus], now: float) -> Iterator[str]:
+    """Where the ranks cannot tell: a job that began after the last of them had written, so that what is above is of an
+    earlier one, and a run of which none writes any more."""
     job = newest_job(run)
     if job is None or marker_of(run):
         return
+    where = f"{job.parent.name} {job.name}"
     if job.stat().st_mtime > max(s.written for s in statuses) + WRITE_EVERY_S:
-        yield f"this is from before {job.parent.name} {job.name}, of which no rank has begun; its nodes said last:"
-        yield from (f"  {line}" for line in node_lines(job))
+        yield f"this is from before {where}, of which no rank has begun; its nodes said last:"
+    elif all(s.is_silent(now) for s in statuses):
+        first = min(statuses, key=lambda status: status.written)
+        yield (
+            f"no rank writes any more, {first.who} was the first: the job has ended (squeue, and its own output file), "
+            f"or its nodes have lost this file system; in {where} they said last:"
+        )
+    else:
+        return
+    yield from (f"  {line}" for line in node_lines(job))
 
 
 def marker_of(run: Path) -> str:
@@ -225,7 +234,8 @@ def stack_lines(
             yield f"no stack of {_describe_deaf(status, now)}"
     if unknown := find_unknown(statuses):
         yield ""
-        yield f"no stack of {name_ranks(statuses, [], now)}: {spans(unknown)}"
+        many, have = ("s", "have") if len(unknown) > 1 else ("", "has")
+        yield f"no stack of rank{many} {spans(unknown)}, which {have} never written"
     for frames, ranks in sorted(groups.items(), key=lambda item: len(item[1])):
         yield ""
         yield f"rank {spans(ranks)} is at" if len(ranks) == 1 else f"ranks {spans(ranks)} are at"
@@ -238,5 +248,4 @@ def _describe_deaf(status: RankStatus, now: float) -> str:
     """It was asked, and has not shown its stack in time."""
     if status.is_silent(now):
         return status.describe(now)
-    known = f", which was at {status.at}" if status.at else ""
-    return f"{status.describe(now)}{known}; py-spy dump --pid {status.pid} on {status.host} shows it from outside"
+    return f"{status.describe(now)}; py-spy dump --pid {status.pid} on {status.host} shows it from outside"

@@ -77,7 +77,7 @@ def test_the_command_exits_1_when_a_rank_is_not_heard_of(tmp_path, capsys):
     now = time.time()
     write(tmp_path, thirty_two_ranks(now))
     assert cli.main(["status", str(tmp_path)]) == 0
-    write_status(tmp_path / "status", replace(thirty_two_ranks(now)[16], written=now - 300))
+    write_status(tmp_path / "status", replace(thirty_two_ranks(now)[16], written=now - 7200))
     assert cli.main(["status", str(tmp_path)]) == 1
     assert "silent, last in step/rollout" in capsys.readouterr().out
     assert cli.main(["status", str(tmp_path), "--json"]) == 1
@@ -103,6 +103,81 @@ def test_the_process_that_owns_the_folder_is_named_as_long_as_it_lives(tmp_path,
 def test_a_folder_without_ranks_is_refused_with_where_to_look(tmp_path, capsys):
     assert cli.main(["status", str(tmp_path)]) == 2
     assert "holds no status of any rank" in capsys.readouterr().err
+    assert cli.main(["status", str(tmp_path / "none")]) == 2
+    assert "none is no folder" in capsys.readouterr().err
+
+
+def write_node_logs(run: Path, job: str, *texts: str) -> None:
+    folder = run / "logs" / job
+    folder.mkdir(parents=True)
+    for number, text in enumerate(texts):
+        (folder / f"node_{number}.log").write_text(text)
+
+
+READY = "preflight: node node1: ready\n[node] python -m torch.distributed.run\n"
+TAKEN = "preflight: node node2: clock: +0.1 s\npreflight: node node2: port 23456 is taken"
+
+
+def test_of_a_run_that_never_began_each_node_is_shown_with_what_it_said_last(tmp_path, capsys):
+    write_node_logs(tmp_path, "job_7/restart_0", READY, TAKEN)
+    assert cli.main(["status", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert f"no rank of {tmp_path} has begun" in told
+    assert "  node_0: [node] python -m torch.distributed.run\n" in told
+    assert "  node_1: preflight: node node2: port 23456 is taken\n" in told
+
+
+def test_a_job_that_began_after_the_last_rank_had_written_is_told_from_the_one_before(
+    tmp_path, capsys
+):
+    """Restart 0 ended ten minutes ago; of restart 1 no rank has begun."""
+    ended = replace(thirty_two_ranks(time.time() - 600)[0], world_size=1, end="failed: OSError: x")
+    write(tmp_path, [ended])
+    write_node_logs(tmp_path, "job_7/restart_1", TAKEN)
+    assert cli.main(["status", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "this is from before job_7 restart_1, of which no rank has begun" in told
+    assert "  node_0: preflight: node node2: port 23456 is taken" in told
+
+
+def test_where_no_rank_writes_any_more_the_first_and_what_its_nodes_said_are_told(tmp_path, capsys):
+    """Slurm ended both ranks because node2 was lost, two hours ago."""
+    write_node_logs(
+        tmp_path,
+        "job_7/restart_0",
+        f"{READY}slurmstepd-node1: error: *** CANCELLED DUE TO NODE FAILURE",
+    )
+    then = time.time() - 7200
+    os.utime(tmp_path / "logs/job_7/restart_0", (then - 99, then - 99))
+    ranks = [replace(s, world_size=2, written=then - s.rank) for s in thirty_two_ranks(then)[:2]]
+    write(tmp_path, ranks)
+    assert cli.main(["status", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert (
+        "no rank writes any more, rank 1 (node15, pid 4001) was the first: the job has ended"
+        in told
+    )
+    assert "  node_0: slurmstepd-node1: error: *** CANCELLED DUE TO NODE FAILURE" in told
+    (tmp_path / "DONE").touch()
+    assert cli.main(["status", str(tmp_path)]) == 0, "a run that is done is in no trouble"
+
+
+def test_ranks_that_show_no_stack_are_named_before_those_that_do():
+    now = time.time()
+    alive, deaf, silent, ended = (replace(s, world_size=5) for s in thirty_two_ranks(now)[:4])
+    deaf = replace(deaf, waits_for="", at="weird.py:3 spin")
+    silent = replace(silent, written=now - 40)
+    ended = replace(ended, end="ended")
+    lines = list(stack_lines({0: DUMP}, [alive, deaf, silent, ended], now))
+    assert lines[1].startswith(
+        "no stack of rank 1 (node15, pid 4001): in step/rollout for 312 s, at weird.py"
+    )
+    assert lines[1].endswith("py-spy dump --pid 4001 on node15 shows it from outside")
+    assert lines[3].startswith(
+        "no stack of rank 2 (node15, pid 4002): not heard of for 40 s (since "
+    )
+    assert lines[5] == "no stack of rank 4, which has never written"
+    assert lines[7] == "rank 0 is at"
 
 
 DUMP = """\

@@ -202,6 +202,7 @@ def test_a_run_that_is_asked_to_stop_right_after_a_checkpoint_does_not_save_it_a
     saving.saver.wait()
     assert len(saving.saves) == 2 and not (tmp_path / "abandoned").exists()
     newest = saving.folder.newest()
+    assert newest is not None
     assert [p.name for p in saving.folder.lineage(newest)] == ["step_00004", "step_00002"]
 
 

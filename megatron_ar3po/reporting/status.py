@@ -240,7 +240,9 @@ def stack_lines(
         yield ""
         yield f"rank {spans(ranks)} is at" if len(ranks) == 1 else f"ranks {spans(ranks)} are at"
         yield from (f"    {frame}" for frame in frames)
-    if not stacks:
+    if statuses and all(s.end for s in statuses):
+        yield "no rank runs any more that could show its stack"
+    elif not stacks:
         yield f"no rank has shown its stack within {STACKS_WAIT_S:.0f} s"
 
 

@@ -352,7 +352,7 @@ def _fail_in_torch(rank: int, folder: str, results) -> None:
     """Rank 0 waits in torch's own all_reduce, which nobody announces; rank 1 stands still, and is killed then."""
     logging.basicConfig(filename=f"{folder}/rank_{rank}.log", level=logging.INFO)
     dist.init_process_group("gloo", store=FileStore(f"{folder}/store", 2), rank=rank, world_size=2)
-    ranks = Ranks(ParallelLayout(world_size=2, rank=rank), timeout_s=30)
+    ranks = Ranks(ParallelLayout(world_size=2, rank=rank), timeout_s=90)
     with ranks.watch.writing(Path(folder) / "status", report_after_s=1.2, every_s=0.2):
         with ranks.watch.phase("train"):
             if rank == 1:
@@ -383,7 +383,8 @@ def test_a_rank_that_stands_still_is_named_by_the_one_that_waits_for_it_in_torch
     assert pid is not None
     who = f"rank 1 ({os.uname().nodename}, pid {pid}): not heard of for "
     log = tmp_path / "rank_0.log"
-    wait_until(lambda: log.exists() and "waiting for others in all_reduce for" in log.read_text())
+    waits = "waiting for others in all_reduce for"
+    wait_until(lambda: log.exists() and waits in log.read_text(), 90)
     wait_until(lambda: who in log.read_text())
     told = log.read_text()
     assert "last in train; its process stands still (stopped by a signal; kill -CONT" in told

@@ -18,6 +18,7 @@ from typing import Any
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import parse_path
+from megatron_ar3po.config.schema import Config
 from megatron_ar3po.launch.batch_job import add_run_dir_parser
 from megatron_ar3po.launch.failed_node import add_failed_node_parser
 from megatron_ar3po.launch.sbatch_options import check_warning
@@ -125,6 +126,7 @@ def launch_command(arguments: argparse.Namespace) -> int:
     config = parse_path(arguments.config).resolve()
     base = load_config([config], arguments.overrides).run.name  # also refuses what cannot start
     with run.Experiment(base, base_dir=home) as experiment:
+        folders = dict[Path, str]()
         for variant in variants(base, arguments.vary):
             executor, file = _executor(arguments), config
             if arguments.where == "slurm":
@@ -140,7 +142,9 @@ def launch_command(arguments: argparse.Namespace) -> int:
                 stopped_exit_code=_stopped_exit_code(arguments),
                 workdir=_workdir(arguments),
             )
-            _check_layout(config, recipe.overrides, arguments)
+            run_config = load_config([config], recipe.overrides)
+            _check_layout(config, run_config, arguments)
+            _check_own_folder(run_config.run.path, variant.name, folders)
             script = as_script(recipe, executor, python=_python(arguments))
             experiment.add(script, executor=executor, name=variant.name)
         follow = arguments.where == "local" or arguments.wait
@@ -154,12 +158,20 @@ def launch_command(arguments: argparse.Namespace) -> int:
     return 0 if not follow or _have_all_succeeded(experiment) else 1
 
 
-def _check_layout(
-    config_file: Path, overrides: Sequence[str], arguments: argparse.Namespace
-) -> None:
+def _check_own_folder(folder: Path, name: str, taken: dict[Path, str]) -> None:
+    """Runs of a sweep would find each other's; `taken` learns the folder."""
+    if folder in taken:
+        raise ValueError(
+            f"--vary makes runs {taken[folder]} and {name}, which would both write run.dir={folder}; leave run.dir "
+            "out, so that each writes runs/NAME, or vary it too."
+        )
+    taken[folder] = name
+
+
+def _check_layout(config_file: Path, config: Config, arguments: argparse.Namespace) -> None:
     """Before it is submitted: an allocation would be waited for, and lost."""
     check_job_layout(
-        load_config([config_file], overrides),
+        config,
         num_nodes=getattr(arguments, "nodes", 1),
         ranks_per_node=arguments.nproc_per_node or max(1, arguments.gpus_per_node),
         gpus_per_node=arguments.gpus_per_node,

@@ -75,7 +75,8 @@ def test_a_run_whose_seconds_have_passed_stops_saved_and_gets_on_when_it_is_resu
     assert (stopped["step"], stopped["reason"]) == (1, "run.max_seconds=1 reached")
     second = start_run(*words, f"run.dir={first.folder}", "run.resume=true").wait()
     second.require_success()
-    assert json.loads((first.folder / "STOPPED").read_text())["step"] == 2
+    stopped = json.loads((first.folder / "STOPPED").read_text())
+    assert (stopped["step"], stopped["steps_made"]) == (2, 1)
     assert (first.folder / "checkpoints/latest").read_text() == "step_00002"
     assert second.processes_left() == []
 

@@ -162,6 +162,7 @@ def test_a_sweep_without_values_is_refused():
         (["--nproc-per-node=16"], "16 ranks are to start on nodes of 8 GPUs"),
         (["--nodes=2", "--nproc-per-node=3"], r"tensor_parallel_size=2 would cut .* nodes of 3 GPUs; use one of 1, 3"),
         (["actor.tensor_parallel_size=8"], r"does not divide num_attention_heads=28 .*; use 1, 2, 4"),
+        (["--vary=run.seed=1,2", "run.dir=out"], "seed_1 and .*seed_2, which would both write run.dir=out; leave"),
         (["--time=00:10:00"], "--warn-s=600 warns 600 s before the time limit"),
         (["actor.pipeline_parallel_size=4"], r"gives each server 8 GPUs .*servers_per_replica=2 or 4 or 8"),
     ],

@@ -30,7 +30,7 @@ from megatron_ar3po.distributed.main_thread import (
     Standstill,
     raised_in_collective,
 )
-from megatron_ar3po.distributed.peer_error import PeerError, add_note
+from megatron_ar3po.distributed.peer_error import PeerError, add_note, notes_of
 from megatron_ar3po.distributed.rank_status import (
     BETWEEN,
     FAILED,
@@ -224,7 +224,8 @@ class RankWatch:
         except BaseException as error:  # whatever ended this rank is told, then it travels on
             is_peers = isinstance(error, PeerError) or raised_in_collective(error)
             how = FAILED_WAITING if is_peers else FAILED
-            end = f"{how}: {type(error).__name__}: {error}"[:500]
+            said = f"{how}: {type(error).__name__}: {error}"[:500]
+            end = " ".join([said, *notes_of(error)])[:1000]
             raise
         finally:
             ended.set()

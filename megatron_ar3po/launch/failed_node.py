@@ -24,6 +24,8 @@ from megatron_ar3po.launch.node import CANNOT_START, PREFLIGHT_FAILED
 NO_NODE, NOT_AGAIN = "-", 3
 # "srun: error: node2: task 1: Exited with exit code 1"; several tasks at once: "node[2-3]: tasks 1-2"
 _TASK_ENDED = re.compile(r"^srun: error: (\S+): tasks? [\d,-]+: (.*)$", re.MULTILINE)
+# As `RankStatus.describe` has it, up to the next one.
+_NAMED = re.compile(r"rank (\d+) \(([^,()]+), pid \d+\)(: [^;]*?)?(?=;|$)")
 
 
 class Cause(NamedTuple):
@@ -70,28 +72,34 @@ def find_cause(
     if unready:
         return _judge_unready(unready, logs, nodes, earlier)
     statuses = [s for s in read_statuses(run / "status") if s.written >= began]
-    steps, awaited = _count_steps(run, statuses, began), _find_awaited(statuses)
-    if awaited is not None and awaited.host in nodes:
-        reason = f"the others waited for {_describe(awaited, statuses)}"
-        return Cause(awaited.host, reason, not awaited.end or steps > 0)
+    steps, (node, who) = _count_steps(run, statuses, began), _find_awaited(statuses)
+    if node in nodes:
+        has_failed = "): failed" in who  # by itself, as it might on any node
+        return Cause(node, f"the others waited for {who}", not has_failed or steps > 0)
     return _judge_first_to_fail(ended, nodes, steps)
 
 
-def _find_awaited(statuses: Sequence[RankStatus]) -> RankStatus | None:
-    """Where ranks gave up in a collective: who had failed by itself then, or was silent, or had not come to it."""
+def _find_awaited(statuses: Sequence[RankStatus]) -> tuple[str, str]:
+    """(node, rank and what it was at), where ranks gave up in a collective: whom the first of them names, for a process
+    that stood still may write again once Slurm ends it; else who had failed by itself then, or was silent or behind."""
     gave_up = _gave_up(statuses)
+    for status in gave_up:
+        for named in _NAMED.finditer(status.end):
+            if int(named.group(1)) != status.rank:
+                return named.group(2), named.group()
     if not gave_up:
-        return None
-    others = [s for s in statuses if s.rank not in {g.rank for g in gave_up}]
-    late = find_stragglers(others, gave_up[0].written, is_waited=True)
-    ranked = sorted(late, key=lambda s: (not s.end, not s.is_silent(gave_up[0].written), s.written))
-    return next((s for s in ranked if s.end != "ended"), None)
+        return "", ""
+    when = gave_up[0].written
+    others = [s for s in statuses if s not in gave_up]
+    late = [s for s in find_stragglers(others, when, is_waited=True) if s.end != "ended"]
+    awaited = min(late, key=lambda s: (not s.end, not s.is_silent(when), s.written), default=None)
+    return (awaited.host, _describe(awaited, when)) if awaited is not None else ("", "")
 
 
-def _describe(awaited: RankStatus, statuses: Sequence[RankStatus]) -> str:
+def _describe(awaited: RankStatus, when: float) -> str:
     if awaited.end:
-        return awaited.describe(0.0)
-    silent_s = max(0.0, _gave_up(statuses)[0].written - awaited.written)
+        return f"{awaited.who}: {awaited.end}"
+    silent_s = max(0.0, when - awaited.written)
     return f"{awaited.who}, in {awaited.phase}, last heard of {silent_s:.0f} s before they gave up"
 
 

@@ -68,6 +68,18 @@ def test_a_rank_that_the_others_waited_for_is_to_blame_and_not_who_ended_first(t
     assert find(tmp_path, logs) == Cause("node2", f"the others waited for {said}", True)
 
 
+def test_a_rank_that_wakes_as_slurm_ends_it_stays_to_blame(tmp_path, logs):
+    """A stopped process goes on then, finds the others gone, and says that it gave up as well."""
+    say_srun(logs, "node1: task 0: Exited with exit code 1", "node2: task 1: Killed")
+    who = "rank 1 (node2, pid 71): not heard of for 80 s (since 23:27:52), last in step"
+    first = (
+        f"failed in a collective: PeerError: Timed out. 1 rank waits for {who}; its node is lost"
+    )
+    last = "failed in a collective: PeerError: rank 0 (node1, pid 70) has gone"
+    write_ranks(tmp_path, first, last, steps_done=4, written=(BEGAN + 160, BEGAN + 170))
+    assert find(tmp_path, logs) == Cause("node2", f"the others waited for {who}", True)
+
+
 def test_a_rank_that_failed_by_itself_is_to_blame_before_those_that_failed_with_it(tmp_path, logs):
     say_srun(logs, "node1: task 0: Exited with exit code 1", "node2: task 1: Killed")
     with_it = "failed in a collective: PeerError: rank 1 failed"

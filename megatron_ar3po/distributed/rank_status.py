@@ -43,9 +43,8 @@ class RankStatus:
     at: str = ""  # where the main thread stands, once it has not moved between two looks
     calls: str = ""  # the server that leaves this rank without an answer
     calls_s: float = 0.0
-    still_s: float = (
-        0.0  # since it has come to a phase or a collective, or a server has answered it
-    )
+    waited_s: float = 0.0  # for other ranks since its first step, in our collectives
+    still_s: float = 0.0  # since its last phase or collective, or answer of a server
     end: str = ""  # "ended", or what it failed of, as "failed: ValueError: no disk"
     written: float = 0.0  # this node's clock
     is_missed: bool = False  # a reader saw that it is no longer written; not in the file

@@ -78,6 +78,7 @@ class RankWatch:
         self._moved = time.monotonic()
         self._waits = ("", 0.0)
         self._num_collectives = 0
+        self._waited_s = 0.0
         self._main_thread = MainThread()
         self._standstill = Standstill()
         self._loop: WatchThread | None = None
@@ -111,6 +112,7 @@ class RankWatch:
             self._waits = ("", 0.0)
             self._moved = time.monotonic()
             phase, waited_s = self._phase[0], self._moved - since
+            self._waited_s += waited_s if self.steps_done >= 0 else 0.0
             self._longest_waits_s[phase] = max(waited_s, self.longest_wait_s(phase))
 
     def _move(self) -> None:
@@ -155,6 +157,7 @@ class RankWatch:
             at=standstill.at,
             calls=calls,
             calls_s=round(calls_s, 1),
+            waited_s=round(self._waited_s, 1),
             still_s=round(self.still_s(), 1),
             end=end,
             written=time.time(),

@@ -27,7 +27,7 @@ from megatron_ar3po.distributed.rank_status import (
 
 MAX_RANKS_NAMED = 4
 ALL_RANKS = "all ranks"  # as `waits_for` says it
-_CLOCKS_DIFFER_S = 60.0
+_CLOCKS_DIFFER_S, _WAITED_LONG_S = 60.0, 20.0
 
 
 def find_stragglers(
@@ -81,6 +81,19 @@ def describe_stragglers(statuses: Sequence[RankStatus], now: float) -> str:
     if waiting:
         return f"{len(waiting)} {verb}, and nobody is behind"
     return "no rank waits for another"
+
+
+def describe_slowest(statuses: Sequence[RankStatus]) -> str:
+    """Who has waited least for the others since its first step, where they have waited far longer for it; else "". Of
+    a slow node this tells over a run what a single look may miss."""
+    waited = sorted(statuses, key=lambda status: status.waited_s)
+    least, usual = waited[0], waited[len(waited) // 2].waited_s
+    if usual < _WAITED_LONG_S or least.waited_s > usual / 2:
+        return ""
+    return (
+        f"{least.who} has waited {least.waited_s:.0f} s for others since its first step, and half of the ranks "
+        f"{usual:.0f} s or more: it is the slowest"
+    )
 
 
 def describe_phases(statuses: Sequence[RankStatus]) -> str:

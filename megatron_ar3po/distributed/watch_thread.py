@@ -3,6 +3,7 @@ has waited long or stood in one thing for long, and of the next rank when that o
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import math
@@ -70,16 +71,11 @@ class WatchThread:
 
     def run(self, ended: threading.Event) -> None:
         while True:
-            began = time.monotonic()
-            self._watch.look_around()
-            status = self._watch.status()
             try:
-                self._write(status)
-                self._show_stacks_if_asked()
-                # A file system that stood still tells nothing of other ranks.
-                if self._report_after_s and time.monotonic() - began < self._every_s:
-                    self._watch_next_rank()
-            except OSError as error:  # a full or absent one must not end a run that can go on
+                self._look()
+            # A full or absent file system must not end a run that can go on, and whatever else goes wrong here must not
+            # make a silent rank of one that lives.
+            except Exception as error:
                 if not self._is_told:
                     logger.warning(
                         "%s cannot be written (%s); ar3po status will be out of date",
@@ -87,9 +83,21 @@ class WatchThread:
                         error,
                     )
                 self._is_told = True
-            self._report_a_long_wait(status)
             if ended.wait(self._every_s):
                 return
+
+    def _look(self) -> None:
+        began = time.monotonic()
+        self._watch.look_around()
+        status = self._watch.status()
+        try:
+            self._write(status)
+            self._show_stacks_if_asked()
+            # A file system that stood still tells nothing of other ranks.
+            if self._report_after_s and time.monotonic() - began < self._every_s:
+                self._watch_next_rank()
+        finally:
+            self._report_a_long_wait(status)
 
     def read_all(self) -> list[RankStatus]:
         return StatusObserver(self._folder, self._watch.world_size, self._watch.run).look()
@@ -105,7 +113,10 @@ class WatchThread:
         while silent and time.monotonic() < began + limit_s:
             time.sleep(_LOOK_INTERVAL_S)
             if time.monotonic() - wrote > self._every_s / 2:  # others look at us just now
-                self._write(self._watch.status())
+                with contextlib.suppress(
+                    OSError
+                ):  # of a full disk: to find out is more than to be seen
+                    self._write(self._watch.status())
                 wrote = time.monotonic()
             statuses = observer.look()
             silent -= {s.rank for s in statuses if s.end or observer.has_changed(s, began)}

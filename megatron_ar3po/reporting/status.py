@@ -22,6 +22,7 @@ from megatron_ar3po.distributed.rank_status import (
     stacks_file,
 )
 from megatron_ar3po.distributed.stragglers import (
+    describe_slowest,
     describe_stragglers,
     find_stragglers,
     find_unknown,
@@ -155,6 +156,8 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
         yield f"the run is {marker or 'at its end'}"
     else:
         yield describe_stragglers(statuses, now)
+        if slowest := describe_slowest(statuses):
+            yield slowest
 
 
 def _mark(
@@ -181,7 +184,8 @@ def _describe(status: RankStatus, now: float) -> str:
         return f"silent, last in {status.phase}"
     if status.waits_for:
         return f"{status.phase}, waiting for {status.waits_for}"
-    return f"{status.phase}, {status.calls}" if status.calls else status.phase
+    calls = status.calls.partition(" (")[0]  # the sentence below has the rest
+    return f"{status.phase}, {calls}" if calls else status.phase
 
 
 def _duration_s(status: RankStatus, now: float) -> float:

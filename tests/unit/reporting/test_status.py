@@ -215,3 +215,27 @@ def test_stacks_are_asked_for_by_a_file_and_shown(tmp_path, capsys):
     assert "1 of 1 ranks on 1 nodes, before its first step" in out
     assert "rank 0 is at" in out
     assert "reporting/status.py" in out
+
+
+def test_the_slowest_rank_of_a_run_is_the_one_that_has_waited_least_for_the_others():
+    """30 s of 31 ranks, 2 s of rank 9: named. Of a run whose ranks are as fast as each other none is."""
+    now = time.time()
+    ranks = [
+        replace(s, waits_for="", waited_s=2.0 if s.rank == 9 else 30.0)
+        for s in thirty_two_ranks(now)
+    ]
+    assert list(lines_of(ranks, now))[-1] == (
+        "rank 9 (node16, pid 4009) has waited 2 s for others since its first step, and half of the ranks 30 s or more: "
+        "it is the slowest"
+    )
+    even = [replace(s, waited_s=25.0 + s.rank) for s in ranks]
+    assert list(lines_of(even, now))[-1] == "no rank waits for another"
+
+
+def test_the_table_names_the_server_and_the_sentence_says_what_became_of_it():
+    now = time.time()
+    calls = "waiting for server dp0.s0 (http://a:1): 2 calls (/generate) without an answer for 9 s"
+    alone = replace(thirty_two_ranks(now)[16], rank=0, world_size=1, calls=calls, waits_for="")
+    _, _, row, told = lines_of([alone], now)
+    assert row == "0      node17  step/rollout, waiting for server dp0.s0      312"
+    assert told.endswith(f"in step/rollout for 312 s, {calls}")

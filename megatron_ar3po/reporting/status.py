@@ -201,12 +201,15 @@ def _hosts(group: Sequence[RankStatus], most: int = 3) -> str:
 
 
 def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str]:
-    """Asks, waits a few seconds, reads what came. Ranks that have ended are not asked."""
+    """Asks, waits a few seconds, reads what came. Ranks that have ended are not asked, silent ones not waited for long."""
     asked = time.time()
     (folder / STACKS_REQUEST).touch()
-    wanted = [s.rank for s in statuses if not s.end]
+    wanted = {s.rank: s for s in statuses if not s.end}
     found: dict[int, str] = {}
-    while len(found) < len(wanted) and time.time() < asked + STACKS_WAIT_S:
+    while len(found) < len(wanted) and (now := time.time()) < asked + STACKS_WAIT_S:
+        others = [s for rank, s in wanted.items() if rank not in found]
+        if now > asked + 1.5 * WRITE_EVERY_S and all(s.is_silent(now) for s in others):
+            break
         time.sleep(0.2)
         for rank in wanted:
             file = stacks_file(folder, rank)

@@ -75,4 +75,5 @@ def test_a_rank_that_stands_still_in_a_collective_of_megatrons_is_named_by_log_s
     assert f"Meanwhile {who}: not heard of for " in said
     assert said.endswith("last in step/train/update; its process has ended.")
     end = json.loads((run.folder / "status/rank_00000.json").read_text())["end"]
-    assert end.startswith("failed: ") and run.processes_left() == []
+    assert end.startswith("failed in a collective: RuntimeError: ")
+    assert run.processes_left() == []

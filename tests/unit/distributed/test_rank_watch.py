@@ -366,9 +366,9 @@ def _fail_in_torch(rank: int, folder: str, results) -> None:
         assert error is not None
         ranks.watch.name_missing(error)
         results.put((str(error), notes_of(error)))
-        agreed = ranks.watch.agree(ValueError("no disk"))
-        ranks.watch.name_missing(agreed)
-        results.put(notes_of(agreed))
+        vars(error).clear()
+        ranks.watch.name_missing(ranks.watch.agree(error))
+        results.put(notes_of(error))
 
 
 def test_a_rank_that_stands_still_is_named_by_the_one_that_waits_for_it_in_torch_itself(tmp_path):

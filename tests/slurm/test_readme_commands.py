@@ -48,7 +48,7 @@ def write_run(run: Path, example: str) -> None:
     logs.mkdir(parents=True)
     (logs / "node_0.log").write_text("step 1\n")
     (run / "status").mkdir()
-    write_status(run / "status", RankWatch(rank=0, world_size=1).status())
+    write_status(run / "status", RankWatch(rank=0, world_size=1).status("ended"))
     row = {
         "step": 1,
         "eval/pass_at_1": 0.5,

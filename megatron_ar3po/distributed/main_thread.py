@@ -7,6 +7,7 @@ thread that waits for its kernels may use all of a processor: there it does not 
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,8 @@ _OF_OTHERS = ("/torch/distributed/", "/megatron/core/", "/torch/autograd/")
 _OF_DISKS = ("/torch/distributed/checkpoint/filesystem", "/filesystem_async")
 _OURS = "/megatron_ar3po/"
 _MAX_FRAMES = 60
+# What gloo, NCCL and the store say of a peer. Memory that is out and a wrong shape are a rank's own, wherever raised.
+_OF_PEERS = re.compile(r"gloo|nccl|peer|timed? ?out|connect|socket|broken pipe", re.IGNORECASE)
 
 
 class Frame(NamedTuple):
@@ -98,6 +101,9 @@ def _collective_of(frames: tuple[Frame, ...]) -> str:
 def raised_in_collective(error: BaseException) -> bool:
     """Whether it comes from a wait for other ranks inside torch or Megatron: a time limit, or a peer that has gone."""
     if not isinstance(error, RuntimeError):
+        return False
+    is_torchs = any(kind.__name__ == "DistError" for kind in type(error).__mro__)
+    if not is_torchs and not _OF_PEERS.search(str(error)):
         return False
     found: list[Frame] = []
     trace = error.__traceback__

@@ -190,9 +190,13 @@ class RankWatch:
             return
         is_waited = raised_in_collective(error)
         statuses = self._loop.find_silent() if is_waited else self._loop.read_all()
-        others = [s for s in statuses if s.rank != self.rank]
-        late = find_stragglers(others, time.time(), is_waited=is_waited)
-        if named := name_ranks(statuses, late, time.time()):
+        others, now = [s for s in statuses if s.rank != self.rank], time.time()
+        late = find_stragglers(others, now, is_waited=is_waited)
+        if (
+            not is_waited
+        ):  # whoever is at work, or starts only now, has no part in an error of this rank
+            late, statuses = [s for s in late if s.end or s.is_silent(now)], []
+        if named := name_ranks(statuses, late, now):
             add_note(error, f"Meanwhile {named}.")
 
     def _is_known(self, error: BaseException | None) -> bool:

@@ -44,9 +44,9 @@ def test_a_thread_that_waits_stands_and_one_that_computes_does_not():
     assert [seconds for seconds, _, _ in look_during(compute, 0.2)] == [0.0, 0.0, 0.0]
 
 
-def raise_in(file: str) -> RuntimeError:
+def raise_in(file: str, says: str = "timed out") -> RuntimeError:
     """From code that is said to stand in `file`."""
-    code = compile("def wait():\n    raise RuntimeError('timed out')\nwait()", file, "exec")
+    code = compile(f"def wait():\n    raise RuntimeError({says!r})\nwait()", file, "exec")
     try:
         exec(code, {})
     except RuntimeError as error:
@@ -60,3 +60,20 @@ def test_an_error_tells_by_its_frames_whether_it_comes_from_a_wait_for_others():
     assert not raised_in_collective(raise_in("/lib/torch/distributed/checkpoint/filesystem.py"))
     assert not raised_in_collective(raise_in("/lib/megatron_ar3po/trainer.py"))
     assert not raised_in_collective(ValueError("raised nowhere"))
+
+
+def test_memory_that_is_out_inside_megatron_is_the_ranks_own_error_and_a_lost_peer_is_not():
+    layers, backward = "/lib/megatron/core/tensor_parallel/layers.py", "/torch/autograd/graph.py"
+    for says in (
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB",
+        "mat1 and mat2 shapes cannot be multiplied (4x8 and 9x2)",
+        "CUDA error: device-side assert triggered",
+    ):
+        assert not raised_in_collective(raise_in(layers, says))
+        assert not raised_in_collective(raise_in(backward, says))
+    for says in (
+        "[/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711",
+        "Timed out waiting 4000ms for recv operation to complete",
+        "NCCL communicator was aborted on rank 1.",
+    ):
+        assert raised_in_collective(raise_in(layers, says))

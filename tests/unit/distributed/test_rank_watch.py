@@ -348,6 +348,19 @@ def test_a_status_that_cannot_be_written_at_the_end_does_not_hide_what_ended_the
         raise ValueError("the true cause")
 
 
+def test_an_error_of_this_rank_alone_names_who_has_failed_and_not_who_is_at_work(tmp_path):
+    """Rank 1 waits in Megatron, rank 2 is at work still: neither has a part in rank 0's error. Rank 2's end has."""
+    watch, now, three = RankWatch(0, 3), time.time(), {"world_size": 3, "written": time.time()}
+    with watch.writing(tmp_path, report_after_s=0):
+        write_status(tmp_path, waiting(1, 0, "others in all_reduce", **three))
+        write_status(tmp_path, status(2, phase="step/train", **three))
+        watch.name_missing(error := ValueError("a bug"))
+        assert notes_of(error) == []
+        write_status(tmp_path, status(2, **(three | {"end": "failed: OSError: x", "written": now})))
+        watch.name_missing(error)
+        assert notes_of(error) == ["Meanwhile rank 2 (node1, pid 102): failed: OSError: x."]
+
+
 def _fail_in_torch(rank: int, folder: str, results) -> None:
     """Rank 0 waits in torch's own all_reduce, which nobody announces; rank 1 stands still, and is killed then."""
     logging.basicConfig(filename=f"{folder}/rank_{rank}.log", level=logging.INFO)

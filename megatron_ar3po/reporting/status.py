@@ -201,7 +201,7 @@ def _hosts(group: Sequence[RankStatus], most: int = 3) -> str:
 
 
 def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str]:
-    """Asks, waits a few seconds, reads what came. Ranks that have ended are not asked, silent ones not waited for long."""
+    """Asks, waits a few seconds, reads what came. Of ranks that have ended nothing, for silent ones less long."""
     asked = time.time()
     (folder / STACKS_REQUEST).touch()
     wanted = {s.rank: s for s in statuses if not s.end}

@@ -41,7 +41,7 @@ from megatron_ar3po.distributed.stragglers import (
     describe_stragglers,
     find_stragglers,
 )
-from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
+from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST, NextRank
 
 NOW = 1000.0
 
@@ -204,6 +204,22 @@ def test_many_late_ranks_are_counted_not_listed():
         status(r, num_collectives=8, world_size=7) for r in range(1, 7)
     ]
     assert describe_stragglers(ranks, NOW).endswith("; and 2 more")
+
+
+def test_the_next_rank_is_missed_once_after_as_many_intervals_as_it_may_be_silent(tmp_path):
+    """15 s of intervals of 5 s: three looks at the same file. One that ended, or writes again, is not missed."""
+    watch = RankWatch(rank=3, world_size=4)
+    watch.run = "second"
+    write_status(tmp_path, status(0, run="second"))
+    next_rank = NextRank(watch, tmp_path, 15.0, 5.0)  # after the last rank 0
+    assert [next_rank.has_fallen_silent() for _ in range(5)] == [False, False, False, True, False]
+    write_status(tmp_path, status(0, run="second", written=NOW + 5))
+    assert [next_rank.has_fallen_silent() for _ in range(3)] == [False, False, False]
+    assert next_rank.has_fallen_silent()
+    write_status(tmp_path, status(0, run="second", written=NOW + 5, end="ended"))
+    assert not any(next_rank.has_fallen_silent() for _ in range(5))
+    write_status(tmp_path, status(0, run="first"))  # in this start it has not written
+    assert [next_rank.has_fallen_silent() for _ in range(4)] == [False, False, False, True]
 
 
 def test_phases_nest_and_a_collective_is_seen_while_it_lasts():

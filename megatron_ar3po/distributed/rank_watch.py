@@ -39,7 +39,6 @@ from megatron_ar3po.distributed.rank_status import (
     WRITE_EVERY_S,
     RankStatus,
     host_name,
-    write_status,
 )
 from megatron_ar3po.distributed.stragglers import (
     describe_stragglers,
@@ -239,7 +238,7 @@ class RankWatch:
             thread.join(timeout=WRITE_EVERY_S)
             self._standstill = Standstill()
             try:
-                write_status(folder, self.status(end))
+                self._loop.write_end(self.status(end))
             except OSError as error:  # a full disk: what ended the run must stay the error
                 logger.warning("%s cannot be written (%s)", folder, error)
             self._loop = None

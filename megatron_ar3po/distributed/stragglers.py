@@ -58,9 +58,10 @@ def _is_left_behind(status: RankStatus, ahead: int) -> bool:
 def _causes_first(late: Sequence[RankStatus], now: float) -> list[RankStatus]:
     """Whoever stopped because of another rank is not told beside that one, and but the first where all have."""
     silent = [s for s in late if s.is_silent(now)]
-    failed = [s for s in late if s not in silent and _has_failed(s)]
+    heard = [s for s in late if not s.is_silent(now)]
+    failed = [s for s in heard if _has_failed(s)]
     own = [s for s in failed if not s.end.startswith(FAILED_WAITING)]
-    at_work = [s for s in late if s not in silent and s not in failed]
+    at_work = [s for s in heard if not _has_failed(s)]
     return [*own, *silent, *at_work] or sorted(failed, key=lambda s: s.written)[:1]
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from megatron_ar3po.distributed.rank_status import (
     SILENT_AFTER_S,
+    WRITE_EVERY_S,
     RankStatus,
     StatusObserver,
     read_status,
@@ -35,6 +36,7 @@ STACKS_REQUEST = "show_stacks"
 _LEAST_WRITES_MISSED = 3
 _MOST_SILENT_S = 3 * SILENT_AFTER_S
 _LOOK_INTERVAL_S, _GRACE_S = 0.1, 2.5  # of a rank that should have written by now
+_PAUSE_A_RANK_S = 0.001  # between two looks: thousands of files are not read ten times a second
 
 
 class Watched(Protocol):
@@ -65,7 +67,7 @@ class WatchThread:
         self._every_s = every_s
         self._next_report_s = 0.0
         self._stacks_shown = time.time()
-        self._is_told = False
+        self._is_told = self._is_over = False
         self._writing = threading.Lock()  # the main thread asks too, when it fails
         self._next_rank = NextRank(watch, folder, min(report_after_s, _MOST_SILENT_S), every_s)
 
@@ -111,15 +113,18 @@ class WatchThread:
         began = wrote = time.monotonic()
         limit_s = self._every_s + _GRACE_S
         while silent and time.monotonic() < began + limit_s:
-            time.sleep(_LOOK_INTERVAL_S)
+            pause_s = max(_LOOK_INTERVAL_S, _PAUSE_A_RANK_S * len(silent))
+            time.sleep(min(pause_s, self._every_s / 2))
             if time.monotonic() - wrote > self._every_s / 2:  # others look at us just now
                 with contextlib.suppress(
                     OSError
                 ):  # of a full disk: to find out is more than to be seen
                     self._write(self._watch.status())
                 wrote = time.monotonic()
-            statuses = observer.look()
-            silent -= {s.rank for s in statuses if s.end or observer.has_changed(s, began)}
+            looked = observer.look(sorted(silent))
+            silent -= {s.rank for s in looked if s.end or observer.has_changed(s, began)}
+        statuses = observer.look()  # all of one moment, to be compared
+        silent -= {s.rank for s in statuses if s.end or observer.has_changed(s, began)}
         return [
             self._watch.status()
             if s.rank == mine
@@ -178,7 +183,18 @@ class WatchThread:
 
     def _write(self, status: RankStatus) -> None:
         with self._writing:
+            if not self._is_over:
+                write_status(self._folder, status)
+
+    def write_end(self, status: RankStatus) -> None:
+        """The last: a thread that looks for silent ranks still writes nothing over it."""
+        is_held = self._writing.acquire(timeout=WRITE_EVERY_S)  # a file system may hold the thread
+        try:
+            self._is_over = True
             write_status(self._folder, status)
+        finally:
+            if is_held:
+                self._writing.release()
 
     def _show_stacks_if_asked(self) -> None:
         request = self._folder / STACKS_REQUEST

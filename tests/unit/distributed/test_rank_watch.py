@@ -377,6 +377,36 @@ def test_an_error_of_this_rank_alone_names_who_has_failed_and_not_who_is_at_work
         assert notes_of(error) == ["Meanwhile rank 2 (node1, pid 102): failed: OSError: x."]
 
 
+def test_who_looks_for_silent_ranks_while_its_own_ends_does_not_write_over_its_end(tmp_path):
+    """Rank 1 is dead, so the look takes 2.7 s and writes each 0.1 s; rank 0 ends in the middle."""
+    watch = RankWatch(0, 2)
+    write_status(tmp_path, status(1, world_size=2))
+    looking = threading.Thread(target=watch.describe_stragglers)
+    with watch.writing(tmp_path, report_after_s=0, every_s=0.2):
+        wait_until(status_file(tmp_path, 0).exists)
+        looking.start()
+        time.sleep(0.5)
+    looking.join(20)
+    assert read_statuses(tmp_path)[0].end == "ended"
+
+
+def test_two_thousand_silent_files_are_not_read_again_and_again(tmp_path):
+    """Within 6.5 s they are read six times, once in two seconds, not 26 times."""
+    watch = RankWatch(0, 2000)
+    for rank in range(2000):
+        write_status(tmp_path, status(rank, world_size=2000))
+    observer = StatusObserver(tmp_path, 2000, "")
+    began = time.thread_time()
+    observer.look()
+    look_s = time.thread_time() - began
+    with watch.writing(tmp_path, report_after_s=0, every_s=4.0):
+        began = time.thread_time()
+        told = watch.describe_stragglers()
+        spent_s = time.thread_time() - began
+    assert told.endswith("and 1995 more")
+    assert spent_s < 12 * look_s
+
+
 def _fail_in_torch(rank: int, folder: str, results) -> None:
     """Rank 0 waits in torch's own all_reduce, which nobody announces; rank 1 stands still, and is killed then."""
     logging.basicConfig(filename=f"{folder}/rank_{rank}.log", level=logging.INFO)

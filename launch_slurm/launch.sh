@@ -110,8 +110,10 @@ ask_python() {
 # Fills CONTAINER_ARGS; pyxis takes one comma-joined list of mounts (of two lists the last would win).
 container_arguments() {
   local folder mounts=
-  srun --help 2>&1 | grep -q -e --container-image ||
-    die "CONTAINER_IMAGE is set, but this Slurm has no pyxis; install it, or unset CONTAINER_IMAGE for bare metal"
+  case "$(srun --help 2>&1)" in # no `grep -q`, which would leave srun to die of its pipe
+    *--container-image*) ;;
+    *) die "CONTAINER_IMAGE is set, but this Slurm has no pyxis; install it, or unset CONTAINER_IMAGE for bare metal" ;;
+  esac
   case "$CONTAINER_IMAGE" in
     /*) [ -r "$CONTAINER_IMAGE" ] || die "CONTAINER_IMAGE=$CONTAINER_IMAGE cannot be read on $(hostname)" ;;
   esac
@@ -123,11 +125,15 @@ container_arguments() {
     --container-mounts="$mounts${CONTAINER_MOUNTS:+,$CONTAINER_MOUNTS}")
 }
 
+# Nothing where the controller does not reply.
 job_field() {
-  scontrol -o show job "$SLURM_JOB_ID" | grep -o " $1=[^ ]*" | cut -d= -f2
+  scontrol -o show job "$JOB" | grep -o " $1=[^ ]*" | cut -d= -f2 || true
 }
 
 prepare() {
+  # One task of an array has the array's own number as SLURM_JOB_ID, by which scontrol and scancel mean all of them.
+  JOB=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID} JOB=${JOB:-$SLURM_JOB_ID}
+  export SLURM_EXPORT_ENV=ALL # sbatch --export=NONE (or A=B) would keep from srun what is exported below
   RESTART=${SLURM_RESTART_COUNT:-0} BEGAN=$(date +%s)
   MAX_RESTARTS=${MAX_RESTARTS:-20}
   TIME_LIMIT=$(job_field TimeLimit)
@@ -193,7 +199,7 @@ launch() {
   trap 'ask_to_stop TERM' TERM
   srun_arguments
   echo "[launch] $(date -Is) job $SLURM_JOB_ID restart $RESTART: $RUN_DIR on $SLURM_JOB_NUM_NODES nodes" \
-    "($SLURM_JOB_NODELIST), logs in $LOG_DIR; to stop and save: scancel --signal=USR1 $SLURM_JOB_ID.$STEP"
+    "($SLURM_JOB_NODELIST), logs in $LOG_DIR; to stop and save: scancel --signal=USR1 $JOB.$STEP"
 
   # In the background: bash runs a trap only while it waits for a child of its own.
   srun "${SRUN_ARGS[@]}" "$PYTHON" -m megatron_ar3po.launch.node \
@@ -229,8 +235,13 @@ finish() {
   exit "$code"
 }
 
+# TERM behind a warning, neither of the time limit nor for a job that pre-empts: a requeue would bring it back to life.
+is_cancelled() {
+  [ "$ENDED" -eq 1 ] && [ "$(job_field Reason)" != TimeLimit ] && [ "$(job_field PreemptTime)" = None ]
+}
+
 finish_stopped() {
-  if [ "$WARNED" -eq 0 ]; then
+  if [ "$WARNED" -eq 0 ] || is_cancelled; then
     echo "[launch] the run was stopped and is saved ($(cat "$RUN_DIR/STOPPED")); submit again to go on"
     exit 0
   fi
@@ -283,9 +294,9 @@ leave_out() {
 requeue() {
   # Slurm ends this script by TERM when it requeues; what the next start is to leave out can be said only after that.
   [ -z "${LEFT_OUT:-}" ] || trap '' TERM
-  scontrol requeue "$SLURM_JOB_ID" || die "scontrol requeue failed; submit again to go on"
+  scontrol requeue "$JOB" || die "scontrol requeue failed; submit again to go on"
   if [ -n "${LEFT_OUT:-}" ]; then
-    scontrol update JobId="$SLURM_JOB_ID" ExcNodeList="$LEFT_OUT" || echo "[launch] $LEFT_OUT is not left out" >&2
+    scontrol update JobId="$JOB" ExcNodeList="$LEFT_OUT" || echo "[launch] $LEFT_OUT is not left out" >&2
     exit 0
   fi
   sleep 120 # if it ended by itself before Slurm has requeued, the job would count as finished

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -19,7 +20,7 @@ from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.paths import expand_home
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.folder_owner import NAME as OWNER_NOTE
-from megatron_ar3po.folder_owner import living_owner
+from megatron_ar3po.folder_owner import STALE_AFTER_S, living_owner
 from megatron_ar3po.launch.sbatch_options import (
     SbatchOptions,
     check_signal_reaches_script,
@@ -34,6 +35,7 @@ from megatron_ar3po.wiring.layout_checks import check_job_layout
 
 TASK = "%a"  # in words and folders: the number of an array's task, as in Slurm's own names of files
 _GPUS_OF_A_NODE = 8
+_LOOK_AGAIN_S, _MARGIN_S = 0.5, 10.0
 
 
 def add_run_dir_parser(subparsers: Any) -> None:
@@ -62,7 +64,8 @@ def add_run_dir_parser(subparsers: Any) -> None:
 
 def run_dir_command(arguments: argparse.Namespace) -> int:
     options = SbatchOptions()
-    if arguments.script is not None:
+    if arguments.script is not None and (arguments.script.exists() or not arguments.nodes):
+        # In a job's container the script is not there: it lies in slurmd's spool.
         options = read_sbatch_options(arguments.script, arguments.sbatch, os.environ)
     _check_time(options, time_limit=arguments.time_limit)
     task = arguments.array_task or options.first_array_task
@@ -79,7 +82,7 @@ def run_dir_command(arguments: argparse.Namespace) -> int:
     if arguments.script is not None or arguments.nodes:
         _check_layout(config, options, arguments)
     if "SLURM_JOB_ID" in os.environ:  # whoever only asks may submit it behind the owner's
-        _check_owner(folder)
+        check_owner_of_folder(folder)
     print(folder)
     if is_complete(config):
         print("DONE")
@@ -178,14 +181,31 @@ def _check_algorithm(config: Config, stated: str) -> None:
         )
 
 
-def _check_owner(folder: Path) -> None:
-    """The trainer will ask the same, and claim it; this is known before a node is looked at."""
-    owner = living_owner(folder / OWNER_NOTE)
-    if owner is not None:
-        raise ValueError(
-            f"run.dir={folder} has an owner (its {OWNER_NOTE}): {owner.describe()}; let that one end (sbatch "
-            "--dependency=singleton waits for it), or give this run another RUN_DIR or run.name."
-        )
+def check_owner_of_folder(folder: Path, *, stale_after_s: float = STALE_AFTER_S) -> None:
+    """The trainer will ask the same, and claim it; this is known before a node is looked at. A heartbeat shows within
+    seconds. An owner without one (its job was killed a moment ago) is waited for until it counts as gone, so that a
+    chain of jobs goes on. Raises ValueError."""
+    note = folder / OWNER_NOTE
+    beat, give_up = _last_beat(note), time.monotonic() + stale_after_s + _MARGIN_S
+    is_told = False
+    while (owner := living_owner(note, stale_after_s=stale_after_s)) is not None:
+        if _last_beat(note) != beat or time.monotonic() > give_up:
+            raise ValueError(
+                f"run.dir={folder} has an owner (its {OWNER_NOTE}): {owner.describe()}; let that one end (sbatch "
+                "--dependency=singleton waits for it), or give this run another RUN_DIR or run.name."
+            )
+        if not is_told:
+            is_told = True
+            print(
+                f"run.dir={folder}: its owner is {owner.describe()}; looking for its heartbeat, for at most "
+                f"{stale_after_s:g} s",
+                file=sys.stderr,
+            )
+        time.sleep(_LOOK_AGAIN_S)
+
+
+def _last_beat(note: Path) -> float:
+    return note.stat().st_mtime if note.exists() else 0.0
 
 
 def _check_layout(config: Config, options: SbatchOptions, arguments: argparse.Namespace) -> None:
@@ -197,7 +217,8 @@ def _check_layout(config: Config, options: SbatchOptions, arguments: argparse.Na
         config,
         num_nodes=nodes,
         ranks_per_node=ranks,
-        gpus_per_node=min(gpus, there) if there else gpus,
+        # In a job Slurm says how many there are; sbatch may have been told of others than the script.
+        gpus_per_node=min(gpus, there) if there and not arguments.nodes else gpus,
         config_file=arguments.config,
     )
     print(f"{layout.describe()} fits {nodes} node{'s' * (nodes > 1)}", file=sys.stderr)

@@ -150,15 +150,19 @@ def read_locked_memory(gpus: int, adapters: str = INFINIBAND) -> Reading:
 
 
 def read_clock(folder: Path, clock: Callable[[], float] = time.time) -> Reading:
-    """This clock against the file server's, which all nodes share."""
+    """This clock against the file server's, which all nodes share. The server wrote its time between the question and
+    the reply, which may take seconds; what lies outside of both is a difference."""
     try:
+        before = clock()
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
             file.write(b"x")
             file.flush()
             os.fsync(file.fileno())
-            skew = clock() - os.stat(file.name).st_mtime
+            written = os.stat(file.name).st_mtime
+        after = clock()
     except OSError:
         return Reading("")  # told by the check of the shared folder
+    skew = max(0.0, before - written) or min(0.0, after - written)
     text = f"clock: {skew:+.2f} s from the file server's"
     if abs(skew) > MAX_CLOCK_SKEW_S:
         return Reading(

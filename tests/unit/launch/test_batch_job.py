@@ -8,14 +8,16 @@ import json
 import os
 import subprocess
 import sys
+import time as clock
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from megatron_ar3po.cli import main
 from megatron_ar3po.config.load import load_config, to_yaml
-from megatron_ar3po.folder_owner import FolderOwner
-from megatron_ar3po.launch.batch_job import is_complete, run_dir_of_job
+from megatron_ar3po.folder_owner import FolderOwner, this_process, write_note
+from megatron_ar3po.launch.batch_job import check_owner_of_folder, is_complete, run_dir_of_job
 from megatron_ar3po.launch.sbatch_options import (
     check_signal_reaches_script,
     check_warning,
@@ -159,6 +161,25 @@ def test_a_folder_that_somebody_writes_is_refused_in_a_job_but_not_where_one_onl
     assert f"run.dir={tmp_path} has an owner (its owner.json): process" in capsys.readouterr().err
 
 
+def test_an_owner_on_another_node_that_was_killed_a_moment_ago_is_waited_for(tmp_path, capsys):
+    """A chain by --dependency=singleton: the next job starts as its predecessor is killed at the time limit."""
+    gone = replace(this_process(), host="another", job="6")
+    write_note(tmp_path / "owner.json", gone)
+    began = clock.monotonic()
+    check_owner_of_folder(tmp_path, stale_after_s=2.0)
+    assert 1.5 < clock.monotonic() - began < 8
+    assert "another, job 6" in capsys.readouterr().err
+
+    owner = FolderOwner(tmp_path / "owner.json", gone, heartbeat_s=0.2)
+    os.utime(tmp_path / "owner.json")
+    try:
+        with pytest.raises(ValueError, match=r"has an owner .* on another, job 6"):
+            check_owner_of_folder(tmp_path, stale_after_s=30.0)
+    finally:
+        owner.release()
+    assert clock.monotonic() - began < 15
+
+
 @pytest.mark.parametrize(
     ("time", "signal", "is_refused"),
     [
@@ -243,12 +264,18 @@ def test_the_words_of_a_profile_are_below_those_of_the_caller():
     )
 
 
-def run_as_job(tmp_path: Path, script: str, *words: str, nodes: int, **variables: str) -> str:
+_SHOWS = 'case "$2$3" in *hostnames*) echo node1 ;; *) echo " TimeLimit=1-00:00:00 " ;; esac'
+
+
+def run_as_job(
+    tmp_path: Path, script: str, *words: str, nodes: int, srun_help: str = "echo --container-image; exit",
+    scontrol: str = _SHOWS, **variables: str,
+) -> str:  # fmt: skip
     """What a job would start: `srun` writes its words, one a line, and the run is DONE."""
     tools = {
-        "srun": '[ "$1" = --help ] && echo --container-image && exit\n'
+        "srun": f'if [ "$1" = --help ]; then {srun_help}; fi\n'
         f'printf \'%s\\n\' "$@" >{tmp_path}/words; touch "$RUN_DIR/DONE"',
-        "scontrol": 'case "$2$3" in *hostnames*) echo node1 ;; *) echo " TimeLimit=1-00:00:00 " ;; esac',
+        "scontrol": scontrol,
     }
     for name, text in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n")
@@ -256,7 +283,7 @@ def run_as_job(tmp_path: Path, script: str, *words: str, nodes: int, **variables
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_JOB_NODELIST": "n"}
     done = call_script(
         script, *words, PATH=f"{tmp_path}:{os.environ['PATH']}", RUN_DIR=f"{tmp_path}/run",
-        SLURM_GPUS_ON_NODE="8", **slurm, **variables,
+        **{"SLURM_GPUS_ON_NODE": "8", **slurm, **variables},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     told = (tmp_path / "words").read_text().replace(sys.executable, "PYTHON")
@@ -277,3 +304,24 @@ def test_what_a_script_starts_on_its_nodes_is_the_golden_text(
     """To accept a change: write the text that the assertion shows into golden/."""
     told = run_as_job(tmp_path, script, *words, nodes=nodes, **variables)
     assert told == (GOLDEN / f"{golden}.srun").read_text()
+
+
+def test_a_pyxis_that_has_much_to_say_is_found(tmp_path):
+    """`grep -q` leaves at the first hit; srun, which writes on, would end by SIGPIPE and pyxis count as missing."""
+    help_text = "echo --container-image; for i in {1..5000}; do echo 'a line of help of an option'; done; exit"
+    told = run_as_job(
+        tmp_path, "ar3po_7b.sh", nodes=1, srun_help=help_text, CONTAINER_IMAGE="registry#ar3po"
+    )
+    assert "--container-image=registry#ar3po" in told
+
+
+def test_nodes_with_more_gpus_than_the_script_asks_for_are_used(tmp_path):
+    """sbatch --gpus-per-node=16: of a job's words only Slurm's variables know."""
+    words = ["rollout.prompts_per_step=512"]
+    told = run_as_job(tmp_path, "ar3po_7b.sh", *words, nodes=1, SLURM_GPUS_ON_NODE="16")
+    assert "--nproc-per-node=16\n--gpus-per-node=16\n" in told
+
+
+def test_a_controller_that_does_not_reply_ends_no_job_that_needs_nothing_of_it(tmp_path):
+    shows = 'case "$2$3" in *hostnames*) echo node1 ;; *) exit 1 ;; esac'
+    assert "--nproc-per-node=8" in run_as_job(tmp_path, "ar3po_7b.sh", nodes=1, scontrol=shows)

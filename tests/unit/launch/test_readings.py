@@ -113,6 +113,16 @@ def test_a_wrong_clock_is_told(tmp_path):
     assert readings.read_clock(tmp_path).problem == ""
 
 
+def test_a_file_server_that_takes_its_time_makes_no_clock_wrong(tmp_path):
+    """Ten seconds between the question and the reply; the file was written within them."""
+    now = time.time()
+    readings_of_clock = iter((now - 5, now + 5))
+    slow = readings.read_clock(tmp_path, clock=lambda: next(readings_of_clock))
+    assert (slow.problem, slow.text) == ("", "clock: +0.00 s from the file server's")
+    behind = readings.read_clock(tmp_path, clock=lambda: time.time() - 60)
+    assert "differs from the file server's by -60 s" in behind.problem
+
+
 def test_what_does_not_reply_is_told_within_its_limit_and_left_alone():
     """As a read from a dead NFS server: it never comes back."""
     forever = threading.Event()

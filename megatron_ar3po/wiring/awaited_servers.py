@@ -40,21 +40,29 @@ class _ProcessesOf:
     all processes of the machine, so that is done once a process."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, int], list[psutil.Process]] = {}
+        self._known: dict[str, tuple[int, list[psutil.Process]]] = {}  # (its restarts, processes)
 
     def describe(self, server: RunServer | None) -> str:
         if not isinstance(server, SglangServer):
             return ""
         if not server.is_running():
             return "; its process has ended"
-        key = (server.name, server.num_restarts)
-        try:
-            if key not in self._known:
+        num_restarts, processes = self._known.get(server.name, (-1, []))
+        if num_restarts != server.num_restarts:
+            try:
                 first = psutil.Process(server.process_group)
-                self._known = {key: [first, *first.children(recursive=True)]}
-            stopped = [p.pid for p in self._known[key] if p.status() == psutil.STATUS_STOPPED]
-        except psutil.Error:  # it ends just now
-            return ""
+                processes = [first, *first.children(recursive=True)]
+            except psutil.Error:  # it ends just now
+                return ""
+            self._known[server.name] = (server.num_restarts, processes)
+        stopped = [p.pid for p in processes if _is_stopped(p)]
         if not stopped:
             return ""
         return f"; its process {', '.join(map(str, stopped))} stands still (stopped by a signal)"
+
+
+def _is_stopped(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_STOPPED
+    except psutil.Error:  # it has ended
+        return False

@@ -60,7 +60,11 @@ def read_network(
         if problem:
             return Reading("", problem)
         lines = outputs[0].read_text(encoding="utf-8").splitlines()
-    return describe(json.loads(lines[-1]), rendezvous) if rendezvous.node_rank == 0 else Reading("")
+    if rendezvous.node_rank != 0:
+        return Reading("")
+    # Not the last line: of NCCL_DEBUG=INFO NCCL writes behind it.
+    figures = next(line for line in reversed(lines) if line.startswith("{"))
+    return describe(json.loads(figures), rendezvous)
 
 
 def describe(measured: dict[str, Any], rendezvous: Rendezvous) -> Reading:
@@ -107,7 +111,7 @@ def _start(rendezvous: Rendezvous, command: Sequence[str], outputs: Sequence[Pat
                         stdout=file,
                         stderr=file,
                         start_new_session=True,
-                        preexec_fn=die_with_parent,
+                        preexec_fn=_follow_the_parent,
                     )
                 )
         yield processes
@@ -116,6 +120,12 @@ def _start(rendezvous: Rendezvous, command: Sequence[str], outputs: Sequence[Pat
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
             process.wait()
+
+
+def _follow_the_parent() -> None:
+    """In the child: a warning to all processes of a step is not for it."""
+    die_with_parent()
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def _wait(

@@ -85,6 +85,17 @@ def _follow_the_parent() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _keep_early_warning(stop_file: Path) -> None:
+    """Of SIGUSR1 this process would die in its checks, which may wait for other nodes; the trainer is to find it."""
+
+    def keep(number: int, frame: FrameType | None) -> None:
+        print("[node] SIGUSR1: the trainer will be asked to stop and save as it starts", flush=True)
+        stop_file.parent.mkdir(parents=True, exist_ok=True)
+        stop_file.touch()
+
+    signal.signal(signal.SIGUSR1, keep)
+
+
 def default_stop_file(run_folder: Path) -> Path:
     """Differs for every job and restart, so that an old request never stops a new run."""
     job = os.environ.get("SLURM_JOB_ID", f"local-{os.getpid()}")
@@ -107,6 +118,8 @@ def run_node(
     if workdir:
         os.chdir(workdir)
     loaded = load_config([config], overrides)
+    stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
+    _keep_early_warning(stop_file)
     rendezvous = Rendezvous.from_environment(os.environ)
     problems = preflight.problems_of_node(
         loaded,
@@ -125,7 +138,6 @@ def run_node(
         config, overrides, nproc_per_node=nproc_per_node, rendezvous=rendezvous
     )
     print(f"[node] {shlex.join(command)}", flush=True)
-    stop_file = Path(os.environ.get("AR3PO_STOP_FILE") or default_stop_file(loaded.run.path))
     paths = paths_for_children(os.environ, PACKAGE, find_installed_package(), Path.cwd())
     started = time.time()
     code = TorchrunProcess(command, stop_file, paths).wait()

@@ -3,6 +3,7 @@ tests/slurm/test_preflight_on_slurm.py."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -60,6 +61,20 @@ def test_a_failed_all_reduce_is_told_with_the_end_of_its_output():
     reading = read("import sys; print('x' * 900, 'Connection refused'); sys.exit(7)")
     assert "over 2 nodes failed with code 7 (... " in reading.problem
     assert " Connection refused); " in reading.problem and len(reading.problem) < 800
+
+
+def test_what_nccl_says_behind_the_figures_is_passed_over():
+    """Of NCCL_DEBUG=INFO it speaks last."""
+    said = json.dumps(MEASURED)
+    reading = read(
+        f"print('met'); print('NCCL INFO x'); print({said!r}); print('NCCL INFO Destroy')"
+    )
+    assert (reading.problem, reading.text[:16]) == ("", "network: 256 MiB")
+
+
+def test_a_warning_to_the_whole_step_leaves_the_all_reduce_alone():
+    script = f"import os, signal; os.kill(os.getpid(), signal.SIGUSR1); print('met'); print({json.dumps(MEASURED)!r})"
+    assert read(script).problem == ""
 
 
 def test_one_process_that_fails_ends_the_others_of_its_node():

@@ -80,6 +80,25 @@ def test_a_warning_signal_stops_the_run_after_its_step_with_the_code_asked_for(w
     assert not list((tmp_path / "run").glob("stop.*"))
 
 
+def test_a_warning_that_comes_while_the_node_is_checked_is_kept(words, tmp_path, monkeypatch):
+    """The checks may wait for minutes, for another node's all-reduce."""
+    slow = tmp_path / "bin/nvidia-smi"
+    slow.parent.mkdir()
+    slow.write_text(f"#!/bin/bash\ntouch {tmp_path}/asked; sleep 2; echo 0, 4\n")
+    slow.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{slow.parent}:{os.environ['PATH']}")
+    node = start(tmp_path, "--gpus-per-node=1", "--stopped-exit-code=75", *words)
+    try:
+        wait_for(tmp_path / "asked", 90)
+        node.send_signal(signal.SIGUSR1)
+        output, _ = node.communicate(timeout=90)
+    finally:
+        node.kill()
+        node.wait()
+    assert node.returncode == 75, output
+    assert (tmp_path / "run/began").exists()
+
+
 def test_sigterm_to_every_process_of_a_job_stops_the_run_after_its_step(words, tmp_path):
     """As a scheduler does it. torchrun by itself would end its ranks at once."""
     node = start(tmp_path, *words)

@@ -27,6 +27,7 @@ LIMIT_S = 60.0
 MAX_CLOCK_SKEW_S = 5.0
 GPU_SHARED_MEMORY = 2**30
 INFINIBAND = "/dev/infiniband"
+_CAP_IPC_LOCK, _ALL_UIDS = 1 << 14, ["0", "0", "4294967295"]
 
 Value = TypeVar("Value")
 
@@ -136,17 +137,32 @@ def read_open_files(max_requests: int) -> Reading:
     return Reading(text)
 
 
-def read_locked_memory(gpus: int, adapters: str = INFINIBAND) -> Reading:
+def read_locked_memory(
+    gpus: int, adapters: str = INFINIBAND, process: Path = Path("/proc/self")
+) -> Reading:
     """InfiniBand pins what it sends; of a small limit NCCL's first call fails."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     text = f"ulimit -l: {'unlimited' if soft == resource.RLIM_INFINITY else _size(soft)}"
+    if soft != resource.RLIM_INFINITY and _may_pin_any(process):
+        return Reading(f"{text}, which does not bind (CAP_IPC_LOCK)")
     if gpus and soft != resource.RLIM_INFINITY and os.path.isdir(adapters):
         return Reading(
             text,
             f"ulimit -l is {_size(soft)}, but {adapters} is there and its adapters pin memory; make it unlimited: "
-            "--ulimit memlock=-1 of a container, LimitMEMLOCK=infinity of slurmd.",
+            "--ulimit memlock=-1 of a container, IPC_LOCK of a pod, LimitMEMLOCK=infinity of slurmd.",
         )
     return Reading(text)
+
+
+def _may_pin_any(process: Path) -> bool:
+    """CAP_IPC_LOCK, as the kernel asks of who pins memory: that of a user namespace does not count."""
+    try:
+        status = (process / "status").read_text("utf-8")
+        is_own_namespace = (process / "uid_map").read_text("utf-8").split() != _ALL_UIDS
+    except OSError:
+        return False
+    effective = next((x.split()[1] for x in status.splitlines() if x.startswith("CapEff:")), "0")
+    return not is_own_namespace and bool(int(effective, 16) & _CAP_IPC_LOCK)
 
 
 def read_clock(folder: Path, clock: Callable[[], float] = time.time) -> Reading:

@@ -94,16 +94,38 @@ def test_a_small_memlock_is_refused_only_where_gpus_and_infiniband_are(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, hard))
     try:
-        both = readings.read_locked_memory(8, str(tmp_path))
+        nobody = tmp_path / "no_proc"
+        both = readings.read_locked_memory(8, str(tmp_path), nobody)
         others = [
-            readings.read_locked_memory(0, str(tmp_path)),
-            readings.read_locked_memory(8, "/no"),
+            readings.read_locked_memory(0, str(tmp_path), nobody),
+            readings.read_locked_memory(8, "/no", nobody),
         ]
     finally:
         resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
     assert both.text == "ulimit -l: 64.0 KiB"
     assert both.problem.startswith(f"ulimit -l is 64.0 KiB, but {tmp_path} is there")
     assert [reading.problem for reading in others] == ["", ""]
+
+
+def test_who_may_pin_any_memory_is_not_refused_for_a_limit(tmp_path):
+    """CAP_IPC_LOCK (bit 14), as examples/kubernetes gives it; that of a user namespace does not count."""
+
+    def problem(capabilities: str, uids: str = "0 0 4294967295") -> str:
+        (tmp_path / "status").write_text(f"Name:\tx\nCapEff:\t{capabilities}\n")
+        (tmp_path / "uid_map").write_text(f"{uids}\n")
+        return readings.read_locked_memory(8, str(tmp_path), tmp_path).problem
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, hard))
+    try:
+        found = [
+            problem("0000000000004000"),
+            problem("0000000000003fff"),
+            problem("0000000000004000", "0 1000 1"),
+        ]
+    finally:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (soft, hard))
+    assert [bool(text) for text in found] == [False, True, True]
 
 
 def test_a_wrong_clock_is_told(tmp_path):

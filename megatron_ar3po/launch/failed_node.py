@@ -56,7 +56,10 @@ def failed_node_command(arguments: argparse.Namespace) -> int:
     cause = find_cause(
         arguments.run, arguments.logs, nodes, began=arguments.began, earlier=arguments.earlier
     )
-    print(f"{cause.node or NO_NODE}\n{cause.reason}")
+    reason = cause.reason.replace(
+        "\n", " "
+    )  # an error may have several lines; a crash is one of launch.sh's
+    print(f"{cause.node or NO_NODE}\n{reason}")
     return 0 if cause.may_go_on else NOT_AGAIN
 
 
@@ -68,7 +71,12 @@ def find_cause(
     ended = [(node, how) for node, how in _TASK_ENDED.findall(said)]
     if any(_has_code(how, CANNOT_START) for _, how in ended):
         return Cause("", "a node could not read its config", False)
-    unready = [node for node, how in ended if _has_code(how, PREFLIGHT_FAILED)]
+    unready = [
+        node
+        for names, how in ended
+        if _has_code(how, PREFLIGHT_FAILED)
+        for node in expand_names(names)
+    ]
     if unready:
         return _judge_unready(unready, logs, nodes, earlier)
     statuses = [s for s in read_statuses(run / "status") if s.written >= began]
@@ -110,6 +118,25 @@ def _gave_up(statuses: Sequence[RankStatus]) -> list[RankStatus]:
     )
 
 
+def expand_names(names: str) -> list[str]:
+    """
+    >>> expand_names("node2"), expand_names("gpu[08-10,12]-ib")
+    (['node2'], ['gpu08-ib', 'gpu09-ib', 'gpu10-ib', 'gpu12-ib'])
+    """
+    head, bracket, rest = names.partition("[")
+    if not bracket:
+        return [names]
+    numbers, _, tail = rest.partition("]")
+    found = []
+    for part in numbers.split(","):
+        first, _, last = part.partition("-")
+        found += [
+            f"{head}{number:0{len(first)}}{tail}"
+            for number in range(int(first), int(last or first) + 1)
+        ]
+    return found
+
+
 def _judge_unready(unready: Sequence[str], logs: Path, nodes: Sequence[str], earlier: str) -> Cause:
     node = unready[0]
     lines = "".join(map(_read, sorted(logs.glob("node_*.log")))).splitlines()
@@ -118,7 +145,7 @@ def _judge_unready(unready: Sequence[str], logs: Path, nodes: Sequence[str], ear
         (line.removeprefix(head) for line in reversed(lines) if line[: len(head)] == head), ""
     )
     reason = f"not ready: {problem}"
-    if node not in nodes or set(unready) == set(nodes):  # srun names several at once as node[1-2]
+    if node not in nodes or set(unready) == set(nodes):
         return Cause("", f"all nodes are {reason}", False)
     if reason == earlier:
         return Cause("", f"{node} is {reason}; so was the node before it", False)

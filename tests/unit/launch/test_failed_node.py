@@ -132,3 +132,22 @@ def test_the_command_prints_node_and_reason_and_ends_with_3_where_it_is_of_no_us
     write_ranks(tmp_path, "", "", steps_done=8)
     assert main([*words, f"--began={BEGAN}"]) == 0
     assert capsys.readouterr().out.startswith("node2\nnode2 failed first (Killed), 4 steps after")
+
+
+def test_two_nodes_of_three_that_are_not_ready_at_once_are_not_all(tmp_path, logs):
+    """srun names them as node[1-2]."""
+    say_srun(logs, "node[1-2]: tasks 0-1: Exited with exit code 3")
+    cause = find_cause(tmp_path, logs, ["node1", "node2", "node3"], began=BEGAN)
+    assert (cause.node, cause.may_go_on) == ("node1", True)
+
+
+def test_a_reason_is_one_line_though_an_error_has_several(tmp_path, logs, capsys):
+    """launch.sh counts the lines."""
+    say_srun(logs, "node1: task 0: Exited with exit code 1")
+    gave_up = "failed in a collective: RuntimeError: Timed out"
+    write_ranks(tmp_path, gave_up, "failed: OSError: a\nb", steps_done=6)
+    words = ["--nodes=node1,node2", f"--began={BEGAN}"]
+    assert main(["launch", "failed-node", str(tmp_path), str(logs), *words]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "the others waited for rank 1 (node2, pid 71): failed: OSError: a b"
+    ]

@@ -27,6 +27,7 @@ from megatron_ar3po.distributed.rank_status import (
 
 MAX_RANKS_NAMED = 4
 ALL_RANKS = "all ranks"  # as `waits_for` says it
+_SIGNALLED = f"{FAILED}: KeyboardInterrupt"  # torchrun ends the others so, once one has failed
 _CLOCKS_DIFFER_S, _WAITED_LONG_S = 60.0, 20.0
 
 
@@ -60,7 +61,7 @@ def _causes_first(late: Sequence[RankStatus], now: float) -> list[RankStatus]:
     silent = [s for s in late if s.is_silent(now)]
     heard = [s for s in late if not s.is_silent(now)]
     failed = [s for s in heard if _has_failed(s)]
-    own = [s for s in failed if not s.end.startswith(FAILED_WAITING)]
+    own = [s for s in failed if not s.end.startswith((FAILED_WAITING, _SIGNALLED))]
     at_work = [s for s in heard if not _has_failed(s)]
     return [*own, *silent, *at_work] or sorted(failed, key=lambda s: s.written)[:1]
 

@@ -66,7 +66,8 @@ class WatchThread:
         self._report_after_s = report_after_s
         self._every_s = every_s
         self._next_report_s = 0.0
-        self._stacks_shown = time.time()
+        # By the clock of the file system, which may not be ours: of an earlier start.
+        self._stacks_shown = _time_of(folder / STACKS_REQUEST)
         self._is_told = self._is_over = False
         self._writing = threading.Lock()  # the main thread asks too, when it fails
         self._next_rank = NextRank(watch, folder, min(report_after_s, _MOST_SILENT_S), every_s)
@@ -79,10 +80,14 @@ class WatchThread:
             # make a silent rank of one that lives.
             except Exception as error:
                 if not self._is_told:
+                    is_of_disk = isinstance(error, OSError)
+                    what = "cannot be written" if is_of_disk else "is not kept as it should be"
                     logger.warning(
-                        "%s cannot be written (%s); ar3po status will be out of date",
+                        "%s %s (%s); ar3po status will be out of date",
                         self._folder,
+                        what,
                         error,
+                        exc_info=not is_of_disk,
                     )
                 self._is_told = True
             if ended.wait(self._every_s):
@@ -197,14 +202,22 @@ class WatchThread:
                 self._writing.release()
 
     def _show_stacks_if_asked(self) -> None:
-        request = self._folder / STACKS_REQUEST
-        if not request.exists() or request.stat().st_mtime <= self._stacks_shown:
+        asked = _time_of(self._folder / STACKS_REQUEST)
+        if asked <= self._stacks_shown:
             return
-        self._stacks_shown = request.stat().st_mtime
+        self._stacks_shown = asked
         target = stacks_file(self._folder, self._watch.rank)
         with target.with_suffix(".tmp").open("w", encoding="utf-8") as file:
             faulthandler.dump_traceback(file, all_threads=True)
         target.with_suffix(".tmp").replace(target)
+
+
+def _time_of(file: Path) -> float:
+    """0: it is not there."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 class NextRank:

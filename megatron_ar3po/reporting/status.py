@@ -163,9 +163,10 @@ def lines_of(statuses: Sequence[RankStatus], now: float, *, marker: str = "") ->
 def _mark(
     group: Sequence[RankStatus], late: Sequence[RankStatus], statuses: Sequence[RankStatus]
 ) -> str:
-    if not any(s in late for s in group) or all(s.end for s in group):
+    named, own = {s.rank for s in late}, {s.rank for s in group}
+    if not named & own or all(s.end for s in group):
         return ""
-    return "<- the others wait" if any(s.waits_for for s in statuses if s not in group) else "<-"
+    return "<- the others wait" if any(s.waits_for for s in statuses if s.rank not in own) else "<-"
 
 
 def _group(
@@ -203,8 +204,9 @@ def _hosts(group: Sequence[RankStatus], most: int = 3) -> str:
 def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str]:
     """Asks, waits a few seconds, reads what came. Of ranks that have ended nothing, for silent ones less long."""
     asked = time.time()
-    (folder / STACKS_REQUEST).touch()
     wanted = {s.rank: s for s in statuses if not s.end}
+    before = {rank: _version(stacks_file(folder, rank)) for rank in wanted}
+    (folder / STACKS_REQUEST).touch()
     found: dict[int, str] = {}
     while len(found) < len(wanted) and (now := time.time()) < asked + STACKS_WAIT_S:
         others = [s for rank, s in wanted.items() if rank not in found]
@@ -213,9 +215,18 @@ def gather_stacks(folder: Path, statuses: Sequence[RankStatus]) -> dict[int, str
         time.sleep(0.2)
         for rank in wanted:
             file = stacks_file(folder, rank)
-            if rank not in found and file.exists() and file.stat().st_mtime >= asked - 1:
+            if rank not in found and _version(file) != before[rank]:
                 found[rank] = file.read_text("utf-8")
     return found
+
+
+def _version(file: Path) -> tuple[int, int]:
+    """Another one once it was written anew, whatever the clocks of this machine and of the file system say."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
 
 
 def main_thread_frames(dump: str) -> list[str]:

@@ -113,6 +113,20 @@ def since(seconds: float) -> str:
     return time.strftime("%H:%M:%S", time.localtime(NOW - seconds))
 
 
+def test_the_rank_that_was_killed_is_named_and_not_those_that_torchrun_ended_after_it():
+    """Rank 2's memory was out, so the kernel ended it; torchrun sent SIGTERM to the six beside it."""
+    ended = [
+        status(r, world_size=7, end="failed: KeyboardInterrupt: SIGTERM", written=NOW - r)
+        for r in (0, 1, 3, 4, 5, 6)
+    ]
+    killed = status(2, world_size=7, written=NOW - 30, phase="start")
+    told = describe_stragglers([*ended, killed], NOW)
+    assert told.startswith("rank 2 (node1, pid 102): not heard of for 30 s") and ";" in told
+    assert "SIGTERM" not in told
+    alone = describe_stragglers(ended, NOW)
+    assert alone.startswith("rank 6 (node3, pid 106): failed: KeyboardInterrupt: SIGTERM"), "first"
+
+
 def test_a_silent_rank_is_named_also_while_nobody_waits():
     """Each main thread waits for its GPU, as far as can be seen: rank 1 of two has not written for 30 s."""
     silent = status(1, phase="step/train", written=NOW - 30)
@@ -290,6 +304,18 @@ def test_every_rank_shows_its_stack_when_the_file_is_touched_and_on_usr2(tmp_pat
         wait_until(lambda: True)
     assert threading.active_count() >= 1
     assert "rank_watch.py" in capfd.readouterr().err
+
+
+def test_a_request_for_stacks_is_heard_however_late_the_clock_of_the_file_system_is(tmp_path):
+    request = tmp_path / STACKS_REQUEST
+    request.touch()
+    os.utime(request, (NOW, NOW))  # of an earlier start
+    with RankWatch(5, 8).writing(tmp_path, report_after_s=0, every_s=0.05):
+        wait_until(status_file(tmp_path, 5).exists)
+        time.sleep(0.2)
+        assert not stacks_file(tmp_path, 5).exists()
+        os.utime(request, (NOW + 60, NOW + 60))
+        wait_until(stacks_file(tmp_path, 5).exists)
 
 
 def wait_until(condition, timeout_s: float = 20.0) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,12 @@ from megatron_ar3po.distributed.rank_status import (
 from megatron_ar3po.distributed.rank_watch import RankWatch
 from megatron_ar3po.distributed.watch_thread import STACKS_REQUEST
 from megatron_ar3po.folder_owner import FolderOwner
-from megatron_ar3po.reporting.status import lines_of, main_thread_frames, stack_lines
+from megatron_ar3po.reporting.status import (
+    gather_stacks,
+    lines_of,
+    main_thread_frames,
+    stack_lines,
+)
 
 
 def thirty_two_ranks(now: float) -> list[RankStatus]:
@@ -239,3 +245,20 @@ def test_the_table_names_the_server_and_the_sentence_says_what_became_of_it():
     _, _, row, told = lines_of([alone], now)
     assert row == "0      node17  step/rollout, waiting for server dp0.s0      312"
     assert told.endswith(f"in step/rollout for 312 s, {calls}")
+
+
+def test_stacks_are_taken_however_late_the_clock_of_the_file_system_is_and_old_ones_are_not(
+    tmp_path,
+):
+    """The files of the ranks seem an hour old; rank 1 has shown its stack yesterday, and not now."""
+    ranks = [replace(s, world_size=2, written=0.0) for s in thirty_two_ranks(0.0)[:2]]
+    stacks_file(tmp_path, 1).write_text("of yesterday")
+
+    def show() -> None:
+        (tmp_path / "whole").write_text(DUMP)
+        then = time.time() - 3600
+        os.utime(tmp_path / "whole", (then, then))
+        (tmp_path / "whole").rename(stacks_file(tmp_path, 0))
+
+    threading.Timer(0.5, show).start()
+    assert gather_stacks(tmp_path, ranks) == {0: DUMP}

@@ -15,6 +15,7 @@ from typing import Any
 
 from megatron_ar3po.config.paths import parse_path
 from megatron_ar3po.distributed.rank_status import (
+    SILENT_AFTER_S,
     WRITE_EVERY_S,
     RankStatus,
     look_again,
@@ -60,10 +61,10 @@ def add_status_parser(subparsers: Any) -> None:
 def status_command(arguments: argparse.Namespace) -> int:
     check_not_newer(arguments.run)
     folder = arguments.run / "status"
-    marker = marker_of(arguments.run)
     statuses = read_statuses(folder)
     if not statuses:
         raise ValueError(_explain_no_status(arguments.run))
+    marker = _find_marker(arguments.run, statuses)
     stacks: dict[int, str] = {}
     if arguments.stacks:  # first: who shows none in time is silent by then
         stacks = gather_stacks(folder, statuses)
@@ -122,6 +123,15 @@ def _lines_of_its_nodes(run: Path, statuses: Sequence[RankStatus], now: float) -
 def marker_of(run: Path) -> str:
     """How the run ended, when it has: "DONE" or "STOPPED"."""
     return next((name for name in ("DONE", "STOPPED") if (run / name).exists()), "")
+
+
+def _find_marker(run: Path, statuses: Sequence[RankStatus]) -> str:
+    """ "" also where ranks have written long after it: of a run that goes on it stays until the start is over."""
+    if not (marker := marker_of(run)):
+        return ""
+    marked = (run / marker).stat().st_mtime
+    begun = [s for s in statuses if not s.end and s.written > marked + SILENT_AFTER_S]
+    return "" if begun else marker
 
 
 def _as_json(statuses: Sequence[RankStatus], now: float) -> dict[str, Any]:

@@ -262,3 +262,20 @@ def test_stacks_are_taken_however_late_the_clock_of_the_file_system_is_and_old_o
 
     threading.Timer(0.5, show).start()
     assert gather_stacks(tmp_path, ranks) == {0: DUMP}
+
+
+def test_a_start_that_goes_on_with_a_stopped_run_is_shown_while_its_marker_is_there(
+    tmp_path, capsys
+):
+    """The run was stopped ten minutes ago; now rank 16 of the next start is silent before its first step."""
+    (tmp_path / "STOPPED").touch()
+    then = time.time() - 600
+    os.utime(tmp_path / "STOPPED", (then, then))
+    ranks = thirty_two_ranks(time.time())
+    write(tmp_path, [*ranks[:16], replace(ranks[16], written=time.time() - 7200), *ranks[17:]])
+    assert cli.main(["status", str(tmp_path)]) == 1
+    told = capsys.readouterr().out
+    assert "ranks wait for rank 16 (node17, pid 4016): not heard of for 7200 s" in told
+    (tmp_path / "STOPPED").touch()
+    assert cli.main(["status", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "the run is STOPPED"

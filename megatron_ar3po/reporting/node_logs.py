@@ -9,9 +9,10 @@ from pathlib import Path
 
 _TAIL_BYTES = 20_000
 _MOST_LINES = 16
+_STARTED = r"\[node\] .*torch.distributed.run"  # after a node's checks
+_PROBLEM = r"preflight: .*(?<!: ready)$"
 # The first that is there: what went wrong before what was begun.
 _TELLING = (
-    r"preflight: .*(?<!: ready)$",
     r"ar3po: error: ",
     r"slurmstepd\S*: error: .*CANCELLED",
     r"^\[node\] .*rank",
@@ -43,7 +44,8 @@ def _telling_line(path: Path) -> str:
         file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
         lines = [x.strip() for x in file.read().decode("utf-8", "replace").splitlines()]
     lines = [line.replace("\x1b", "\u241b") for line in lines if line]
-    for pattern in _TELLING:
+    has_started = any(re.match(_STARTED, line) for line in lines)
+    for pattern in _TELLING if has_started else (_PROBLEM, *_TELLING):
         if found := [line for line in lines if re.search(pattern, line)]:
             return found[-1][:300]
     return lines[-1][:300] if lines else "nothing yet"

@@ -120,7 +120,10 @@ def write_node_logs(run: Path, job: str, *texts: str) -> None:
         (folder / f"node_{number}.log").write_text(text)
 
 
-READY = "preflight: node node1: ready\n[node] python -m torch.distributed.run\n"
+READY = (
+    "preflight: node node1: disk: 74 GiB free\npreflight: node node1: ready\n"
+    "[node] python -m torch.distributed.run\n"
+)
 TAKEN = "preflight: node node2: clock: +0.1 s\npreflight: node node2: port 23456 is taken"
 
 

@@ -9,9 +9,11 @@ class PeerError(RuntimeError):
 
 
 def add_note(error: BaseException, note: str) -> None:
-    """As `error.add_note` of Python 3.11, whose tracebacks show it."""
-    error.__notes__ = [*notes_of(error), note]  # type: ignore[attr-defined]
+    """As `error.add_note` of Python 3.11, whose tracebacks show it; of other ranks, and one sentence."""
+    error.__notes__ = [*getattr(error, "__notes__", ()), note]  # type: ignore[attr-defined]
+    error.of_other_ranks = [*notes_of(error), note]  # type: ignore[attr-defined]
 
 
 def notes_of(error: BaseException) -> list[str]:
-    return list(getattr(error, "__notes__", ()))
+    """Those that `add_note` made: a note of somebody else may be a traceback."""
+    return list(getattr(error, "of_other_ranks", ()))

@@ -36,7 +36,7 @@ def test_each_node_tells_its_figures_and_the_first_the_networks(
             rf"disk: {size} free in {run_dir}",
             rf"/dev/shm: {size} free of {size}",
             rf"ulimit -n: {count} \(at most {count}\)",
-            rf"ulimit -l: ({size}|unlimited)",
+            rf"ulimit -l: ({size}|unlimited)(, which does not bind \(CAP_IPC_LOCK\))?",
             r"clock: [+-]\d+\.\d\d s from the file server's",
             "ready",
         ):

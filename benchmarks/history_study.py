@@ -24,7 +24,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from megatron_ar3po.comparison.curves import position_after
+from megatron_ar3po.comparison import curves
+from megatron_ar3po.comparison.curves import Axis, Point, RunCurve, costs_of, position_after
 from megatron_ar3po.comparison.statistics import bounded_ratio, paired_difference, t_interval
 from megatron_ar3po.observability.row_file import read_rows
 
@@ -99,11 +100,17 @@ def accuracy_of(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def collect(name: str, comparison: Path) -> str:
-    """Adds the finished runs of a comparison to a file of curves; a run that is there already is kept as it is."""
+    """Adds the finished runs of a comparison to a file of curves; a run that is there already is kept as it is.
+    Raises ValueError where there is none."""
+    marks = sorted(comparison.glob("runs/*/comparison.json"))
+    if not marks:
+        raise ValueError(
+            f"{comparison} holds no finished run of a comparison; name the --out of `ar3po compare-algorithms`."
+        )
     path = RESULTS / f"{name}.jsonl"
     known = {(run.variant, run.seed): run for run in read_runs(name)}
     num_before = len(known)
-    for mark in sorted(comparison.glob("runs/*/comparison.json")):
+    for mark in marks:
         variant, _, seed = mark.parent.name.rpartition("-s")
         if (variant, int(seed)) not in known:
             known[variant, int(seed)] = read_run(mark.parent, variant, int(seed))
@@ -155,31 +162,34 @@ def write_prompts(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
 
 
+def curve_of(run: Run, name: str = "pass_at_1") -> RunCurve:
+    """Of one of its accuracies, as the functions of a comparison want it."""
+    points = [
+        Point(
+            step=at.step,
+            accuracy=at.accuracy[name],
+            responses=at.responses,
+            tokens=at.tokens,
+            seconds=at.seconds,
+        )
+        for at in run.points
+    ]
+    none = costs_of([])
+    return RunCurve(
+        points=tuple(points), spent={}, costs=none, late_costs=none, steps=(), num_steps=0
+    )
+
+
 def accuracy_at(run: Run, responses: float, name: str = "pass_at_1") -> float:
-    """On the straight line between evaluations; at the last one where the run ends before.
-
-    A run of 0.4 at 0 and 0.6 at 1,000 responses has 0.45 at 250.
-    """
-    for before, after in zip(run.points, run.points[1:], strict=False):
-        if before.responses <= responses <= after.responses:
-            part = (responses - before.responses) / (after.responses - before.responses)
-            low, high = before.accuracy[name], after.accuracy[name]
-            return low + part * (high - low)
-    return run.points[-1].accuracy[name]
+    """On the straight line between evaluations; at the last one where the run ends before."""
+    found = curves.accuracy_at(curve_of(run, name), "responses", responses)
+    return run.points[-1].accuracy[name] if found is None else found
 
 
-def spent_until(run: Run, target: float, unit: str = "responses") -> tuple[float, float]:
-    """Between which ends lies what the run had spent when pass@1 first reached the target: equal ends where it crossed,
-    infinity above all it spent where it never did."""
-    if run.points[0].accuracy["pass_at_1"] >= target:
-        return 0.0, getattr(run.points[0], unit)
-    for before, after in zip(run.points, run.points[1:], strict=False):
-        low, high = before.accuracy["pass_at_1"], after.accuracy["pass_at_1"]
-        if high >= target:
-            start, end = getattr(before, unit), getattr(after, unit)
-            crossing = start + (target - low) / (high - low) * (end - start)
-            return crossing, crossing
-    return getattr(run.points[-1], unit), math.inf
+def spent_until(run: Run, target: float, unit: Axis = "responses") -> tuple[float, float]:
+    """Between which ends lies what the run had spent when pass@1 first reached the target."""
+    spent = curves.spent_until(curve_of(run), unit, target)
+    return spent.low, spent.high
 
 
 # Stage one: the winners.
@@ -291,7 +301,7 @@ class Arms:
 
         return min(self.of_families(families), key=cost)
 
-    def spent(self, arm: str, unit: str) -> list[tuple[float, float]]:
+    def spent(self, arm: str, unit: Axis) -> list[tuple[float, float]]:
         return [spent_until(run, target_of(self.task), unit) for run in self.runs[arm]]
 
     def accuracies(self, arm: str, part: float, name: str) -> list[float]:
@@ -301,7 +311,7 @@ class Arms:
 def read_arms(task: str) -> Arms | None:
     runs = read_runs(task)
     names = sorted(
-        {run.variant for run in runs}, key=lambda name: FAMILIES.index(name.split("_")[0])
+        {run.variant for run in runs}, key=lambda name: (FAMILIES.index(name.split("_")[0]), name)
     )
     whole = (
         set.intersection(*({r.seed for r in runs if r.variant == n} for n in names))
@@ -427,7 +437,10 @@ def main() -> None:
         for task in TASKS:
             prepare(task)
     elif arguments.command == "collect":
-        print(collect(arguments.name, arguments.comparison))
+        try:
+            print(collect(arguments.name, arguments.comparison))
+        except ValueError as error:
+            parser.error(str(error))
     else:
         tell = tell_winners if arguments.command == "winners" else tell_results
         print("\n\n".join(tell(task) for task in TASKS))

@@ -34,7 +34,7 @@ worked out from its published figures:
     prompt, without limit of age: a prompt comes back once per epoch, and a correct answer does not
     spoil.
 6.  We differ: Option I (`reuse.option: recompute`) is the default, since it was ahead of
-    Option II (`detach`), the paper's best, in our comparison (docs/comparison.md). It gives the
+    Option II (`detach`), the paper's best, in our comparison (docs/ablations.md). It gives the
     borrowed response the log-probs of the policy at the start of the update. Under Option II it
     counts in the mean and std of its group and nowhere else: no gradient, no place in a
     denominator, a KL, an entropy, a clip metric, a sequence count. `stored`, its behaviour log-probs

@@ -30,7 +30,7 @@ class ReuseConfig:
     option: Fixed[Literal["detach", "recompute", "stored"]] = "recompute"
     """How a borrowed response trains. `detach`, the paper's Option II: without gradient, it only serves its siblings'
     advantages. `recompute`, Option I: as any other, its old log-probs computed anew by the actor. `stored`: with the
-    log-probs of the policy that sampled it, for ablations. docs/comparison.md says why Option I is the default."""
+    log-probs of the policy that sampled it, for ablations. docs/ablations.md says why Option I is the default."""
 
     weight: Warn[Annotated[float, Range(gt=0, le=1e6)]] = 1.0
     """Factor on the advantages of a group that borrowed. 1 is the paper's."""

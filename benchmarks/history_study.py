@@ -84,9 +84,12 @@ def main() -> None:
     elif arguments.command == "figure":
         draw([arms for arms in map(read_arms, TASKS) if arms is not None], FIGURE)
         print(FIGURE)
+    elif arguments.command == "winners":
+        print("\n\n".join(tell_winners(task) for task in TASKS))
     else:
-        tell = tell_winners if arguments.command == "winners" else tell_results
-        print("\n\n".join(tell(task) for task in TASKS))
+        told = [tell_results(task) for task in TASKS]
+        told += [tell_results(task, "confirmation_") for task in TASKS[:2]]
+        print("\n\n".join(told))
 
 
 if __name__ == "__main__":

@@ -57,8 +57,9 @@ class Arms:
         return [accuracy_at(run, BUDGETS[self.task] * part, name) for run in self.runs[arm]]
 
 
-def read_arms(task: str) -> Arms | None:
-    runs = read_runs(task)
+def read_arms(task: str, stage: str = "") -> Arms | None:
+    """Of a later stage with its name: "confirmation_"."""
+    runs = read_runs(f"{stage}{task}")
     names = sorted(
         {run.variant for run in runs}, key=lambda name: (FAMILIES.index(name.split("_")[0]), name)
     )

@@ -11,6 +11,8 @@ from megatron_ar3po.comparison.figure import mean_curve
 from .arms import BUDGETS, Arms, target_of
 from .runs import curve_of, spent_until
 
+KINDS = ("grpo", "dapo", "ar3po", "history_1", "history_negative", "history_replay")
+
 
 def draw(tasks: Sequence[Arms], path: Path) -> None:
     import matplotlib
@@ -33,28 +35,37 @@ def _draw_curves(arms: Arms, panel: Any) -> None:
     """Means over seeds with their 95% interval as a band."""
     for name, runs in arms.runs.items():
         spent, means = mean_curve([curve_of(run) for run in runs], "responses")
-        [line] = panel.plot(spent, [m.mean for m in means], label=name)
+        color, style = look_of(name, arms)
+        panel.plot(spent, [m.mean for m in means], style, color=color, label=name)
         if all(m.half_width is not None for m in means):
             low, high = [m.low for m in means], [m.high for m in means]
-            panel.fill_between(spent, low, high, alpha=0.12, color=line.get_color())
+            panel.fill_between(spent, low, high, alpha=0.12, color=color)
     panel.axhline(target_of(arms.task), linestyle=":", color="grey", linewidth=1)
     panel.set_title(f"{arms.task}, {len(arms.seeds)} seeds")
     panel.set_xlabel("responses generated")
     panel.set_ylabel("pass@1, held out")
-    panel.legend(fontsize="small", loc="lower right", frameon=False)
+    panel.legend(fontsize="small", frameon=False)
 
 
 def _draw_targets(arms: Arms, panel: Any) -> None:
     """A dot a run; an arrow at all it spent where it never crossed."""
     target = target_of(arms.task)
-    for row, runs in enumerate(arms.runs.values()):
+    for row, (name, runs) in enumerate(arms.runs.items()):
+        color, _ = look_of(name, arms)
         for run in runs:
             at, marker = target_mark(*spent_until(run, target))
-            panel.plot([at], [row], marker, color=f"C{row}", alpha=0.7, clip_on=False)
+            panel.plot([at], [row], marker, color=color, alpha=0.7, clip_on=False)
     panel.set_yticks(range(len(arms.runs)), list(arms.runs))
     panel.invert_yaxis()
-    panel.set_xlim(0, BUDGETS[arms.task])
+    panel.set_xlim(0, BUDGETS[arms.task] * 1.05)
     panel.set_xlabel(f"responses to pass@1 {target:.2f}; an arrow: never within the run")
+
+
+def look_of(name: str, arms: Arms) -> tuple[str, str]:
+    """Its colour, the same on all tasks for a kind of history, and its line: dashed for a second one of its kind."""
+    kind = "_".join(name.split("_")[: 2 if name.startswith("history") else 1])
+    first = next(other for other in arms.runs if other.startswith(kind))
+    return f"C{KINDS.index(kind)}", "-" if name == first else "--"
 
 
 def target_mark(low: float, high: float) -> tuple[float, str]:

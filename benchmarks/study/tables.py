@@ -52,14 +52,12 @@ def tell_table(arms: Arms) -> str:
 def tell_verdict(arms: Arms) -> str:
     """The factor of the rules, and what must not be lost for it."""
     ours, theirs = arms.cheapest(["history"]), arms.cheapest(BASELINES)
-    factor = bounded_ratio(arms.spent(theirs, "responses"), arms.spent(ours, "responses"))
-    lines = [f"best history arm {ours}, best baseline {theirs}, seeds {arms.seeds}"]
-    if factor is None:
-        lines.append("factor: not known from either side")
-    else:
-        ends = [factor.ratio.low, factor.ratio.high]
-        said = "" if ends[0] is None or ends[1] is None else f" ({ends[0]:.2f} to {ends[1]:.2f})"
-        lines.append(f"factor {factor.side} {factor.ratio.mean:.2f}{said}")
+    lines = [
+        f"best history arm {ours}, best baseline {theirs}, seeds {arms.seeds}",
+        f"factor {show_factor(arms, theirs, ours)}",
+    ]
+    others = [arm for arm in arms.of_families(["history"]) if arm != ours]
+    lines += [f"{arm}, outside the rule: {show_factor(arms, theirs, arm)}" for arm in others]
     for name in ("pass_at_1", "pass_at_4", "easy/pass_at_1", "easy/pass_at_4"):
         for part in (0.5, 1.0):
             ours_at, theirs_at = (arms.accuracies(arm, part, name) for arm in (ours, theirs))
@@ -68,6 +66,17 @@ def tell_verdict(arms: Arms) -> str:
             spread = "" if change.half_width is None else f" ± {change.half_width:.3f}"
             lines.append(f"{name} at {part:.0%}: {change.mean:+.3f}{spread}")
     return "\n".join(f"- {line}" for line in lines)
+
+
+def show_factor(arms: Arms, theirs: str, ours: str) -> str:
+    factor = bounded_ratio(arms.spent(theirs, "responses"), arms.spent(ours, "responses"))
+    if factor is None:
+        return "not known from either side"
+    ratio = factor.ratio
+    said = (
+        "" if ratio.low is None or ratio.high is None else f" ({ratio.low:.2f} to {ratio.high:.2f})"
+    )
+    return f"{factor.side} {ratio.mean:.2f}{said}"
 
 
 def show_mean(values: Sequence[float], digits: int = 3) -> str:
@@ -98,8 +107,10 @@ def show_entropy(runs: Sequence[Run], part: float) -> str:
     return f"{fmean(values):.3f}" if values else "-"
 
 
-def tell_results(task: str) -> str:
-    arms = read_arms(task)
+def tell_results(task: str, stage: str = "") -> str:
+    arms = read_arms(task, stage)
     if arms is None:
-        return f"## {task}: no seed that every arm has finished"
-    return f"## {task}, {len(arms.seeds)} seeds\n\n{tell_table(arms)}\n\n{tell_verdict(arms)}"
+        return f"## {stage}{task}: no seed that every arm has finished"
+    return (
+        f"## {stage}{task}, {len(arms.seeds)} seeds\n\n{tell_table(arms)}\n\n{tell_verdict(arms)}"
+    )

@@ -22,7 +22,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     },
     "history": {
         "rollout": {"num_stages": 1, "responses_per_stage": 1},
-        "reuse": {"enabled": False},
+        "reuse": {"enabled": False, "replay_frac": 0.5},
         "algorithm": {"dynamic_sampling": False, "advantage": "history"},
     },
 }

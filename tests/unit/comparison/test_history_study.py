@@ -148,7 +148,8 @@ def arms() -> Arms:
     grpo = [run_of("grpo_4", 0, 0.2, 0.6, 0.8), run_of("grpo_4", 1, 0.2, 0.4, 0.8)]
     dapo = [run_of("dapo_4", 0, 0.2, 0.3, 0.4), run_of("dapo_4", 1, 0.2, 0.3, 0.4)]
     history = [run_of("history_1", 0, 0.2, 1.0, 1.0), run_of("history_1", 1, 0.4, 1.0, 1.0)]
-    return Arms(task="tiny_sum", runs={"grpo_4": grpo, "dapo_4": dapo, "history_1": history})
+    runs = {"grpo_4": grpo, "dapo_4": dapo, "history_1": history, "history_negative": grpo}
+    return Arms(task="tiny_sum", runs=runs)
 
 
 def test_the_best_baseline_needs_fewest_responses_and_who_never_crosses_counts_with_all(arms):
@@ -161,6 +162,7 @@ def test_the_verdict_is_the_ratio_of_the_seeds_and_what_was_not_lost(arms):
     lines = tell_verdict(arms).splitlines()
     assert lines[0] == "- best history arm history_1, best baseline grpo_4, seeds [0, 1]"
     assert lines[1].startswith("- factor equal 3.00 (")
+    assert lines[2] == "- history_negative, outside the rule: equal 1.00 (1.00 to 1.00)"
     assert "- pass_at_1 at 100%: +0.200 ± 0.000" in lines
     assert "- easy/pass_at_4 at 50%: +0.500 ± 1.271" in lines  # 0.4 and 0.6: 0.1 * 12.706
 

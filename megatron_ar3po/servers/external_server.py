@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from megatron_ar3po.http_client import HttpError, request
@@ -32,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.1
 _PROBE_TIMEOUT_S = 5.0
+_HEALTH_TIMEOUT_S = 30.0  # SGLang gives its own scheduler 20 s to answer
 _INFO_TIMEOUT_S = 30.0
 _REPORT_EVERY_S = 10.0
 _FIRST_VERSION = "default"  # SGLang's, of the weights that a server was started with
@@ -82,7 +84,7 @@ class ExternalServer:
         """Until it takes requests and nobody else uses it; then its options are compared, it is brought back from where
         another trainer left it, and its counters are read."""
         started = time.monotonic()
-        self._wait_until(self._answers, started)
+        self._wait_until(self.is_running, started)
         self._lease = take_lease(self.url, self._client, answer_limit_s=self._timeout_s)
         state = None
         if self._lease is not None:
@@ -90,10 +92,12 @@ class ExternalServer:
         is_left_behind = self._stays_paused() if state is None else state.is_left_behind
         last = "another client" if state is None else state.last_holder or "another client"
         if not is_left_behind:
-            self._wait_until(self.is_running, started)
+            self._wait_until(self._takes_requests, started)
         self._check_arguments(self._info())
         done = recover(self.url, state) if is_left_behind else []
-        self._wait_until(self.is_running, time.monotonic())  # the watch over a paused one took long
+        self._wait_until(
+            self._takes_requests, time.monotonic()
+        )  # the watch over a paused one took long
         if state is None and not is_left_behind:
             wait_until_idle(self.url)
         else:
@@ -131,19 +135,11 @@ class ExternalServer:
                 )
             time.sleep(_POLL_INTERVAL_S)
 
-    def _answers(self) -> bool:
-        """Whatever: it listens."""
-        try:
-            request("GET", self.url + "/ready", timeout_s=_PROBE_TIMEOUT_S)
-        except HttpError:  # not yet
-            return False
-        return True
-
     def _stays_paused(self) -> bool:
         """Of a server that lends no lease."""
         started = time.monotonic()
         is_reported = False
-        while not self.is_running():
+        while not self._takes_requests():
             if time.monotonic() - started > self._abandoned_after_s:
                 return True
             if not is_reported:
@@ -164,13 +160,29 @@ class ExternalServer:
             ) from error
 
     def is_running(self) -> bool:
+        """It listens. One that calls itself unready is not lost: `_takes_requests`. What of a server that listens is
+        dead is found by looks at its health (`ServerRepair`), as for servers of our own."""
+        return self._readiness() is not None
+
+    def _takes_requests(self) -> bool:
+        """SGLang is unready while it starts or is paused, and from a look at its health that found it busy for 20 s, as
+        with a long prefill, to the next look. So one that is unready is looked at."""
+        status = self._readiness()
+        if status is None or status == 200:
+            return status == 200
+        with suppress(HttpError):
+            request("GET", self.url + "/health_generate", timeout_s=_HEALTH_TIMEOUT_S)
+        return self._readiness() == 200
+
+    def _readiness(self) -> int | None:
+        """The status of /ready; None: nothing listens."""
         try:
             response = request("GET", self.url + "/ready", timeout_s=_PROBE_TIMEOUT_S)
-        except HttpError:  # not listening, or lost
-            return False
+        except HttpError:
+            return None
         if process := parse_process(response.headers.get(PROCESS_HEADER, "")):
             self.name, self.num_restarts = process  # as its responses will state it
-        return response.status == 200
+        return response.status
 
     def restart(self) -> None:
         raise RolloutEngineError(f"server {self.name} was lost. {self.log_tail()}")

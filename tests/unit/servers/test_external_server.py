@@ -25,6 +25,7 @@ class Stranger(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.stated: dict[str, object] = dict(STATED)
+        self.calls_itself_unhealthy = False  # until a look at its health, as SGLang does
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -33,7 +34,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         stated = json.dumps(self.server.stated)
         body = {"/server_info": stated, "/metrics/": METRICS}.get(self.path, "")
-        self.send_response(200)
+        if self.path == "/health_generate":
+            self.server.calls_itself_unhealthy = False
+        is_unready = self.path == "/ready" and self.server.calls_itself_unhealthy
+        self.send_response(503 if is_unready else 200)
         self.send_header(PROCESS_HEADER, "dp0.s7/2")
         self.end_headers()
         self.wfile.write(body.encode())
@@ -105,3 +109,14 @@ def test_a_lost_server_is_not_restarted_by_a_run_that_did_not_start_it() -> None
     assert not server.is_running()
     with pytest.raises(RolloutEngineError, match="This run did not start it"):
         server.restart()
+
+
+def test_a_server_that_a_long_prefill_made_unready_is_neither_lost_nor_waited_for_in_vain(stranger):
+    """Found in a run whose evaluation prefilled 4,096 tokens in 21 s: SGLang's own look at its health gave up after
+    20 s, and the run ended as if the server were dead."""
+    server = make_server(url_of(stranger))
+    server.wait_ready()
+    stranger.calls_itself_unhealthy = True
+    assert server.is_running()
+    make_server(url_of(stranger)).wait_ready()  # the next run that attaches to it
+    assert not stranger.calls_itself_unhealthy

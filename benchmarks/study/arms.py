@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
 from megatron_ar3po.comparison.curves import Axis
 
-from .runs import Run, accuracy_at, read_runs, spent_until
+from .runs import RESULTS, Run, accuracy_at, read_runs, spent_until
 from .winners import FAMILIES, score_settings
 
 TARGETS: Mapping[str, float] = {"tiny_sum": 0.60, "tiny_sum_core": 0.40}
@@ -57,9 +58,9 @@ class Arms:
         return [accuracy_at(run, BUDGETS[self.task] * part, name) for run in self.runs[arm]]
 
 
-def read_arms(task: str, stage: str = "") -> Arms | None:
+def read_arms(task: str, stage: str = "", results: Path = RESULTS) -> Arms | None:
     """Of a later stage with its name: "confirmation_"."""
-    runs = read_runs(f"{stage}{task}")
+    runs = read_runs(f"{stage}{task}", results)
     names = sorted(
         {run.variant for run in runs}, key=lambda name: (FAMILIES.index(name.split("_")[0]), name)
     )

@@ -78,7 +78,7 @@ def accuracy_of(row: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def collect(name: str, comparison: Path) -> str:
+def collect(name: str, comparison: Path, results: Path = RESULTS) -> str:
     """Adds the finished runs of a comparison to a file of curves; a run that is there already is kept as it is.
     Raises ValueError where there is none."""
     marks = sorted(comparison.glob("runs/*/comparison.json"))
@@ -86,8 +86,8 @@ def collect(name: str, comparison: Path) -> str:
         raise ValueError(
             f"{comparison} holds no finished run of a comparison; name the --out of `ar3po compare-algorithms`."
         )
-    path = RESULTS / f"{name}.jsonl"
-    known = {(run.variant, run.seed): run for run in read_runs(name)}
+    path = results / f"{name}.jsonl"
+    known = {(run.variant, run.seed): run for run in read_runs(name, results)}
     num_before = len(known)
     for mark in marks:
         variant, _, seed = mark.parent.name.rpartition("-s")
@@ -99,8 +99,8 @@ def collect(name: str, comparison: Path) -> str:
     return f"{path}: {len(known)} runs, {len(known) - num_before} of them new"
 
 
-def read_runs(name: str) -> list[Run]:
-    path = RESULTS / f"{name}.jsonl"
+def read_runs(name: str, results: Path = RESULTS) -> list[Run]:
+    path = results / f"{name}.jsonl"
     if not path.is_file():
         return []
     found = [json.loads(line) for line in path.read_text("utf-8").splitlines()]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import fmean
 
 from megatron_ar3po.comparison.statistics import bounded_ratio, paired_difference, t_interval
 
 from .arms import BASELINES, BUDGETS, Arms, read_arms, target_of
-from .runs import Run
+from .runs import RESULTS, Run
 
 THIRDS = ("core", "mixed", "easy")
 
@@ -107,8 +108,8 @@ def show_entropy(runs: Sequence[Run], part: float) -> str:
     return f"{fmean(values):.3f}" if values else "-"
 
 
-def tell_results(task: str, stage: str = "") -> str:
-    arms = read_arms(task, stage)
+def tell_results(task: str, stage: str = "", results: Path = RESULTS) -> str:
+    arms = read_arms(task, stage, results)
     if arms is None:
         return f"## {stage}{task}: no seed that every arm has finished"
     return (

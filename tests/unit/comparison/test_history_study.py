@@ -8,10 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.study import runs as study_runs
 from benchmarks.study.arms import Arms, read_arms
 from benchmarks.study.figure import draw
-from benchmarks.study.runs import Evaluated, Run, accuracy_at, collect, read_run, spent_until
+from benchmarks.study.runs import (
+    Evaluated,
+    Run,
+    accuracy_at,
+    collect,
+    read_run,
+    read_runs,
+    spent_until,
+)
 from benchmarks.study.tables import tell_results, tell_verdict
 from benchmarks.study.winners import Setting, choose_arms, choose_winner, score_settings
 
@@ -34,12 +41,6 @@ def run_of(variant: str, seed: int, *accuracies: float, budget: float = 3000.0) 
         for number, accuracy in enumerate(accuracies)
     ]
     return Run(variant=variant, seed=seed, points=tuple(points))
-
-
-@pytest.fixture
-def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(study_runs, "RESULTS", tmp_path / "results")
-    return tmp_path / "results"
 
 
 def plant(folder: Path, rows: list[dict[str, object]]) -> None:
@@ -81,23 +82,24 @@ def test_a_run_is_read_at_its_evaluations_with_what_it_had_spent(tmp_path):
     }
 
 
-def test_runs_are_collected_once_and_those_there_stay(results, tmp_path):
+def test_runs_are_collected_once_and_those_there_stay(tmp_path):
+    results = tmp_path / "results"
     plant(tmp_path / "first/runs/grpo_4-s0", ROWS)
-    assert collect("tiny_sum", tmp_path / "first").endswith("1 runs, 1 of them new")
+    assert collect("tiny_sum", tmp_path / "first", results).endswith("1 runs, 1 of them new")
     plant(tmp_path / "second/runs/grpo_4-s0", [{**ROWS[0], "eval/pass_at_1": 0.75}])
     plant(tmp_path / "second/runs/grpo_4-s1", ROWS)
-    assert collect("tiny_sum", tmp_path / "second").endswith("2 runs, 1 of them new")
-    kept = study_runs.read_runs("tiny_sum")
+    assert collect("tiny_sum", tmp_path / "second", results).endswith("2 runs, 1 of them new")
+    kept = read_runs("tiny_sum", results)
     assert [(run.seed, run.points[0].accuracy["pass_at_1"]) for run in kept] == [
         (0, 0.25),
         (1, 0.25),
     ]
 
 
-def test_a_folder_without_a_finished_run_is_refused_and_writes_nothing(results, tmp_path):
+def test_a_folder_without_a_finished_run_is_refused_and_writes_nothing(tmp_path):
     with pytest.raises(ValueError, match="holds no finished run of a comparison"):
-        collect("tiny_sum", tmp_path)
-    assert not results.exists()
+        collect("tiny_sum", tmp_path, tmp_path / "results")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_accuracy_lies_on_the_line_between_evaluations_and_stays_at_the_last():
@@ -167,23 +169,24 @@ def test_the_verdict_is_the_ratio_of_the_seeds_and_what_was_not_lost(arms):
     assert "- easy/pass_at_4 at 50%: +0.500 ± 1.271" in lines  # 0.4 and 0.6: 0.1 * 12.706
 
 
-def test_a_table_has_both_halves_and_only_seeds_that_every_arm_has_finished(results):
-    results.mkdir()
+def test_a_table_has_both_halves_and_only_seeds_that_every_arm_has_finished(tmp_path):
     rows = [
         run_of("grpo_4_8e-4_6", 0, 0.2, 0.6, 0.8),
         run_of("history_1_8e-4_24", 0, 0.2, 1.0, 1.0),
         run_of("history_1_8e-4_24", 1, 0.0, 0.0, 0.0),
     ]
     lines = [json.dumps({**vars(r), "points": [vars(p) for p in r.points]}) for r in rows]
-    (results / "tiny_sum.jsonl").write_text("\n".join(lines) + "\n")
-    told = tell_results("tiny_sum")
+    (tmp_path / "tiny_sum.jsonl").write_text("\n".join(lines) + "\n")
+    told = tell_results("tiny_sum", results=tmp_path)
     assert told.startswith("## tiny_sum, 1 seeds")
     assert "| pass@1 at 1,500 responses | 0.600 | 1.000 |" in told
     assert "| pass@1 at 3,000 responses | 0.800 | 1.000 |" in told
     assert "| responses to 0.60 | 1,500 (1/1) | 750 (1/1) |" in told
     assert "| seconds of steps to 0.60 | 60 (1/1) | 30 (1/1) |" in told
-    assert read_arms("tiny_sum_core") is None
-    assert tell_results("tiny_sum_core").endswith("no seed that every arm has finished")
+    assert read_arms("tiny_sum_core", results=tmp_path) is None
+    assert tell_results("tiny_sum_core", results=tmp_path).endswith(
+        "no seed that every arm has finished"
+    )
 
 
 def test_the_figure_has_a_column_for_each_task(arms, tmp_path):

@@ -41,7 +41,9 @@ def test_a_thread_that_waits_stands_and_one_that_computes_does_not():
         while time.monotonic() < end:
             sum(range(1000))
 
-    assert [seconds for seconds, _, _ in look_during(compute, 0.2)] == [0.0, 0.0, 0.0]
+    # On a machine that is busy elsewhere it may get no processor for 0.2 s, and then stands as well: not five times.
+    looks = ([seconds for seconds, _, _ in look_during(compute, 0.2)] for _ in range(5))
+    assert [0.0, 0.0, 0.0] in looks
 
 
 def raise_in(file: str, says: str = "timed out") -> RuntimeError:

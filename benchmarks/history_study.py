@@ -8,7 +8,7 @@ python benchmarks/history_study.py collect tuning_tiny_sum runs/tuning_tiny_sum
 python benchmarks/history_study.py winners
     stage one: each family's settings by the rule, and the arms of stage two
 python benchmarks/history_study.py [table]
-    stage two: the tables and verdicts of docs/comparison.md, as Markdown
+    stage two, and the test of stage three: the tables and verdicts of docs/comparison.md, as Markdown
 python benchmarks/history_study.py figure
     stage two: docs/comparison_history.png
 """
@@ -36,6 +36,10 @@ TRAINED = 32  # training prompts of each difficulty that are evaluated
 def prepare(task: str) -> None:
     """Raises FileNotFoundError where tools/make_tiny_model.py has not made the task yet."""
     cache = ROOT / ".cache" / task
+    if not (cache / "task.json").is_file():
+        raise FileNotFoundError(
+            f"{cache} has no task yet; make it first: python tools/make_tiny_model.py --task {task} --out .cache/{task}"
+        )
     out = cache / "study"
     out.mkdir(exist_ok=True)
     held_out = read_prompts(cache / "heldout.jsonl")
@@ -74,8 +78,11 @@ def main() -> None:
     commands.add_parser("figure")
     arguments = parser.parse_args()
     if arguments.command == "prepare":
-        for task in TASKS:
-            prepare(task)
+        try:
+            for task in TASKS:
+                prepare(task)
+        except FileNotFoundError as error:
+            parser.error(str(error))
     elif arguments.command == "collect":
         try:
             print(collect(arguments.name, arguments.comparison))

@@ -11,8 +11,6 @@ from megatron_ar3po.comparison.figure import mean_curve
 from .arms import BUDGETS, Arms, target_of
 from .runs import curve_of, spent_until
 
-KINDS = ("grpo", "dapo", "ar3po", "history_1", "history_negative", "history_replay")
-
 
 def draw(tasks: Sequence[Arms], path: Path) -> None:
     import matplotlib
@@ -20,22 +18,23 @@ def draw(tasks: Sequence[Arms], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    kinds = list(dict.fromkeys(kind_of(name) for arms in tasks for name in arms.runs))
     figure: Any
     figure, axes = pyplot.subplots(
         2, len(tasks), figsize=(6 * len(tasks), 8), layout="constrained", squeeze=False
     )
     for arms, (above, below) in zip(tasks, axes.T, strict=True):
-        _draw_curves(arms, above)
-        _draw_targets(arms, below)
+        _draw_curves(arms, above, kinds)
+        _draw_targets(arms, below, kinds)
     figure.savefig(path, dpi=80)
     pyplot.close(figure)
 
 
-def _draw_curves(arms: Arms, panel: Any) -> None:
+def _draw_curves(arms: Arms, panel: Any, kinds: Sequence[str]) -> None:
     """Means over seeds with their 95% interval as a band."""
     for name, runs in arms.runs.items():
         spent, means = mean_curve([curve_of(run) for run in runs], "responses")
-        color, style = look_of(name, arms)
+        color, style = look_of(name, arms, kinds)
         panel.plot(spent, [m.mean for m in means], style, color=color, label=name)
         if all(m.half_width is not None for m in means):
             low, high = [m.low for m in means], [m.high for m in means]
@@ -47,11 +46,11 @@ def _draw_curves(arms: Arms, panel: Any) -> None:
     panel.legend(fontsize="small", frameon=False)
 
 
-def _draw_targets(arms: Arms, panel: Any) -> None:
+def _draw_targets(arms: Arms, panel: Any, kinds: Sequence[str]) -> None:
     """A dot a run; an arrow at all it spent where it never crossed."""
     target = target_of(arms.task)
     for row, (name, runs) in enumerate(arms.runs.items()):
-        color, _ = look_of(name, arms)
+        color, _ = look_of(name, arms, kinds)
         for run in runs:
             at, marker = target_mark(*spent_until(run, target))
             panel.plot([at], [row], marker, color=color, alpha=0.7, clip_on=False)
@@ -61,11 +60,19 @@ def _draw_targets(arms: Arms, panel: Any) -> None:
     panel.set_xlabel(f"responses to pass@1 {target:.2f}; an arrow: never within the run")
 
 
-def look_of(name: str, arms: Arms) -> tuple[str, str]:
+def kind_of(name: str) -> str:
+    """
+    >>> kind_of("grpo_4_8e-4_6_all"), kind_of("history_replay_8e-4_24")
+    ('grpo', 'history_replay')
+    """
+    return "_".join(name.split("_")[: 2 if name.startswith("history") else 1])
+
+
+def look_of(name: str, arms: Arms, kinds: Sequence[str]) -> tuple[str, str]:
     """Its colour, the same on all tasks for a kind of history, and its line: dashed for a second one of its kind."""
-    kind = "_".join(name.split("_")[: 2 if name.startswith("history") else 1])
-    first = next(other for other in arms.runs if other.startswith(kind))
-    return f"C{KINDS.index(kind)}", "-" if name == first else "--"
+    kind = kind_of(name)
+    first = next(other for other in arms.runs if kind_of(other) == kind)
+    return f"C{kinds.index(kind)}", "-" if name == first else "--"
 
 
 def target_mark(low: float, high: float) -> tuple[float, str]:

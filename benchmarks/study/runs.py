@@ -25,9 +25,7 @@ class Evaluated:
     responses: float
     tokens: float
     seconds: float  # of steps
-    accuracy: Mapping[
-        str, float
-    ]  # "pass_at_1", "pass_at_4", "easy/pass_at_1", "train_easy/pass_at_4", ...
+    accuracy: Mapping[str, float]  # "pass_at_1", "easy/pass_at_1", "train_easy/pass_at_4", ...
     entropy: float | None  # nats a token, the mean over the steps since the evaluation before
 
 

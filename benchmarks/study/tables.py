@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
+from megatron_ar3po.comparison.curves import Axis
 from megatron_ar3po.comparison.statistics import bounded_ratio, paired_difference, t_interval
 
 from .arms import BASELINES, BUDGETS, Arms, read_arms, target_of
@@ -57,8 +58,12 @@ def tell_verdict(arms: Arms) -> str:
         f"best history arm {ours}, best baseline {theirs}, seeds {arms.seeds}",
         f"factor {show_factor(arms, theirs, ours)}",
     ]
-    others = [arm for arm in arms.of_families(["history"]) if arm != ours]
-    lines += [f"{arm}, outside the rule: {show_factor(arms, theirs, arm)}" for arm in others]
+    for arm in arms.of_families(["history"]):
+        lines += [
+            f"{arm} against {baseline}: {show_factor(arms, baseline, arm)}, "
+            f"of seconds {show_factor(arms, baseline, arm, 'seconds')}"
+            for baseline in arms.of_families(BASELINES)
+        ]
     for name in ("pass_at_1", "pass_at_4", "easy/pass_at_1", "easy/pass_at_4"):
         for part in (0.5, 1.0):
             ours_at, theirs_at = (arms.accuracies(arm, part, name) for arm in (ours, theirs))
@@ -69,8 +74,8 @@ def tell_verdict(arms: Arms) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
-def show_factor(arms: Arms, theirs: str, ours: str) -> str:
-    factor = bounded_ratio(arms.spent(theirs, "responses"), arms.spent(ours, "responses"))
+def show_factor(arms: Arms, theirs: str, ours: str, unit: Axis = "responses") -> str:
+    factor = bounded_ratio(arms.spent(theirs, unit), arms.spent(ours, unit))
     if factor is None:
         return "not known from either side"
     ratio = factor.ratio

@@ -95,9 +95,8 @@ class ExternalServer:
             self._wait_until(self._takes_requests, started)
         self._check_arguments(self._info())
         done = recover(self.url, state) if is_left_behind else []
-        self._wait_until(
-            self._takes_requests, time.monotonic()
-        )  # the watch over a paused one took long
+        # With a limit of its own: the watch over a paused one took long.
+        self._wait_until(self._takes_requests, time.monotonic())
         if state is None and not is_left_behind:
             wait_until_idle(self.url)
         else:

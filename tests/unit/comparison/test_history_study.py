@@ -164,7 +164,9 @@ def test_the_verdict_is_the_ratio_of_the_seeds_and_what_was_not_lost(arms):
     lines = tell_verdict(arms).splitlines()
     assert lines[0] == "- best history arm history_1, best baseline grpo_4, seeds [0, 1]"
     assert lines[1].startswith("- factor equal 3.00 (")
-    assert lines[2] == "- history_negative, outside the rule: equal 1.00 (1.00 to 1.00)"
+    assert any(line.startswith("- history_1 against grpo_4: equal 3.00 (") for line in lines)
+    same = "equal 1.00 (1.00 to 1.00)"
+    assert f"- history_negative against grpo_4: {same}, of seconds {same}" in lines
     assert "- pass_at_1 at 100%: +0.200 ± 0.000" in lines
     assert "- easy/pass_at_4 at 50%: +0.500 ± 1.271" in lines  # 0.4 and 0.6: 0.1 * 12.706
 

@@ -19,21 +19,22 @@ def test_later_files_win_over_earlier_ones_and_words_over_both(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "stages", "responses", "reuse", "dynamic", "advantage"),
+    ("name", "stages", "responses", "reuse", "replayed", "dynamic", "advantage"),
     [
-        ("ar3po", 2, 4, True, False, "group"),
-        ("grpo", 1, 8, False, False, "group"),
-        ("dapo", 1, 8, False, True, "group"),
-        ("history", 1, 1, False, False, "history"),
+        ("ar3po", 2, 4, True, 0.0, False, "group"),
+        ("grpo", 1, 8, False, 0.0, False, "group"),
+        ("dapo", 1, 8, False, 0.0, True, "group"),
+        ("history", 1, 1, False, 0.5, False, "history"),
     ],
 )
 def test_the_name_of_the_algorithm_sets_what_nobody_else_said(
-    name, stages, responses, reuse, dynamic, advantage
+    name, stages, responses, reuse, replayed, dynamic, advantage
 ):
     config = load_config([], [f"algorithm.name={name}"])
     assert config.rollout.num_stages == stages
     assert config.rollout.responses_per_stage == responses
     assert config.reuse.enabled is reuse
+    assert config.reuse.replay_frac == replayed
     assert config.algorithm.dynamic_sampling is dynamic
     assert config.algorithm.advantage == advantage
 

@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from slurm_cluster import ROOT, SlurmCluster
@@ -25,11 +26,20 @@ def env_of_real_run(job_env: dict[str, str]) -> dict[str, str]:
     return {k: v for k, v in job_env.items() if k not in ours} | {"PYTHONPATH": ""}
 
 
-def steps_of(run_dir: Path) -> list[int]:
+def metrics_of(run_dir: Path) -> list[dict[str, Any]]:
     """Of the lines that are whole; the trainer may be writing."""
     file = run_dir / "metrics.jsonl"
     lines = file.read_text().splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def steps_of(run_dir: Path) -> list[int]:
+    return [row["step"] for row in metrics_of(run_dir)]
+
+
+def policy_version_after(run_dir: Path, step: int) -> int:
+    """A step in which every prompt is solved, or none, trains nothing: the policy stays the one it was."""
+    return sum("actor/loss" in row for row in metrics_of(run_dir) if row["step"] <= step)
 
 
 CLAIM = """
@@ -92,7 +102,9 @@ def test_the_32b_script_trains_on_two_nodes_is_warned_requeued_and_resumes_to_do
     resumed = (run_dir / f"logs/job_{job_id}/restart_1/node_0.log").read_text()
     saved_at = int(resumed.partition("checkpoints/step_")[2][:5])
     assert 1 <= saved_at < STEPS
-    assert f"(step {saved_at}, policy version {saved_at})" in resumed
+    version = policy_version_after(run_dir, saved_at)
+    assert version >= 1
+    assert f"(step {saved_at}, policy version {version})" in resumed
     assert "the run is DONE" in told
     shown = cluster.run(sys.executable, "-m", "megatron_ar3po.cli", "status", str(run_dir))
     assert "2 of 2 ranks on 2 nodes, 30 steps done" in shown

@@ -1,12 +1,13 @@
-"""AR3PO, GRPO and DAPO of this project against TRL's GRPOTrainer: same model, prompts, batch and machine, in one run.
+"""AR3PO, GRPO, DAPO and history of this project against TRL's GRPOTrainer: same model, prompts and machine, in one run.
 
-    python benchmarks/against_trl.py [--seeds N] [--responses N] [--target P] [--learning-rate LR]
+    python benchmarks/against_trl.py [--seeds N] [--responses N] [--target P] [--learning-rate LR] [--variants V ...]
     python benchmarks/against_trl.py --steps N [--task tiny_sum|smollm2] [--seeds N] [section.option=value ...]
 
 What reaching a pass@1 costs in responses, tokens and seconds of steps (start-up and evaluation apart), on
-examples/tiny_sum; 16 prompts a step, GRPO and TRL with 8 responses each. For each seed the variants run one after the
-other, TRL's last. TRL lies in an environment of its own (.cache/trl, made on the first run); it samples with
-transformers' generate inside its process, this project from a SGLang server over HTTP.
+examples/tiny_sum; 16 prompts a step, GRPO and TRL with 8 responses each. `history`, `ar3po_2x2` and `trl_grpo_6x4` have
+the number of prompts and responses that did best in docs/comparison.md, TRL's those of our GRPO. For each seed the
+variants run one after the other, TRL's last. TRL lies in an environment of its own (.cache/trl, made on the first run);
+it samples with transformers' generate inside its process, this project from a SGLang server over HTTP.
 
 With --steps: what a step of GRPO costs at equal responses, wall and CPU of all processes, nothing evaluated or saved;
 rounds alternate, each in processes of its own, and the first steps are left out. smollm2 is SmolLM2-135M
@@ -49,10 +50,29 @@ TASK = ROOT / ".cache/tiny_sum"
 TRL_SCRIPT = ROOT / "benchmarks/apart/trl_grpo.py"
 REQUIREMENTS = ROOT / "tests/crosscheck/trl_requirements.txt"
 RUN_TIMEOUT_S = 1800
-OURS = ("ar3po", "grpo", "dapo")
+OURS: dict[str, tuple[str, ...]] = {  # further words
+    "ar3po": (),
+    "grpo": (),
+    "dapo": (),
+    "history": ("rollout.prompts_per_step=24",),
+    "ar3po_2x2": (
+        "algorithm.name=ar3po",
+        "rollout.prompts_per_step=12",
+        "rollout.responses_per_stage=2",
+    ),
+}
+TRL = {"trl_grpo": (16, 8), "trl_grpo_6x4": (6, 4)}  # prompts a step, responses of each
 # TRL repeats no sampling to the bit either, and prompts of a few tokens have nothing to share.
 AS_FAST_AS_TRL = ("run.deterministic=false", "servers.sglang.disable_radix_cache=true")
-EVALUATE_EVERY = {"ar3po": 5, "grpo": 4, "dapo": 1, "trl_grpo": 4}  # steps: 400 to 500 responses
+EVALUATE_EVERY = {  # steps: 400 to 500 responses
+    "ar3po": 5,
+    "grpo": 4,
+    "dapo": 1,
+    "history": 20,
+    "ar3po_2x2": 13,
+    "trl_grpo": 4,
+    "trl_grpo_6x4": 20,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +117,9 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--responses", type=int, default=3000, help="of each run")
-    parser.add_argument("--variants", nargs="+", choices=OURS, default=OURS, help="of this project")
+    parser.add_argument(
+        "--variants", nargs="+", choices=OURS, default=list(OURS), help="of this project"
+    )
     parser.add_argument("--target", type=float, default=0.45)
     parser.add_argument("--learning-rate", type=float, default=8e-4)
     parser.add_argument("--steps", type=int, default=0, help="compare the cost of so many steps")
@@ -110,13 +132,13 @@ def main() -> None:
         compare_steps(STEP_TASKS[args.task], args, trl)
         return
     preload()
-    names = [*args.variants, "trl_grpo"]
+    names = [*args.variants, *TRL]
     curves: dict[str, list[RunCurve]] = {name: [] for name in names}
     steps: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(args.seeds):
             paths = train_ours(args, seed, Path(folder))
-            paths["trl_grpo"] = train_trl(args, seed, Path(folder), trl)
+            paths |= {name: train_trl(name, args, seed, Path(folder), trl) for name in TRL}
             for name, path in paths.items():
                 curves[name].append(read_curve(path, args.responses))
                 steps[name] += [r["time/step_s"] for r in read_rows(path) if r["step"] > 0]
@@ -127,7 +149,7 @@ def train_ours(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Path
     experiment = Experiment(
         config=CONFIG,
         variants=tuple(
-            variant_named(name, [f"evaluation.every_steps={EVALUATE_EVERY[name]}"])
+            variant_named(name, [*OURS[name], f"evaluation.every_steps={EVALUATE_EVERY[name]}"])
             for name in args.variants
         ),
         seeds=(seed,),
@@ -146,8 +168,9 @@ def train_ours(args: argparse.Namespace, seed: int, out: Path) -> dict[str, Path
     return {v.name: metrics_path(out, v, seed) for v in experiment.variants}
 
 
-def train_trl(args: argparse.Namespace, seed: int, out: Path, trl: Path) -> Path:
-    path = out / f"trl-s{seed}.jsonl"
+def train_trl(name: str, args: argparse.Namespace, seed: int, out: Path, trl: Path) -> Path:
+    path = out / f"{name}-s{seed}.jsonl"
+    prompts, responses = TRL[name]
     options = {
         "model": str(TASK / "model"),
         "train": str(TASK / "train.jsonl"),
@@ -156,10 +179,10 @@ def train_trl(args: argparse.Namespace, seed: int, out: Path, trl: Path) -> Path
         "seed": seed,
         "responses": args.responses,
         "max_steps": 10_000,
-        "evaluate_every_steps": EVALUATE_EVERY["trl_grpo"],
+        "evaluate_every_steps": EVALUATE_EVERY[name],
         "learning_rate": args.learning_rate,
-        "prompts_per_step": 16,
-        "responses_per_prompt": 8,
+        "prompts_per_step": prompts,
+        "responses_per_prompt": responses,
         "max_response_tokens": 6,
     }
     done = subprocess.run(

@@ -132,7 +132,7 @@ def main() -> None:
         compare_steps(STEP_TASKS[args.task], args, trl)
         return
     preload()
-    names = [*args.variants, *TRL]
+    names = [*TRL, *args.variants]  # the first is what ratios are of
     curves: dict[str, list[RunCurve]] = {name: [] for name in names}
     steps: dict[str, list[float]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -211,7 +211,8 @@ def show(
     for name in curves:
         table.add_column(name, justify="right")
     for label, cells in rows_of(comparison):
-        if "to pass@1" in label or label.startswith("pass@1") or label.endswith("at the end"):
+        is_cost = "to pass@1" in label or "to the target" in label
+        if is_cost or label.startswith("pass@1") or label.endswith("at the end"):
             table.add_row(label, *cells)
     table.add_row("seconds a step", *(f"{sum(s) / len(s):.3f}" for s in steps.values()))
     spent = [

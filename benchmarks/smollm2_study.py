@@ -1,11 +1,11 @@
 """SmolLM2-135M on few-shot arithmetic: pass@1 on held-out questions before and after training, over seeds.
 
-    python benchmarks/smollm2_study.py [--seeds 3] [--minutes 60] [--threads 2] [--out runs/smollm2_study]
+    python benchmarks/smollm2_study.py [--seeds 3] [--minutes 60] [--threads 2] [--at-once 1] [--out runs/smollm2_study]
 
-Each seed trains for so many minutes (examples/smollm2_arithmetic/study.yaml) and is then evaluated beside the model it
-started from, paired by prompt. A seed that has been evaluated is not done again; one that was interrupted goes on. The
-time of training counts from the start of the command, its servers' included. Words behind the options go to the run:
-`actor.learning_rate=2e-5`.
+Each seed trains for so many minutes (examples/smollm2_arithmetic/study.yaml), `--at-once` of them side by side; then
+each is evaluated beside the model it started from, paired by prompt. A seed that has been evaluated is not done again;
+one that was interrupted goes on. The time of training counts from the start of the command, its servers' included.
+Words behind the options go to the run: `actor.learning_rate=2e-5`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,16 +37,18 @@ class Study:
     threads: int
     words: tuple[str, ...]
 
-    def run(self, seed: int) -> Mapping[str, Any]:
+    def folder(self, seed: int) -> Path:
+        return self.out / f"seed_{seed}"
+
+    def evaluate(self, seed: int) -> Mapping[str, Any]:
         """The result of `ar3po evaluate`, of the trained policy against the model it started from."""
-        folder = self.out / f"seed_{seed}"
         result = self.out / f"evaluated_{seed}" / "result.json"
         if not result.is_file():
-            self._train(folder, seed)
-            self._evaluate(folder, result.parent)
+            self._evaluate(self.folder(seed), result.parent)
         return json.loads(result.read_text("utf-8"))
 
-    def _train(self, folder: Path, seed: int) -> None:
+    def train(self, seed: int) -> None:
+        folder = self.folder(seed)
         if any((folder / name).is_file() for name in ("DONE", "STOPPED")):
             return
         words = [
@@ -136,14 +139,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=60.0, help="of training, for each seed")
     parser.add_argument("--threads", type=int, default=2, help="of the trainer and of the server")
+    parser.add_argument("--at-once", type=int, default=1, help="seeds that train side by side")
     parser.add_argument("--out", type=Path, default=Path("runs/smollm2_study"))
     parser.add_argument("words", nargs="*", metavar="key=value")
     arguments = parser.parse_args()
     make_data()
     study = Study(arguments.out, arguments.minutes, arguments.threads, tuple(arguments.words))
+    with ThreadPoolExecutor(arguments.at_once) as pool:
+        list(pool.map(study.train, range(arguments.seeds)))
     results = {}
     for seed in range(arguments.seeds):
-        results[seed] = {**study.run(seed), "run": str(ROOT / study.out / f"seed_{seed}")}
+        results[seed] = {**study.evaluate(seed), "run": str(ROOT / study.folder(seed))}
         print(tell(results), flush=True)
 
 

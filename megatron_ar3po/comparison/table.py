@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from megatron_ar3po.comparison.curves import AXES, OUTCOMES
+from megatron_ar3po.comparison.curves import AXES, OUTCOMES, Axis
 from megatron_ar3po.comparison.results import Comparison, Reached, TimesFirst, VariantResult
 from megatron_ar3po.comparison.statistics import Interval
 
@@ -20,6 +20,7 @@ _PAPER = {
     ("ar3po", "responses_per_prompt"): "5.7",
     ("dapo", "responses_per_filled_slot"): "about 24",
 }
+_DIGITS: dict[Axis, int] = {"responses": 0, "tokens": 0, "seconds": 1}
 Row = tuple[str, list[str]]
 
 
@@ -36,7 +37,8 @@ def rows_of(comparison: Comparison) -> list[Row]:
         row("pass@1 at the end", [_format(v.after, 3) for v in variants]),
     ]
     rows += [
-        row(f"{axis} at the end", [_format(v.spent[axis], 0) for v in variants]) for axis in AXES
+        row(f"{axis} at the end", [_format(v.spent[axis], _DIGITS[axis]) for v in variants])
+        for axis in AXES
     ]
     for at in comparison.budgets:
         cells = [_format(v.accuracy_at_responses[at], 3) for v in variants]
@@ -46,7 +48,7 @@ def rows_of(comparison: Comparison) -> list[Row]:
         rows.append(row(f"{first} - this, at {at:,} (paired)", cells))
     if comparison.target:
         for axis in AXES:
-            cells = [_target_cell(v.to_target[axis]) for v in variants]
+            cells = [_target_cell(v.to_target[axis], _DIGITS[axis]) for v in variants]
             rows.append(row(f"{axis} to pass@1 {comparison.target:g}", cells))
             cells = [_ratio_cell(v.to_target_times_first[axis]) for v in variants]
             rows.append(row(f"{axis} to the target / {first}'s (paired)", cells))
@@ -114,14 +116,14 @@ def _format_signed(interval: Interval | None) -> str:
     return shown if interval.mean < 0 else f"+{shown}"
 
 
-def _target_cell(reached: Reached) -> str:
+def _target_cell(reached: Reached, digits: int) -> str:
     """As '200 ± 30 (5/5)'; '≥ 600 (1/2)' where a run never crossed; '≤ 80 (2/2)' where one had by its first
     evaluation."""
-    shown = _format(reached.spent, 0)
+    shown = _format(reached.spent, digits)
     if reached.at_least is not None:
-        shown = f"≥ {reached.at_least:,.0f}"
+        shown = f"≥ {reached.at_least:,.{digits}f}"
     elif reached.at_most is not None:
-        shown = f"≤ {reached.at_most:,.0f}"
+        shown = f"≤ {reached.at_most:,.{digits}f}"
     return f"{shown} ({reached.num_reached}/{reached.num_runs})"
 
 

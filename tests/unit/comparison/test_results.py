@@ -99,6 +99,13 @@ def test_the_ratio_is_an_upper_bound_where_the_first_one_never_crossed() -> None
     assert ratio == ["", "≤ 0.37, never: 1 of the first"]
 
 
+def test_seconds_are_shown_with_a_decimal_and_responses_without() -> None:
+    """0.625 lies 2.25 of 4 steps on the way from 0.4 to 0.8, each of 100 responses and two seconds."""
+    rows = dict(rows_of(compare_two(ONE[0], ONE[0], 0.625)))
+    assert rows["responses to pass@1 0.625"][0] == "225 (1/1)"
+    assert rows["seconds to pass@1 0.625"][0] == "4.5 (1/1)"
+
+
 def test_where_neither_crossed_nothing_is_said_of_their_ratio() -> None:
     found = compare_two(ONE[0], OTHER[0], 0.95)
     assert ratio_of(found) is None

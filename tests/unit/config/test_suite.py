@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from megatron_ar3po.config.load import load_config
 from megatron_ar3po.config.suite import check_suites, read_suite, suite_sets
+from megatron_ar3po.data.prompt_templates import load_template
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = sorted(p for p in (ROOT / "examples").rglob("*.yaml") if "\nsets:\n" in p.read_text())
 
 
 @pytest.fixture
@@ -34,6 +39,24 @@ sets:
     verifier: last_number
     data: {answer_field: gold}
 """
+
+
+@pytest.mark.parametrize("suite", SHIPPED, ids=lambda path: path.stem)
+def test_a_suite_of_the_examples_is_read_and_its_templates_are_there(suite, tmp_path, monkeypatch):
+    """In a folder in which all of its prompts have been prepared."""
+    monkeypatch.chdir(tmp_path)
+    Path("examples").symlink_to(ROOT / "examples")
+    for words in yaml.safe_load(suite.read_text())["sets"].values():
+        Path(words["path"]).parent.mkdir(parents=True, exist_ok=True)
+        Path(words["path"]).write_text("{}\n")
+    sets = read_suite(suite, load_config([], []))
+    assert sets
+    for each in sets:
+        assert load_template(each.config.data.template) is not None
+
+
+def test_the_examples_have_three_suites():
+    assert {path.name for path in SHIPPED} == {"math_suite.yaml", "suite.yaml", "svamp.yaml"}
 
 
 def test_a_set_says_its_own_then_the_defaults_hold_then_the_run(prompts):

@@ -292,6 +292,9 @@ def _run_as_owner(
     owner: FolderOwner | None,
 ) -> None:
     """`owner`: of the run's folder, on rank 0. It was claimed before these imports, which take seconds."""
+    from megatron_ar3po.wiring.servers import begin_server
+
+    begun = begin_server(config, layout, stack)  # its imports take longest
     from megatron_ar3po.distributed.collectives import (
         Ranks,
         end_process_group,
@@ -317,7 +320,7 @@ def _run_as_owner(
         replay(config, ranks, stack)
         return
     try:
-        state = train(config, ranks, stack, stop, owner)
+        state = train(config, ranks, stack, stop, owner, begun)
     except Exception as error:  # while this rank still writes: whoever does not is named with it
         ranks.watch.name_missing(error)
         raise

@@ -1,5 +1,6 @@
 """One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER is its
-TMPDIR, where SGLang leaves sockets and metric files behind; ARGUMENTS is a JSON object of ServerArgs.
+TMPDIR, where SGLang leaves sockets and metric files behind; ARGUMENTS is a JSON object of ServerArgs. With a fourth
+word, `early`, ARGUMENTS are those that its imports depend on, and it waits for all of them (`handed_over`).
 
 The server and all its children end when a byte arrives on standard input, or with the process PARENT_PID
 (`process_guard`), and leave no temporary files. Without a GPU the shims of `sglang_cpu` are applied first; beside one
@@ -19,11 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from megatron_ar3po.platform.handed_over import take_over
 from megatron_ar3po.platform.process_guard import start_guard
 from megatron_ar3po.platform.server_lease import ServerLease
 
 PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
 PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
+DETERMINISTIC = "enable_deterministic_inference"  # the one argument that imports depend on
 OWNER_VARIABLE = "AR3PO_SERVER_OWNER"  # the one client that it is for; empty: any, one at a time
 
 
@@ -80,20 +83,20 @@ def light_imports() -> Iterator[None]:
         gc.enable()
 
 
-def import_server(arguments: dict[str, Any]) -> tuple[Any, Callable[[], None]]:
-    """The application, and what serves it until the server ends."""
+def import_server(known: dict[str, Any]) -> tuple[Any, Callable[[dict[str, Any]], None]]:
+    """The application, and what serves it, with its arguments, until the server ends."""
     import torch
 
     if not torch.cuda.is_available():
         from megatron_ar3po.platform import sglang_cpu
 
-        sglang_cpu.apply_shims(seeded=arguments.get("enable_deterministic_inference", False))
+        sglang_cpu.apply_shims(seeded=known.get(DETERMINISTIC, False))
 
     from sglang.launch_server import run_server
     from sglang.srt.entrypoints.http_server import app
     from sglang.srt.server_args import ServerArgs
 
-    return app, lambda: run_server(ServerArgs(**arguments))
+    return app, lambda arguments: run_server(ServerArgs(**arguments))
 
 
 def main() -> None:
@@ -103,6 +106,8 @@ def main() -> None:
 
     with light_imports():
         app, run = import_server(arguments)
+    if sys.argv[4:]:
+        arguments = take_over(Path(temporary))
     app.add_middleware(ServerLease, owner=os.environ.get(OWNER_VARIABLE, ""))
     if process := os.environ.get(PROCESS_VARIABLE):
         name_answers(app, process)
@@ -110,7 +115,7 @@ def main() -> None:
     from sglang.srt.utils import kill_process_tree
 
     try:
-        run()
+        run(arguments)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         kill_process_tree(os.getpid(), include_parent=False)

@@ -3,6 +3,7 @@
 Promises:
 - it runs in a session of its own, with its output in a log file and a folder for its temporary files;
 - it ends with `stop`, all that it started along with it: asked first, killed after a grace period;
+- one that was begun writes nothing outside of that folder until it is started;
 - it ends within a second when its parent dies, SIGKILL included, even if it stands still then: the module that it runs
   calls `platform.process_guard.start_guard` before anything else.
 """
@@ -18,9 +19,11 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from megatron_ar3po.platform.handed_over import OUTPUT, hand_over
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +44,14 @@ class ChildProcess:
         stop_grace_s: float = 5.0,
     ) -> None:
         """`module`: run as `python -m MODULE PARENT_PID FOLDER ARGUMENTS`, where FOLDER takes its temporary files and
-        ARGUMENTS is a JSON object. `stop_grace_s`: from `stop` until it is killed."""
+        ARGUMENTS is a JSON object; with a fourth word, `early`, if it is begun. `stop_grace_s`: from `stop` until it is
+        killed."""
         self.name, self.log_path = name, log_path
         self._module = module
         self._interpreter, self._stop_grace_s = interpreter, stop_grace_s
         self._process: subprocess.Popen[bytes] | None = None
         self._temporary = ""
+        self._is_begun = False
 
     @property
     def process_group(self) -> int:
@@ -54,25 +59,48 @@ class ChildProcess:
         assert self._process is not None, f"{self.name} does not run"
         return self._process.pid
 
+    def begin(self, known: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
+        """The process imports, knowing these of its arguments, and waits for `start` (`platform.handed_over`). Returns
+        at once."""
+        self._make_folder()
+        output = Path(self._temporary) / OUTPUT
+        self._spawn([json.dumps(known), "early"], self._complete(environment), output)
+        self._is_begun = True
+
     def start(
         self, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None
     ) -> None:
         """Returns at once. `environment`: instead of ours; TMPDIR in it becomes the folder for temporary files."""
-        assert self._process is None, f"{self.name} was started twice; stop it first"
+        if self._is_begun:
+            self._is_begun = False
+            if self.is_running():
+                self.log_path.parent.mkdir(parents=True, exist_ok=True)
+                whole = self._complete(environment)
+                hand_over(Path(self._temporary), arguments, whole, self.log_path)
+                return
+            self.stop()  # what ended it will end the next one, which has a log
+        self._make_folder()
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
+        self._spawn([json.dumps(arguments)], self._complete(environment), self.log_path)
+
+    def _make_folder(self) -> None:
+        assert self._process is None, f"{self.name} was started twice; stop it first"
         self._temporary = tempfile.mkdtemp(prefix="ar3po_server_")
+
+    def _complete(self, environment: Mapping[str, str] | None) -> dict[str, str]:
+        inherited = os.environ if environment is None else environment
+        return {**inherited, "TMPDIR": self._temporary}
+
+    def _spawn(self, words: Sequence[str], environment: Mapping[str, str], output: Path) -> None:
         command = [str(self._interpreter), "-W", "ignore", "-m", self._module]
-        command += [str(os.getpid()), self._temporary, json.dumps(arguments)]
-        with self.log_path.open("ab") as log:
+        command += [str(os.getpid()), self._temporary, *words]
+        with output.open("ab") as log:
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,  # a byte on it ends the process
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={
-                    **(os.environ if environment is None else environment),
-                    "TMPDIR": self._temporary,
-                },
+                env=environment,
                 start_new_session=True,  # its own process group: it is ended as a whole
             )
 
@@ -83,6 +111,7 @@ class ChildProcess:
         """Ends the whole process group: asks its guard, waits a little, kills. Harmless when it runs no more. It holds
         nothing that is worth a slow farewell."""
         process, self._process = self._process, None
+        self._is_begun = False
         if process is None:
             return
         assert process.stdin is not None

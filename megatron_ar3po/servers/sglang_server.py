@@ -2,7 +2,7 @@
 
 Promises:
 - `start` returns at once, so that the trainer can build its model meanwhile; behind a closed gate the server imports
-  and takes no memory until `open_gate`;
+  and takes no memory until `open_gate`; `begin` starts with the imports before, and writes nothing;
 - `open_gate` and `wait_ready` each wait at most the configured time, say every few seconds that they wait, and fail
   with the server's last log lines when the server dies;
 - the process and everything it started end with `stop`, and with the trainer (`ChildProcess`);
@@ -25,7 +25,11 @@ from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.accelerator import has_gpu
-from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE, PROCESS_VARIABLE
+from megatron_ar3po.platform.sglang_launch import (
+    DETERMINISTIC,
+    OWNER_VARIABLE,
+    PROCESS_VARIABLE,
+)
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
 from megatron_ar3po.servers.counters import read_counters
@@ -114,6 +118,14 @@ class SglangServer:
         """It runs, or dies, before a closed gate."""
         return self._gate.is_closed
 
+    def begin(self) -> None:
+        """Its imports, before it is certain that there will be a run. `start` follows, or `stop`. Without a GPU: where
+        there is one, the environment in which it imports is that in which it starts."""
+        known = {
+            name: self._arguments[name] for name in (DETERMINISTIC,) if name in self._arguments
+        }
+        self._child.begin(known, self._environment())
+
     def start(self, *, behind_gate: bool = False) -> None:
         """Returns at once; the server loads in the background. `behind_gate`: it waits for `open_gate` before it
         allocates."""
@@ -121,11 +133,14 @@ class SglangServer:
         self._gate.is_closed = behind_gate
         if behind_gate:
             arguments = {**arguments, "gated_launch_port": self._gate.port}
+        self._child.start(arguments, self._environment())
+        self._started_at = self._waited_for_since = time.monotonic()
+
+    def _environment(self) -> dict[str, str]:
         environment = server_environment(os.environ, self._placement.gpu_ids)
         environment[PROCESS_VARIABLE] = f"{self.name}/{self.num_restarts}"
         environment[OWNER_VARIABLE] = self._owner
-        self._child.start(arguments, environment)
-        self._started_at = self._waited_for_since = time.monotonic()
+        return environment
 
     def open_gate(self) -> None:
         """Lets it allocate: whoever shares its accelerators has let go. Returns when it has heard, once its imports

@@ -30,6 +30,7 @@ from megatron_ar3po.run.policy_digest import PolicyDigest
 from megatron_ar3po.run.row_files import RowFiles
 from megatron_ar3po.run.state import RunState, StartingPoint
 from megatron_ar3po.run.stop_request import StopRequest
+from megatron_ar3po.servers.sglang_server import SglangServer
 from megatron_ar3po.wiring.awaited_servers import find_awaited
 from megatron_ar3po.wiring.metric_sinks import make_sinks
 from megatron_ar3po.wiring.policy import build_policy
@@ -81,9 +82,10 @@ def build_parts(
     start: StartingPoint,
     check_ownership: Callable[[], None],
     timeline: Timeline,
+    begun: SglangServer | None,
 ) -> RunParts:
     """Collective. Prompts and store, as of `start`, can refuse it: they come before the servers. The model is loaded
-    while these import; then they are let in."""
+    while these import; then they are let in. `begun`: as `start_servers` says."""
     with timeline.span("prompts"):
         inputs = load_prompts_and_verifier(config, ranks, stack, start.facts.rendered_at)
         prompts = make_prompt_source(config, inputs)
@@ -92,7 +94,7 @@ def build_parts(
     with timeline.span("store"):
         store_claim = claim_store(config, ranks, stack, start)
     with timeline.span("servers"):
-        servers = start_servers(config, ranks, stack)
+        servers = start_servers(config, ranks, stack, begun=begun)
         ranks.watch.calls = find_awaited(servers)
     with timeline.span("tokenizer"):  # beside the imports of the servers, as the model
         with telling("imports of torch and transformers, the tokenizer"):

@@ -38,6 +38,7 @@ from megatron_ar3po.wiring.servers import ranks_per_node
 from megatron_ar3po.wiring.shared_memory import check_shared_memory
 
 if TYPE_CHECKING:
+    from megatron_ar3po.servers.sglang_server import SglangServer
     from megatron_ar3po.trainer import Ar3poTrainer
 
 logger = logging.getLogger(__name__)
@@ -49,9 +50,10 @@ def train(
     stack: ExitStack,
     stop: StopRequest,
     owner: FolderOwner | None,
+    begun: SglangServer | None = None,
 ) -> RunState:
     """Collective over all ranks, each of which has passed `check_start`: the whole run. Writes RUN/DONE or RUN/STOPPED
-    at its end. `owner`: of the run's folder, on rank 0."""
+    at its end. `owner`: of the run's folder, on rank 0. `begun`: its server, if that imports already."""
     started = time.monotonic()
     timeline = timeline_of_this_process()
     check_shared_memory(
@@ -78,7 +80,7 @@ def train(
     with timeline.span("start"):
         start = choose_start(config, ranks, comparison)
         ranks.run_on_first(checkpoint_folder(config).check_room)
-        parts = build_parts(config, ranks, stack, stop, start, check_ownership, timeline)
+        parts = build_parts(config, ranks, stack, stop, start, check_ownership, timeline, begun)
         trainer = begin(config, ranks, stack, parts, start)
     logger.info("ready after %.0f s: %s", time.monotonic() - started, ranks.layout.describe())
     stack.callback(trainer.progress.stop)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from megatron_ar3po.config.schema import Config
 from megatron_ar3po.distributed.collectives import Ranks
+from megatron_ar3po.distributed.layout import ParallelLayout
 from megatron_ar3po.platform.accelerator import has_gpu
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.control import ServerControl
@@ -33,10 +34,25 @@ logger = logging.getLogger(__name__)
 RunServer = SglangServer | ExternalServer | RemoteServer  # ours, someone else's, or another node's
 
 
-def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunServer]:
+def begin_server(config: Config, layout: ParallelLayout, stack: ExitStack) -> SglangServer | None:
+    """The server of a run that has one, and no GPU: it imports, the longest part of such a start, while the run is
+    still being checked. What refuses the run ends the server, which has written nothing. None for other runs."""
+    alone = layout.world_size == config.servers.servers_per_replica == 1
+    if not alone or config.servers.urls or config.debug.mode == "train_only" or has_gpu():
+        return None
+    [placement] = server_placements(layout, servers_per_replica=1, gpus=[], ranks_per_node=1)
+    server = make_server(config, placement, config.run.path / "logs", owner=client_name(config))
+    stack.callback(server.stop)
+    server.begin()
+    return server
+
+
+def start_servers(
+    config: Config, ranks: Ranks, stack: ExitStack, *, begun: SglangServer | None = None
+) -> list[RunServer]:
     """Collective. The servers of a leader's replica, on all of its nodes; other ranks hold none. The first rank of a
     replica on each node starts those of the node, and returns at once; they wait at their gates where there is an
-    actor. With `servers.urls` nothing is started: they run already."""
+    actor. With `servers.urls` nothing is started: they run already. `begun`: by `begin_server`, the one of this run."""
     placements = replica_placements(config, ranks)
     check_transport(config, placements)
     if config.servers.urls:
@@ -47,7 +63,7 @@ def start_servers(config: Config, ranks: Ranks, stack: ExitStack) -> list[RunSer
     own: dict[str, SglangServer] = {}
     error = None
     try:
-        start_own(config, ranks, stack, placements, own)
+        start_own(config, ranks, stack, placements, own, begun)
     except Exception as raised:  # it must reach every rank before it travels on
         error = raised
     ranks.agree_on_error(error)
@@ -81,8 +97,10 @@ def start_own(
     stack: ExitStack,
     placements: Sequence[ServerPlacement],
     own: dict[str, SglangServer],
+    begun: SglangServer | None = None,
 ) -> None:
-    """Those of `placements` that this rank owns: it is the first of its replica on their node."""
+    """Those of `placements` that this rank owns: it is the first of its replica on their node. `begun` is the only
+    one."""
     per_node, log_dir = ranks_per_node(ranks), config.run.path / "logs"
     if not is_first_of_replica_here(ranks.layout, per_node):
         return
@@ -94,7 +112,7 @@ def start_own(
             continue
         if is_reached_from_elsewhere:
             placement = replace(placement, host=node_address())
-        server = make_server(config, placement, log_dir, owner=client_name(config))
+        server = begun or make_server(config, placement, log_dir, owner=client_name(config))
         server.start(behind_gate=shares_with_actor(config))
         stack.callback(server.stop)
         logger.info(

@@ -27,6 +27,21 @@ GUARDED = """
     print("it was asked", sys.argv[3], flush=True)
     time.sleep(600)
 """
+# As the server's module: it imports first, then does what it was handed over.
+EARLY = """
+    import os, subprocess, sys, time
+    from pathlib import Path
+    from megatron_ar3po.platform.handed_over import take_over
+    from megatron_ar3po.platform.process_guard import start_guard
+    start_guard(int(sys.argv[1]), sys.argv[2])
+    subprocess.Popen(["sleep", "600"])
+    print("it imports, knowing", sys.argv[3], os.environ.get("PLACE"), flush=True)
+    arguments = take_over(Path(sys.argv[2]))
+    os.system("echo a child of it says so")
+    is_its_folder = os.environ["TMPDIR"] == sys.argv[2]
+    print("it was asked", arguments, os.environ["PLACE"], is_its_folder, flush=True)
+    time.sleep(600)
+"""
 DEAF = "import time; print('it was asked nothing', flush=True); time.sleep(600)"
 PARENT = """
     import sys, time
@@ -114,6 +129,57 @@ def test_it_gets_its_arguments_and_ends_with_what_it_started(write_child, make_c
     wait_until(lambda: '{"port": 8}' in child.log_path.read_text())
 
 
+def test_one_that_was_begun_writes_no_log_until_it_is_started_and_then_all_of_it(
+    write_child, make_child
+) -> None:
+    write_child(EARLY)
+    child = make_child()
+    child.begin({"seeded": True}, {**os.environ, "PLACE": "here"})
+    group = child.process_group
+    wait_until(lambda: len(members_of(group)) == 2)
+    output = Path(psutil.Process(group).cmdline()[-3]) / "output.log"
+    wait_until(lambda: output.is_file() and "it imports" in output.read_text())
+    assert not child.log_path.parent.exists() and child.is_running()
+    child.start({"port": 7}, {**os.environ, "PLACE": "there"})
+    assert child.process_group == group
+    wait_until(lambda: is_at_work(child.log_path))
+    assert child.log_path.read_text().splitlines() == [
+        'it imports, knowing {"seeded": true} here',
+        "a child of it says so",
+        "it was asked {'port': 7} there True",
+    ]
+    child.stop()
+    wait_until(lambda: members_of(group) == [], 5)
+    assert not output.parent.exists()
+    write_child(GUARDED)
+    child.start({"port": 8})  # anew: nothing was begun
+    wait_until(lambda: '{"port": 8}' in child.log_path.read_text())
+
+
+def test_one_that_was_begun_and_is_not_wanted_leaves_nothing(write_child, make_child) -> None:
+    write_child(EARLY)
+    child = make_child()
+    child.begin({})
+    group = child.process_group
+    wait_until(lambda: len(members_of(group)) == 2)
+    folder = Path(psutil.Process(group).cmdline()[-3])
+    child.stop()
+    wait_until(lambda: members_of(group) == [], 5)
+    assert not folder.exists() and not child.log_path.parent.exists()
+
+
+def test_one_that_died_of_its_imports_dies_of_them_again_and_has_a_log(
+    write_child, make_child
+) -> None:
+    write_child("raise SystemExit('out of luck')")
+    child = make_child()
+    child.begin({})
+    wait_until(lambda: not child.is_running())
+    child.start({})
+    wait_until(lambda: not child.is_running())
+    assert child.log_tail().endswith("out of luck")
+
+
 def test_one_that_does_not_hear_is_killed_after_the_grace_period(write_child, make_child) -> None:
     write_child(DEAF)
     child = make_child(stop_grace_s=0.3)
@@ -181,6 +247,28 @@ def test_it_does_not_outlive_its_parent(write_child, tmp_path: Path, stands_stil
         parent.wait(10)
         wait_until(lambda: members_of(group) == [])
         assert list((tmp_path / "tmp").iterdir()) == []
+    finally:
+        parent.kill()
+        for process in members_of(group):
+            process.kill()
+
+
+def test_one_that_was_begun_does_not_outlive_its_parent_either(write_child, tmp_path: Path) -> None:
+    write_child(EARLY)
+    begins = textwrap.dedent(PARENT).replace("child.start", "child.begin")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", begins, str(tmp_path / "child.log")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout is not None
+    group = int(parent.stdout.readline())
+    try:
+        wait_until(lambda: len(members_of(group)) == 2)
+        parent.kill()
+        parent.wait(10)
+        wait_until(lambda: members_of(group) == [])
+        assert list((tmp_path / "tmp").iterdir()) == [] and not (tmp_path / "child.log").exists()
     finally:
         parent.kill()
         for process in members_of(group):

@@ -74,7 +74,7 @@ sys.exit(main(["train", *sys.argv[1:]]))
 
 
 def test_a_server_is_started_before_torch_is_imported(tiny_task, tmp_path):
-    """The whole start of a run, up to its first server."""
+    """The whole start of a run, up to its first server, which imports while the prompts are read."""
     words = [
         str(ROOT / "examples/tiny_sum/config.yaml"),
         f"model.path={tiny_task}/model",
@@ -86,9 +86,8 @@ def test_a_server_is_started_before_torch_is_imported(tiny_task, tmp_path):
         [sys.executable, "-c", START, *words], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2, done.stderr
-    first, *_, last = done.stderr.splitlines()
+    first, last = done.stderr.splitlines()
     assert first.endswith(f" tiny_sum: 130 steps, in {tmp_path}/run")
-    assert "prompts: 300 to train on, 256 held out, read in " in done.stderr
     imported = set(last.removeprefix("ar3po: error: imported: ").split())
     assert "megatron_ar3po" in imported
     assert imported & {"torch", "sglang", "megatron", "transformers", "sympy"} == set()

@@ -40,6 +40,7 @@ def take_over(folder: Path) -> dict[str, Any]:
     while not file.exists():
         time.sleep(_POLL_INTERVAL_S)
     told = json.loads(file.read_text("utf-8"))
+    file.unlink()  # an environment holds secrets
     os.environ.clear()
     os.environ.update(told["environment"])
     log = os.open(told["log"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)

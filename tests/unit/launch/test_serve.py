@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,13 +44,19 @@ def test_it_says_how_to_attach_and_ends_what_it_started_when_a_server_has_ended(
     assert servers.events == ["started for mine", "ended"]
 
 
+class TerminatedServers(RememberingServers):
+    """SIGTERM comes while they are looked at for the third time."""
+
+    def are_running(self) -> bool:
+        if self.looks == 10_000 - 2:
+            signal.raise_signal(signal.SIGTERM)
+        return super().are_running()
+
+
 def test_sigterm_ends_it_and_what_it_started():
     before = signal.getsignal(signal.SIGTERM)
-    servers = RememberingServers(looks=10_000)
-    timer = threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    timer.start()
+    servers = TerminatedServers(looks=10_000)
     assert serve(CONFIG, servers, words="c.yaml", logs=Path("logs")) == 0
-    timer.join()
     assert servers.events == ["started for mine", "ended"]
     assert signal.getsignal(signal.SIGTERM) is before
 

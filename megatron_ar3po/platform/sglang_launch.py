@@ -1,6 +1,6 @@
-"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER ARGUMENTS`. FOLDER is its
-TMPDIR, where SGLang leaves sockets and metric files behind; ARGUMENTS is a JSON object of ServerArgs. With a fourth
-word, `early`, ARGUMENTS are those that its imports depend on, and it waits for all of them (`handed_over`).
+"""One SGLang server: `python -m megatron_ar3po.platform.sglang_launch PARENT_PID FOLDER [early] ARGUMENTS`. FOLDER is
+its TMPDIR, where SGLang leaves sockets and metric files behind; ARGUMENTS is a JSON object of ServerArgs. With `early`
+it imports, and waits to be handed over all of them (`handed_over`).
 
 The server and all its children end when a byte arrives on standard input, or with the process PARENT_PID
 (`process_guard`), and leave no temporary files. Without a GPU the shims of `sglang_cpu` are applied first; beside one
@@ -26,7 +26,6 @@ from megatron_ar3po.platform.server_lease import ServerLease
 
 PROCESS_HEADER = "x-ar3po-server"  # of every answer: which process of which server, as dp0.s1/2
 PROCESS_VARIABLE = "AR3PO_SERVER_PROCESS"
-DETERMINISTIC = "enable_deterministic_inference"  # the one argument that imports depend on
 OWNER_VARIABLE = "AR3PO_SERVER_OWNER"  # the one client that it is for; empty: any, one at a time
 
 
@@ -90,7 +89,7 @@ def import_server(known: dict[str, Any]) -> tuple[Any, Callable[[dict[str, Any]]
     if not torch.cuda.is_available():
         from megatron_ar3po.platform import sglang_cpu
 
-        sglang_cpu.apply_shims(seeded=known.get(DETERMINISTIC, False))
+        sglang_cpu.apply_shims(seeded=known.get("enable_deterministic_inference", False))
 
     from sglang.launch_server import run_server
     from sglang.srt.entrypoints.http_server import app
@@ -102,11 +101,12 @@ def import_server(known: dict[str, Any]) -> tuple[Any, Callable[[dict[str, Any]]
 def main() -> None:
     parent_pid, temporary = int(sys.argv[1]), sys.argv[2]
     start_guard(parent_pid, temporary, before_end=remove_shared_memory_files)
-    arguments = json.loads(sys.argv[3])
+    *early, stated = sys.argv[3:]
+    arguments = json.loads(stated)
 
     with light_imports():
         app, run = import_server(arguments)
-    if sys.argv[4:]:
+    if early:
         arguments = take_over(Path(temporary))
     app.add_middleware(ServerLease, owner=os.environ.get(OWNER_VARIABLE, ""))
     if process := os.environ.get(PROCESS_VARIABLE):

@@ -43,9 +43,8 @@ class ChildProcess:
         interpreter: str | Path = sys.executable,
         stop_grace_s: float = 5.0,
     ) -> None:
-        """`module`: run as `python -m MODULE PARENT_PID FOLDER ARGUMENTS`, where FOLDER takes its temporary files and
-        ARGUMENTS is a JSON object; with a fourth word, `early`, if it is begun. `stop_grace_s`: from `stop` until it is
-        killed."""
+        """`module`: run as `python -m MODULE PARENT_PID FOLDER [early] ARGUMENTS`, where FOLDER takes its temporary
+        files and ARGUMENTS is a JSON object; `early` if it is begun. `stop_grace_s`: from `stop` until it is killed."""
         self.name, self.log_path = name, log_path
         self._module = module
         self._interpreter, self._stop_grace_s = interpreter, stop_grace_s
@@ -60,11 +59,11 @@ class ChildProcess:
         return self._process.pid
 
     def begin(self, known: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> None:
-        """The process imports, knowing these of its arguments, and waits for `start` (`platform.handed_over`). Returns
-        at once."""
+        """The process imports, knowing these arguments, and waits for `start` to say all of them
+        (`platform.handed_over`). Returns at once."""
         self._make_folder()
         output = Path(self._temporary) / OUTPUT
-        self._spawn([json.dumps(known), "early"], self._complete(environment), output)
+        self._spawn(["early", json.dumps(known)], self._complete(environment), output)
         self._is_begun = True
 
     def start(

@@ -25,11 +25,7 @@ from megatron_ar3po.config.servers import ServersConfig
 from megatron_ar3po.http_client import HttpError, request
 from megatron_ar3po.interfaces import RolloutEngineError
 from megatron_ar3po.platform.accelerator import has_gpu
-from megatron_ar3po.platform.sglang_launch import (
-    DETERMINISTIC,
-    OWNER_VARIABLE,
-    PROCESS_VARIABLE,
-)
+from megatron_ar3po.platform.sglang_launch import OWNER_VARIABLE, PROCESS_VARIABLE
 from megatron_ar3po.servers.arguments import server_arguments
 from megatron_ar3po.servers.child_process import ChildProcess
 from megatron_ar3po.servers.counters import read_counters
@@ -121,10 +117,7 @@ class SglangServer:
     def begin(self) -> None:
         """Its imports, before it is certain that there will be a run. `start` follows, or `stop`. Without a GPU: where
         there is one, the environment in which it imports is that in which it starts."""
-        known = {
-            name: self._arguments[name] for name in (DETERMINISTIC,) if name in self._arguments
-        }
-        self._child.begin(known, self._environment())
+        self._child.begin(self._arguments, self._environment())
 
     def start(self, *, behind_gate: bool = False) -> None:
         """Returns at once; the server loads in the background. `behind_gate`: it waits for `open_gate` before it

@@ -35,7 +35,7 @@ EARLY = """
     from megatron_ar3po.platform.process_guard import start_guard
     start_guard(int(sys.argv[1]), sys.argv[2])
     subprocess.Popen(["sleep", "600"])
-    print("it imports, knowing", sys.argv[3], os.environ.get("PLACE"), flush=True)
+    print("it imports", *sys.argv[3:], os.environ.get("PLACE"), flush=True)
     arguments = take_over(Path(sys.argv[2]))
     os.system("echo a child of it says so")
     is_its_folder = os.environ["TMPDIR"] == sys.argv[2]
@@ -144,7 +144,7 @@ def test_one_that_was_begun_writes_no_log_until_it_is_started_and_then_all_of_it
     assert child.process_group == group
     wait_until(lambda: is_at_work(child.log_path))
     assert child.log_path.read_text().splitlines() == [
-        'it imports, knowing {"seeded": true} here',
+        'it imports early {"seeded": true} here',
         "a child of it says so",
         "it was asked {'port': 7} there True",
     ]

@@ -34,11 +34,16 @@ logger = logging.getLogger(__name__)
 RunServer = SglangServer | ExternalServer | RemoteServer  # ours, someone else's, or another node's
 
 
-def begin_server(config: Config, layout: ParallelLayout, stack: ExitStack) -> SglangServer | None:
+def begin_server(
+    config: Config, layout: ParallelLayout, stack: ExitStack, *, on_gpu: bool | None = None
+) -> SglangServer | None:
     """The server of a run that has one, and no GPU: it imports, the longest part of such a start, while the run is
-    still being checked. What refuses the run ends the server, which has written nothing. None for other runs."""
+    still being checked. What refuses the run ends the server, which has written nothing. None for other runs.
+    `on_gpu`: None asks this machine."""
     alone = layout.world_size == config.servers.servers_per_replica == 1
-    if not alone or config.servers.urls or config.debug.mode == "train_only" or has_gpu():
+    if not alone or config.servers.urls or config.debug.mode == "train_only":
+        return None
+    if has_gpu() if on_gpu is None else on_gpu:
         return None
     [placement] = server_placements(layout, servers_per_replica=1, gpus=[], ranks_per_node=1)
     server = make_server(config, placement, config.run.path / "logs", owner=client_name(config))

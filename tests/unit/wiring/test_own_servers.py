@@ -51,9 +51,12 @@ def test_a_run_starts_its_servers_for_itself_alone(monkeypatch, tmp_path):
     assert f"process {os.getpid()} on " in owners[0] and str(config.run.path) in owners[0]
 
 
-def begin(tmp_path: Path, stack: ExitStack, *words: str, world_size: int = 1) -> object:
+def begin(
+    tmp_path: Path, stack: ExitStack, *words: str, world_size: int = 1, on_gpu: bool = False
+) -> object:
     config = load_config([], ["model.path=/model", f"run.dir={tmp_path}/one", *words])
-    return servers.begin_server(config, ParallelLayout(world_size=world_size), stack)
+    layout = ParallelLayout(world_size=world_size)
+    return servers.begin_server(config, layout, stack, on_gpu=on_gpu)
 
 
 def test_the_server_of_a_run_without_a_gpu_imports_before_the_prompts_are_read(
@@ -91,6 +94,5 @@ def test_no_server_is_begun_where_a_start_is_another_matter(
 
 def test_beside_a_gpu_a_server_imports_in_the_environment_in_which_it_starts(monkeypatch, tmp_path):
     monkeypatch.setattr(servers, "make_server", lambda *a, **k: Double())
-    monkeypatch.setattr(servers, "has_gpu", lambda: True)
     with ExitStack() as stack:
-        assert begin(tmp_path, stack) is None
+        assert begin(tmp_path, stack, on_gpu=True) is None

@@ -42,14 +42,19 @@ class Study:
 
     def evaluate(self, seed: int) -> Mapping[str, Any]:
         """The result of `ar3po evaluate`, of the trained policy against the model it started from."""
-        result = self.out / f"evaluated_{seed}" / "result.json"
+        result = self._result(seed)
         if not result.is_file():
             self._evaluate(self.folder(seed), result.parent)
         return json.loads(result.read_text("utf-8"))
 
+    def _result(self, seed: int) -> Path:
+        return self.out / f"evaluated_{seed}" / "result.json"
+
     def train(self, seed: int) -> None:
         folder = self.folder(seed)
-        if any((folder / name).is_file() for name in ("DONE", "STOPPED")):
+        if self._result(seed).is_file() or any(
+            (folder / name).is_file() for name in ("DONE", "STOPPED")
+        ):
             return
         words = [
             "train",
